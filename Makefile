@@ -1,0 +1,37 @@
+# Everything a developer runs. Python 3.11+ and make are all a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint check bench soak dashboards clean
+
+help:
+	@echo "make demo        simulated calls and the exporter in one process; the log says what to open"
+	@echo "make test        all tests"
+	@echo "make check       lint, types, rules and tests"
+	@echo "make bench       benchmarks, written to benchmarks/results/"
+	@echo "make soak        long crash and fault test; prints its seeds"
+	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/phonic-exporter demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

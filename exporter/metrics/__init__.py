@@ -1,0 +1,1 @@
+"""State: every metric family once, the numbers, and how they are exposed."""

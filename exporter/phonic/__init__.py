@@ -1,0 +1,1 @@
+"""Pure and edges: what Phonic sends, and how it is asked."""

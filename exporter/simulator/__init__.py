@@ -1,0 +1,1 @@
+"""Edge: a Phonic to try things on. Knows nothing of the exporter."""

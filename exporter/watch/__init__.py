@@ -1,0 +1,1 @@
+"""Tasks: following conversations, and finding which to follow."""

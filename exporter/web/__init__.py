@@ -1,0 +1,1 @@
+"""Edge: the HTTP side that Prometheus and people see."""
