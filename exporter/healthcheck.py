@@ -1,0 +1,62 @@
+"""Edge: asks the exporter on this machine whether it is healthy, for container health checks."""
+
+import http.client
+import ssl
+from collections.abc import Iterator
+
+from .errors import ConfigError
+
+TIMEOUT_SECONDS = 5.0
+
+# 401: basic auth covers every path; a server that asks for a password is up.
+_UP = (200, 401)
+_ANY_HOST = {"": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",), "::": ("::1", "127.0.0.1")}  # noqa: S104  # compared, not bound
+
+
+def is_healthy(listen_address: str, *, maybe_tls: bool) -> bool:
+    """GET /-/healthy at one listen address; with ``maybe_tls``, over TLS first and in clear if that fails.
+
+    The certificate is not verified, as the peer is this machine. A server that insists on a client
+    certificate counts as healthy, like one that insists on a password. Blocks at most ``TIMEOUT_SECONDS`` for
+    an attempt.
+
+    Errors: ConfigError when the address has no port to ask.
+    """
+    return any(
+        _answers(host, port, tls=tls)
+        for host, port in _targets(listen_address)
+        for tls in ((True, False) if maybe_tls else (False,))
+    )
+
+
+def _targets(listen_address: str) -> Iterator[tuple[str, int]]:
+    host, _, port = listen_address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ConfigError("--web.listen-address", "has no fixed port, so there is nothing to ask")
+    for candidate in _ANY_HOST.get(host, (host,)):
+        yield candidate, int(port)
+
+
+def _answers(host: str, port: int, *, tls: bool) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+    if tls:
+        connection = http.client.HTTPSConnection(
+            host, port, timeout=TIMEOUT_SECONDS, context=_unverified_context()
+        )
+    try:
+        connection.request("GET", "/-/healthy", headers={"Connection": "close"})
+        return connection.getresponse().status in _UP
+    except ssl.SSLError as exc:
+        return exc.reason is not None and exc.reason.endswith("CERTIFICATE_REQUIRED")
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _unverified_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

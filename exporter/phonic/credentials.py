@@ -1,0 +1,128 @@
+"""Edge: the one credential sent to Phonic, where it comes from and how it is kept out of sight.
+
+An API key travels as a Bearer header, a session token as a query parameter; Phonic refuses a request that
+carries both, so exactly one of them exists. Its value is reachable only through ``headers`` and ``query``:
+``repr``, ``str`` and every error text are masked.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+
+from ..errors import ConfigError
+
+API_KEY_VARIABLE = "PHONIC_API_KEY"
+
+_MAX_BYTES = 8192  # no credential of any kind is longer, and a wrong path may be a device or a log
+_VALID = re.compile(r"[\x21-\x7e]+")  # what an HTTP header value can hold without quoting
+_SECRETS = re.compile(r"(?i)(ph_|session_token=|bearer\s+)[^\s&\"'<>]+")
+
+
+@attrs.frozen
+class ApiKey:
+    """Sees the whole REST API and complete live objects."""
+
+    _value: str = attrs.field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._value}"}
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {}
+
+
+@attrs.frozen
+class SessionToken:
+    """Sees reduced live objects only: no discovery, no REST."""
+
+    _value: str = attrs.field(repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def query(self) -> dict[str, str]:
+        return {"session_token": self._value}
+
+
+Credential = ApiKey | SessionToken
+
+
+class Credentials:
+    """The credential in use now; one that came from a file can be read again after a 401."""
+
+    def __init__(self, credential: Credential, *, file: Path | None = None) -> None:
+        self._credential = credential
+        self._file = file
+
+    def current(self) -> Credential:
+        return self._credential
+
+    def reload(self) -> bool:
+        """Read the file again (a small blocking read); True when the credential is a different one now.
+
+        A file that is missing or unusable, as in the middle of a rotation, leaves the old one in use.
+        """
+        if self._file is None:
+            return False
+        try:
+            fresh = type(self._credential)(_read(self._file, flag=""))
+        except ConfigError:
+            return False
+        changed = fresh != self._credential
+        self._credential = fresh
+        return changed
+
+
+def load(
+    *, api_key_file: Path | None, session_token_file: Path | None, environ: Mapping[str, str]
+) -> Credentials:
+    """Take the credential from a file, else from the variable; an explicit file beats the variable.
+
+    Errors: ConfigError when there is none, more than one kind, or one that no HTTP request could carry.
+    """
+    # Container tools hand an unset variable over as an empty one.
+    key = environ.get(API_KEY_VARIABLE, "")
+    if session_token_file is not None and (api_key_file is not None or key):
+        other = "--phonic.api-key-file" if api_key_file is not None else API_KEY_VARIABLE
+        raise ConfigError("--phonic.session-token-file", f"cannot be combined with {other}; give one of them")
+    if session_token_file is not None:
+        token = _read(session_token_file, flag="--phonic.session-token-file")
+        return Credentials(SessionToken(token), file=session_token_file)
+    if api_key_file is not None:
+        return Credentials(ApiKey(_read(api_key_file, flag="--phonic.api-key-file")), file=api_key_file)
+    if key:
+        return Credentials(ApiKey(_checked(key, flag=API_KEY_VARIABLE)))
+    raise ConfigError(
+        "--phonic.api-key-file",
+        f"no credential: set {API_KEY_VARIABLE}, or give this flag or --phonic.session-token-file",
+    )
+
+
+def redact(text: str) -> str:
+    """Mask whatever in ``text`` looks like a Phonic credential; for text that quotes what others wrote."""
+    return _SECRETS.sub(r"\1***", text)
+
+
+def _read(file: Path, *, flag: str) -> str:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(flag, f"cannot read {str(file)!r}: {exc.strerror}") from exc
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(flag, f"{str(file)!r} is longer than {_MAX_BYTES} bytes, so it holds no credential")
+    return _checked(content.decode("latin-1").removesuffix("\n").removesuffix("\r"), flag=flag)
+
+
+def _checked(value: str, *, flag: str) -> str:
+    if not value:
+        raise ConfigError(flag, "the credential is empty")
+    if not _VALID.fullmatch(value):
+        raise ConfigError(flag, "the credential holds a space, a line break or a character that is not ASCII")
+    return value

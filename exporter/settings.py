@@ -1,0 +1,352 @@
+"""Pure: every setting once (flag, variable, default, meaning), and the rules that a set of them must keep.
+
+Strategy: the attrs classes below are the one declaration. ``cli`` reads flags, variables, TOML keys and help
+from them; the README's table is compared with ``flag_table``. A field ``listen_address`` of the group ``web``
+is the flag ``--web.listen-address``, the variable ``PHONIC_EXPORTER_WEB_LISTEN_ADDRESS`` and the key
+``listen-address`` of the table ``[web]``. Values arrive unchecked; ``resolve`` and ``validate`` are the only
+judges, because a check inside a class would escape from the command line as a traceback.
+"""
+
+# ruff: noqa: RUF009  # `_setting` returns an attrs field, which the rule cannot see
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, get_type_hints
+from urllib.parse import SplitResult, urlsplit
+
+import attrs
+import platformdirs
+from cyclopts import Parameter, Token
+
+from .errors import ConfigError
+from .metrics.catalogue import LABEL_CHOICES, RESPONSE_BUCKETS
+
+VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
+CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."
+
+_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]{1,100}")
+
+# Smallest and largest sensible value. The small ends leave room for tests that live faster than people talk.
+_BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "watch.interval": (0.05, 3600),
+    "watch.limit": (1, 1_000_000),
+    "watch.idle-timeout": (0.1, 3600),
+    "metrics.label-limit": (0, 1_000_000),
+    "metrics.label-set-limit": (0, 1_000_000),
+    "metrics.per-conversation-limit": (0, 1_000_000),
+    "state.interval": (0.01, 3600),
+    "web.max-requests": (0, 1_000_000),
+}
+
+
+def _optional_path(_: Any, tokens: Sequence[Token]) -> Path | None:
+    """An empty value means none, so that a variable or a flag can take back what a file says."""
+    return Path(tokens[-1].value) if tokens[-1].value else None
+
+
+def _comma_separated(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """``a,b`` as well as a TOML list; an empty value is the empty list."""
+    items = (item.strip() for token in tokens for item in token.value.split(","))
+    return tuple(item for item in items if item)
+
+
+OptionalPath = Annotated[Path | None, Parameter(converter=_optional_path, n_tokens=1)]
+CommaSeparated = Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1)]
+
+
+def default_state_file() -> Path:
+    """systemd's StateDirectory= when it has set one, else the user's state folder of the platform."""
+    folder = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(folder or platformdirs.user_state_path("phonic-exporter")) / "phonic-exporter.db"
+
+
+def _setting(default: Any, meaning: str, *, shown: str | None = None) -> Any:
+    """An attrs field with its text for --help and README; ``shown`` describes a computed default."""
+    return attrs.field(default=default, metadata={"help": meaning, "shown": shown})
+
+
+@attrs.frozen(kw_only=True)
+class PhonicSettings:
+    base_url: str = _setting(
+        "https://api.phonic.ai",
+        "Address of the Phonic API; the live feed is on the same host. Also the variable PHONIC_BASE_URL.",
+    )
+    allow_http: bool = _setting(
+        False, "Allow an unencrypted base URL that is not loopback; the credential then travels in clear."
+    )
+    api_key_file: OptionalPath = _setting(
+        None, "File with the API key, read again after a 401. Or set the variable PHONIC_API_KEY."
+    )
+    session_token_file: OptionalPath = _setting(
+        None,
+        "File with a session token, in place of an API key: no discovery, fewer labels, no data from REST.",
+    )
+
+
+@attrs.frozen(kw_only=True)
+class WatchSettings:
+    conversation: tuple[str, ...] = _setting((), "Conversation id to watch; repeatable.")
+    file: OptionalPath = _setting(
+        None, "File with one conversation id a line, or a JSON list; read again when it changes."
+    )
+    discover: bool | None = _setting(None, "Find live conversations over REST.", shown="on with an API key")
+    project: tuple[str, ...] = _setting((), "Project to discover in; repeatable. None: all projects.")
+    interval: float = _setting(5.0, "Seconds between two looks for live conversations.")
+    limit: int = _setting(5000, "Most conversations watched at once; more are refused and counted.")
+    idle_timeout: float = _setting(
+        30.0, "Seconds of silence after which a feed is pinged; without a pong in 10 s it is lost."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class MetricsSettings:
+    labels: CommaSeparated = _setting(
+        ("project", "agent"), f"Labels of conversation metrics, of: {', '.join(LABEL_CHOICES)}."
+    )
+    label_limit: int = _setting(100, "Distinct values of one label; the rest is __other__ and counted.")
+    label_set_limit: int = _setting(
+        200, "Distinct combinations of label values, about 170 series each; the rest is __other__."
+    )
+    per_conversation_limit: int = _setting(
+        1000, "Live conversations that get series of their own; 0 turns them off."
+    )
+    slo_response: float = _setting(1.5, "Response time objective in seconds; must be a bucket boundary.")
+
+
+@attrs.frozen(kw_only=True)
+class StateSettings:
+    file: OptionalPath = attrs.field(
+        factory=default_state_file,
+        metadata={
+            "help": "Checkpoint, so that counters survive a restart. Empty turns it off.",
+            "shown": "$STATE_DIRECTORY/phonic-exporter.db, else the platform's state folder",
+        },
+    )
+    interval: float = _setting(1.0, "Longest time in seconds between a change and its checkpoint.")
+
+
+@attrs.frozen(kw_only=True)
+class WebSettings:
+    listen_address: tuple[str, ...] = _setting(
+        (":10058",), "Address to serve on; repeatable. Without a host: all addresses, IPv4 and IPv6."
+    )
+    telemetry_path: str = _setting("/metrics", "Path of the metrics page.")
+    config_file: Annotated[OptionalPath, Parameter(name="config.file")] = _setting(
+        None,
+        "Prometheus exporter-toolkit web config (TLS, client certificates, basic auth, headers); "
+        "read again when it changes.",
+    )
+    max_requests: int = _setting(40, "Scrapes at the same time; more get a 503. 0: no limit.")
+    enable_push_api: bool = _setting(
+        False, "Serve PUT and DELETE of /api/v1/conversations/{id}, which start and stop a watcher."
+    )
+
+
+@attrs.frozen
+class LogSettings:
+    level: Literal["debug", "info", "warn", "error"] = _setting("info", "Least severe event to log.")
+    format: Literal["logfmt", "json"] = _setting("logfmt", "One logfmt line or JSON object for each event.")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """What the whole program runs with; one object, passed whole."""
+
+    phonic: PhonicSettings = PhonicSettings()
+    watch: WatchSettings = WatchSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    state: StateSettings = attrs.field(factory=StateSettings)
+    web: WebSettings = WebSettings()
+    log: LogSettings = LogSettings()
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(
+        None, CONFIG_FILE_MEANING
+    )
+
+
+@attrs.frozen(kw_only=True)
+class FlagRow:
+    """A line of the flag table, as text; ``key`` is the dotted path in the TOML file."""
+
+    flag: str
+    variable: str
+    default: str
+    meaning: str
+    key: str
+
+
+def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
+    """Every flag of a settings class, in order of declaration; ``prefix`` is its group when used alone."""
+    rows = []
+    for key, field, _ in _walk(settings(), prefix):
+        default = field.metadata["shown"]
+        if default is None:
+            default = _shown(field.default)
+        rows.append(
+            FlagRow(
+                flag=f"--{key}",
+                variable=VARIABLE_PREFIX + re.sub(r"[.-]", "_", key).upper(),
+                default=default,
+                meaning=field.metadata["help"],
+                key=key,
+            )
+        )
+    return rows
+
+
+def describe(settings: Settings) -> dict[str, object]:
+    """Every effective setting under its dotted name, for the log and check-config; credentials masked."""
+    described = {key: value for key, _, value in _walk(settings, "")}
+    described["phonic.base-url"] = _masked(settings.phonic.base_url)
+    return {key: str(value) if isinstance(value, Path) else value for key, value in described.items()}
+
+
+def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
+    """Decide what depends on the credential: discovery is on exactly when it was asked for, or is possible.
+
+    Errors: ConfigError when discovery was asked for without an API key.
+    """
+    discover = settings.watch.discover
+    if discover and not has_api_key:
+        raise ConfigError("--watch.discover", "needs an API key; a session token cannot list conversations")
+    if discover is None:
+        discover = has_api_key
+    return attrs.evolve(settings, watch=attrs.evolve(settings.watch, discover=discover))
+
+
+def for_demo(settings: Settings) -> Settings:
+    """The same settings, aimed at the simulator: discovery on, and never the checkpoint of a real exporter.
+
+    The base URL and the credential are the simulator's, known once it listens; what was given is dropped.
+    """
+    state = settings.state
+    if state.file == default_state_file():
+        state = attrs.evolve(state, file=None)
+    return attrs.evolve(
+        settings,
+        phonic=PhonicSettings(base_url="http://127.0.0.1"),
+        watch=attrs.evolve(settings.watch, discover=settings.watch.discover is not False),
+        state=state,
+    )
+
+
+def validate(settings: Settings) -> None:
+    """Refuse resolved settings that cannot work.
+
+    Errors: ConfigError naming the first wrong flag; it quotes no value that could hold a credential.
+    """
+    values = {key: value for key, _, value in _walk(settings, "")}
+    for key, (low, high) in _BOUNDS.items():
+        if not low <= values[key] <= high:  # also refuses NaN
+            raise ConfigError(f"--{key}", f"must be from {low:g} to {high:,.12g}".replace(",", ""))
+    _check_base_url(settings.phonic)
+    _check_watch(settings)
+    _check_metrics(settings.metrics)
+    if settings.state.file is not None and settings.state.file.is_dir():
+        raise ConfigError("--state.file", "is a folder; name a file in it")
+    if not settings.web.listen_address or not all(settings.web.listen_address):
+        raise ConfigError("--web.listen-address", "needs at least one address, such as :10058")
+    if not settings.web.telemetry_path.startswith("/"):
+        raise ConfigError("--web.telemetry-path", "must start with /")
+
+
+def _check_base_url(phonic: PhonicSettings) -> None:
+    flag = "--phonic.base-url"
+    try:
+        url = urlsplit(phonic.base_url)
+        host, _ = url.hostname, url.port  # a bad port shows only when asked for
+    except ValueError as exc:
+        raise ConfigError(flag, "is not a URL") from exc
+    if url.scheme not in ("http", "https") or not host:
+        raise ConfigError(flag, "must be https://HOST, or http:// for a local server")
+    if url.username is not None or url.password is not None:
+        raise ConfigError(flag, "must not hold a user or password; give the credential as a file or variable")
+    if url.query or url.fragment or "?" in phonic.base_url or "#" in phonic.base_url:
+        raise ConfigError(flag, "must not have a query or fragment")
+    if re.search(r"\s", phonic.base_url):
+        raise ConfigError(flag, "must not contain spaces")
+    if url.scheme == "http" and not phonic.allow_http and not _is_loopback(host):
+        raise ConfigError(
+            flag, "plain http would send the credential in clear; use https, or --phonic.allow-http to insist"
+        )
+
+
+def _check_watch(settings: Settings) -> None:
+    watch = settings.watch
+    for conversation in watch.conversation:
+        if not _CONVERSATION_ID.fullmatch(conversation):
+            raise ConfigError(
+                "--watch.conversation", "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
+            )
+    if watch.file is not None:
+        try:
+            watch.file.open("rb").close()
+        except OSError as exc:
+            raise ConfigError("--watch.file", f"cannot read {str(watch.file)!r}: {exc.strerror}") from exc
+    if any(not project for project in watch.project):
+        raise ConfigError("--watch.project", "a project name cannot be empty")
+    if not (watch.conversation or watch.file or watch.discover or settings.web.enable_push_api):
+        raise ConfigError(
+            "--watch.discover",
+            "nothing to watch: turn discovery on (it needs an API key), name conversations with "
+            "--watch.conversation or --watch.file, or allow --web.enable-push-api",
+        )
+
+
+def _check_metrics(metrics: MetricsSettings) -> None:
+    unknown = [label for label in metrics.labels if label not in LABEL_CHOICES]
+    if unknown:
+        raise ConfigError("--metrics.labels", f"{unknown[0]!r} is not one of {', '.join(LABEL_CHOICES)}")
+    if len(set(metrics.labels)) < len(metrics.labels):
+        raise ConfigError("--metrics.labels", "names a label twice")
+    if metrics.slo_response not in RESPONSE_BUCKETS:
+        boundaries = ", ".join(f"{boundary:g}" for boundary in RESPONSE_BUCKETS)
+        raise ConfigError("--metrics.slo-response", f"must be a bucket boundary: {boundaries}")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _masked(url: str) -> str:
+    """A URL without what could be a credential; it need not have passed ``validate``."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "***"
+    host = parts.netloc.rpartition("@")[2]
+    return SplitResult(parts.scheme, host, parts.path, "", "").geturl()
+
+
+def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[Any]", Any]]:
+    """Each leaf of nested settings as (dotted name, field, value)."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in attrs.fields(type(settings)):
+        value = getattr(settings, field.name)
+        name = _given_name(hints[field.name]) or field.name.replace("_", "-")
+        key = name.removeprefix("--") if name.startswith("--") or not prefix else f"{prefix}.{name}"
+        if attrs.has(type(value)):
+            yield from _walk(value, key)
+        else:
+            yield key, field, value
+
+
+def _given_name(hint: Any) -> str | None:
+    """The name that an annotation gives its flag, where it is not the field's."""
+    names = [item.name for item in getattr(hint, "__metadata__", ()) if isinstance(item, Parameter)]
+    return next((name[0] for name in names if isinstance(name, tuple) and name), None)
+
+
+def _shown(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, float):
+        return f"{default:g}"
+    if isinstance(default, tuple):
+        return ",".join(default)
+    return "" if default is None else str(default)
