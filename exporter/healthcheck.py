@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Iterator
 
 from .errors import ConfigError
+from .web.listen import parse_address
 
 TIMEOUT_SECONDS = 5.0
 
@@ -20,7 +21,7 @@ def is_healthy(listen_address: str, *, maybe_tls: bool) -> bool:
     certificate counts as healthy, like one that insists on a password. Blocks at most ``TIMEOUT_SECONDS`` for
     an attempt.
 
-    Errors: ConfigError when the address has no port to ask.
+    Errors: ConfigError when the address is malformed or has no fixed port.
     """
     return any(
         _answers(host, port, tls=tls)
@@ -30,12 +31,11 @@ def is_healthy(listen_address: str, *, maybe_tls: bool) -> bool:
 
 
 def _targets(listen_address: str) -> Iterator[tuple[str, int]]:
-    host, _, port = listen_address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+    host, port = parse_address(listen_address)
+    if port == 0:
         raise ConfigError("--web.listen-address", "has no fixed port, so there is nothing to ask")
     for candidate in _ANY_HOST.get(host, (host,)):
-        yield candidate, int(port)
+        yield candidate, port
 
 
 def _answers(host: str, port: int, *, tls: bool) -> bool:

@@ -76,7 +76,7 @@ def frames(exc: BaseException) -> str:
     path = " > ".join(_frames(exc.__traceback__))
     if not isinstance(exc, BaseExceptionGroup):
         return path
-    leaves = [f"[{type(leaf).__name__} {frames(leaf)}]" for leaf in exc.exceptions[:_MAX_LEAVES]]
+    leaves = [f"[{f'{type(leaf).__name__} {frames(leaf)}'.rstrip()}]" for leaf in exc.exceptions[:_MAX_LEAVES]]
     if len(exc.exceptions) > _MAX_LEAVES:
         leaves.append(f"[and {len(exc.exceptions) - _MAX_LEAVES} more]")
     return " ".join([path, *leaves]).strip()
@@ -123,11 +123,7 @@ def _complete(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMa
         event.update(error=type(exc).__name__, at=frames(exc))
     return {
         "ts": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "level": "warn"
-        if method == "warning"
-        else "error"
-        if method in ("exception", "critical")
-        else method,
+        "level": "warn" if method == "warning" else "error" if method in ("exception", "critical") else method,
         "event": event.pop("event", ""),
         **event,
     }

@@ -181,7 +181,7 @@ def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
     """Every flag of a settings class, in order of declaration; ``prefix`` is its group when used alone."""
     rows = []
     for key, field, _ in _walk(settings(), prefix):
-        default = field.metadata["shown"]
+        default = field.metadata.get("shown")
         if default is None:
             default = _shown(field.default)
         rows.append(

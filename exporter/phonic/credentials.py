@@ -24,7 +24,7 @@ _SECRETS = re.compile(r"(?i)(ph_|session_token=|bearer\s+)[^\s&\"'<>]+")
 class ApiKey:
     """Sees the whole REST API and complete live objects."""
 
-    _value: str = attrs.field(repr=False)
+    _value: str = attrs.field(repr=lambda _: "***")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -39,7 +39,7 @@ class ApiKey:
 class SessionToken:
     """Sees reduced live objects only: no discovery, no REST."""
 
-    _value: str = attrs.field(repr=False)
+    _value: str = attrs.field(repr=lambda _: "***")
 
     @property
     def headers(self) -> dict[str, str]:
@@ -79,9 +79,7 @@ class Credentials:
         return changed
 
 
-def load(
-    *, api_key_file: Path | None, session_token_file: Path | None, environ: Mapping[str, str]
-) -> Credentials:
+def load(*, api_key_file: Path | None, session_token_file: Path | None, environ: Mapping[str, str]) -> Credentials:
     """Take the credential from a file, else from the variable; an explicit file beats the variable.
 
     Errors: ConfigError when there is none, more than one kind, or one that no HTTP request could carry.
