@@ -1,0 +1,352 @@
+"""Pure: the Prometheus web configuration file (exporter-toolkit), from text to checked values.
+
+Rules for this file: the toolkit's keys and meanings, nothing more; a key that is unknown, or whose value
+Python's ssl cannot honour, is refused by name and never ignored; no error quotes a value: any may be a secret.
+"""
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import attrs
+import yaml
+
+from ..errors import ConfigError
+
+FLAG: Final = "--web.config.file"
+
+_SECTIONS: Final = ("tls_server_config", "http_server_config", "basic_auth_users", "rate_limit")
+_TLS_KEYS: Final = (
+    "cert",
+    "cert_file",
+    "key",
+    "key_file",
+    "client_ca",
+    "client_ca_file",
+    "client_auth_type",
+    "client_allowed_sans",
+    "min_version",
+    "max_version",
+    "cipher_suites",
+    "curve_preferences",
+    "prefer_server_cipher_suites",
+)
+
+# Suites that may be named, and what OpenSSL calls them; those of TLS 1.3 (None) are always on, in Go as here.
+_CIPHERS: Final[dict[str, str | None]] = {
+    "TLS_AES_128_GCM_SHA256": None,
+    "TLS_AES_256_GCM_SHA384": None,
+    "TLS_CHACHA20_POLY1305_SHA256": None,
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA": "ECDHE-ECDSA-AES128-SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA": "ECDHE-ECDSA-AES256-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA": "ECDHE-RSA-AES128-SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA": "ECDHE-RSA-AES256-SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256": "ECDHE-RSA-AES128-GCM-SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384": "ECDHE-RSA-AES256-GCM-SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
+}
+# One of these is what HTTP/2 demands of TLS 1.2 (RFC 7540, 9.2.2).
+_HTTP2_CIPHERS: Final = {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"}
+_CURVES: Final = {
+    "CurveP256": "prime256v1",
+    "CurveP384": "secp384r1",
+    "CurveP521": "secp521r1",
+    "X25519": "X25519",
+}
+_VERSIONS: Final = ("TLS12", "TLS13")
+_CLIENT_AUTH: Final = ("NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
+# Python's ssl cannot ask for a certificate without verifying it.
+_UNVERIFIED_CLIENT_AUTH: Final = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
+
+# Headers that may be added, and the values allowed where they form a closed set.
+_HEADERS: Final[dict[str, tuple[str, ...]]] = {
+    "Strict-Transport-Security": (),
+    "X-Content-Type-Options": ("nosniff",),
+    "X-Frame-Options": ("deny", "sameorigin"),
+    "X-XSS-Protection": (),
+    "Content-Security-Policy": (),
+}
+
+_BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
+_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_SECONDS: Final = {
+    "ns": 1e-9,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "μs": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "m": 60.0,
+    "h": 3600.0,
+}
+
+# A PEM: the file that holds it, or the text itself.
+Pem = Path | str
+
+
+@attrs.frozen(kw_only=True)
+class TlsSettings:
+    """``tls_server_config``; names of ciphers and curves are OpenSSL's."""
+
+    certificate: Pem
+    key: Pem = attrs.field(repr=False)
+    client_ca: Pem | None
+    client_auth_type: str
+    client_allowed_sans: frozenset[str] | None
+    min_version: str
+    max_version: str
+    ciphers: tuple[str, ...]
+    curve: str | None
+    prefer_server_ciphers: bool
+    http2: bool
+
+
+@attrs.frozen
+class RateLimit:
+    """One request per ``interval_seconds`` in the long run, ``burst`` at once."""
+
+    interval_seconds: float
+    burst: int
+
+
+@attrs.frozen(kw_only=True)
+class WebConfig:
+    """A whole file; ``users`` maps names to bcrypt hashes."""
+
+    tls: TlsSettings | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    users: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    rate_limit: RateLimit | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The other files that this one names."""
+        pems = (self.tls.certificate, self.tls.key, self.tls.client_ca) if self.tls else ()
+        return tuple(pem for pem in pems if isinstance(pem, Path))
+
+
+def parse(text: str, directory: Path) -> WebConfig:
+    """Read a web configuration; relative paths in it start at ``directory``.
+
+    Errors: ConfigError naming the key.
+    """
+    document = _mapping(_load(text), "", _SECTIONS)
+    tls = _mapping(document.get("tls_server_config"), "tls_server_config", _TLS_KEYS)
+    http = _mapping(document.get("http_server_config"), "http_server_config", ("http2", "headers"))
+    http2 = _boolean(http, "http_server_config", "http2", default=True)
+    return WebConfig(
+        tls=_tls(_Tls(tls, directory), http2) if any(tls.values()) else None,
+        headers=_headers(http.get("headers")),
+        users=_users(document.get("basic_auth_users")),
+        rate_limit=_rate_limit(document.get("rate_limit")),
+    )
+
+
+class _Loader(yaml.BaseLoader):
+    """Every scalar is a string, no tag makes an object, no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(keys) != len(node.value) or len(set(keys)) != len(keys):
+            raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _load(text: str) -> Any:
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.YAMLError as bad:
+        mark = getattr(bad, "problem_mark", None)
+        where = f" at or after line {mark.line + 1}" if mark else ""
+    # Not chained: PyYAML's message quotes the text around the mark.
+    raise ConfigError(FLAG, f"not valid YAML, or a key given twice{where}")
+
+
+def _refuse(where: str, reason: str) -> NoReturn:
+    raise ConfigError(FLAG, f"{where}: {reason}" if where else reason)
+
+
+def _mapping(value: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """An absent or empty section is an empty mapping."""
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        _refuse(where, "must be a mapping")
+    for key in value:
+        if key not in keys:
+            _refuse(where, f"unknown key {key[:60]!r}; known are {', '.join(keys)}")
+    return value
+
+
+def _string(section: dict[str, Any], where: str, key: str) -> str:
+    value = section.get(key, "")
+    if not isinstance(value, str):
+        _refuse(f"{where}.{key}", "must be a single value")
+    return value
+
+
+def _strings(section: dict[str, Any], where: str, key: str) -> list[str]:
+    value = section.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        _refuse(f"{where}.{key}", "must be a list of values")
+    return value
+
+
+def _boolean(section: dict[str, Any], where: str, key: str, *, default: bool) -> bool:
+    match _string(section, where, key).lower():
+        case "":
+            return default
+        case "true" | "yes" | "on" | "y":
+            return True
+        case "false" | "no" | "off" | "n":
+            return False
+    _refuse(f"{where}.{key}", "must be true or false")
+
+
+@attrs.frozen
+class _Tls:
+    """Access to the keys of ``tls_server_config``."""
+
+    section: dict[str, Any]
+    directory: Path
+
+    def refuse(self, key: str, reason: str) -> NoReturn:
+        _refuse(f"tls_server_config.{key}", reason)
+
+    def string(self, key: str) -> str:
+        return _string(self.section, "tls_server_config", key)
+
+    def strings(self, key: str) -> list[str]:
+        return _strings(self.section, "tls_server_config", key)
+
+    def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.string(key) or default
+        if value not in choices:
+            self.refuse(key, f"must be one of {', '.join(choices)}")
+        return value
+
+    def boolean(self, key: str, *, default: bool) -> bool:
+        return _boolean(self.section, "tls_server_config", key, default=default)
+
+    def pem(self, key: str) -> Pem | None:
+        inline, file = self.string(key), self.string(f"{key}_file")
+        if inline and file:
+            self.refuse(key, f"cannot be given together with {key}_file")
+        return self.directory / file if file else inline or None
+
+
+def _tls(tls: _Tls, http2: bool) -> TlsSettings:
+    certificate, key, client_ca = tls.pem("cert"), tls.pem("key"), tls.pem("client_ca")
+    if certificate is None:
+        _refuse("tls_server_config", "missing one of cert or cert_file")
+    if key is None:
+        _refuse("tls_server_config", "missing one of key or key_file")
+    if tls.string("client_auth_type") in _UNVERIFIED_CLIENT_AUTH:
+        tls.refuse(
+            "client_auth_type",
+            "cannot ask for client certificates without verifying them; use RequireAndVerifyClientCert",
+        )
+    client_auth_type = tls.choice("client_auth_type", _CLIENT_AUTH, "NoClientCert")
+    sans = tls.strings("client_allowed_sans")
+    if client_auth_type == "NoClientCert" and (client_ca or sans):
+        tls.refuse("client_auth_type", "needed where client_ca, client_ca_file or client_allowed_sans is given")
+    min_version = tls.choice("min_version", _VERSIONS, "TLS12")
+    max_version = tls.choice("max_version", _VERSIONS, "TLS13")
+    if min_version > max_version:
+        tls.refuse("min_version", "must not be above max_version")
+    suites = tls.strings("cipher_suites")
+    ciphers = tuple(name for name in map(_cipher, suites) if name)
+    if suites and not ciphers:  # only suites of TLS 1.3: nothing older can be spoken
+        if max_version != "TLS13":
+            tls.refuse("cipher_suites", "needs a suite for TLS 1.2")
+        min_version = "TLS13"
+    if http2 and ciphers and min_version == "TLS12" and not _HTTP2_CIPHERS.intersection(ciphers):
+        tls.refuse(
+            "cipher_suites",
+            "HTTP/2 needs TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;"
+            " add one or set http_server_config.http2 to false",
+        )
+    return TlsSettings(
+        certificate=certificate,
+        key=key,
+        client_ca=client_ca,
+        client_auth_type=client_auth_type,
+        client_allowed_sans=frozenset(sans) if sans else None,
+        min_version=min_version,
+        max_version=max_version,
+        ciphers=ciphers,
+        curve=_curve(tls.strings("curve_preferences")),
+        prefer_server_ciphers=tls.boolean("prefer_server_cipher_suites", default=True),
+        http2=http2,
+    )
+
+
+def _cipher(name: str) -> str | None:
+    if name not in _CIPHERS:
+        _refuse("tls_server_config.cipher_suites", f"unknown cipher suite; known are {', '.join(_CIPHERS)}")
+    return _CIPHERS[name]
+
+
+def _curve(names: list[str]) -> str | None:
+    """The curve to be limited to; all of them are as good as none, any other set cannot be expressed."""
+    where = "tls_server_config.curve_preferences"
+    if unknown := set(names) - set(_CURVES):
+        _refuse(where, f"{len(unknown)} unknown; known are {', '.join(_CURVES)}")
+    if not names or set(names) == set(_CURVES):
+        return None
+    if len(names) > 1:
+        _refuse(where, "can be one curve or all four, since Python's ssl takes no list")
+    return _CURVES[names[0]]
+
+
+def _headers(value: Any) -> dict[str, str]:
+    where = "http_server_config.headers"
+    section = _mapping(value, where, tuple(_HEADERS))
+    headers = {name: text for name in section if (text := _string(section, where, name))}
+    for name, text in headers.items():
+        if _HEADERS[name] and text not in _HEADERS[name]:
+            _refuse(f"{where}.{name}", f"must be one of {', '.join(_HEADERS[name])}")
+        if not (text.isascii() and text.isprintable()):
+            _refuse(f"{where}.{name}", "must be one line of printable ASCII")
+    return headers
+
+
+def _users(value: Any) -> dict[str, str]:
+    where = "basic_auth_users"
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        _refuse(where, "must be a mapping of names to bcrypt hashes")
+    for number, (name, password) in enumerate(value.items(), start=1):
+        if not name or ":" in name:  # what comes before the first colon of a login is its name
+            _refuse(where, f"name {number} is empty or has a colon, so nobody could log in with it")
+        if not isinstance(password, str) or not _BCRYPT.fullmatch(password):
+            _refuse(where, f"password {number} is not a bcrypt hash, as `htpasswd -nBC 10 name` prints it")
+    return value
+
+
+def _rate_limit(value: Any) -> RateLimit | None:
+    section = _mapping(value, "rate_limit", ("interval", "burst"))
+    interval_seconds = _duration(_string(section, "rate_limit", "interval") or "0")
+    burst = _string(section, "rate_limit", "burst") or "0"
+    if not re.fullmatch("[0-9]{1,9}", burst):
+        _refuse("rate_limit.burst", "must be a whole number")
+    if interval_seconds == 0:  # the toolkit's way to turn it off
+        return None
+    if int(burst) == 0:
+        _refuse("rate_limit.burst", "must be at least 1 where an interval is given: 0 would refuse every request")
+    return RateLimit(interval_seconds, int(burst))
+
+
+def _duration(text: str) -> float:
+    """Seconds of a Go duration such as ``1s``, ``500ms`` or ``1m30s``."""
+    if text == "0":
+        return 0.0
+    parts = list(_DURATION.finditer(text))
+    if "".join(part[0] for part in parts) != text:
+        _refuse("rate_limit.interval", "must be a duration such as 1s or 500ms")
+    return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)

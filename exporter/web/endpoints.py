@@ -1,0 +1,249 @@
+"""Edge: what is answered at which path.
+
+Rules for this file: it knows nothing of what the numbers mean, the rest of the program comes in as
+``Exported``. Every endpoint runs on the trio thread, which owns the numbers, and waits for its own answer only.
+"""
+
+import enum
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import attrs
+import msgspec
+import structlog
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ..errors import ConfigError
+from ..metrics.formats import Format
+from .landing import landing_page
+from .negotiation import accepts_gzip, negotiate
+
+log = structlog.get_logger()
+
+_TELEMETRY_PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
+_TAKEN = re.compile(r"/(-|api|livez|readyz)(/|$)")
+_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]{1,100}")
+
+_GZIP_FROM_BYTES: Final = 1024  # below, the headers weigh more than what is saved
+_GZIP_IN_THREAD_FROM_BYTES: Final = 256 * 1024  # level 1 does about 100 KB/ms: a few ms, longer would be felt
+_HEALTH_MAX_AGE_SECONDS: Final = 5.0
+
+
+class Started(enum.Enum):
+    """What came of the wish to watch a conversation; the value is said to the client."""
+
+    STARTED = "started"
+    ALREADY_WATCHED = "already watched"
+    LIMIT_REACHED = "watch limit reached"
+    FINISHED = "conversation is over"
+
+
+_STATUS_OF: Final = {
+    Started.STARTED: 201,
+    Started.ALREADY_WATCHED: 200,
+    Started.LIMIT_REACHED: 409,
+    Started.FINISHED: 410,
+}
+
+
+class PushTargets(Protocol):
+    """Starts and stops watchers by conversation id; both calls may be repeated."""
+
+    def start(self, conversation_id: str) -> Started: ...
+
+    def stop(self, conversation_id: str) -> bool:
+        """False where it was not watched."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What the rest of the program offers to HTTP. The callables are sync and run on the trio thread."""
+
+    render: Callable[[Format, frozenset[str] | None], bytes]
+    """The page, whole or restricted to the families of these names."""
+    not_ready: Callable[[], Sequence[str]]
+    """Short reasons why the numbers are not complete yet; empty when ready."""
+    conversations: Callable[[], Sequence[dict[str, object]]]
+    """One JSON object for each conversation that is watched; no content of it."""
+    push: PushTargets | None
+    """None: conversations cannot be named from outside."""
+    version: str
+
+
+def build_app(exported: Exported, *, telemetry_path: str, max_requests: int) -> Starlette:
+    """The application; ``max_requests`` scrapes at once (0: any number).
+
+    Errors: ConfigError for a telemetry path or a number that cannot be used.
+    """
+    check_telemetry_path(telemetry_path)
+    if max_requests < 0:
+        raise ConfigError("--web.max-requests", "must be 0 (no limit) or more")
+    pages = _Pages(exported.render)
+
+    async def landing(_: Request) -> Response:
+        page = landing_page(telemetry_path=telemetry_path, version=exported.version)
+        return HTMLResponse(page, headers={"Content-Security-Policy": _LANDING_POLICY})
+
+    async def healthy(_: Request) -> Response:
+        if pages.can_be_rendered():
+            return PlainTextResponse("healthy\n")
+        return PlainTextResponse("the metrics page cannot be rendered\n", 503)
+
+    async def ready(_: Request) -> Response:
+        if reasons := exported.not_ready():
+            return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), 503)
+        return PlainTextResponse("ready\n")
+
+    async def conversations(_: Request) -> Response:
+        return _json({"conversations": exported.conversations()})
+
+    routes = [
+        Route(telemetry_path, _Scrape(pages, max_requests), methods=["GET"]),
+        *(Route(path, healthy, methods=["GET"]) for path in ("/-/healthy", "/livez")),
+        *(Route(path, ready, methods=["GET"]) for path in ("/-/ready", "/readyz")),
+        Route("/api/v1/conversations", conversations, methods=["GET"]),
+    ]
+    if telemetry_path != "/":
+        routes.append(Route("/", landing, methods=["GET"]))
+    if exported.push is not None:
+        routes.append(_push_route(exported.push))
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _say_error, 500: _say_crash})
+    app.router.redirect_slashes = False  # another path is another resource: 404
+    return app
+
+
+def check_telemetry_path(path: str) -> None:
+    """Errors: ConfigError for a path that is malformed or taken by another page."""
+    if not _TELEMETRY_PATH.fullmatch(path):
+        raise ConfigError("--web.telemetry-path", "must be like /metrics: segments of letters, digits and ._~-")
+    if _TAKEN.match(path):
+        raise ConfigError("--web.telemetry-path", "must not be another page's: /-, /api, /livez, /readyz")
+
+
+_LANDING_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+class _Pages:
+    """Renders pages, and remembers for the health check how that went."""
+
+    def __init__(self, render: Callable[[Format, frozenset[str] | None], bytes]) -> None:
+        self._render = render
+        self._worked = False
+        self._tried_at = -float("inf")
+
+    def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
+        """None where it went wrong, which is logged."""
+        self._tried_at = trio.current_time()
+        try:
+            page = self._render(form, names)
+        except Exception:
+            log.error("metrics page cannot be rendered", exc_info=True)
+            self._worked = False
+            return None
+        self._worked = True
+        return page
+
+    def can_be_rendered(self) -> bool:
+        if trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
+            self.render(Format.TEXT_0_0_4, None)
+        return self._worked
+
+
+class _Scrape:
+    """The metrics page. A scrape holds its place until the client has taken the answer, which takes memory."""
+
+    def __init__(self, pages: _Pages, max_requests: int) -> None:
+        self._pages = pages
+        self._max_requests = max_requests
+        self._under_way = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if 0 < self._max_requests <= self._under_way:
+            busy = PlainTextResponse("too many scrapes at once\n", 503, {"Retry-After": "1"})
+            await busy(scope, receive, send)
+            return
+        self._under_way += 1
+        try:
+            response = await self._answer(Request(scope))
+            await response(scope, receive, send)
+        finally:
+            self._under_way -= 1
+
+    async def _answer(self, request: Request) -> Response:
+        negotiated = negotiate(_header(request, "accept"))
+        names = request.query_params.getlist("name[]")
+        page = self._pages.render(negotiated.format, frozenset(names) if names else None)
+        if page is None:
+            return PlainTextResponse("the metrics page cannot be rendered\n", 500)
+        headers = {"Content-Type": negotiated.content_type, "Vary": "Accept, Accept-Encoding"}
+        if len(page) >= _GZIP_FROM_BYTES and accepts_gzip(_header(request, "accept-encoding")):
+            headers["Content-Encoding"] = "gzip"
+            if len(page) >= _GZIP_IN_THREAD_FROM_BYTES:
+                page = await trio.to_thread.run_sync(_gzip, page)
+            else:
+                page = _gzip(page)
+        return Response(page, headers=headers)
+
+
+def _push_route(push: PushTargets) -> Route:
+    async def conversation(request: Request) -> Response:
+        # Not the path parameter, which lacks a line end that the path has.
+        conversation_id = request.scope["path"].removeprefix("/api/v1/conversations/")
+        if not _CONVERSATION_ID.fullmatch(conversation_id):
+            return _json({"error": "not a conversation id: conv_ and up to 100 letters, digits, _ or -"}, 400)
+        if request.method == "PUT":
+            outcome = push.start(conversation_id)
+            said = "status" if outcome in (Started.STARTED, Started.ALREADY_WATCHED) else "error"
+            return _json({"conversation_id": conversation_id, said: outcome.value}, _STATUS_OF[outcome])
+        if push.stop(conversation_id):
+            return Response(status_code=204)
+        return _json({"conversation_id": conversation_id, "error": "not watched"}, 404)
+
+    # `path` takes slashes too: an id that holds an encoded one is told that it is malformed.
+    return Route("/api/v1/conversations/{conversation_id:path}", conversation, methods=["PUT", "DELETE"])
+
+
+def _header(request: Request, name: str) -> str | None:
+    """All headers of a name as one, which HTTP declares to be the same."""
+    return ", ".join(request.headers.getlist(name)) or None
+
+
+def _gzip(page: bytes) -> bytes:
+    return zlib.compress(page, level=1, wbits=31)
+
+
+def _json(body: object, status: int = 200) -> Response:
+    return Response(
+        msgspec.json.encode(body),
+        status,
+        {"Cache-Control": "no-store"},
+        media_type="application/json",
+    )
+
+
+async def _say_error(request: Request, error: Exception) -> Response:
+    """404 and 405, in the language of the path."""
+    assert isinstance(error, HTTPException)  # noqa: S101  (registered for it)
+    return _said(request, error.detail, error.status_code, error.headers)
+
+
+async def _say_crash(request: Request, _: Exception) -> Response:
+    return _said(request, "Internal Server Error", 500, None)
+
+
+def _said(request: Request, text: str, status: int, headers: Mapping[str, str] | None) -> Response:
+    if request.url.path.startswith("/api/"):
+        response = _json({"error": text}, status)
+    else:
+        response = PlainTextResponse(f"{text}\n", status)
+    response.headers.update(headers or {})
+    return response

@@ -1,0 +1,325 @@
+"""Routing and answers, in process: what is at which path, with which status, headers and body."""
+
+import gzip
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+
+import attrs
+import httpx
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from exporter.errors import ConfigError
+from exporter.metrics.formats import Format
+from exporter.web.endpoints import Exported, Started, build_app, check_telemetry_path
+
+ID = "conv_0a-B_9"
+
+
+@attrs.define
+class Program:
+    """What the endpoints show: plain state that a test changes."""
+
+    page: bytes = b"up 1\n"
+    crash: Exception | None = None
+    rendered: list[tuple[Format, frozenset[str] | None]] = attrs.field(factory=list)
+    reasons: list[str] = attrs.field(factory=list)
+    watched: set[str] = attrs.field(factory=set)
+    finished: set[str] = attrs.field(factory=set)
+    limit: int = 2
+
+    def render(self, form: Format, names: frozenset[str] | None) -> bytes:
+        self.rendered.append((form, names))
+        if self.crash:
+            raise self.crash
+        return self.page
+
+    def conversations(self) -> Sequence[dict[str, object]]:
+        return [{"conversation_id": conversation_id} for conversation_id in sorted(self.watched)]
+
+    def start(self, conversation_id: str) -> Started:
+        if conversation_id in self.finished:
+            return Started.FINISHED
+        if conversation_id in self.watched:
+            return Started.ALREADY_WATCHED
+        if len(self.watched) == self.limit:
+            return Started.LIMIT_REACHED
+        self.watched.add(conversation_id)
+        return Started.STARTED
+
+    def stop(self, conversation_id: str) -> bool:
+        try:
+            self.watched.remove(conversation_id)
+        except KeyError:
+            return False
+        return True
+
+
+Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@pytest.fixture
+def program() -> Program:
+    return Program()
+
+
+@pytest.fixture
+def client(program: Program) -> Client:
+    def connect(
+        *, telemetry_path: str = "/metrics", max_requests: int = 0, push: bool = False, version: str = "1.2.3"
+    ) -> httpx.AsyncClient:
+        exported = Exported(
+            render=program.render,
+            not_ready=lambda: program.reasons,
+            conversations=program.conversations,
+            push=program if push else None,
+            version=version,
+        )
+        app = build_app(exported, telemetry_path=telemetry_path, max_requests=max_requests)
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False),
+            base_url="http://exporter",
+            headers={"Accept": "*/*", "Accept-Encoding": "identity"},
+        )
+
+    return connect
+
+
+async def test_landing_page_links_every_page_and_escapes_the_version(client: Client) -> None:
+    async with client(telemetry_path="/a/metrics", version="<1&2>") as http:
+        page = await http.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    for path in ("/a/metrics", "/-/healthy", "/-/ready", "/api/v1/conversations"):
+        assert f'href="{path}"' in page.text
+    assert "&lt;1&amp;2&gt;" in page.text
+    assert "<1&2>" not in page.text
+
+
+async def test_telemetry_path_at_root_replaces_the_landing_page(client: Client) -> None:
+    async with client(telemetry_path="/") as http:
+        assert (await http.get("/")).text == "up 1\n"
+        assert (await http.get("/metrics")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/nope", "/metrics/", "/metrics/x", "//", "/-/", "/index.html"])
+async def test_other_paths_are_not_found(client: Client, path: str) -> None:
+    async with client() as http:
+        answer = await http.get(f"http://exporter{path}")
+    assert (answer.status_code, answer.text) == (404, "Not Found\n")
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/livez", "/-/ready", "/readyz"])
+async def test_pages_are_only_read(client: Client, path: str) -> None:
+    async with client() as http:
+        assert (await http.head(path)).status_code == 200
+        refused = await http.post(path)
+    assert refused.status_code == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+async def test_scrape_is_rendered_in_the_negotiated_format(program: Program, client: Client) -> None:
+    async with client() as http:
+        page = await http.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+    assert page.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert page.headers["vary"] == "Accept, Accept-Encoding"
+    assert program.rendered == [(Format.OPENMETRICS_1_0_0, None)]
+
+
+async def test_accept_headers_are_one_header_however_often_sent(program: Program, client: Client) -> None:
+    async with client() as http:
+        headers = [("Accept", "text/html"), ("Accept", "text/plain;version=1.0.0")]
+        await http.get("/metrics", headers=headers)
+    assert program.rendered == [(Format.TEXT_1_0_0, None)]
+
+
+async def test_names_restrict_the_families(program: Program, client: Client) -> None:
+    async with client() as http:
+        await http.get("/metrics?name[]=phonic_up&name[]=process_cpu_seconds_total&other=1")
+        await http.get("/metrics?name%5B%5D=phonic_up")
+    assert [names for _, names in program.rendered] == [
+        {"phonic_up", "process_cpu_seconds_total"},
+        {"phonic_up"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "accept_encoding", "compressed"),
+    [(1023, "gzip", False), (1024, "gzip", True), (300_000, "gzip", True), (300_000, "gzip;q=0", False)],
+)
+async def test_page_is_compressed_when_offered_and_worth_it(
+    program: Program, client: Client, size_bytes: int, accept_encoding: str, compressed: bool
+) -> None:
+    program.page = b"x" * size_bytes
+    async with client() as http:
+        request = http.build_request("GET", "/metrics", headers={"Accept-Encoding": accept_encoding})
+        answer = await http.send(request, stream=True)
+        raw = b"".join([part async for part in answer.aiter_raw()])
+    assert (answer.headers.get("content-encoding") == "gzip") is compressed
+    assert int(answer.headers["content-length"]) == len(raw)
+    assert (gzip.decompress(raw) if compressed else raw) == program.page
+
+
+async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
+    program: Program, client: Client
+) -> None:
+    program.crash = KeyError("+4915112345678")
+    async with client() as http:
+        with capture_logs() as logs:
+            answer = await http.get("/metrics")
+        assert (answer.status_code, answer.text) == (500, "the metrics page cannot be rendered\n")
+        assert [(line["log_level"], line["event"]) for line in logs] == [
+            ("error", "metrics page cannot be rendered")
+        ]
+        assert "+49" not in str(logs)
+        assert (await http.get("/api/v1/conversations")).status_code == 200
+        program.crash = None
+        assert (await http.get("/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/-/healthy", "/livez"])
+@pytest.mark.usefixtures("autojump_clock")
+async def test_health_says_whether_a_page_can_be_rendered(program: Program, client: Client, path: str) -> None:
+    async with client() as http:
+        assert (await http.get(path)).status_code == 200
+        program.crash = ValueError()
+        await trio.sleep(6)
+        assert (await http.get(path)).status_code == 503
+        program.crash = None
+        await http.get("/metrics")
+        assert (await http.get(path)).status_code == 200
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_frequent_health_checks_render_once_in_five_seconds(program: Program, client: Client) -> None:
+    async with client() as http:
+        for _ in range(10):
+            await http.get("/-/healthy")
+            await trio.sleep(1)
+    assert len(program.rendered) == 2
+
+
+@pytest.mark.parametrize("path", ["/-/ready", "/readyz"])
+async def test_readiness_names_what_is_missing(program: Program, client: Client, path: str) -> None:
+    program.reasons = ["first discovery not done", "state not restored"]
+    async with client() as http:
+        waiting = await http.get(path)
+        assert (waiting.status_code, waiting.text) == (503, "first discovery not done\nstate not restored\n")
+        program.reasons = []
+        assert (await http.get(path)).status_code == 200
+
+
+async def test_conversations_are_listed_as_json(program: Program, client: Client) -> None:
+    program.watched = {ID}
+    async with client() as http:
+        answer = await http.get("/api/v1/conversations")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {"conversations": [{"conversation_id": ID}]}
+
+
+async def test_conversation_is_started_and_stopped_idempotently(program: Program, client: Client) -> None:
+    async with client(push=True) as http:
+        path = f"/api/v1/conversations/{ID}"
+        started = await http.put(path)
+        assert (started.status_code, started.json()) == (201, {"conversation_id": ID, "status": "started"})
+        again = await http.put(path)
+        assert (again.status_code, again.json()["status"]) == (200, "already watched")
+        assert program.watched == {ID}
+        assert (await http.delete(path)).status_code == 204
+        gone = await http.delete(path)
+        assert (gone.status_code, gone.json()["error"]) == (404, "not watched")
+
+
+async def test_conversation_beyond_the_limit_or_over_is_refused(program: Program, client: Client) -> None:
+    program.watched, program.finished = {"conv_1", "conv_2"}, {"conv_3"}
+    async with client(push=True) as http:
+        full = await http.put("/api/v1/conversations/conv_4")
+        over = await http.put("/api/v1/conversations/conv_3")
+    assert (full.status_code, full.json()["error"]) == (409, "watch limit reached")
+    assert (over.status_code, over.json()["error"]) == (410, "conversation is over")
+
+
+@pytest.mark.parametrize(
+    "conversation_id",
+    [
+        "",
+        "x",
+        "conv_",
+        "conv_" + "a" * 101,
+        "conv_a.b",
+        "conv_a%2fb",
+        "conv_a%2f..%2fconv_b",
+        "%2e%2e",
+        "conv_a%00",
+        "conv_a%0a",
+        "conv_a%20",
+        "conv_%c3%a4",
+        "conv_%ff",
+        "CONV_a",
+        "conv_a/",
+    ],
+)
+async def test_malformed_conversation_id_is_refused(
+    program: Program, client: Client, conversation_id: str
+) -> None:
+    async with client(push=True) as http:
+        for method in ("PUT", "DELETE"):
+            answer = await http.request(method, f"/api/v1/conversations/{conversation_id}")
+            assert (answer.status_code, list(answer.json())) == (400, ["error"])
+    assert program.watched == set()
+
+
+async def test_api_errors_are_json(client: Client) -> None:
+    async with client(push=True) as http:
+        missing = await http.get("/api/v1/nope")
+        read = await http.get(f"/api/v1/conversations/{ID}")
+        written = await http.post("/api/v1/conversations")
+    assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
+    assert (read.status_code, read.json()) == (405, {"error": "Method Not Allowed"})
+    assert set(read.headers["allow"].split(", ")) == {"PUT", "DELETE"}
+    assert written.status_code == 405
+
+
+async def test_without_push_api_conversations_cannot_be_named(client: Client) -> None:
+    async with client() as http:
+        assert (await http.put(f"/api/v1/conversations/{ID}")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/", "/a/b", "/phonic-metrics/v1.0"])
+def test_telemetry_path_is_free_within_reason(path: str) -> None:
+    check_telemetry_path(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "metrics",
+        "/-/healthy",
+        "/-/x",
+        "/-",
+        "/api/v1/conversations",
+        "/api",
+        "/livez",
+        "/readyz/",
+        "/a b",
+        "/{x}",
+        "/a?b",
+        "//a",
+        "/../a",
+        "/a/..",
+        "/a%20b",
+        "/a\n",
+    ],
+)
+def test_telemetry_path_that_is_malformed_or_taken_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_telemetry_path(path)
+    assert refused.value.flag == "--web.telemetry-path"
+    assert "\n" not in str(refused.value)
+
+
+def test_negative_number_of_scrapes_is_refused(client: Client) -> None:
+    with pytest.raises(ConfigError, match=r"--web\.max-requests"):
+        client(max_requests=-1)
