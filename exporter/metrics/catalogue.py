@@ -271,7 +271,7 @@ LIVE_INFO = _gauge(
 
 
 def _live(name: str, meaning: str, derived: str) -> Family:
-    return _gauge(f"phonic_conversation_live_{name}", help, derived, "conversation_id", scope=Scope.LIVE)
+    return _gauge(f"phonic_conversation_live_{name}", meaning, derived, "conversation_id", scope=Scope.LIVE)
 
 
 LIVE_TURNS = _live("turns", "Turns of the live conversation so far.", "turns seen")
@@ -304,9 +304,7 @@ BUILD_INFO = _gauge(
     "phonic_exporter_build_info", "Version of the exporter; always 1.", "package", "version", "pythonversion"
 )
 WATCHERS = _gauge("phonic_exporter_watchers", "Watcher tasks by what they are doing.", "supervisor", "state")
-UPDATES = _counter(
-    Scope.PROCESS, "updates", "Snapshots received (conversation-updated messages).", "live feed"
-)
+UPDATES = _counter(Scope.PROCESS, "updates", "Snapshots received (conversation-updated messages).", "live feed")
 UPDATE_BYTES = _counter(Scope.PROCESS, "update_bytes", "Size of the snapshots received.", "live feed")
 UPDATES_SUPERSEDED = _counter(
     Scope.PROCESS,
@@ -379,7 +377,7 @@ TURNS_SKIPPED = _counter(
 LABEL_VALUES_FOLDED = _counter(
     Scope.PROCESS,
     "label_values_folded",
-    "Conversations with a label value replaced by __other__ at a limit; label_set is the limit on combinations.",
+    "Conversations whose label value became __other__ at a limit (label_set: the limit on combinations).",
     "`--metrics.label-limit`, `--metrics.label-set-limit`",
     label=(*LABEL_CHOICES, "label_set"),
 )
@@ -440,9 +438,7 @@ CHECKPOINT_RESETS = _counter(
     "restore",
     reason=_words(Reset),
 )
-CHECKPOINT_SIZE = _gauge(
-    "phonic_exporter_checkpoint_size_bytes", "Size of the checkpoint file.", "checkpoint"
-)
+CHECKPOINT_SIZE = _gauge("phonic_exporter_checkpoint_size_bytes", "Size of the checkpoint file.", "checkpoint")
 RELOAD_SUCCESSFUL = _gauge(
     "phonic_exporter_config_last_reload_successful",
     "1 if the file could be used when it was last read, 0 if the exporter keeps what it had.",

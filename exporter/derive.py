@@ -1,0 +1,464 @@
+"""Pure: what a new snapshot adds to what was counted of its conversation. No clock, no I/O, no JSON.
+
+Every message repeats the whole conversation and every reconnect repeats it again, so nothing here asks what
+changed since the last message; it asks which identities and values have not been counted yet.
+
+Rules for this file (design, Semantics 1 to 7):
+- `Progress` is immutable and holds all memory; the same snapshots in any order, any number of times, give the
+  same additions in total, as long as no value is revised on the way.
+- A turn is its index. It counts when first seen, with the role it had then. Nothing is ever taken back.
+- Each measurement is made once, at the first valid value; a later different value is counted as revised, once
+  for each turn and field, and an unusable one as rejected, once for each turn, field and reason.
+- A stale snapshot (an earlier state arriving late) may add what was missed, but overwrites nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+import attrs
+
+from .additions import (
+    CONVERSATION,
+    LATE,
+    MALFORMED,
+    OVERLAP,
+    REVISED,
+    SILENT_TURN,
+    TOOL_CALL,
+    TURN,
+    TURN_DURATION,
+    UNKNOWN_ENDED_BY,
+    UNKNOWN_ROLE,
+    UNKNOWN_TIMING,
+    Addition,
+    Key,
+    What,
+    rejected,
+)
+from .phonic.model import Conversation, Item, Snapshot, ToolCall
+from .vocabulary import ERROR_ENDINGS, EndedBy, Field, Lost, Rejection, Role, ToolFailure
+
+LONGEST_TIMING_MS = 600_000.0
+LONGEST_TURN_MS = 24 * 3_600_000.0
+LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
+LARGEST_INDEX = 100_000  # a turn every second for a day; beyond it an index is nonsense
+MOST_INTERRUPTIONS = 100_000
+
+Turn = tuple[int, float | None, float | None, float | None, float | None]
+"""What is remembered of a turn: flags (below), and the values in ms that were observed: model generation, first
+audio, model input, duration. The duration is remembered before it is observed, since it may still rise.
+A plain tuple of numbers, because the garbage collector then never looks at it again."""
+
+# Flags of a turn. Two bits hold the role; observed and revised bits follow in the order of the values above;
+# from _REJECTED on there is one bit for each (field, reason).
+_ROLES = (Role.ASSISTANT, Role.USER, Role.OTHER)
+_ROLE_MASK = 0b11
+_OBSERVED = 1 << 2
+_REVISED = 1 << 6
+_RESPONSE_DONE = 1 << 10
+_SILENT = 1 << 11
+_UNKNOWN_TIMING = 1 << 12
+_REJECTED = 1 << 13
+_DURATION = 3
+_DURATION_OBSERVED = _OBSERVED << _DURATION
+_ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
+_FIELDS = tuple(Field)
+_REASONS = tuple(Rejection)
+
+_TIMINGS: tuple[tuple[str, Field, Key], ...] = (
+    (Field.MODEL_GENERATION.value, Field.MODEL_GENERATION, (What.MODEL_GENERATION,)),
+    (Field.FIRST_AUDIO.value, Field.FIRST_AUDIO, (What.FIRST_AUDIO,)),
+    (Field.MODEL_INPUT.value, Field.MODEL_INPUT, (What.MODEL_INPUT,)),
+)
+_TIMING_NAMES = frozenset(name for name, _, _ in _TIMINGS)
+_RESPONSE: Key = (What.RESPONSE,)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@attrs.frozen(kw_only=True)
+class Live:
+    """How a live conversation stands at its newest snapshot. Seconds; ``waiting_since`` is Unix time."""
+
+    turns: int = 0
+    duration: float | None = None
+    model_generation: float | None = None
+    first_audio: float | None = None
+    waiting_since: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """All that is remembered of one conversation so that nothing counts twice.
+
+    ``position`` orders snapshots: (highest index, conversation duration in ms); a lower one is stale.
+    """
+
+    seen: bool = False
+    turns: Mapping[int, Turn] = attrs.field(factory=dict)
+    tools: frozenset[str] = frozenset()
+    rejected: frozenset[tuple[Field, Rejection]] = frozenset()
+    malformed: int = 0
+    position: tuple[int, float] = (-1, -1.0)
+    duration_ms: float | None = None
+    end_reason: str | None = None
+    live: Live = Live()
+
+
+NOTHING = Progress()
+
+
+@attrs.frozen(kw_only=True)
+class End:
+    """What is known of an ended conversation: its REST record, if any, and whether it was ever watched.
+
+    ``lost`` says why its timings were never seen, for one that was not.
+    """
+
+    record: Snapshot | None
+    lost: Lost | None = None
+
+
+def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Addition]]:
+    """What ``snapshot`` adds. Returns the progress after it, and the additions, in the order of the turns."""
+    return _Step(progress, snapshot).run()
+
+
+def finish(progress: Progress, end: End) -> list[Addition]:
+    """What the end of a conversation adds, once: its last turns' durations, the end itself, what only REST has.
+
+    The progress may be forgotten afterwards; a conversation is finished once (the caller keeps tombstones).
+    """
+    additions: list[Addition] = []
+    record = end.record.conversation if end.record else None
+    if end.record is not None:
+        step = _Step(progress, end.record, is_record=True, was_watched=end.lost is None)
+        progress, additions = step.run()
+    elif not progress.seen:
+        additions.append(CONVERSATION)
+    for flags, *_, duration in progress.turns.values():
+        if not flags & _DURATION_OBSERVED and duration is not None:
+            additions.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000))
+    additions += _ending(progress, record)
+    if record is not None:
+        additions += _record_only(record)
+        if end.lost is not None:
+            additions += _reported_latencies(record)
+    if end.lost is not None:
+        additions.append(((What.LOST, end.lost), 1))
+    return additions
+
+
+def late(progress_turns: int, snapshot: Snapshot) -> list[Addition]:
+    """A snapshot that arrived after its conversation was finished with ``progress_turns`` turns: not counted."""
+    beyond = len(snapshot.conversation.items or ()) - progress_turns
+    return [(LATE, beyond)] if beyond > 0 else []
+
+
+def parse_time(text: str | None) -> int | None:
+    """An ISO 8601 time (UTC if it has no zone) as Unix microseconds: exact, so that differences are."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
+
+
+class _Step:
+    """One derivation: the turns and additions while they are being built.
+
+    ``is_record``: a REST record of an ended conversation (every turn is settled, nothing counts as revised).
+    ``was_watched``: response times are computed from the turns; if not, REST's own list is used instead.
+    """
+
+    __slots__ = (
+        "additions", "before", "fresh", "indexes", "is_record", "items", "last", "snapshot", "tools", "turns",
+        "was_watched",
+    )  # fmt: skip
+
+    def __init__(
+        self, before: Progress, snapshot: Snapshot, *, is_record: bool = False, was_watched: bool = True
+    ) -> None:
+        self.before = before
+        self.snapshot = snapshot
+        self.is_record = is_record
+        self.was_watched = was_watched
+        self.additions: list[Addition] = []
+        self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied before the first change
+        self.tools = before.tools
+        self.items = snapshot.conversation.items or []
+        self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
+        self.last = max(self.indexes, default=-1)
+
+    def run(self) -> tuple[Progress, list[Addition]]:
+        before, conversation = self.before, self.snapshot.conversation
+        additions = self.additions
+        if not before.seen:
+            additions.append(CONVERSATION)
+        duration = conversation.duration_ms
+        if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
+            duration = None
+        position = (self.last, before.position[1] if duration is None else duration)
+        self.fresh = position >= before.position
+        bad = self._bad_values() if self.snapshot.bad else {}
+        for at, item in enumerate(self.items):
+            self._turn(at, self.indexes[at], item, bad.get(at, 0))
+        skipped = self.snapshot.malformed - before.malformed
+        if skipped > 0:
+            additions.append((MALFORMED, skipped))
+        return (
+            Progress(
+                seen=True,
+                turns=self.turns,
+                tools=self.tools,
+                rejected=self._conversation_rejections(),
+                malformed=max(self.snapshot.malformed, before.malformed),
+                position=position if self.fresh else before.position,
+                duration_ms=duration if self.fresh and duration is not None else before.duration_ms,
+                end_reason=conversation.ended_by or conversation.end_reason or before.end_reason,
+                live=self._live(duration) if self.fresh and not self.is_record else before.live,
+            ),
+            additions,
+        )
+
+    def _turn(self, at: int, index: int, item: Item, bad: int) -> None:
+        known = self.turns.get(index)
+        if known is None:
+            role = Role(item.role or "")
+            known = (_ROLE_BITS[role], None, None, None, None)
+            self.additions.append(TURN[role])
+            if role is Role.OTHER:
+                self.additions.append(UNKNOWN_ROLE)
+        flags = known[0]
+        values = list(known[1:])
+        rejections = bad
+        if item.timings:
+            flags, rejections = self._timings(item.timings, flags, values, rejections)
+        flags, rejections = self._duration(item.duration_ms, flags, values, rejections, settled=index < self.last)
+        if item.assistant_chose_not_to_respond and not flags & _SILENT:
+            flags |= _SILENT
+            self.additions.append(SILENT_TURN)
+        if not flags & (_RESPONSE_DONE | _SILENT | _ROLE_MASK):  # role bits 0: the assistant's
+            flags, rejections = self._response(at, index, item, flags, rejections)
+        if item.tool_call_ids or item.tool_calls:
+            self._tool_calls(item.tool_call_ids, item.tool_calls)
+        if rejections:
+            flags = self._reject(flags, rejections)
+        if flags != known[0] or values[_DURATION] != known[4] or index not in self.turns:
+            if self.turns is self.before.turns:
+                self.turns = dict(self.turns)
+            self.turns[index] = (flags, values[0], values[1], values[2], values[3])
+
+    def _timings(
+        self, timings: Mapping[str, float | None], flags: int, values: list[float | None], rejections: int
+    ) -> tuple[int, int]:
+        for at, (name, field, key) in enumerate(_TIMINGS):
+            value = timings.get(name)
+            if value is None:
+                continue
+            reason = _unusable(value, LONGEST_TIMING_MS)
+            if reason is not None:
+                rejections |= _rejection_bit(field, reason)
+            elif not flags & _OBSERVED << at:
+                flags |= _OBSERVED << at
+                values[at] = value
+                self.additions.append((key, value / 1000))
+            elif value != values[at] and not flags & _REVISED << at:
+                flags |= _REVISED << at
+                self.additions.append(REVISED)
+        if not flags & _UNKNOWN_TIMING and not timings.keys() <= _TIMING_NAMES:
+            flags |= _UNKNOWN_TIMING
+            self.additions.append(UNKNOWN_TIMING)
+        return flags, rejections
+
+    def _duration(
+        self, value: float | None, flags: int, values: list[float | None], rejections: int, *, settled: bool
+    ) -> tuple[int, int]:
+        if value is not None:
+            reason = _unusable(value, LONGEST_TURN_MS)
+            if reason is not None:
+                rejections |= _rejection_bit(Field.DURATION, reason)
+                value = None
+        settled = settled or self.is_record
+        if value is None or flags & _DURATION_OBSERVED:
+            revised = _REVISED << _DURATION
+            if value is not None and settled and not self.is_record and value != values[_DURATION]:
+                if not flags & revised:
+                    self.additions.append(REVISED)
+                flags |= revised
+        elif settled:
+            flags |= _DURATION_OBSERVED
+            values[_DURATION] = value
+            self.additions.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], value / 1000))
+        elif self.fresh:
+            values[_DURATION] = value
+        return flags, rejections
+
+    def _response(self, at: int, index: int, item: Item, flags: int, rejections: int) -> tuple[int, int]:
+        user = self._item(at - 1, index - 1)
+        if user is None or self._role(index - 1, user) is not Role.USER:
+            return flags, rejections
+        start = parse_time(item.started_at)
+        if start is None and item.started_at is not None:
+            rejections |= _rejection_bit(Field.STARTED_AT, Rejection.WRONG_TYPE)
+        user_start = parse_time(user.started_at)
+        length = user.duration_ms
+        if start is None or user_start is None or length is None or _unusable(length, LONGEST_TURN_MS):
+            return flags, rejections
+        gap = start - user_start - round(length * 1000)
+        if gap < 0:
+            self.additions.append(OVERLAP)
+        elif gap > LONGEST_TIMING_MS * 1000:
+            return flags, rejections | _rejection_bit(Field.RESPONSE, Rejection.TOO_LARGE)
+        elif self.was_watched:
+            self.additions.append((_RESPONSE, gap / 1_000_000))
+        return flags | _RESPONSE_DONE, rejections
+
+    def _item(self, at: int, index: int) -> Item | None:
+        """The item with ``index``, most likely at position ``at``."""
+        if at >= 0 and self.indexes[at] == index:
+            return self.items[at]
+        return self.items[self.indexes.index(index)] if index in self.indexes else None
+
+    def _role(self, index: int, item: Item) -> Role:
+        known = self.turns.get(index)
+        return Role(item.role or "") if known is None else _ROLES[known[0] & _ROLE_MASK]
+
+    def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
+        for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
+            if call not in self.tools:
+                self.tools |= {call}
+                self.additions.append(TOOL_CALL)
+
+    def _bad_values(self) -> dict[int, int]:
+        bits: dict[int, int] = {}
+        for bad in self.snapshot.bad:
+            bits[bad.position] = bits.get(bad.position, 0) | _rejection_bit(bad.field, bad.reason)
+        return bits
+
+    def _reject(self, flags: int, rejections: int) -> int:
+        for field in _FIELDS:
+            for reason in _REASONS:
+                bit = _rejection_bit(field, reason)
+                if rejections & bit & ~flags:
+                    self.additions.append(rejected(field, reason))
+        return flags | rejections
+
+    def _conversation_rejections(self) -> frozenset[tuple[Field, Rejection]]:
+        now = {(bad.field, bad.reason) for bad in self.snapshot.bad if bad.position < 0}
+        duration = self.snapshot.conversation.duration_ms
+        if duration is not None:
+            reason = _unusable(duration, LONGEST_CONVERSATION_MS)
+            if reason is not None:
+                now.add((Field.CONVERSATION_DURATION, reason))
+        if now <= self.before.rejected:
+            return self.before.rejected
+        self.additions.extend(rejected(*each) for each in sorted(now - self.before.rejected))
+        return self.before.rejected | now
+
+    def _live(self, duration_ms: float | None) -> Live:
+        before = self.before.live
+        generation, first_audio = before.model_generation, before.first_audio
+        for index in reversed(self.indexes):
+            flags, newest_generation, newest_first_audio, *_ = self.turns[index]
+            if flags & _OBSERVED and flags & _OBSERVED << 1:
+                generation, first_audio = _seconds(newest_generation), _seconds(newest_first_audio)
+                break
+        return Live(
+            turns=len(self.turns),
+            duration=before.duration if duration_ms is None else duration_ms / 1000,
+            model_generation=generation,
+            first_audio=first_audio,
+            waiting_since=self._waiting_since(),
+        )
+
+    def _waiting_since(self) -> float | None:
+        if not self.items:
+            return None
+        at = self.indexes.index(self.last)
+        newest = self.items[at]
+        if newest.role != Role.USER or newest.duration_ms is None:
+            return None
+        if newest.assistant_chose_not_to_respond or _unusable(newest.duration_ms, LONGEST_TURN_MS):
+            return None
+        start = parse_time(newest.started_at)
+        return None if start is None else (start + round(newest.duration_ms * 1000)) / 1_000_000
+
+
+def index_of(item: Item, position: int) -> int:
+    """The index of a turn: ``item_idx``, else the number at the end of ``id``, else its position in the list."""
+    if item.item_idx is not None and 0 <= item.item_idx <= LARGEST_INDEX:
+        return item.item_idx
+    tail = (item.id or "").rpartition("-")[2]
+    if tail.isascii() and tail.isdigit() and len(tail) <= 6:
+        return int(tail)
+    return position
+
+
+def _ending(progress: Progress, record: Conversation | None) -> list[Addition]:
+    word = (record and (record.ended_by or record.end_reason)) or progress.end_reason
+    ended_by = EndedBy(word) if word else EndedBy.UNKNOWN
+    additions: list[Addition] = [((What.ENDED, ended_by), 1)]
+    if ended_by is EndedBy.OTHER:
+        additions.append(UNKNOWN_ENDED_BY)
+    if ended_by in ERROR_ENDINGS:
+        additions.append(((What.ERROR, ended_by), 1))
+    if progress.duration_ms is not None:
+        additions.append(((What.CONVERSATION_DURATION,), progress.duration_ms / 1000))
+    additions.append(((What.CONVERSATION_TURNS,), len(progress.turns)))
+    return additions
+
+
+def _record_only(record: Conversation) -> list[Addition]:
+    additions: list[Addition] = []
+    interruptions = record.analysis.interruptions_count if record.analysis else None
+    if interruptions and 0 < interruptions <= MOST_INTERRUPTIONS:
+        additions.append(((What.INTERRUPTIONS,), interruptions))
+    for item in record.items or ():
+        for call in item.tool_calls or ():
+            failure = _failure(call)
+            if failure is not None:
+                additions.append(((What.TOOL_FAILURE, failure), 1))
+    return additions
+
+
+def _failure(call: ToolCall) -> ToolFailure | None:
+    if call.timed_out:
+        return ToolFailure.TIMEOUT
+    status = call.response_status_code or 0
+    if 400 <= status < 500:
+        return ToolFailure.HTTP_4XX
+    if 500 <= status < 600:
+        return ToolFailure.HTTP_5XX
+    return ToolFailure.ERROR if call.error_message else None
+
+
+def _reported_latencies(record: Conversation) -> list[Addition]:
+    additions: list[Addition] = []
+    for latency in (record.analysis and record.analysis.latencies_ms) or ():
+        reason = _unusable(latency, LONGEST_TIMING_MS)
+        if reason is None:
+            additions.append((_RESPONSE, latency / 1000))
+        else:
+            additions.append(rejected(Field.RESPONSE, reason))
+    return additions
+
+
+def _unusable(value: float, longest: float) -> Rejection | None:
+    if 0 <= value <= longest:
+        return None
+    if value != value or value in (float("inf"), float("-inf")):
+        return Rejection.NOT_FINITE
+    return Rejection.NEGATIVE if value < 0 else Rejection.TOO_LARGE
+
+
+def _rejection_bit(field: Field, reason: Rejection) -> int:
+    return _REJECTED << (_FIELDS.index(field) * len(_REASONS) + _REASONS.index(reason))
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -1,0 +1,156 @@
+"""State: the accumulators behind a series, each with the text of its labels made once.
+
+Rules for this file: an accumulator only grows; its labels never change, so the text before each value is
+built when the series is born and a scrape formats nothing but numbers. Sums are whole billionths, so that a
+total does not depend on the order in which its parts arrived.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from math import inf, isnan
+
+import attrs
+
+from .catalogue import Family
+
+NANO = 1_000_000_000
+EXEMPLAR_RUNES = 128  # Prometheus drops an exemplar whose label names and values are longer, without a word
+EXEMPLAR_LIFE = 60.0  # seconds for which the slowest observation of a bucket is shown: a few scrapes
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+
+
+def labels_text(names: Sequence[str], values: Sequence[str]) -> str:
+    """``{a="x",b="y"}`` sorted by name, as Prometheus' own client writes it; empty without labels."""
+    if not names:
+        return ""
+    pairs = sorted(zip(names, values, strict=True))
+    return "{" + ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs) + "}"
+
+
+def number_text(value: float) -> str:
+    """A value as Go prints it, which is what Prometheus' own client does."""
+    text = repr(float(value))
+    if -1_000_000 < value < 1_000_000:
+        return text
+    if value in (inf, -inf):
+        return "+Inf" if value > 0 else "-Inf"
+    if isnan(value):
+        return "NaN"
+    dot = text.find(".")
+    if value > 0 and dot > 6:  # Go switches to exponents sooner than Python
+        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
+        return f"{mantissa}e+{dot - 1:02d}"
+    return text
+
+
+@attrs.frozen(kw_only=True)
+class Exemplar:
+    """The conversation behind an observation: ``labels`` is exposition text, ``at`` Unix time."""
+
+    labels: str
+    value: float
+    at: float
+
+    @property
+    def text(self) -> str:
+        return f" # {self.labels} {number_text(self.value)} {self.at}"
+
+
+class Counter:
+    """A sum that only grows."""
+
+    __slots__ = ("family", "labels", "prefix", "total")
+
+    def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
+        self.family = family
+        self.labels = labels
+        self.total: int = 0
+        self.prefix = f"{family.sample_name}{labels_text(names, labels)} "
+
+    def add(self, amount: int) -> None:
+        self.total += amount
+
+    def dump(self) -> list[int]:
+        return [self.total]
+
+    def load(self, dumped: Sequence[int]) -> None:
+        (self.total,) = dumped
+
+    def write(self, out: list[str], *, exemplars: bool) -> None:  # noqa: ARG002  # same call as a histogram's
+        out.append(f"{self.prefix}{number_text(self.total)}\n")
+
+
+class Histogram:
+    """Counts per bucket, the exact sum, and the slowest recent observation of each bucket."""
+
+    __slots__ = (
+        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "labels", "nanos",
+        "sum_prefix",
+    )  # fmt: skip
+
+    def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
+        self.family = family
+        self.labels = labels
+        self.bounds = family.buckets
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.nanos = 0
+        self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
+        own = labels_text(names, labels)
+        self.count_prefix = f"{family.name}_count{own} "
+        self.sum_prefix = f"{family.name}_sum{own} "
+        self.bucket_prefixes = [
+            f"{family.name}_bucket{labels_text((*names, 'le'), (*labels, number_text(bound)))} "
+            for bound in (*self.bounds, inf)
+        ]
+
+    def observe(self, value: float, exemplar_labels: str, at: float) -> None:
+        """Count ``value`` (base unit of the family). ``exemplar_labels`` empty: no exemplar."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.nanos += round(value * NANO)
+        if exemplar_labels:
+            shown = self.exemplars[bucket]
+            if shown is None or value >= shown.value or at - shown.at > EXEMPLAR_LIFE:
+                self.exemplars[bucket] = Exemplar(labels=exemplar_labels, value=value, at=round(at, 3))
+
+    def dump(self) -> list[int]:
+        return [self.nanos, *self.counts]
+
+    def load(self, dumped: Sequence[int]) -> None:
+        self.nanos, *self.counts = dumped
+
+    def write(self, out: list[str], *, exemplars: bool) -> None:
+        total = 0
+        if exemplars:
+            for prefix, total, exemplar in zip(
+                self.bucket_prefixes, accumulate(self.counts), self.exemplars, strict=True
+            ):
+                tail = exemplar.text if exemplar else ""
+                out.append(f"{prefix}{number_text(total)}{tail}\n")
+        else:
+            for prefix, total in zip(self.bucket_prefixes, accumulate(self.counts), strict=True):
+                out.append(f"{prefix}{number_text(total)}\n")
+        out.append(f"{self.count_prefix}{number_text(total)}\n")
+        out.append(f"{self.sum_prefix}{number_text(self.nanos / NANO)}\n")
+
+
+Series = Counter | Histogram
+
+
+def exemplar_labels(conversation_id: str) -> str:
+    """Exemplar label text for a conversation; empty where Prometheus would drop it for its length."""
+    name = "conversation_id"
+    if len(name) + len(conversation_id) > EXEMPLAR_RUNES:
+        return ""
+    return labels_text((name,), (conversation_id,))
+
+
+Sample = tuple[str, float]
+"""Label text and value of one gauge series."""
+
+
+def samples(family: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> list[Sample]:
+    """Rows of label values and number, as gauge samples of ``family``."""
+    return [(labels_text(family.labels, labels), value) for labels, value in rows]

@@ -1,0 +1,42 @@
+"""Pure: how a live feed can end, whatever library carries it.
+
+``Lost`` is worth another try, ``Refused`` and ``Unreadable`` are not without asking REST first, ``NotFound``
+is worth a few tries, ``Ended`` is the conversation's own end (close code 1000).
+"""
+
+from ..vocabulary import FeedError
+
+
+class FeedClosed(Exception):
+    """A feed came to an end. ``reason`` is a closed label; no text of the peer is kept."""
+
+    def __init__(self, reason: FeedError | None, retry_after: float | None = None) -> None:
+        super().__init__(reason.value if reason else "ended")
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class FeedEnded(FeedClosed):
+    """Close code 1000: the conversation is over (API 1.4)."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+
+class FeedLost(FeedClosed):
+    """Network trouble, a restart, an error of the server: reconnect after a while.
+
+    ``retry_after`` is the server's wish in seconds, if it gave one.
+    """
+
+
+class FeedRefused(FeedClosed):
+    """401, 403 or close 1008: the credential, or the conversation is not ours to see (any more)."""
+
+
+class FeedNotFound(FeedClosed):
+    """404 or 410 at the handshake: unknown, not live yet, or over."""
+
+
+class FeedUnreadable(FeedClosed):
+    """A message beyond the size limit: a reconnect would only bring it again."""
