@@ -47,6 +47,10 @@ def _optional_path(_: Any, tokens: Sequence[Token]) -> Path | None:
     return Path(tokens[-1].value) if tokens[-1].value else None
 
 
+def _without_empty(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(token.value for token in tokens if token.value)
+
+
 def _comma_separated(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     """``a,b`` as well as a TOML list; an empty value is the empty list."""
     items = (item.strip() for token in tokens for item in token.value.split(","))
@@ -54,6 +58,7 @@ def _comma_separated(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 OptionalPath = Annotated[Path | None, Parameter(converter=_optional_path, n_tokens=1)]
+Repeated = Annotated[tuple[str, ...], Parameter(converter=_without_empty, n_tokens=1)]
 CommaSeparated = Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1)]
 
 
@@ -88,12 +93,12 @@ class PhonicSettings:
 
 @attrs.frozen(kw_only=True)
 class WatchSettings:
-    conversation: tuple[str, ...] = _setting((), "Conversation id to watch; repeatable.")
+    conversation: Repeated = _setting((), "Conversation id to watch; repeatable.")
     file: OptionalPath = _setting(
         None, "File with one conversation id a line, or a JSON list; read again when it changes."
     )
     discover: bool | None = _setting(None, "Find live conversations over REST.", shown="on with an API key")
-    project: tuple[str, ...] = _setting((), "Project to discover in; repeatable. None: all projects.")
+    project: Repeated = _setting((), "Project to discover in; repeatable. None: all projects.")
     interval: float = _setting(5.0, "Seconds between two looks for live conversations.")
     limit: int = _setting(5000, "Most conversations watched at once; more are refused and counted.")
     idle_timeout: float = _setting(
@@ -130,7 +135,7 @@ class StateSettings:
 
 @attrs.frozen(kw_only=True)
 class WebSettings:
-    listen_address: tuple[str, ...] = _setting(
+    listen_address: Repeated = _setting(
         (":10058",), "Address to serve on; repeatable. Without a host: all addresses, IPv4 and IPv6."
     )
     telemetry_path: str = _setting("/metrics", "Path of the metrics page.")
@@ -161,9 +166,7 @@ class Settings:
     state: StateSettings = attrs.field(factory=StateSettings)
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
-    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(
-        None, CONFIG_FILE_MEANING
-    )
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
 
 
 @attrs.frozen(kw_only=True)
@@ -246,7 +249,7 @@ def validate(settings: Settings) -> None:
     _check_metrics(settings.metrics)
     if settings.state.file is not None and settings.state.file.is_dir():
         raise ConfigError("--state.file", "is a folder; name a file in it")
-    if not settings.web.listen_address or not all(settings.web.listen_address):
+    if not settings.web.listen_address:
         raise ConfigError("--web.listen-address", "needs at least one address, such as :10058")
     if not settings.web.telemetry_path.startswith("/"):
         raise ConfigError("--web.telemetry-path", "must start with /")
@@ -285,8 +288,6 @@ def _check_watch(settings: Settings) -> None:
             watch.file.open("rb").close()
         except OSError as exc:
             raise ConfigError("--watch.file", f"cannot read {str(watch.file)!r}: {exc.strerror}") from exc
-    if any(not project for project in watch.project):
-        raise ConfigError("--watch.project", "a project name cannot be empty")
     if not (watch.conversation or watch.file or watch.discover or settings.web.enable_push_api):
         raise ConfigError(
             "--watch.discover",
