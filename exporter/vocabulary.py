@@ -224,3 +224,12 @@ class ReloadedFile(StrEnum):
 
     WATCH_FILE = "watch_file"
     WEB_CONFIG = "web_config"
+
+
+class Started(StrEnum):
+    """What came of the wish to watch a conversation."""
+
+    STARTED = "started"
+    ALREADY_WATCHED = "already watched"
+    LIMIT_REACHED = "watch limit reached"
+    FINISHED = "conversation is over"

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ..phonic.model import Snapshot
-from ..vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
+from ..vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started
 
 
 class Source(StrEnum):
@@ -82,6 +82,17 @@ class Sink(Protocol):
 
     def has_seen(self, conversation_id: str) -> bool:
         """Whether a snapshot of it was ever counted."""
+
+
+class Targets(Protocol):
+    """Who starts watchers. See `exporter.watch.supervisor`."""
+
+    def start(self, conversation_id: str, source: Source) -> Started:
+        """Watch a conversation; idempotent."""
+        ...
+
+    def withdraw(self, conversation_id: str, source: Source) -> None:
+        """This source no longer asks for it."""
 
 
 class RecordState(StrEnum):

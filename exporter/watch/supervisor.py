@@ -1,0 +1,240 @@
+"""Tasks: one watcher task per conversation in one nursery, from the first wish to watch it to its finished record.
+
+A conversation's life, each step in its own small method:
+
+    start -> CONNECTING/LIVE/WAITING (`watch`) -> ended              -> FINISHING (record from REST) -> finished
+                                               -> refused, not found -> ask REST: over  -> FINISHING
+                                                                        live  -> REFUSED, a slow retry
+                                                                        gone  -> finished or forgotten
+
+Rules for this file: only the supervisor's task touches its nursery; exactly one place contains a crash; whatever
+happens to one conversation, the others do not notice.
+"""
+
+from collections.abc import Iterable, Iterator
+from random import Random
+
+import attrs
+import structlog
+import trio
+
+from ..logs import frames
+from ..vocabulary import Lost, Started, WatcherState
+from .backoff import backoff
+from .ports import OpenFeed, Records, RecordState, Sink, Source
+from .watcher import Outcome, Retry, watch
+
+log = structlog.get_logger("exporter.watch")
+
+# Seconds before a refused conversation that REST calls live is tried again: 401, 403 or 1008 mean that the
+# credential is the problem, where hurry only makes a storm; 404 may be a call whose socket is not up yet.
+REFUSED_RETRY = 300.0
+NOT_FOUND_FIRST, NOT_FOUND_LONGEST = 4.0, 60.0
+CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
+
+
+@attrs.define(eq=False)
+class Watch:
+    """One conversation being followed."""
+
+    conversation_id: str
+    sources: set[Source]
+    state: WatcherState
+    since: float  # trio time of the last change of state
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def set_state(self, state: WatcherState) -> None:
+        if state is not self.state:
+            self.state = state
+            self.since = trio.current_time()
+
+
+class Supervisor:
+    """Starts, stops and finishes watchers. Implements `exporter.watch.ports.Targets`."""
+
+    def __init__(
+        self,
+        *,
+        open_feed: OpenFeed,
+        sink: Sink,
+        records: Records | None,
+        limit: int,
+        retry: Retry | None = None,
+        rng: Random | None = None,
+    ) -> None:
+        """``records`` is None without REST (a session token); ``limit`` is ``--watch.limit``."""
+        self._open_feed = open_feed
+        self._sink = sink
+        self._records = records
+        self._limit = limit
+        self._retry = retry or Retry()
+        self._rng = rng or Random()  # noqa: S311  # jitter
+        self._watches: dict[str, Watch] = {}
+        self._refused: set[str] = set()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the watchers' nursery until cancelled, which stops every watcher."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    # --- targets
+
+    def start(self, conversation_id: str, source: Source) -> Started:
+        """Watch a conversation. Idempotent: a further source only joins those that keep it watched."""
+        known = self._watches.get(conversation_id)
+        if known is not None:
+            known.sources.add(source)
+            return Started.ALREADY_WATCHED
+        if self._sink.is_finished(conversation_id):
+            return Started.FINISHED
+        if self._nursery is None:
+            raise RuntimeError("the supervisor is not running")
+        if self.watched_count >= self._limit:
+            if conversation_id not in self._refused:
+                self._refused.add(conversation_id)
+                self._sink.refused(conversation_id)
+            return Started.LIMIT_REACHED
+        self._refused.discard(conversation_id)
+        self._begin(self._nursery, conversation_id, source, WatcherState.CONNECTING)
+        return Started.STARTED
+
+    def complete(self, conversation_id: str) -> None:
+        """Finish a conversation that ended before a restart, from its record."""
+        if self._nursery is not None and conversation_id not in self._watches:
+            self._begin(self._nursery, conversation_id, Source.CHECKPOINT, WatcherState.FINISHING)
+
+    def _begin(self, nursery: trio.Nursery, conversation_id: str, source: Source, state: WatcherState) -> None:
+        following = Watch(conversation_id, {source}, state, trio.current_time())
+        self._watches[conversation_id] = following
+        nursery.start_soon(self._follow, following)
+
+    def stop(self, conversation_id: str) -> bool:
+        """Stop watching, whoever asked for it. False if it was not watched."""
+        known = self._watches.get(conversation_id)
+        if known is None:
+            return False
+        known.scope.cancel()
+        return True
+
+    def withdraw(self, conversation_id: str, source: Source) -> None:
+        """One source no longer asks for it; the last one stops it, unless its record is being completed."""
+        known = self._watches.get(conversation_id)
+        if known is not None:
+            known.sources.discard(source)
+            if not known.sources and known.state is not WatcherState.FINISHING:
+                known.scope.cancel()
+
+    def is_watched(self, conversation_id: str) -> bool:
+        return conversation_id in self._watches
+
+    def is_refused(self, conversation_id: str) -> bool:
+        """Whether the watch limit has kept it from being watched so far."""
+        return conversation_id in self._refused
+
+    # --- reading
+
+    @property
+    def watched_count(self) -> int:
+        """Conversations that count against the limit: those whose feed is wanted."""
+        return sum(1 for each in self._watches.values() if each.state is not WatcherState.FINISHING)
+
+    def watches(self) -> Iterable[Watch]:
+        return self._watches.values()
+
+    def states(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Rows of the gauge of watchers by state."""
+        counts = dict.fromkeys(WatcherState, 0)
+        for each in self._watches.values():
+            counts[each.state] += 1
+        return (((state.value,), float(count)) for state, count in counts.items())
+
+    # --- one conversation's life
+
+    async def _follow(self, following: Watch) -> None:
+        try:
+            with following.scope:
+                await self._contained(following)
+        finally:  # sync: runs even when cancelled; the live series die here
+            if self._watches.get(following.conversation_id) is following:
+                del self._watches[following.conversation_id]
+            self._sink.stopped(following.conversation_id)
+
+    async def _contained(self, following: Watch) -> None:
+        """The one place that contains a watcher's crash: it is counted, and tried again much later."""
+        delays = backoff(self._rng, first=CRASH_FIRST, longest=CRASH_LONGEST)
+        while True:
+            try:
+                await self._live(following)
+                return
+            except Exception as crash:  # not BaseException: Cancelled must pass
+                log.error(
+                    "watcher crashed",
+                    conversation=following.conversation_id,
+                    error=type(crash).__name__,
+                    at=frames(crash),
+                )
+                self._sink.crashed(following.conversation_id)
+            following.set_state(WatcherState.WAITING)
+            await trio.sleep(next(delays))
+
+    async def _live(self, following: Watch) -> None:
+        if following.state is WatcherState.FINISHING:
+            await self._finish(following)
+            return
+        not_found_delays = backoff(self._rng, first=NOT_FOUND_FIRST, longest=NOT_FOUND_LONGEST)
+        while True:
+            outcome = await watch(
+                following.conversation_id,
+                open_feed=self._open_feed,
+                sink=self._sink,
+                retry=self._retry,
+                rng=self._rng,
+                set_state=following.set_state,
+            )
+            if outcome is Outcome.ENDED:
+                await self._finish(following)
+                return
+            following.set_state(WatcherState.REFUSED)
+            self._sink.stopped(following.conversation_id)
+            state = await self._ask(following.conversation_id, outcome)
+            delay = REFUSED_RETRY * self._rng.uniform(0.8, 1.2)
+            if outcome is Outcome.NOT_FOUND:
+                delay = next(not_found_delays)
+            if state is RecordState.ENDED:
+                await self._finish(following)
+                return
+            if state is RecordState.NOT_FOUND:
+                self._forget(following.conversation_id)
+                return
+            log.warning(
+                "conversation refused",
+                conversation=following.conversation_id,
+                record=state.value,
+                retry_in=round(delay, 1),
+            )
+            await trio.sleep(delay)
+
+    async def _ask(self, conversation_id: str, outcome: Outcome) -> RecordState:
+        """What REST says; without REST, not to be found is all there is to know."""
+        if self._records is not None:
+            return await self._records.state(conversation_id)
+        return RecordState.NOT_FOUND if outcome is Outcome.NOT_FOUND else RecordState.UNAVAILABLE
+
+    async def _finish(self, following: Watch) -> None:
+        following.set_state(WatcherState.FINISHING)
+        self._sink.ended(following.conversation_id)
+        record = await self._records.complete(following.conversation_id) if self._records else None
+        lost = None if self._sink.has_seen(following.conversation_id) else Lost.NEVER_LIVE
+        self._sink.finish(following.conversation_id, record, lost)
+
+    def _forget(self, conversation_id: str) -> None:
+        """Nobody knows the conversation (any more): what was counted of it ends here, unknown how."""
+        log.warning("conversation not found", conversation=conversation_id)
+        lost = None if self._sink.has_seen(conversation_id) else Lost.NOT_FOUND
+        self._sink.finish(conversation_id, None, lost)

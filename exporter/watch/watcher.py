@@ -1,0 +1,113 @@
+"""Tasks: follow one conversation over its live feed until it ends or cannot be followed any further.
+
+Strategy: an outer loop of connections and an inner loop of messages. Everything that goes wrong with one
+connection arrives as a `FeedClosed`, and its type says what to do; everything that goes wrong with one message
+costs that message only. Nothing is kept here between messages: what was counted is the sink's business.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from random import Random
+
+import attrs
+import structlog
+import trio
+
+from ..phonic.decode import InvalidMessage, decode, unknown_fields
+from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from ..vocabulary import FeedError, Invalid, MessageType, WatcherState
+from .backoff import backoff
+from .ports import Feed, OpenFeed, Sink
+
+log = structlog.get_logger("exporter.watch")
+
+
+class Outcome(Enum):
+    """Why a watcher stopped."""
+
+    ENDED = "ended"  # the feed said that the conversation is over
+    REFUSED = "refused"  # 401, 403, 1008, or a message that can never be read
+    NOT_FOUND = "not_found"  # 404 several times in a row
+
+
+@attrs.frozen(kw_only=True)
+class Retry:
+    """When a lost feed is opened again; seconds."""
+
+    first: float = 0.5
+    longest: float = 30.0
+    stable_after: float = 30.0  # only a connection that lasted this long earns a fresh start of the delays
+    not_found_most: int = 3
+
+
+async def watch(
+    conversation_id: str,
+    *,
+    open_feed: OpenFeed,
+    sink: Sink,
+    retry: Retry,
+    rng: Random,
+    set_state: Callable[[WatcherState], None],
+) -> Outcome:
+    """Follow one conversation; network trouble is retried, never raised.
+
+    Cancellation: leaves at once; what was counted stays counted.
+    """
+    delays = backoff(rng, first=retry.first, longest=retry.longest)
+    not_found = 0
+    while True:
+        opened_at: float | None = None
+        delay = 0.0
+        set_state(WatcherState.CONNECTING)
+        try:
+            async with open_feed(conversation_id) as feed:
+                opened_at = trio.current_time()
+                sink.connected(conversation_id)
+                set_state(WatcherState.LIVE)
+                await _read(conversation_id, feed, sink)
+                return Outcome.ENDED
+        except FeedEnded:
+            return Outcome.ENDED
+        except FeedClosed as closed:
+            if closed.reason is not None:
+                sink.feed_error(conversation_id, closed.reason)
+            not_found = not_found + 1 if isinstance(closed, FeedNotFound) else 0
+            if isinstance(closed, FeedRefused | FeedUnreadable):
+                return Outcome.REFUSED
+            if not_found >= retry.not_found_most:
+                return Outcome.NOT_FOUND
+            delay = min(closed.retry_after or 0.0, 10 * retry.longest)
+        if opened_at is not None and trio.current_time() - opened_at >= retry.stable_after:
+            delays = backoff(rng, first=retry.first, longest=retry.longest)
+        set_state(WatcherState.WAITING)
+        await trio.sleep(max(delay, next(delays)))
+
+
+async def _read(conversation_id: str, feed: Feed, sink: Sink) -> None:
+    """Count messages until one says that the conversation is over. Raises a `FeedClosed`."""
+    superseded = superseded_size = 0
+    looked_for_drift = False
+    while True:
+        frame = await feed.receive()
+        if feed.superseded != superseded:
+            sink.superseded(feed.superseded - superseded, feed.superseded_bytes - superseded_size)
+            superseded, superseded_size = feed.superseded, feed.superseded_bytes
+        try:
+            message = decode(frame)
+        except InvalidMessage as bad:
+            sink.invalid(conversation_id, bad.reason)
+            continue
+        sink.message(message.type, len(frame))
+        if message.snapshot is not None:
+            if message.snapshot.conversation.id != conversation_id:
+                sink.invalid(conversation_id, Invalid.WRONG_CONVERSATION)
+                continue
+            sink.update(conversation_id, message.snapshot)
+            if not looked_for_drift:
+                looked_for_drift = True
+                sink.drift(unknown_fields(frame))
+        elif message.type in (MessageType.CONVERSATION_ENDED, MessageType.CONVERSATION_SAVED):
+            return
+        elif message.type is MessageType.ERROR:
+            closed = FeedRefused if message.denied else FeedLost
+            raise closed(FeedError.ERROR_MESSAGE)
