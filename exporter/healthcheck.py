@@ -2,6 +2,7 @@
 
 import http.client
 import ssl
+import time
 from collections.abc import Iterator
 
 from .errors import ConfigError
@@ -18,13 +19,13 @@ def is_healthy(listen_address: str, *, maybe_tls: bool) -> bool:
     """GET /-/healthy at one listen address; with ``maybe_tls``, over TLS first and in clear if that fails.
 
     The certificate is not verified, as the peer is this machine. A server that insists on a client
-    certificate counts as healthy, like one that insists on a password. Blocks at most ``TIMEOUT_SECONDS`` for
-    an attempt.
+    certificate counts as healthy, like one that insists on a password. Blocks at most about ``TIMEOUT_SECONDS``.
 
     Errors: ConfigError when the address is malformed or has no fixed port.
     """
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     return any(
-        _answers(host, port, tls=tls)
+        _answers(host, port, tls=tls, deadline=deadline)
         for host, port in _targets(listen_address)
         for tls in ((True, False) if maybe_tls else (False,))
     )
@@ -38,18 +39,25 @@ def _targets(listen_address: str) -> Iterator[tuple[str, int]]:
         yield candidate, port
 
 
-def _answers(host: str, port: int, *, tls: bool) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+def _answers(host: str, port: int, *, tls: bool, deadline: float) -> bool:
+    timeout = deadline - time.monotonic()
+    if timeout <= 0:
+        return False
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if tls:
-        connection = http.client.HTTPSConnection(
-            host, port, timeout=TIMEOUT_SECONDS, context=_unverified_context()
-        )
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=_unverified_context())
     try:
-        connection.request("GET", "/-/healthy", headers={"Connection": "close"})
-        return connection.getresponse().status in _UP
+        connection.connect()
+        try:
+            connection.request("GET", "/-/healthy", headers={"Connection": "close"})
+            return connection.getresponse().status in _UP
+        except TimeoutError:
+            return False
+        except (OSError, http.client.HTTPException):
+            return tls  # dropped after the handshake, as TLS 1.3 does for want of a client certificate
     except ssl.SSLError as exc:
-        return exc.reason is not None and exc.reason.endswith("CERTIFICATE_REQUIRED")
-    except (OSError, http.client.HTTPException):
+        return "ALERT" in (exc.reason or "")  # TLS 1.2 refuses a missing client certificate in the handshake
+    except OSError:
         return False
     finally:
         connection.close()

@@ -58,8 +58,10 @@ def _comma_separated(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 OptionalPath = Annotated[Path | None, Parameter(converter=_optional_path, n_tokens=1)]
-Repeated = Annotated[tuple[str, ...], Parameter(converter=_without_empty, n_tokens=1)]
-CommaSeparated = Annotated[tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1)]
+Repeated = Annotated[tuple[str, ...], Parameter(converter=_without_empty, n_tokens=1, show_default=False)]
+CommaSeparated = Annotated[
+    tuple[str, ...], Parameter(converter=_comma_separated, n_tokens=1, show_default=",".join)
+]
 
 
 def default_state_file() -> Path:
@@ -135,7 +137,7 @@ class StateSettings:
 
 @attrs.frozen(kw_only=True)
 class WebSettings:
-    listen_address: Repeated = _setting(
+    listen_address: Annotated[Repeated, Parameter(show_default=",".join)] = _setting(
         (":10058",), "Address to serve on; repeatable. Without a host: all addresses, IPv4 and IPv6."
     )
     telemetry_path: str = _setting("/metrics", "Path of the metrics page.")
