@@ -1,0 +1,163 @@
+"""Edge: the live WebSocket of the simulated Phonic.
+
+The server alone speaks: the whole conversation at once and again at every change, then the end. What goes wrong on
+purpose is decided in `exporter.simulator.faults`; this file carries it out.
+"""
+
+from bisect import bisect_right
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+import trio
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from .access import Access, bearer
+from .faults import REJECTIONS, chosen, disturbed, strength
+from .replies import failure
+from .scenario import Conversation, change_times_ms
+from .stage import Socket, Stage
+from .views import LiveView
+
+_SAVED: Final = {"type": "conversation-saved"}
+_ENDED: Final = {"type": "conversation-ended"}
+# How the end is told; the documentation says the first, newer examples of the vendor the second.
+_ENDINGS: Final = ((_ENDED,), (_ENDED,), (_ENDED,), (_ENDED,), (_SAVED,), (_ENDED, _SAVED))
+_CUTS: Final = (None, None, 1001, 1011, 1012)
+_FOREVER: Final = float("inf")
+
+
+class LiveEndpoint:
+    """``/v1/conversations/{id}/live/ws``. ``refuse_ended``: an ended conversation is an error, else just saved."""
+
+    def __init__(self, stage: Stage, access: Access, *, refuse_ended: bool) -> None:
+        self._stage = stage
+        self._access = access
+        self._refuse_ended = refuse_ended
+
+    async def handle(self, websocket: WebSocket) -> None:
+        """One socket from its handshake to its end. Returns when either side has closed."""
+        stage, access = self._stage, self._access
+        identity = websocket.path_params["conversation_id"]
+        credential, query = (
+            bearer(websocket.headers.get("authorization")),
+            websocket.query_params.get("session_token"),
+        )
+        token = access.token(query)
+        if query is not None and "authorization" in websocket.headers:
+            return await _turn_away(websocket, {"error": {"message": "More than one authentication mechanism"}})
+        if not access.is_api_key(credential) and token is None:
+            return await _turn_away(websocket, {"error": {"message": "Invalid token"}})
+        if token is not None and token.conversations is not None and identity not in token.conversations:
+            return await _turn_away(websocket, {"message": "Unauthorized access to conversation"})
+        conversation = stage.conversation(identity)
+        if conversation is None:
+            return await websocket.send_denial_response(failure(404, "Conversation not found"))
+        socket = stage.knock(conversation)
+        status = self._refusal(socket)
+        if status is not None:
+            stage.owe(conversation)
+            return await websocket.send_denial_response(failure(status, "Try again later"))
+        if stage.over_ms(conversation) is not None:
+            if self._refuse_ended:
+                return await _turn_away(websocket, {"error": {"message": "Conversation is not live"}})
+            await websocket.accept()
+            await self._send(websocket, _SAVED)
+            return await websocket.close(1000)
+        await websocket.accept()
+        with stage.attached(socket):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_watch_for_close, websocket, nursery.cancel_scope)
+                await self._play(websocket, socket, reduced=token is not None)
+                nursery.cancel_scope.cancel()
+        return None
+
+    def _refusal(self, socket: Socket) -> int | None:
+        faults, now_ms = self._stage.faults, self._stage.now_ms()
+        if socket.luck < strength(faults, "outage", now_ms):
+            return 503
+        rejection = chosen(faults, REJECTIONS, now_ms, socket.rng)
+        return None if rejection is None else int(rejection.removeprefix("reject-"))
+
+    async def _play(self, websocket: WebSocket, socket: Socket, *, reduced: bool) -> None:
+        """Send updates until the conversation is over or a fault ends the socket."""
+        stage, conversation, rng = self._stage, socket.conversation, socket.rng
+        view = LiveView(conversation, stage.workspace, stage.epoch_ms)
+        times = change_times_ms(conversation)
+        shown, previous = 0, None
+        while True:
+            now_ms = stage.now_ms()
+            if stage.cut(socket):
+                return await self._cut(websocket, socket)
+            silent = socket.luck < strength(stage.faults, "silence", now_ms)
+            position = bisect_right(times, now_ms)
+            if silent:
+                stage.owe(conversation)
+            elif position > shown:
+                last = position == len(times)
+                frame = _update(view.at(now_ms, reduced=reduced))
+                for what, data in disturbed(frame, previous, stage.faults, now_ms, rng, last=last):
+                    stage.sent[what] += 1
+                    await websocket.send_text(data.decode())
+                if shown == 0:
+                    await self._send(websocket, _audio(websocket, conversation))
+                shown, previous = position, frame
+                if last:
+                    stage.deliver(conversation)
+                elif rng.random() < strength(stage.faults, "drop", now_ms):
+                    return await self._cut(websocket, socket)
+            over_ms = stage.over_ms(conversation)
+            if over_ms is not None and not silent:
+                frame = _update(view.at(max(now_ms, conversation.ended_ms), over_ms=over_ms, reduced=reduced))
+                stage.sent["conversation-updated"] += 1
+                await websocket.send_text(frame.decode())
+                for message in rng.choice(_ENDINGS):
+                    await self._send(websocket, message)
+                return await websocket.close(1000)
+            await stage.wait(times[position] if position < len(times) else _FOREVER)
+
+    async def _cut(self, websocket: WebSocket, socket: Socket) -> None:
+        """Drop the socket, with a close code or without any."""
+        self._stage.owe(socket.conversation)
+        self._stage.sent["cut"] += 1
+        code = socket.rng.choice(_CUTS)
+        if code is not None:
+            return await websocket.close(code)
+        # ASGI has no word for a lost connection. A close code that is no number makes hypercorn give up the
+        # connection before it has written a close frame, which is what a lost connection looks like.
+        with suppress(ValueError):
+            await websocket.send({"type": "websocket.close", "code": "none"})
+        return None
+
+    async def _send(self, websocket: WebSocket, message: dict[str, Any]) -> None:
+        self._stage.sent[message["type"]] += 1
+        await websocket.send_text(msgspec.json.encode(message).decode())
+
+
+async def _turn_away(websocket: WebSocket, problem: dict[str, Any]) -> None:
+    """An error frame in one of its two shapes, then close 1008."""
+    await websocket.accept()
+    await websocket.send_text(msgspec.json.encode({"type": "error", **problem}).decode())
+    await websocket.close(1008)
+
+
+async def _watch_for_close(websocket: WebSocket, scope: trio.CancelScope) -> None:
+    """Cancel ``scope`` when the observer has gone. What observers send is not for us."""
+    with suppress(WebSocketDisconnect):
+        while True:
+            message = await websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                break
+    scope.cancel()
+
+
+def _update(conversation: dict[str, Any]) -> bytes:
+    return msgspec.json.encode({"type": "conversation-updated", "conversation": conversation})
+
+
+def _audio(websocket: WebSocket, conversation: Conversation) -> dict[str, Any]:
+    host = websocket.headers.get("host", "localhost")
+    return {
+        "type": "conversation-audio",
+        "url": f"http://{host}/v1/conversations/{conversation.id}/live/audio.m3u8",
+    }

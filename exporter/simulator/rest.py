@@ -1,0 +1,240 @@
+"""Edge: the REST API of the simulated Phonic, as far as an observer needs it."""
+
+import datetime as dt
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import islice
+from typing import Final
+
+import msgspec
+import trio
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from .access import Access, BadTokenRequest, bearer
+from .faults import REST_FAULTS, chosen, strength
+from .replies import failure, raw_reply, reply
+from .scenario import Conversation, Project
+from .stage import Stage
+from .views import Json, agent_object, analysis, iso, project_object, rest_object, workspace_object
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_LARGEST_PAGE: Final = 100
+_USUAL_PAGE: Final = 20
+_NEVER_ANSWERED_S: Final = 600
+_HTML: Final = b"<!doctype html><title>502 Bad Gateway</title><h1>502 Bad Gateway</h1>"
+
+
+class Refused(Exception):
+    """A request that ends in this reply."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+class Rest:
+    """Handlers over a stage. They all go through ``_guarded``: faults first, then the credential."""
+
+    def __init__(self, stage: Stage, access: Access) -> None:
+        self._stage = stage
+        self._access = access
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/v1/workspace", self._guarded(self._workspace)),
+            Route("/v1/projects", self._guarded(self._projects)),
+            Route("/v1/agents", self._guarded(self._agents)),
+            Route("/v1/conversations", self._guarded(self._conversations)),
+            Route("/v1/conversations/{conversation_id}", self._guarded(self._conversation)),
+            Route("/v1/conversations/{conversation_id}/analysis", self._guarded(self._analysis)),
+            Route("/v1/auth/session_token", self._guarded(self._session_token), methods=["POST"]),
+        ]
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            stage, path = self._stage, request.url.path
+            rng = stage.request_rng(path)
+            if rng.random() < strength(stage.faults, "outage", stage.now_ms()):
+                return failure(503, "Service unavailable")
+            fault = chosen(stage.faults, REST_FAULTS, stage.now_ms(), rng)
+            if fault is not None:
+                stage.sent[fault] += 1
+            match fault:
+                case "rest-500":
+                    return failure(500, "Internal server error")
+                case "rest-429":
+                    return failure(429, "Rate limit exceeded", headers={"Retry-After": "1"})
+                case "rest-html":
+                    return raw_reply(_HTML, "text/html", 502)
+                case "rest-timeout":
+                    await trio.sleep(_NEVER_ANSWERED_S)
+            try:
+                self._authenticate(request)
+                response = await handler(request)
+            except Refused as refused:
+                return refused.response
+            if fault == "rest-truncated":
+                return raw_reply(bytes(response.body)[: len(response.body) // 2], "application/json")
+            return response
+
+        return guarded
+
+    def _authenticate(self, request: Request) -> None:
+        credential = bearer(request.headers.get("authorization"))
+        if self._access.token(credential) is not None:
+            raise Refused(failure(403, "Only API keys can be used to create session tokens"))
+        if not self._access.is_api_key(credential):
+            raise Refused(failure(401, "Invalid API key"))
+
+    async def _workspace(self, _: Request) -> Response:
+        return reply(workspace_object(self._stage.workspace, self._stage.active()))
+
+    async def _projects(self, _: Request) -> Response:
+        stage = self._stage
+        return reply(
+            {
+                "projects": [
+                    project_object(project, stage.workspace.agents, stage.active(project))
+                    for project in stage.workspace.projects
+                ]
+            }
+        )
+
+    async def _agents(self, request: Request) -> Response:
+        project = self._project(request)
+        agents = (agent for agent in self._stage.workspace.agents if agent.project.id == project.id)
+        return reply({"agents": [agent_object(agent) for agent in agents]})
+
+    async def _conversations(self, request: Request) -> Response:
+        project, query = self._project(request), request.query_params
+        problems: dict[str, str] = {}
+        limit = _whole(query.get("limit", str(_USUAL_PAGE)), "limit", problems)
+        if limit is None or not 1 <= limit <= _LARGEST_PAGE:
+            problems["limit"] = f"Must be an integer from 1 to {_LARGEST_PAGE}"
+        matches = self._filter(query, problems)
+        if "before" in query and "after" in query:
+            problems["before"] = "Cannot be combined with after"
+        if limit is None or problems:
+            raise Refused(failure(400, "Invalid parameters", problems=problems))
+        external = query.get("external_id")
+        if external is not None:
+            found = [each for each in self._stage.newest_first(project) if f"call-{each.number}" == external]
+            if len(found) == 1:
+                return reply({"conversation": self._object(found[0])})
+            return reply(_page([], None, None))
+        rows: Iterator[Conversation] = filter(matches, self._stage.newest_first(project))
+        if "before" in query:
+            return self._page_before(list(rows), query["before"], limit)
+        if "after" in query:
+            cursor = self._cursor(query["after"])
+            rows = (each for each in rows if each.number < cursor.number)
+        # One more row than asked for tells whether there is an older page.
+        page = list(islice(rows, limit + 1))
+        return reply(
+            _page(
+                [self._object(each) for each in page[:limit]],
+                page[0].id if page and "after" in query else None,
+                page[limit - 1].id if len(page) > limit else None,
+            )
+        )
+
+    def _filter(self, query: QueryParams, problems: dict[str, str]) -> Callable[[Conversation], bool]:
+        """The conditions of a list request; what is wrong with them goes into ``problems``."""
+        shortest = _whole(query.get("duration_min"), "duration_min", problems)
+        longest = _whole(query.get("duration_max"), "duration_max", problems)
+        earliest = _moment(query.get("started_at_min"), "started_at_min", problems)
+        latest = _moment(query.get("started_at_max"), "started_at_max", problems)
+        stage = self._stage
+
+        def matches(conversation: Conversation) -> bool:
+            started_ms, duration_ms = conversation.started_ms, conversation.duration_ms
+            if started_ms is None or started_ms > stage.now_ms():  # null while it rings: no bound on it holds
+                return earliest is None and latest is None
+            unix_ms = stage.epoch_ms + started_ms
+            return (
+                (earliest is None or earliest <= unix_ms)
+                and (latest is None or unix_ms <= latest)
+                and (shortest is None or shortest * 1000 <= duration_ms)
+                and (longest is None or duration_ms <= longest * 1000)
+            )
+
+        return matches
+
+    def _page_before(self, rows: list[Conversation], before: str, limit: int) -> Response:
+        """The newer page: the rows right before the cursor in a newest-first list."""
+        cursor = self._cursor(before)
+        newer = [each for each in rows if each.number > cursor.number]
+        page = newer[-limit:]
+        return reply(
+            _page(
+                [self._object(each) for each in page],
+                page[0].id if len(newer) > limit else None,
+                page[-1].id if page else None,
+            )
+        )
+
+    async def _conversation(self, request: Request) -> Response:
+        return reply({"conversation": self._object(self._cursor(request.path_params["conversation_id"]))})
+
+    async def _analysis(self, request: Request) -> Response:
+        conversation = self._cursor(request.path_params["conversation_id"])
+        over_ms = self._stage.over_ms(conversation)
+        if over_ms is None or self._stage.now_ms() < over_ms + conversation.settle_ms:
+            raise Refused(failure(404, "Analysis not found"))
+        return reply({"analysis": analysis(conversation)})
+
+    async def _session_token(self, request: Request) -> Response:
+        try:
+            token, seconds = self._access.mint(msgspec.json.decode(await request.body() or b"{}"))
+        except BadTokenRequest as bad:
+            raise Refused(failure(400, "Invalid parameters", problems=bad.problems)) from bad
+        except msgspec.DecodeError as bad:
+            raise Refused(failure(400, "Invalid JSON")) from bad
+        expires_ms = self._stage.epoch_ms + self._stage.now_ms() + seconds * 1000
+        return reply({"session_token": token.text, "expires_at": iso(expires_ms)})
+
+    def _object(self, conversation: Conversation) -> Json:
+        stage = self._stage
+        over_ms = stage.over_ms(conversation)
+        return rest_object(conversation, stage.workspace, stage.epoch_ms, stage.now_ms(), over_ms=over_ms)
+
+    def _project(self, request: Request) -> Project:
+        name = request.query_params.get("project", "main")
+        for project in self._stage.workspace.projects:
+            if project.name == name:
+                return project
+        raise Refused(failure(404, "Project not found"))
+
+    def _cursor(self, identity: str) -> Conversation:
+        conversation = self._stage.conversation(identity)
+        if conversation is None:
+            raise Refused(failure(404, "Conversation not found"))
+        return conversation
+
+
+def _page(rows: list[Json], newer: str | None, older: str | None) -> Json:
+    return {"conversations": rows, "pagination": {"prev_cursor": newer, "next_cursor": older}}
+
+
+def _whole(text: str | None, name: str, problems: dict[str, str]) -> int | None:
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit():
+        return int(text)
+    problems[name] = "Must be a non-negative integer"
+    return None
+
+
+def _moment(text: str | None, name: str, problems: dict[str, str]) -> float | None:
+    """A date or date-time in Unix ms; without a zone it is UTC."""
+    if text is None:
+        return None
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        problems[name] = "Must be a date or a date-time"
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp() * 1000
