@@ -51,7 +51,7 @@ UNKNOWN_ENDED_BY: Addition = ((What.UNKNOWN_ENDED_BY,), 1)
 TURN: dict[Role, Addition] = {role: ((What.TURN, role), 1) for role in Role}
 TURN_DURATION: dict[Role, Key] = {role: (What.TURN_DURATION, role) for role in Role}
 MALFORMED: Key = (What.SKIPPED, Skipped.MALFORMED)
-LATE: Key = (What.SKIPPED, Skipped.LATE)
+DUPLICATE_INDEX: Key = (What.SKIPPED, Skipped.DUPLICATE_INDEX)
 
 
 def rejected(field: Field, reason: Rejection) -> Addition:

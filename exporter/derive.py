@@ -19,7 +19,7 @@ import attrs
 
 from .additions import (
     CONVERSATION,
-    LATE,
+    DUPLICATE_INDEX,
     MALFORMED,
     OVERLAP,
     REVISED,
@@ -99,6 +99,7 @@ class Progress:
     tools: frozenset[str] = frozenset()
     rejected: frozenset[tuple[Field, Rejection]] = frozenset()
     malformed: int = 0
+    duplicates: int = 0
     position: tuple[int, float] = (-1, -1.0)
     duration_ms: float | None = None
     end_reason: str | None = None
@@ -147,12 +148,6 @@ def finish(progress: Progress, end: End) -> list[Addition]:
     if end.lost is not None:
         additions.append(((What.LOST, end.lost), 1))
     return additions
-
-
-def late(progress_turns: int, snapshot: Snapshot) -> list[Addition]:
-    """A snapshot that arrived after its conversation was finished with ``progress_turns`` turns: not counted."""
-    beyond = len(snapshot.conversation.items or ()) - progress_turns
-    return [(LATE, beyond)] if beyond > 0 else []
 
 
 def parse_time(text: str | None) -> int | None:
@@ -207,16 +202,20 @@ class _Step:
         bad = self._bad_values() if self.snapshot.bad else {}
         for at, item in enumerate(self.items):
             self._turn(at, self.indexes[at], item, bad.get(at, 0))
-        skipped = self.snapshot.malformed - before.malformed
-        if skipped > 0:
-            additions.append((MALFORMED, skipped))
+        malformed = max(self.snapshot.malformed, before.malformed)
+        if malformed > before.malformed:
+            additions.append((MALFORMED, malformed - before.malformed))
+        duplicates = max(len(self.indexes) - len(set(self.indexes)), before.duplicates)
+        if duplicates > before.duplicates:
+            additions.append((DUPLICATE_INDEX, duplicates - before.duplicates))
         return (
             Progress(
                 seen=True,
                 turns=self.turns,
                 tools=self.tools,
                 rejected=self._conversation_rejections(),
-                malformed=max(self.snapshot.malformed, before.malformed),
+                malformed=malformed,
+                duplicates=duplicates,
                 position=position if self.fresh else before.position,
                 duration_ms=duration if self.fresh and duration is not None else before.duration_ms,
                 end_reason=conversation.ended_by or conversation.end_reason or before.end_reason,

@@ -123,7 +123,7 @@ class Skipped(StrEnum):
     """Why an element of ``items`` was not counted as a turn."""
 
     MALFORMED = "malformed"
-    LATE = "late"
+    DUPLICATE_INDEX = "duplicate_index"
 
 
 class Drift(StrEnum):

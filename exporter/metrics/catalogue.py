@@ -371,7 +371,7 @@ TURNS_SKIPPED = _counter(
     Scope.COUNTED,
     "turns_skipped",
     "Elements of items that were not counted as a turn.",
-    "not an object, or first seen after the conversation was finished",
+    "not an object, or a second one with the same index",
     reason=_words(Skipped),
 )
 LABEL_VALUES_FOLDED = _counter(

@@ -77,6 +77,9 @@ class Sink(Protocol):
     def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
         """Count the end, once, and remember only that it was counted."""
 
+    def forget(self, conversation_id: str) -> None:
+        """Nobody knows the conversation (any more): what was counted of it ends here, unknown how."""
+
     def is_finished(self, conversation_id: str) -> bool:
         """Whether `finish` was called for it within the last 24 h."""
 

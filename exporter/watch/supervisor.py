@@ -210,7 +210,8 @@ class Supervisor:
                 await self._finish(following)
                 return
             if state is RecordState.NOT_FOUND:
-                self._forget(following.conversation_id)
+                log.warning("conversation not found", conversation=following.conversation_id)
+                self._sink.forget(following.conversation_id)
                 return
             log.warning(
                 "conversation refused",
@@ -232,9 +233,3 @@ class Supervisor:
         record = await self._records.complete(following.conversation_id) if self._records else None
         lost = None if self._sink.has_seen(following.conversation_id) else Lost.NEVER_LIVE
         self._sink.finish(following.conversation_id, record, lost)
-
-    def _forget(self, conversation_id: str) -> None:
-        """Nobody knows the conversation (any more): what was counted of it ends here, unknown how."""
-        log.warning("conversation not found", conversation=conversation_id)
-        lost = None if self._sink.has_seen(conversation_id) else Lost.NOT_FOUND
-        self._sink.finish(conversation_id, None, lost)

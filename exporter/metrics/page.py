@@ -1,0 +1,68 @@
+"""State: the page of one exporter: every family of the catalogue, where its series come from, and its cost."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import perf_counter
+
+from . import catalogue
+from .catalogue import CATALOGUE, Family
+from .exposition import Block, finish, has_samples_named, render
+from .formats import Format
+from .ledger import Ledger, accumulated
+from .series import Sample, samples
+
+Rows = Iterable[tuple[tuple[str, ...], float]]
+
+
+class Page:
+    """Renders the metrics page.
+
+    ``gauges`` maps a gauge family to what its owner says at this moment; ``process`` renders ``process_*``.
+    A family of the catalogue without a source is an error here, not a gap found by a user.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        gauges: Mapping[Family, Callable[[], Iterable[Sample]]],
+        process: Callable[[Format, frozenset[str] | None], bytes],
+    ) -> None:
+        self._ledger = ledger
+        self._gauges = {**gauges, catalogue.RENDER_DURATION: self._own_cost}
+        self._process = process
+        self._duration: float | None = None
+        held = set(accumulated())
+        for family in CATALOGUE:
+            if family not in held and family not in self._gauges:
+                raise ValueError(f"nothing feeds {family.name}")
+
+    def render(self, form: Format, names: frozenset[str] | None = None) -> bytes:
+        """The page in a format; ``names`` restricts it to families (by family or sample name). Never awaits."""
+        started = perf_counter()
+        page = finish((render(self._blocks(names), form), self._process(form, names)), form)
+        if names is None:
+            self._duration = perf_counter() - started
+        return page
+
+    def _blocks(self, names: frozenset[str] | None) -> Iterator[Block]:
+        for family in CATALOGUE:
+            if names is None or has_samples_named(family, names):
+                source = self._gauges.get(family)
+                yield family, source() if source else self._ledger.series(family)
+
+    def _own_cost(self) -> list[Sample]:
+        return [] if self._duration is None else [("", self._duration)]
+
+
+def rows(family: Family, source: Callable[[], Rows]) -> tuple[Family, Callable[[], list[Sample]]]:
+    """A gauge whose owner gives label values and numbers."""
+    return family, lambda: samples(family, source())
+
+
+def one(family: Family, source: Callable[[], float | None]) -> tuple[Family, Callable[[], list[Sample]]]:
+    """A gauge without labels; absent while its owner gives None."""
+
+    def sample() -> list[Sample]:
+        value = source()
+        return [] if value is None else [("", value)]
+
+    return family, sample

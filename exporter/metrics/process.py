@@ -1,0 +1,27 @@
+"""Edge: the standard ``process_*`` metrics; the only module that uses prometheus_client."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+
+from .formats import Format
+
+OPENMETRICS_END = b"# EOF\n"
+
+
+def process_metrics() -> Callable[[Format, frozenset[str] | None], bytes]:
+    """A function that renders the process metrics of this process, without OpenMetrics' end mark.
+
+    Its second argument restricts the families, as ``?name[]=`` does.
+    """
+    registry = CollectorRegistry(auto_describe=True)
+    ProcessCollector(registry=registry)
+
+    def render(form: Format, names: frozenset[str] | None) -> bytes:
+        chosen = registry if names is None else registry.restricted_registry(sorted(names))
+        if form is Format.OPENMETRICS_1_0_0:
+            return generate_openmetrics(chosen).removesuffix(OPENMETRICS_END)
+        return generate_latest(chosen)
+
+    return render

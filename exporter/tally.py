@@ -1,0 +1,354 @@
+"""State: the progress of every conversation and the ledger, always changed together.
+
+This is the sink of the watchers, the source of the live gauges, and what the checkpoint saves. Every method is
+synchronous, so between two awaits numbers and progress agree; that is all the locking there is.
+
+Rules for this file: an entry lives from the first snapshot (or record) of a conversation to its end, a
+tombstone for 24 h after it. Labels are decided once, when an entry is made.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import attrs
+import msgspec
+import structlog
+
+from . import derive
+from .derive import End, Progress
+from .metrics import catalogue
+from .metrics.ledger import LabelSet, Ledger
+from .metrics.series import Sample, labels_text
+from .phonic.model import Conversation, Snapshot
+from .saved import Changes, Saved, SavedConversation, Tombstone
+from .vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, UnknownWord
+
+log = structlog.get_logger("exporter.tally")
+
+TOMBSTONE_LIFE = 24 * 3600.0
+LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
+MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
+NONE, UNKNOWN = "none", "unknown"
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One conversation that is not finished."""
+
+    conversation_id: str
+    label_set: LabelSet
+    project: str
+    agent: str
+    origin: str
+    labels: dict[str, str]
+    progress: Progress = derive.NOTHING
+    is_live: bool = False
+    has_ended: bool = False
+    updated_at: float = 0.0
+    live_text: str = ""
+    info_text: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.live_text = labels_text(("conversation_id",), (self.conversation_id,))
+        self.info_text = labels_text(
+            catalogue.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
+        )
+
+
+@attrs.frozen(kw_only=True)
+class _SavedEntry:
+    """An entry as the checkpoint keeps it: no word of a caller, no number of a phone."""
+
+    project: str
+    agent: str
+    origin: str
+    labels: dict[str, str]
+    progress: Progress
+    has_ended: bool
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_SavedEntry).decode
+
+
+class Tally:
+    """What was counted, and of which conversations. Implements `exporter.watch.ports.Sink`."""
+
+    def __init__(self, ledger: Ledger, *, live_limit: int, now: Callable[[], float]) -> None:
+        """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time."""
+        self.ledger = ledger
+        self.first_start = now()
+        self._live_limit = live_limit
+        self._now = now
+        self._entries: dict[str, Entry] = {}
+        self._tombstones: dict[str, float] = {}
+        self._project_names: dict[str, str] = {}
+        self._agents: dict[tuple[str, str, str], None] = {}
+        self._logged_fields: set[tuple[Drift, str]] = set()
+        self._changed: set[str] = set()
+        self._new_tombstones: list[Tombstone] = []
+        self._forgotten: list[str] = []
+
+    # --- what watchers say
+
+    def connected(self, conversation_id: str) -> None:
+        self.ledger.count(catalogue.FEED_CONNECTS)
+        log.debug("feed opened", conversation=conversation_id)
+
+    def message(self, kind: MessageType, size: int) -> None:
+        self.ledger.count(catalogue.MESSAGES, kind)
+        if kind is MessageType.CONVERSATION_UPDATED:
+            self.ledger.count(catalogue.UPDATES)
+            self.ledger.count(catalogue.UPDATE_BYTES, amount=size)
+
+    def superseded(self, count: int, size: int) -> None:
+        count_of = self.ledger.count
+        count_of(catalogue.MESSAGES, MessageType.CONVERSATION_UPDATED, amount=count)
+        count_of(catalogue.UPDATES, amount=count)
+        count_of(catalogue.UPDATE_BYTES, amount=size)
+        count_of(catalogue.UPDATES_SUPERSEDED, amount=count)
+
+    def invalid(self, conversation_id: str, reason: Invalid) -> None:
+        self.ledger.count(catalogue.INVALID_MESSAGES, reason)
+        log.debug("invalid message", conversation=conversation_id, reason=reason.value)
+
+    def drift(self, fields: set[tuple[Drift, str]]) -> None:
+        for kind, name in sorted(fields):
+            self.ledger.count(catalogue.UNKNOWN_FIELDS, kind)
+            if (kind, name) not in self._logged_fields and len(self._logged_fields) < MOST_LOGGED_FIELDS:
+                self._logged_fields.add((kind, name))
+                log.warning("unknown field", object=kind.value, field=name[:64])
+
+    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
+        self.ledger.count(catalogue.FEED_ERRORS, reason)
+        log.info("feed lost", conversation=conversation_id, reason=reason.value)
+
+    def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # logged where it was contained
+        self.ledger.count(catalogue.WATCHER_CRASHES)
+
+    def refused(self, conversation_id: str) -> None:
+        self.ledger.count(catalogue.CONVERSATIONS_REFUSED)
+        log.warning("watch limit reached", conversation=conversation_id)
+
+    def reconciled(self, result: Reconciled) -> None:
+        self.ledger.count(catalogue.RECONCILIATIONS, result)
+
+    # --- conversations
+
+    def update(self, conversation_id: str, snapshot: Snapshot) -> None:
+        """Count what a snapshot adds. A snapshot of a finished conversation adds nothing."""
+        entry = self._entries.get(conversation_id)
+        if entry is None:
+            if conversation_id in self._tombstones:
+                return
+            entry = self._enter(conversation_id, snapshot.conversation)
+            log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
+        now = self._now()
+        progress, additions = derive.derive(entry.progress, snapshot)
+        self.ledger.apply(entry.label_set, additions, conversation_id=conversation_id, at=now)
+        entry.progress = progress
+        entry.updated_at = now
+        entry.is_live = not entry.has_ended
+        self._changed.add(conversation_id)
+
+    def ended(self, conversation_id: str) -> None:
+        entry = self._entries.get(conversation_id)
+        if entry is not None and not entry.has_ended:
+            entry.is_live = False
+            entry.has_ended = True
+            self._changed.add(conversation_id)
+
+    def stopped(self, conversation_id: str) -> None:
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            entry.is_live = False
+
+    def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
+        """Count the end, once. ``lost`` for a conversation of which no snapshot was ever counted."""
+        if conversation_id in self._tombstones:
+            return
+        entry = self._entries.get(conversation_id)
+        if entry is None:
+            entry = self._enter(conversation_id, record.conversation if record else Conversation(conversation_id))
+        additions = derive.finish(entry.progress, End(record=record, lost=lost))
+        self.ledger.apply(entry.label_set, additions, conversation_id=conversation_id, at=self._now())
+        self._bury(conversation_id)
+        log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
+
+    def forget(self, conversation_id: str) -> None:
+        if self.has_seen(conversation_id):
+            self.finish(conversation_id, None)
+            return
+        self.ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
+
+    def is_finished(self, conversation_id: str) -> bool:
+        return conversation_id in self._tombstones
+
+    def has_seen(self, conversation_id: str) -> bool:
+        entry = self._entries.get(conversation_id)
+        return entry is not None and entry.progress.seen
+
+    def entry(self, conversation_id: str) -> Entry | None:
+        """How a conversation stands; None before its first snapshot and after its end."""
+        return self._entries.get(conversation_id)
+
+    def unfinished(self) -> Iterator[tuple[str, bool]]:
+        """Conversations to go on with after a restart, and whether they had ended already."""
+        return ((each.conversation_id, each.has_ended) for each in list(self._entries.values()))
+
+    def _bury(self, conversation_id: str) -> None:
+        now = self._now()
+        del self._entries[conversation_id]
+        self._changed.discard(conversation_id)
+        self._tombstones[conversation_id] = now
+        self._new_tombstones.append(Tombstone(id=conversation_id, finished_at=now))
+
+    def expire(self) -> None:
+        """Drop tombstones of 24 h, and conversations that nobody has followed for as long."""
+        before = self._now() - TOMBSTONE_LIFE
+        self._tombstones = {each: at for each, at in self._tombstones.items() if at > before}
+        for entry in list(self._entries.values()):
+            if not entry.is_live and entry.updated_at <= before:
+                del self._entries[entry.conversation_id]
+                self._changed.discard(entry.conversation_id)
+                self._forgotten.append(entry.conversation_id)
+
+    # --- labels
+
+    def learn_projects(self, names: Mapping[str, str]) -> None:
+        """Names of projects by id, from REST: the live object has only the id."""
+        self._project_names = dict(names)
+
+    def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
+        """Agents (id, name) of a project: their series exist at 0 before their first conversation."""
+        for agent_id, name in agents:
+            self._learn_agent(_clean(project), _clean(name), _clean(agent_id))
+            if set(self.ledger.limits.names) <= {"project", "agent"}:
+                known = {"project": _clean(project), "agent": _clean(name)}
+                self.ledger.label_set([known[label] for label in self.ledger.limits.names], is_conversation=False)
+
+    def _learn_agent(self, project: str, agent: str, agent_id: str) -> None:
+        if len(self._agents) < self.ledger.limits.sets:
+            self._agents[project, agent, agent_id] = None
+
+    def _enter(self, conversation_id: str, conversation: Conversation) -> Entry:
+        labels = self._labels(conversation)
+        entry = Entry(
+            conversation_id,
+            self.ledger.label_set([labels[name] for name in self.ledger.limits.names]),
+            labels["project"],
+            labels["agent"],
+            labels["origin"],
+            labels,
+        )
+        self._entries[conversation_id] = entry
+        if conversation.agent and conversation.agent.id:
+            self._learn_agent(labels["project"], labels["agent"], _clean(conversation.agent.id))
+        return entry
+
+    def _labels(self, conversation: Conversation) -> dict[str, str]:
+        agent, project = conversation.agent, conversation.project
+        project_id = conversation.project_id or (project.id if project else None) or ""
+        name = (project.name if project else None) or self._project_names.get(project_id) or project_id
+        origin = Origin(conversation.origin) if conversation.origin else None
+        if origin is Origin.OTHER:
+            self.ledger.count(catalogue.UNKNOWN_WORDS, UnknownWord.ORIGIN)
+        return {
+            "project": _clean(name) or NONE,
+            "agent": _clean((agent.name or agent.id or "") if agent else "") or NONE,
+            "origin": origin.value if origin else UNKNOWN,
+            "is_test": UNKNOWN if conversation.is_test is None else str(conversation.is_test).lower(),
+            "call_provider": _clean(conversation.call_provider or "") or UNKNOWN,
+            "language": _clean(conversation.default_language or "") or UNKNOWN,
+            "model": _clean(conversation.model or "") or UNKNOWN,
+        }
+
+    # --- gauges
+
+    def live(self) -> list[Entry]:
+        """Live conversations with series of their own: the first ones up to the limit."""
+        shown: list[Entry] = []
+        for entry in self._entries.values():
+            if len(shown) >= self._live_limit:
+                break
+            if entry.is_live:
+                shown.append(entry)
+        return shown
+
+    def live_counts(self) -> list[Sample]:
+        """Samples of `phonic_conversations_live`, every known label set included."""
+        names = self.ledger.limits.names
+        counts = dict.fromkeys((each.values for each in self.ledger.label_sets), 0)
+        for entry in self._entries.values():
+            if entry.is_live:
+                counts[entry.label_set.values] += 1
+        return [(labels_text(names, values), count) for values, count in counts.items()]
+
+    def agents(self) -> Iterable[tuple[tuple[str, str, str], float]]:
+        """Rows of `phonic_agent_info`."""
+        return [(each, 1.0) for each in self._agents]
+
+    # --- checkpoint
+
+    def changes(self) -> Changes:
+        """All that changed since the last call, as it stands now: numbers and progress of one moment."""
+        changed, self._changed = self._changed, set()
+        finished, self._new_tombstones = self._new_tombstones, []
+        forgotten, self._forgotten = self._forgotten, []
+        return Changes(
+            series=self.ledger.changes(),
+            conversations=[self._saved(self._entries[each]) for each in changed],
+            finished=finished,
+            forgotten=forgotten,
+        )
+
+    def _saved(self, entry: Entry) -> SavedConversation:
+        saved = _SavedEntry(
+            project=entry.project,
+            agent=entry.agent,
+            origin=entry.origin,
+            labels=entry.labels,
+            progress=entry.progress,
+            has_ended=entry.has_ended,
+        )
+        return SavedConversation(id=entry.conversation_id, blob=_encode(saved))
+
+    def restore(self, saved: Saved) -> None:
+        """Go on where a checkpoint stopped. What it holds that cannot be used is logged, counted and left out."""
+        self.first_start = saved.first_start
+        self._tombstones = {each.id: each.finished_at for each in saved.tombstones}
+        series = saved.series
+        if saved.label_names != self.ledger.limits.names:
+            labelled = {each.name for each in catalogue.CATALOGUE if each.scope is catalogue.Scope.CONVERSATIONS}
+            series = [each for each in series if each.family not in labelled]
+            self._reset(Reset.LABELS, "labels")
+        for family in sorted(self.ledger.restore(series)):
+            self._reset(Reset.BUCKET_LAYOUT, family)
+        for each in saved.conversations:
+            try:
+                entry = _decode(each.blob)
+            except msgspec.MsgspecError:
+                self._reset(Reset.CORRUPT, each.id)
+                continue
+            label_set = self.ledger.label_set(
+                [entry.labels.get(name, UNKNOWN) for name in self.ledger.limits.names]
+            )
+            self._entries[each.id] = Entry(
+                each.id,
+                label_set,
+                entry.project,
+                entry.agent,
+                entry.origin,
+                entry.labels,
+                progress=entry.progress,
+                has_ended=entry.has_ended,
+                updated_at=self._now(),
+            )
+
+    def _reset(self, reason: Reset, what: str) -> None:
+        self.ledger.count(catalogue.CHECKPOINT_RESETS, reason)
+        log.warning("not taken over from the checkpoint", reason=reason.value, what=what)
+
+
+def _clean(text: str) -> str:
+    """A label value that can be written as UTF-8, of bounded length."""
+    return text[:LABEL_LENGTH].encode("utf-8", "replace").decode()
