@@ -71,6 +71,7 @@ _HEADERS: Final[dict[str, tuple[str, ...]]] = {
     "Content-Security-Policy": (),
 }
 
+_BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _SECONDS: Final = {
@@ -96,7 +97,7 @@ class TlsSettings:
     key: Pem = attrs.field(repr=False)
     client_ca: Pem | None
     client_auth_type: str
-    client_allowed_sans: frozenset[str] | None
+    client_allowed_sans: frozenset[str]
     min_version: str
     max_version: str
     ciphers: tuple[str, ...]
@@ -134,15 +135,15 @@ def parse(text: str, directory: Path) -> WebConfig:
 
     Errors: ConfigError naming the key.
     """
-    document = _mapping(_load(text), "", _SECTIONS)
-    tls = _mapping(document.get("tls_server_config"), "tls_server_config", _TLS_KEYS)
-    http = _mapping(document.get("http_server_config"), "http_server_config", ("http2", "headers"))
-    http2 = _boolean(http, "http_server_config", "http2", default=True)
+    document = _section("", _load(text), _SECTIONS)
+    tls = document.section("tls_server_config", _TLS_KEYS)
+    http = document.section("http_server_config", ("http2", "headers"))
+    http2 = http.boolean("http2", default=True)
     return WebConfig(
-        tls=_tls(_Tls(tls, directory), http2) if any(tls.values()) else None,
-        headers=_headers(http.get("headers")),
-        users=_users(document.get("basic_auth_users")),
-        rate_limit=_rate_limit(document.get("rate_limit")),
+        tls=_tls(tls, directory, http2=http2) if any(tls.values.values()) else None,
+        headers=_headers(http.section("headers", tuple(_HEADERS))),
+        users=_users(document.section("basic_auth_users", None)),
+        rate_limit=_rate_limit(document.section("rate_limit", ("interval", "burst"))),
     )
 
 
@@ -170,58 +171,30 @@ def _refuse(where: str, reason: str) -> NoReturn:
     raise ConfigError(FLAG, f"{where}: {reason}" if where else reason)
 
 
-def _mapping(value: Any, where: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    """An absent or empty section is an empty mapping."""
-    if value in (None, ""):
-        return {}
-    if not isinstance(value, dict):
-        _refuse(where, "must be a mapping")
-    for key in value:
-        if key not in keys:
-            _refuse(where, f"unknown key {key[:60]!r}; known are {', '.join(keys)}")
-    return value
-
-
-def _string(section: dict[str, Any], where: str, key: str) -> str:
-    value = section.get(key, "")
-    if not isinstance(value, str):
-        _refuse(f"{where}.{key}", "must be a single value")
-    return value
-
-
-def _strings(section: dict[str, Any], where: str, key: str) -> list[str]:
-    value = section.get(key) or []
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        _refuse(f"{where}.{key}", "must be a list of values")
-    return value
-
-
-def _boolean(section: dict[str, Any], where: str, key: str, *, default: bool) -> bool:
-    match _string(section, where, key).lower():
-        case "":
-            return default
-        case "true" | "yes" | "on" | "y":
-            return True
-        case "false" | "no" | "off" | "n":
-            return False
-    _refuse(f"{where}.{key}", "must be true or false")
-
-
 @attrs.frozen
-class _Tls:
-    """Access to the keys of ``tls_server_config``."""
+class _Section:
+    """A mapping of the file, read key by key; an absent key is an empty value."""
 
-    section: dict[str, Any]
-    directory: Path
+    name: str
+    values: dict[str, Any]
 
     def refuse(self, key: str, reason: str) -> NoReturn:
-        _refuse(f"tls_server_config.{key}", reason)
+        _refuse(self._path(key), reason)
+
+    def section(self, key: str, known: tuple[str, ...] | None) -> "_Section":
+        return _section(self._path(key), self.values.get(key), known)
 
     def string(self, key: str) -> str:
-        return _string(self.section, "tls_server_config", key)
+        value = self.values.get(key, "")
+        if not isinstance(value, str):
+            self.refuse(key, "must be a single value")
+        return value
 
     def strings(self, key: str) -> list[str]:
-        return _strings(self.section, "tls_server_config", key)
+        value = self.values.get(key) or []
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.refuse(key, "must be a list of values")
+        return value
 
     def choice(self, key: str, choices: tuple[str, ...], default: str) -> str:
         value = self.string(key) or default
@@ -230,42 +203,48 @@ class _Tls:
         return value
 
     def boolean(self, key: str, *, default: bool) -> bool:
-        return _boolean(self.section, "tls_server_config", key, default=default)
+        value = self.string(key).lower()
+        if value and value not in _BOOLEANS:
+            self.refuse(key, "must be true or false")
+        return _BOOLEANS.get(value, default)
 
-    def pem(self, key: str) -> Pem | None:
-        inline, file = self.string(key), self.string(f"{key}_file")
-        if inline and file:
-            self.refuse(key, f"cannot be given together with {key}_file")
-        return self.directory / file if file else inline or None
+    def _path(self, key: str) -> str:
+        return f"{self.name}.{key}" if self.name else key
 
 
-def _tls(tls: _Tls, http2: bool) -> TlsSettings:
-    certificate, key, client_ca = tls.pem("cert"), tls.pem("key"), tls.pem("client_ca")
+def _section(name: str, value: Any, known: tuple[str, ...] | None) -> _Section:
+    """``known`` None: any key is."""
+    if value in (None, ""):
+        return _Section(name, {})
+    if not isinstance(value, dict):
+        _refuse(name, "must be a mapping")
+    for key in value:
+        if known is not None and key not in known:
+            _refuse(name, f"unknown key {key[:60]!r}; known are {', '.join(known)}")
+    return _Section(name, value)
+
+
+def _tls(section: _Section, directory: Path, *, http2: bool) -> TlsSettings:
+    certificate, key, client_ca = (_pem(section, name, directory) for name in ("cert", "key", "client_ca"))
     if certificate is None:
-        _refuse("tls_server_config", "missing one of cert or cert_file")
+        _refuse(section.name, "missing one of cert or cert_file")
     if key is None:
-        _refuse("tls_server_config", "missing one of key or key_file")
-    if tls.string("client_auth_type") in _UNVERIFIED_CLIENT_AUTH:
-        tls.refuse(
-            "client_auth_type",
-            "cannot ask for client certificates without verifying them; use RequireAndVerifyClientCert",
-        )
-    client_auth_type = tls.choice("client_auth_type", _CLIENT_AUTH, "NoClientCert")
-    sans = tls.strings("client_allowed_sans")
-    if client_auth_type == "NoClientCert" and (client_ca or sans):
-        tls.refuse("client_auth_type", "needed where client_ca, client_ca_file or client_allowed_sans is given")
-    min_version = tls.choice("min_version", _VERSIONS, "TLS12")
-    max_version = tls.choice("max_version", _VERSIONS, "TLS13")
+        _refuse(section.name, "missing one of key or key_file")
+    client_allowed_sans = section.strings("client_allowed_sans")
+    client_auth_type = _client_auth_type(section)
+    if client_auth_type == "NoClientCert" and (client_ca or client_allowed_sans):
+        section.refuse("client_auth_type", "needed where client_ca, client_ca_file or client_allowed_sans is")
+    min_version = section.choice("min_version", _VERSIONS, "TLS12")
+    max_version = section.choice("max_version", _VERSIONS, "TLS13")
     if min_version > max_version:
-        tls.refuse("min_version", "must not be above max_version")
-    suites = tls.strings("cipher_suites")
-    ciphers = tuple(name for name in map(_cipher, suites) if name)
-    if suites and not ciphers:  # only suites of TLS 1.3: nothing older can be spoken
+        section.refuse("min_version", "must not be above max_version")
+    ciphers = _ciphers(section)
+    if ciphers == ():  # only suites of TLS 1.3: nothing older can be spoken
         if max_version != "TLS13":
-            tls.refuse("cipher_suites", "needs a suite for TLS 1.2")
+            section.refuse("cipher_suites", "needs a suite for TLS 1.2")
         min_version = "TLS13"
     if http2 and ciphers and min_version == "TLS12" and not _HTTP2_CIPHERS.intersection(ciphers):
-        tls.refuse(
+        section.refuse(
             "cipher_suites",
             "HTTP/2 needs TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;"
             " add one or set http_server_config.http2 to false",
@@ -275,78 +254,88 @@ def _tls(tls: _Tls, http2: bool) -> TlsSettings:
         key=key,
         client_ca=client_ca,
         client_auth_type=client_auth_type,
-        client_allowed_sans=frozenset(sans) if sans else None,
+        client_allowed_sans=frozenset(client_allowed_sans),
         min_version=min_version,
         max_version=max_version,
-        ciphers=ciphers,
-        curve=_curve(tls.strings("curve_preferences")),
-        prefer_server_ciphers=tls.boolean("prefer_server_cipher_suites", default=True),
+        ciphers=ciphers or (),
+        curve=_curve(section),
+        prefer_server_ciphers=section.boolean("prefer_server_cipher_suites", default=True),
         http2=http2,
     )
 
 
-def _cipher(name: str) -> str | None:
-    if name not in _CIPHERS:
-        _refuse("tls_server_config.cipher_suites", f"unknown cipher suite; known are {', '.join(_CIPHERS)}")
-    return _CIPHERS[name]
+def _pem(section: _Section, key: str, directory: Path) -> Pem | None:
+    inline, file = section.string(key), section.string(f"{key}_file")
+    if inline and file:
+        section.refuse(key, f"cannot be given together with {key}_file")
+    return directory / file if file else inline or None
 
 
-def _curve(names: list[str]) -> str | None:
+def _client_auth_type(section: _Section) -> str:
+    if section.string("client_auth_type") in _UNVERIFIED_CLIENT_AUTH:
+        section.refuse(
+            "client_auth_type",
+            "cannot ask for client certificates without verifying them; use RequireAndVerifyClientCert",
+        )
+    return section.choice("client_auth_type", _CLIENT_AUTH, "NoClientCert")
+
+
+def _ciphers(section: _Section) -> tuple[str, ...] | None:
+    """OpenSSL's names of the suites for TLS 1.2; None where no suite at all is named."""
+    suites = section.strings("cipher_suites")
+    if not set(suites) <= set(_CIPHERS):
+        section.refuse("cipher_suites", f"unknown cipher suite; known are {', '.join(_CIPHERS)}")
+    return tuple(name for suite in suites if (name := _CIPHERS[suite])) if suites else None
+
+
+def _curve(section: _Section) -> str | None:
     """The curve to be limited to; all of them are as good as none, any other set cannot be expressed."""
-    where = "tls_server_config.curve_preferences"
-    if unknown := set(names) - set(_CURVES):
-        _refuse(where, f"{len(unknown)} unknown; known are {', '.join(_CURVES)}")
-    if not names or set(names) == set(_CURVES):
+    names = set(section.strings("curve_preferences"))
+    if not names <= set(_CURVES):
+        section.refuse("curve_preferences", f"unknown curve; known are {', '.join(_CURVES)}")
+    if not names or names == set(_CURVES):
         return None
     if len(names) > 1:
-        _refuse(where, "can be one curve or all four, since Python's ssl takes no list")
-    return _CURVES[names[0]]
+        section.refuse("curve_preferences", "can be one curve or all four, since Python's ssl takes no list")
+    return _CURVES[names.pop()]
 
 
-def _headers(value: Any) -> dict[str, str]:
-    where = "http_server_config.headers"
-    section = _mapping(value, where, tuple(_HEADERS))
-    headers = {name: text for name in section if (text := _string(section, where, name))}
-    for name, text in headers.items():
-        if _HEADERS[name] and text not in _HEADERS[name]:
-            _refuse(f"{where}.{name}", f"must be one of {', '.join(_HEADERS[name])}")
-        if not (text.isascii() and text.isprintable()):
-            _refuse(f"{where}.{name}", "must be one line of printable ASCII")
+def _headers(section: _Section) -> dict[str, str]:
+    headers = {name: value for name in section.values if (value := section.string(name))}
+    for name, value in headers.items():
+        if _HEADERS[name] and value not in _HEADERS[name]:
+            section.refuse(name, f"must be one of {', '.join(_HEADERS[name])}")
+        if not (value.isascii() and value.isprintable()):
+            section.refuse(name, "must be one line of printable ASCII")
     return headers
 
 
-def _users(value: Any) -> dict[str, str]:
-    where = "basic_auth_users"
-    if value in (None, ""):
-        return {}
-    if not isinstance(value, dict):
-        _refuse(where, "must be a mapping of names to bcrypt hashes")
-    for number, (name, password) in enumerate(value.items(), start=1):
+def _users(section: _Section) -> dict[str, str]:
+    for number, (name, password) in enumerate(section.values.items(), start=1):
         if not name or ":" in name:  # what comes before the first colon of a login is its name
-            _refuse(where, f"name {number} is empty or has a colon, so nobody could log in with it")
+            _refuse(section.name, f"name {number} is empty or has a colon, so nobody could log in with it")
         if not isinstance(password, str) or not _BCRYPT.fullmatch(password):
-            _refuse(where, f"password {number} is not a bcrypt hash, as `htpasswd -nBC 10 name` prints it")
-    return value
+            _refuse(section.name, f"password {number} is not a bcrypt hash, as `htpasswd -nBC 10 name` prints it")
+    return section.values
 
 
-def _rate_limit(value: Any) -> RateLimit | None:
-    section = _mapping(value, "rate_limit", ("interval", "burst"))
-    interval_seconds = _duration(_string(section, "rate_limit", "interval") or "0")
-    burst = _string(section, "rate_limit", "burst") or "0"
+def _rate_limit(section: _Section) -> RateLimit | None:
+    interval_seconds = _duration(section.string("interval") or "0")
+    if interval_seconds is None:
+        section.refuse("interval", "must be a duration such as 1s or 500ms")
+    burst = section.string("burst") or "0"
     if not re.fullmatch("[0-9]{1,9}", burst):
-        _refuse("rate_limit.burst", "must be a whole number")
+        section.refuse("burst", "must be a whole number")
     if interval_seconds == 0:  # the toolkit's way to turn it off
         return None
     if int(burst) == 0:
-        _refuse("rate_limit.burst", "must be at least 1 where an interval is given: 0 would refuse every request")
+        section.refuse("burst", "must be at least 1 where an interval is given: 0 would refuse every request")
     return RateLimit(interval_seconds, int(burst))
 
 
-def _duration(text: str) -> float:
-    """Seconds of a Go duration such as ``1s``, ``500ms`` or ``1m30s``."""
-    if text == "0":
-        return 0.0
+def _duration(text: str) -> float | None:
+    """Seconds of a Go duration such as ``1s``, ``500ms`` or ``1m30s``; None for anything else."""
     parts = list(_DURATION.finditer(text))
-    if "".join(part[0] for part in parts) != text:
-        _refuse("rate_limit.interval", "must be a duration such as 1s or 500ms")
+    if text != "0" and "".join(part[0] for part in parts) != text:
+        return None
     return sum(float(part[1]) * _SECONDS[part[2]] for part in parts)

@@ -85,7 +85,8 @@ def _load_client_ca(context: ssl.SSLContext, settings: TlsSettings) -> None:
 def _as_file(pem: Pem) -> Iterator[str]:
     """A path to read a PEM from, since ssl takes no text; an inline one lives in a file without a name."""
     if not isinstance(pem, str):
-        yield os.fspath(pem)
+        with pem.open("rb"):  # whose error names the file, as ssl's does not
+            yield os.fspath(pem)
         return
     with tempfile.TemporaryFile() as file:
         file.write(pem.encode())

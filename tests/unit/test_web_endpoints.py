@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 import attrs
 import httpx
 import pytest
-import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from exporter.errors import ConfigError
@@ -179,24 +179,26 @@ async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/livez"])
-@pytest.mark.usefixtures("autojump_clock")
-async def test_health_says_whether_a_page_can_be_rendered(program: Program, client: Client, path: str) -> None:
+async def test_health_says_whether_a_page_can_be_rendered(
+    program: Program, client: Client, path: str, mock_clock: trio.testing.MockClock
+) -> None:
     async with client() as http:
         assert (await http.get(path)).status_code == 200
         program.crash = ValueError()
-        await trio.sleep(6)
+        mock_clock.jump(6)
         assert (await http.get(path)).status_code == 503
         program.crash = None
         await http.get("/metrics")
         assert (await http.get(path)).status_code == 200
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_frequent_health_checks_render_once_in_five_seconds(program: Program, client: Client) -> None:
+async def test_frequent_health_checks_render_once_in_five_seconds(
+    program: Program, client: Client, mock_clock: trio.testing.MockClock
+) -> None:
     async with client() as http:
         for _ in range(10):
             await http.get("/-/healthy")
-            await trio.sleep(1)
+            mock_clock.jump(1)
     assert len(program.rendered) == 2
 
 
