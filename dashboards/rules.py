@@ -1,0 +1,107 @@
+"""Pure: recording rules, one group per window so that long windows are evaluated less often.
+
+Names follow ``level:metric:operations``; the level is what ``without (instance, pod)`` leaves: agent and project.
+"""
+
+from typing import Any
+
+import attrs
+
+from exporter.metrics import catalogue
+
+from . import promql
+from .slo import Slo, seconds
+
+# A rule evaluated more rarely than Prometheus looks back (5 minutes) would have holes.
+_SLOWEST_SECONDS = 120
+
+
+@attrs.frozen(kw_only=True)
+class Indicator:
+    """One objective as expressions over a window: ``bad`` events, ``all_events``, and their recorded names."""
+
+    name: str
+    objective: float
+    minimum: int
+    bad_name: str
+    all_name: str
+    bad: str
+    all_events: str
+    counted: str
+
+    def ratio(self, window: str) -> str:
+        """Recorded name of the bad share over ``window``."""
+        return f"agent_project:{self.bad_name}:ratio_rate{window}"
+
+    def rates(self, window: str) -> tuple[str, str]:
+        """Recorded names of bad and all events a second over ``window``."""
+        return f"agent_project:{self.bad_name}:rate{window}", f"agent_project:{self.all_name}:rate{window}"
+
+    def enough(self, window: str) -> str:
+        """True where the window holds enough events for a ratio to mean something."""
+        return f"{self.counted.replace('$window', window)} >= {self.minimum}"
+
+
+def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
+    """Responses within the threshold, and conversations without an error."""
+    response, errors = catalogue.RESPONSE, catalogue.CONVERSATION_ERRORS
+    ended = catalogue.CONVERSATIONS_ENDED
+    every, within = promql.without(), promql.without("le")
+    le = promql.bound(slo.response.threshold_seconds)
+    return (
+        Indicator(
+            name="response",
+            objective=slo.response.objective,
+            minimum=slo.response.minimum,
+            bad_name="phonic_turn_response_slow",
+            all_name="phonic_turn_response",
+            bad=(
+                f"  {every} (rate({response.name}_count[$window]))\n"
+                f"-\n"
+                f'  {within} (rate({response.name}_bucket{{le="{le}"}}[$window]))'
+            ),
+            all_events=f"{every} (rate({response.name}_count[$window]))",
+            counted=f"{every} (increase({response.name}_count[$window]))",
+        ),
+        Indicator(
+            name="conversations",
+            objective=slo.conversations.objective,
+            minimum=slo.conversations.minimum,
+            bad_name=errors.name,
+            all_name=ended.name,
+            bad=f"{promql.without('reason')} (rate({errors.sample_name}[$window]))",
+            all_events=f"{promql.without('ended_by')} (rate({ended.sample_name}[$window]))",
+            counted=f"{promql.without('ended_by')} (increase({ended.sample_name}[$window]))",
+        ),
+    )
+
+
+def budget_left(slo: Slo, indicator: Indicator, matchers: str) -> str:
+    """Share of the period's budget that is left, below 0 when overspent; absent without events.
+
+    Reads the recorded five-minute rates at five-minute steps: each event once, and 30 days of a hundred agents
+    stay two orders of magnitude below what the raw series would load.
+    """
+    step = slo.burn.ranges()[0]
+    bad, every = (
+        f"sum(sum_over_time({name}{{{matchers}}}[{slo.period}:{step}]))" for name in indicator.rates(step)
+    )
+    return f"1 - {promql.ratio(bad, every)} / {1 - indicator.objective:.6g}"
+
+
+def recording(slo: Slo) -> dict[str, Any]:
+    """The rule file: rates of bad and of all events, apart, and the bad share, for each window."""
+    return {"groups": [_group(slo, window) for window in slo.burn.ranges()]}
+
+
+def _group(slo: Slo, window: str) -> dict[str, Any]:
+    rules = []
+    for indicator in indicators(slo):
+        bad, every = indicator.rates(window)
+        rules += [
+            {"record": bad, "expr": indicator.bad.replace("$window", window)},
+            {"record": every, "expr": indicator.all_events.replace("$window", window)},
+            {"record": indicator.ratio(window), "expr": f"{bad} / {every}"},
+        ]
+    interval = min(max(seconds(window) // 60, 15), _SLOWEST_SECONDS)
+    return {"name": f"phonic-burn-{window}", "interval": f"{interval}s", "rules": rules}

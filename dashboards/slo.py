@@ -1,0 +1,278 @@
+"""Pure: what ``slo.yml`` may say, as checked values.
+
+`load` is the only way in; whoever holds an `Slo` holds one whose alerts can fire and whose ratios are honest.
+"""
+
+import re
+import typing
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+import msgspec
+import yaml
+
+from exporter.errors import ConfigError
+from exporter.metrics import catalogue
+
+PATH = Path(__file__).with_name("slo.yml")
+SEVERITIES = ("critical", "warning", "info")
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(duration: str) -> int:
+    """Length of a Prometheus duration of one unit, such as ``5m``. Raises ValueError for any other text."""
+    match = re.fullmatch(r"([1-9][0-9]*)([smhd])", duration)
+    if match is None:
+        raise ValueError(f"{duration!r} is not a duration such as 30s, 5m, 1h or 3d")
+    return int(match[1]) * _SECONDS[match[2]]
+
+
+@attrs.frozen(kw_only=True)
+class Response:
+    """Share of turns that must be answered within the threshold."""
+
+    objective: float
+    threshold_seconds: float
+    minimum: int
+
+
+@attrs.frozen
+class Conversations:
+    """Share of conversations that must end without an error."""
+
+    objective: float
+    minimum: int
+
+
+@attrs.frozen(kw_only=True)
+class Window:
+    """A share of the ``budget`` spent within ``long``, and still being spent within ``short``."""
+
+    long: str
+    short: str
+    budget: float
+
+
+@attrs.frozen(kw_only=True)
+class Burn:
+    """One burn alert: any of its windows is enough."""
+
+    severity: str
+    lasting: str
+    keep_firing: str
+    windows: tuple[Window, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Burns:
+    """The two speeds at which a budget is worth an alert."""
+
+    fast: Burn
+    slow: Burn
+
+    def windows(self) -> tuple[Window, ...]:
+        """All windows, the most urgent first."""
+        return (*self.fast.windows, *self.slow.windows)
+
+    def ranges(self) -> tuple[str, ...]:
+        """Every range a ratio is recorded over, shortest first."""
+        return tuple(sorted({r for w in self.windows() for r in (w.long, w.short)}, key=seconds))
+
+
+@attrs.frozen
+class Lasting:
+    """A state that must not last."""
+
+    severity: str
+    lasting: str
+
+
+@attrs.frozen(kw_only=True)
+class Waiting:
+    """Callers of one agent who hear nothing."""
+
+    severity: str
+    seconds: float
+    callers: int
+    lasting: str
+    keep_firing: str
+
+
+@attrs.frozen
+class Saturation:
+    """A gauge close to its limit."""
+
+    severity: str
+    ratio: float
+    lasting: str
+
+
+@attrs.frozen(kw_only=True)
+class Shortfall:
+    """A gauge that lags behind another one."""
+
+    severity: str
+    ratio: float
+    minimum: int
+    lasting: str
+
+
+@attrs.frozen(kw_only=True)
+class Share:
+    """Too large a share of events within a window, and not just a handful of them."""
+
+    severity: str
+    window: str
+    ratio: float
+    minimum: int
+    lasting: str
+
+
+@attrs.frozen
+class Occurrence:
+    """An event that should never happen, within a window."""
+
+    severity: str
+    window: str
+    lasting: str
+
+
+@attrs.frozen(kw_only=True)
+class Alerts:
+    """Thresholds of the alerts that are not about a budget."""
+
+    callers_waiting: Waiting
+    error_endings: Share
+    tool_failures: Share
+    concurrency_near_limit: Saturation
+    exporter_down: Lasting
+    upstream_unreachable: Lasting
+    feed_errors: Share
+    watching_falls_short: Shortfall
+    conversations_lost: Share
+    checkpoint_failing: Occurrence
+    schema_drift: Occurrence
+    labels_folded: Occurrence
+
+
+@attrs.frozen
+class Links:
+    """Where annotations lead: the root of Grafana, and the page with the runbook."""
+
+    grafana: str
+    runbook: str
+
+
+@attrs.frozen(kw_only=True)
+class Slo:
+    """All of ``slo.yml``."""
+
+    response: Response
+    conversations: Conversations
+    period: str
+    burn: Burns
+    alerts: Alerts
+    job: str
+    links: Links
+
+    def factor(self, window: Window) -> float:
+        """How many times too fast the budget goes when ``window`` spends its share of it."""
+        return round(window.budget * seconds(self.period) / seconds(window.long), 6)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the YAML text. Raises ConfigError, one line, naming the key."""
+        try:
+            raw = yaml.safe_load(text)
+        except yaml.YAMLError as exc:
+            mark = getattr(exc, "problem_mark", None)
+            raise ConfigError("slo.yml", f"not YAML, line {mark.line + 1 if mark else '?'}") from exc
+        _refuse_unknown_keys(raw, cls, "slo.yml")
+        try:
+            slo = msgspec.convert(raw, cls)
+        except msgspec.ValidationError as exc:
+            raise ConfigError("slo.yml", str(exc)) from exc
+        _validate(slo)
+        return slo
+
+
+def load(path: Path = PATH) -> Slo:
+    """Read ``path``. Raises ConfigError for what it may not say, OSError when it cannot be read."""
+    return Slo.parse(path.read_text(encoding="utf-8"))
+
+
+def _refuse_unknown_keys(raw: Any, cls: Any, where: str) -> None:
+    """msgspec skips keys that an attrs class lacks; in a file people edit those are misspellings."""
+    if isinstance(raw, list):
+        for index, element in enumerate(raw):
+            _refuse_unknown_keys(element, next(iter(typing.get_args(cls)), cls), f"{where}[{index}]")
+    elif isinstance(raw, dict) and attrs.has(cls):
+        fields = attrs.fields_dict(cls)
+        for key, value in raw.items():
+            path = _path(where, str(key))
+            if key not in fields:
+                raise ConfigError(path, f"unknown; expected one of {', '.join(fields)}")
+            _refuse_unknown_keys(value, fields[key].type, path)
+
+
+def _path(where: str, key: str) -> str:
+    return f"{where}.{key}" if " " in where else f"{where} {key}"
+
+
+def _validate(slo: Slo) -> None:
+    _check_values(slo, "slo.yml")
+    boundaries = catalogue.RESPONSE.buckets
+    if slo.response.threshold_seconds not in boundaries:
+        raise ConfigError(
+            "slo.yml response.threshold_seconds",
+            f"{slo.response.threshold_seconds:g} is not a bucket boundary of {catalogue.RESPONSE.name}: "
+            + " ".join(f"{b:g}" for b in boundaries),
+        )
+    for speed in ("fast", "slow"):
+        for index, window in enumerate(getattr(slo.burn, speed).windows):
+            where = f"slo.yml burn.{speed}.windows[{index}]"
+            if not seconds(window.short) < seconds(window.long) < seconds(slo.period):
+                raise ConfigError(where, f"needs short < long < period ({slo.period})")
+            factor = slo.factor(window)
+            for name in ("response", "conversations"):
+                largest = 1 / (1 - getattr(slo, name).objective)
+                if factor >= largest:
+                    raise ConfigError(
+                        where,
+                        f"burns {factor:g} times too fast, and {name}.objective allows at most "
+                        f"{largest:g}: it could never fire",
+                    )
+
+
+def _check_values(value: Any, where: str) -> None:
+    """Ranges follow from names: durations parse, shares lie in (0, 1), counts start at 1."""
+    for field in attrs.fields(type(value)):
+        inner, path = getattr(value, field.name), _path(where, field.name)
+        if attrs.has(type(inner)):
+            _check_values(inner, path)
+        elif isinstance(inner, tuple):
+            if not inner:
+                raise ConfigError(path, "must not be empty")
+            for index, element in enumerate(inner):
+                _check_values(element, f"{path}[{index}]")
+        elif field.name in ("long", "short", "window", "period", "lasting", "keep_firing"):
+            try:
+                seconds(inner)
+            except ValueError as exc:
+                raise ConfigError(path, str(exc)) from exc
+        elif field.name == "severity":
+            if inner not in SEVERITIES:
+                raise ConfigError(path, f"{inner!r} is not one of {', '.join(SEVERITIES)}")
+        elif field.name in ("objective", "budget"):
+            if not 0 < inner < 1:
+                raise ConfigError(path, f"{inner:g} is not between 0 and 1")
+        elif field.name == "ratio":
+            if not 0 < inner <= 1:
+                raise ConfigError(path, f"{inner:g} is not a share above 0, at most 1")
+        elif isinstance(inner, int | float):
+            if inner <= 0:
+                raise ConfigError(path, f"{inner:g} is not above 0")
+        elif not re.fullmatch(r"[\x21-\x7e]+", inner) or set(inner) & set("\"'{}"):
+            raise ConfigError(path, "must be plain text without spaces, quotes or braces")
