@@ -23,7 +23,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 _LARGEST_PAGE: Final = 100
 _USUAL_PAGE: Final = 20
-_NEVER_ANSWERED_S: Final = 600
+_NEVER_ANSWERED_S: Final = 120  # longer than any client waits
 _HTML: Final = b"<!doctype html><title>502 Bad Gateway</title><h1>502 Bad Gateway</h1>"
 
 

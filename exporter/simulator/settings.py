@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from ..errors import ConfigError
-from .faults import PLANNED, Fault, parse_fault
+from .faults import PLANNED, TRANSPORT, Fault, parse_fault
 from .scenario import Scenario
 
 # The ends are wide enough for a test that plays a day in a minute, and narrow enough to keep the machine alive.
@@ -45,7 +45,9 @@ class SimulatorSettings:
     warm_up: float = _setting(300.0, "Seconds of calls before the start, so that some are under way.")
     total: int | None = _setting(None, "Number of calls after which no more begin. None: endless.")
     fault: tuple[str, ...] = _setting(
-        (), "What goes wrong: kind=value or kind=value@from:to in seconds after the start; repeatable."
+        (),
+        "What goes wrong: kind=value or kind=value@from:to in seconds after the start; repeatable. "
+        f"Kinds: {', '.join((*PLANNED, *TRANSPORT))}.",
     )
     patient: bool = _setting(False, "End no call before an observer has been sent its last snapshot.")
     refuse_ended: bool = _setting(

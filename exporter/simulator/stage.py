@@ -70,7 +70,7 @@ class Stage:
         self._requests: Counter[str] = Counter()
         self._drops = 0
         self._held = False
-        self._released_ms = 0
+        self._released_ms = math.floor(now_ms)
         self._changed = trio.Event()
 
     def now_ms(self) -> int:
