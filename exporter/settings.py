@@ -22,12 +22,12 @@ import platformdirs
 from cyclopts import Parameter, Token
 
 from .errors import ConfigError
+from .identity import is_conversation_id
 from .metrics.catalogue import LABEL_CHOICES, RESPONSE_BUCKETS
 
 VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
 CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."
 
-_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]{1,100}")
 
 # Smallest and largest sensible value. The small ends leave room for tests that live faster than people talk.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
@@ -281,7 +281,7 @@ def _check_base_url(phonic: PhonicSettings) -> None:
 def _check_watch(settings: Settings) -> None:
     watch = settings.watch
     for conversation in watch.conversation:
-        if not _CONVERSATION_ID.fullmatch(conversation):
+        if not is_conversation_id(conversation):
             raise ConfigError(
                 "--watch.conversation", "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
             )

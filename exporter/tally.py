@@ -19,12 +19,11 @@ from .metrics import catalogue
 from .metrics.ledger import LabelSet, Ledger
 from .metrics.series import Sample, labels_text
 from .phonic.model import Conversation, Snapshot
-from .saved import Changes, Saved, SavedConversation, Tombstone
+from .saved import TOMBSTONE_LIFE, Changes, Saved, SavedConversation, Tombstone
 from .vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, UnknownWord
 
 log = structlog.get_logger("exporter.tally")
 
-TOMBSTONE_LIFE = 24 * 3600.0
 LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
 MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
 NONE, UNKNOWN = "none", "unknown"

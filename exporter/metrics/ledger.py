@@ -14,6 +14,7 @@ from itertools import product
 import attrs
 
 from ..additions import Addition, Key, What
+from ..saved import SavedSeries
 from ..vocabulary import Drift, UnknownWord
 from . import catalogue
 from .catalogue import CATALOGUE, Family, Kind, Scope
@@ -58,16 +59,6 @@ class LabelLimits:
     names: tuple[str, ...] = ("project", "agent")
     values: int = 100
     sets: int = 200
-
-
-@attrs.frozen
-class SavedSeries:
-    """One series as the checkpoint keeps it. ``layout`` is the bucket layout its numbers belong to."""
-
-    family: str
-    labels: tuple[str, ...]
-    layout: tuple[float, ...]
-    numbers: tuple[int, ...]
 
 
 @attrs.frozen(eq=False)
