@@ -92,8 +92,8 @@ async def _serve_connection(
                 limited = ASGIWrapper(cast(ASGIFramework, _limited(app, stream.socket)))
                 tls_or_not = cast("trio.SSLStream[trio.SocketStream]", secured)
                 await TCPServer(limited, config, context, ConnectionState({}), tls_or_not)
-        except Exception:
-            log.error("connection failed", exc_info=True)
+        except Exception:  # hypercorn raises on some requests, such as HTTP/2 with a path that is not ASCII
+            log.warning("connection failed", exc_info=True)
         nursery.cancel_scope.cancel()
 
 
