@@ -1,0 +1,44 @@
+"""Edge: exclusive use of a file, by a lock that the operating system takes back however its holder ends.
+
+The lock is on a file beside, ``<file>.lock``, which holds its owner's process id and is never removed: removing
+it would let two processes lock two files of that name.
+"""
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_MOST_DIGITS: Final = 20
+
+
+class InUse(Exception):
+    """Somebody else has the lock; ``owner`` is the process id if it is known."""
+
+    def __init__(self, owner: int | None) -> None:
+        super().__init__("in use by another exporter" + (f" (pid {owner})" if owner else ""))
+        self.owner = owner
+
+
+def acquire(path: Path) -> int:
+    """Lock ``path``; returns a descriptor, and closing it is all it takes to give the lock back. Never waits.
+
+    Makes the folder (mode 0700) and the lock file (0600) where they are missing.
+    Errors: InUse; OSError where the folder or the lock file cannot be made or locked.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(descriptor, _MOST_DIGITS, 0)
+        os.close(descriptor)
+        raise InUse(int(owner) if owner.isdigit() else None) from None
+    except OSError:
+        os.close(descriptor)
+        raise
+    with suppress(OSError):  # on a full disk the lock is as good without a name on it
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
