@@ -1,5 +1,6 @@
 """Pure: what watching needs of its surroundings, as Protocols: it knows neither metrics nor libraries."""
 
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
@@ -37,6 +38,9 @@ class OpenFeed(Protocol):
 
 class Sink(Protocol):
     """Where watchers put what they see. Methods are synchronous: a call is atomic for scrape and checkpoint."""
+
+    first_start: float
+    """Unix time of the first start ever, which the checkpoint remembers: what ended before it is history."""
 
     def connected(self, conversation_id: str) -> None:
         """A feed was opened."""
@@ -96,6 +100,24 @@ class Targets(Protocol):
 
     def withdraw(self, conversation_id: str, source: Source) -> None:
         """This source no longer asks for it."""
+
+    def is_watched(self, conversation_id: str) -> bool:
+        """Whether somebody follows it, be it only to complete its record."""
+        ...
+
+    def is_refused(self, conversation_id: str) -> bool:
+        """Whether the watch limit has kept it from being watched so far."""
+        ...
+
+
+class Directory(Protocol):
+    """Who wants to know the names that REST tells."""
+
+    def learn_projects(self, names: Mapping[str, str]) -> None:
+        """Names of all projects by id."""
+
+    def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
+        """Agents (id, name) of a project."""
 
 
 class RecordState(StrEnum):
