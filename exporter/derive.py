@@ -14,6 +14,7 @@ Rules for this file (design, Semantics 1 to 7):
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 import attrs
 
@@ -55,12 +56,13 @@ _ROLES = (Role.ASSISTANT, Role.USER, Role.OTHER)
 _ROLE_MASK = 0b11
 _OBSERVED = 1 << 2
 _REVISED = 1 << 6
+_TIMED = _OBSERVED * 0b111
 _RESPONSE_DONE = 1 << 10
 _SILENT = 1 << 11
 _UNKNOWN_TIMING = 1 << 12
 _REJECTED = 1 << 13
-_DURATION = 3
-_DURATION_OBSERVED = _OBSERVED << _DURATION
+_DURATION_OBSERVED = _OBSERVED << 3
+_DURATION_REVISED = _REVISED << 3
 _ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
 _FIELDS = tuple(Field)
 _REASONS = tuple(Rejection)
@@ -171,7 +173,7 @@ class _Step:
     """
 
     __slots__ = (
-        "additions", "before", "fresh", "indexes", "is_record", "items", "last", "snapshot", "tools", "turns",
+        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "snapshot", "tools", "turns",
         "was_watched",
     )  # fmt: skip
 
@@ -195,10 +197,11 @@ class _Step:
         if not before.seen:
             additions.append(CONVERSATION)
         duration = conversation.duration_ms
+        is_sound = not self.snapshot.bad
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
-            duration = None
+            duration, is_sound = None, False
         position = (self.last, before.position[1] if duration is None else duration)
-        self.fresh = position >= before.position
+        self.is_fresh = position >= before.position
         bad = self._bad_values() if self.snapshot.bad else {}
         for at, item in enumerate(self.items):
             self._turn(at, self.indexes[at], item, bad.get(at, 0))
@@ -213,31 +216,32 @@ class _Step:
                 seen=True,
                 turns=self.turns,
                 tools=self.tools,
-                rejected=self._conversation_rejections(),
+                rejected=before.rejected if is_sound else self._conversation_rejections(),
                 malformed=malformed,
                 duplicates=duplicates,
-                position=position if self.fresh else before.position,
-                duration_ms=duration if self.fresh and duration is not None else before.duration_ms,
+                position=position if self.is_fresh else before.position,
+                duration_ms=duration if self.is_fresh and duration is not None else before.duration_ms,
                 end_reason=conversation.ended_by or conversation.end_reason or before.end_reason,
-                live=self._live(duration) if self.fresh and not self.is_record else before.live,
+                live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
             ),
             additions,
         )
 
-    def _turn(self, at: int, index: int, item: Item, bad: int) -> None:
+    def _turn(self, at: int, index: int, item: Item, rejections: int) -> None:
         known = self.turns.get(index)
+        is_new = known is None
         if known is None:
             role = Role(item.role or "")
             known = (_ROLE_BITS[role], None, None, None, None)
             self.additions.append(TURN[role])
             if role is Role.OTHER:
                 self.additions.append(UNKNOWN_ROLE)
-        flags = known[0]
-        values = list(known[1:])
-        rejections = bad
-        if item.timings:
-            flags, rejections = self._timings(item.timings, flags, values, rejections)
-        flags, rejections = self._duration(item.duration_ms, flags, values, rejections, settled=index < self.last)
+        flags, *timed, duration = known
+        if item.timings and not _are_observed(item.timings, known):
+            flags, rejections = self._timings(item.timings, flags, timed, rejections)
+        if item.duration_ms is not None:
+            settled = index < self.last or self.is_record
+            flags, duration, rejections = self._duration(item.duration_ms, flags, duration, rejections, settled)
         if item.assistant_chose_not_to_respond and not flags & _SILENT:
             flags |= _SILENT
             self.additions.append(SILENT_TURN)
@@ -247,26 +251,25 @@ class _Step:
             self._tool_calls(item.tool_call_ids, item.tool_calls)
         if rejections:
             flags = self._reject(flags, rejections)
-        if flags != known[0] or values[_DURATION] != known[4] or index not in self.turns:
+        if is_new or flags != known[0] or duration != known[4]:
             if self.turns is self.before.turns:
                 self.turns = dict(self.turns)
-            self.turns[index] = (flags, values[0], values[1], values[2], values[3])
+            self.turns[index] = (flags, timed[0], timed[1], timed[2], duration)
 
     def _timings(
-        self, timings: Mapping[str, float | None], flags: int, values: list[float | None], rejections: int
+        self, timings: Mapping[str, float | None], flags: int, observed: list[float | None], rejections: int
     ) -> tuple[int, int]:
         for at, (name, field, key) in enumerate(_TIMINGS):
             value = timings.get(name)
             if value is None:
                 continue
-            reason = _unusable(value, LONGEST_TIMING_MS)
-            if reason is not None:
-                rejections |= _rejection_bit(field, reason)
+            if not 0 <= value <= LONGEST_TIMING_MS:
+                rejections |= _rejection_bit(field, _reason(value))
             elif not flags & _OBSERVED << at:
                 flags |= _OBSERVED << at
-                values[at] = value
+                observed[at] = value
                 self.additions.append((key, value / 1000))
-            elif value != values[at] and not flags & _REVISED << at:
+            elif value != observed[at] and not flags & _REVISED << at:
                 flags |= _REVISED << at
                 self.additions.append(REVISED)
         if not flags & _UNKNOWN_TIMING and not timings.keys() <= _TIMING_NAMES:
@@ -275,27 +278,20 @@ class _Step:
         return flags, rejections
 
     def _duration(
-        self, value: float | None, flags: int, values: list[float | None], rejections: int, *, settled: bool
-    ) -> tuple[int, int]:
-        if value is not None:
-            reason = _unusable(value, LONGEST_TURN_MS)
-            if reason is not None:
-                rejections |= _rejection_bit(Field.DURATION, reason)
-                value = None
-        settled = settled or self.is_record
-        if value is None or flags & _DURATION_OBSERVED:
-            revised = _REVISED << _DURATION
-            if value is not None and settled and not self.is_record and value != values[_DURATION]:
-                if not flags & revised:
-                    self.additions.append(REVISED)
-                flags |= revised
+        self, value: float, flags: int, known: float | None, rejections: int, settled: bool
+    ) -> tuple[int, float | None, int]:
+        if not 0 <= value <= LONGEST_TURN_MS:
+            return flags, known, rejections | _rejection_bit(Field.DURATION, _reason(value))
+        if flags & _DURATION_OBSERVED:
+            if value != known and settled and not self.is_record and not flags & _DURATION_REVISED:
+                flags |= _DURATION_REVISED
+                self.additions.append(REVISED)
         elif settled:
-            flags |= _DURATION_OBSERVED
-            values[_DURATION] = value
             self.additions.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], value / 1000))
-        elif self.fresh:
-            values[_DURATION] = value
-        return flags, rejections
+            return flags | _DURATION_OBSERVED, value, rejections
+        elif self.is_fresh:
+            return flags, value, rejections
+        return flags, known, rejections
 
     def _response(self, at: int, index: int, item: Item, flags: int, rejections: int) -> tuple[int, int]:
         user = self._item(at - 1, index - 1)
@@ -306,7 +302,7 @@ class _Step:
             rejections |= _rejection_bit(Field.STARTED_AT, Rejection.WRONG_TYPE)
         user_start = parse_time(user.started_at)
         length = user.duration_ms
-        if start is None or user_start is None or length is None or _unusable(length, LONGEST_TURN_MS):
+        if start is None or user_start is None or length is None or not 0 <= length <= LONGEST_TURN_MS:
             return flags, rejections
         gap = start - user_start - round(length * 1000)
         if gap < 0:
@@ -318,8 +314,10 @@ class _Step:
         return flags | _RESPONSE_DONE, rejections
 
     def _item(self, at: int, index: int) -> Item | None:
-        """The item with ``index``, most likely at position ``at``."""
-        if at >= 0 and self.indexes[at] == index:
+        """The item with ``index``, most likely at position ``at``; before the first one, what is known of it."""
+        if at < 0:
+            return self.snapshot.before if self.snapshot.before_index == index else None
+        if self.indexes[at] == index:
             return self.items[at]
         return self.items[self.indexes.index(index)] if index in self.indexes else None
 
@@ -350,12 +348,8 @@ class _Step:
     def _conversation_rejections(self) -> frozenset[tuple[Field, Rejection]]:
         now = {(bad.field, bad.reason) for bad in self.snapshot.bad if bad.position < 0}
         duration = self.snapshot.conversation.duration_ms
-        if duration is not None:
-            reason = _unusable(duration, LONGEST_CONVERSATION_MS)
-            if reason is not None:
-                now.add((Field.CONVERSATION_DURATION, reason))
-        if now <= self.before.rejected:
-            return self.before.rejected
+        if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
+            now.add((Field.CONVERSATION_DURATION, _reason(duration)))
         self.additions.extend(rejected(*each) for each in sorted(now - self.before.rejected))
         return self.before.rejected | now
 
@@ -382,7 +376,7 @@ class _Step:
         newest = self.items[at]
         if newest.role != Role.USER or newest.duration_ms is None:
             return None
-        if newest.assistant_chose_not_to_respond or _unusable(newest.duration_ms, LONGEST_TURN_MS):
+        if newest.assistant_chose_not_to_respond or not 0 <= newest.duration_ms <= LONGEST_TURN_MS:
             return None
         start = parse_time(newest.started_at)
         return None if start is None else (start + round(newest.duration_ms * 1000)) / 1_000_000
@@ -439,18 +433,28 @@ def _failure(call: ToolCall) -> ToolFailure | None:
 def _reported_latencies(record: Conversation) -> list[Addition]:
     additions: list[Addition] = []
     for latency in (record.analysis and record.analysis.latencies_ms) or ():
-        reason = _unusable(latency, LONGEST_TIMING_MS)
-        if reason is None:
+        if 0 <= latency <= LONGEST_TIMING_MS:
             additions.append((_RESPONSE, latency / 1000))
         else:
-            additions.append(rejected(Field.RESPONSE, reason))
+            additions.append(rejected(Field.RESPONSE, _reason(latency)))
     return additions
 
 
-def _unusable(value: float, longest: float) -> Rejection | None:
-    if 0 <= value <= longest:
-        return None
-    if value != value or value in (float("inf"), float("-inf")):
+def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
+    """Whether the timings are just the three that were observed: what most turns say most of the time."""
+    flags, generation, first_audio, model_input, _ = turn
+    return (
+        flags & _TIMED == _TIMED
+        and len(timings) == len(_TIMINGS)
+        and timings.get(Field.MODEL_GENERATION) == generation
+        and timings.get(Field.FIRST_AUDIO) == first_audio
+        and timings.get(Field.MODEL_INPUT) == model_input
+    )
+
+
+def _reason(value: float) -> Rejection:
+    """Why a number outside its range is not used."""
+    if value != value or value in (inf, -inf):
         return Rejection.NOT_FINITE
     return Rejection.NEGATIVE if value < 0 else Rejection.TOO_LARGE
 

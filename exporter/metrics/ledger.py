@@ -8,7 +8,7 @@ Rules for this file:
   together with it; what only this process did (`Scope.PROCESS`) starts at 0 with it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 import attrs
@@ -176,7 +176,7 @@ class Ledger:
         return self._series[family.name][labels]
 
     @property
-    def label_sets(self) -> Iterable[LabelSet]:
+    def label_sets(self) -> Collection[LabelSet]:
         return self._label_sets.values()
 
     # --- checkpoint

@@ -57,10 +57,15 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 def decode(frame: str | bytes) -> Message:
     """Read one frame of the live socket. Raises `InvalidMessage`."""
+    return decode_strictly(frame) or _decode_leniently(frame)
+
+
+def decode_strictly(frame: str | bytes) -> Message | None:
+    """Read a frame that is as documented; None for any other. Raises `InvalidMessage`."""
     try:
         envelope = _decode_envelope(frame)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _decode_leniently(frame)
+        return None
     kind = MessageType(envelope.type)
     if kind is MessageType.CONVERSATION_UPDATED:
         if envelope.conversation is None:

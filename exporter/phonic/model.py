@@ -94,9 +94,12 @@ class Snapshot:
     """A conversation as one message gave it, with what in it could not be read.
 
     ``bad`` values are None in ``conversation``; ``malformed`` counts elements of ``items`` that were no
-    objects and are left out of it.
+    objects and are left out of it. Where turns at the start are known to be as they were in an earlier
+    snapshot, ``items`` leaves them out and ``before`` is the last of these, with its index.
     """
 
     conversation: Conversation
     bad: tuple[BadValue, ...] = ()
     malformed: int = 0
+    before: Item | None = None
+    before_index: int = -1

@@ -13,9 +13,10 @@ import attrs
 import structlog
 import trio
 
-from ..phonic.decode import InvalidMessage, decode, unknown_fields
+from ..phonic.decode import InvalidMessage, unknown_fields
 from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
-from ..vocabulary import FeedError, Invalid, MessageType, WatcherState
+from ..phonic.tail import TailDecoder
+from ..vocabulary import FeedError, MessageType, WatcherState
 from .backoff import backoff
 from .ports import Feed, OpenFeed, Sink
 
@@ -87,21 +88,19 @@ async def _read(conversation_id: str, feed: Feed, sink: Sink) -> None:
     """Count messages until one says that the conversation is over. Raises a `FeedClosed`."""
     superseded = superseded_size = 0
     looked_for_drift = False
+    decoder = TailDecoder(conversation_id)
     while True:
         frame = await feed.receive()
         if feed.superseded != superseded:
             sink.superseded(feed.superseded - superseded, feed.superseded_bytes - superseded_size)
             superseded, superseded_size = feed.superseded, feed.superseded_bytes
         try:
-            message = decode(frame)
+            message = decoder.decode(frame)
         except InvalidMessage as bad:
             sink.invalid(conversation_id, bad.reason)
             continue
         sink.message(message.type, len(frame))
         if message.snapshot is not None:
-            if message.snapshot.conversation.id != conversation_id:
-                sink.invalid(conversation_id, Invalid.WRONG_CONVERSATION)
-                continue
             sink.update(conversation_id, message.snapshot)
             if not looked_for_drift:
                 looked_for_drift = True
