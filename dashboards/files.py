@@ -4,7 +4,8 @@ from typing import Any
 
 import yaml
 
-from . import alerts, rule_tests, rules
+from . import alerts, frame, rule_tests, rules, stack
+from .boards import BOARDS
 from .slo import Slo
 
 _HEADER = "# Generated from slo.yml by `make dashboards`; changes made here are lost.\n"
@@ -16,6 +17,11 @@ def render(slo: Slo) -> dict[str, str]:
         "prometheus/recording.yml": to_yaml(rules.recording(slo)),
         "prometheus/alerts.yml": to_yaml(alerts.alerting(slo)),
         **{f"prometheus/tests/{stem}.yml": to_yaml(tests) for stem, tests in rule_tests.rule_tests(slo).items()},
+        **{f"grafana/{name}.json": frame.to_json(build(slo)) for name, build in BOARDS.items()},
+        "prometheus/prometheus.yml": to_yaml(stack.prometheus(slo)),
+        "alertmanager/alertmanager.yml": to_yaml(stack.alertmanager()),
+        "provisioning/datasources/phonic.yml": to_yaml(stack.datasources()),
+        "provisioning/dashboards/phonic.yml": to_yaml(stack.dashboards()),
     }
 
 

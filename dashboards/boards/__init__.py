@@ -1,0 +1,15 @@
+"""The four dashboards, one module each, every one a function of the objectives."""
+
+from collections.abc import Callable
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from ..slo import Slo
+from . import exporter, latency, live, overview
+
+BOARDS: dict[str, Callable[[Slo], Dashboard]] = {
+    "overview": overview.build,
+    "latency": latency.build,
+    "live": live.build,
+    "exporter": exporter.build,
+}

@@ -1,0 +1,353 @@
+"""Pure: dashboard *Exporter*: can the other dashboards be trusted right now, and what does watching cost."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import Family
+
+from ..frame import Row, board
+from ..panels import GREEN, RED, PanelBuilder, Query, number, rising, trend
+from ..promql import SELECTED, gauge, rate, series
+from ..slo import Slo
+from .questions import in_progress, per_minute
+
+
+def build(slo: Slo) -> Dashboard:
+    """Is it up, does it see everything, does it lose anything, what does it cost."""
+    return board(
+        uid="phonic-exporter",
+        title="Phonic / Exporter",
+        description="Can the other dashboards be trusted right now, and what does watching cost.",
+        since="now-3h",
+        rows=[
+            Row("Now", _now(slo)),
+            Row("Watching", _watching()),
+            Row("Trust", _trust()),
+            Row("Phonic's REST API", _upstream()),
+            Row("Checkpoint and settings", _state()),
+            Row("Cost", _cost()),
+        ],
+    )
+
+
+def _now(slo: Slo) -> list[PanelBuilder]:
+    lost = slo.alerts.conversations_lost
+    return [
+        number(
+            "Exporter",
+            "Whether Prometheus can scrape every chosen exporter.",
+            f"min(up{{{SELECTED}}})",
+            "short",
+            steps=((None, RED), (1, GREEN)),
+            names={"0": ("down", RED), "1": ("up", GREEN)},
+            empty="no target",
+        ),
+        number(
+            "Phonic's REST API",
+            "Whether the last request to Phonic's REST API was answered.",
+            gauge(c.UP, operation="min"),
+            "short",
+            steps=((None, RED), (1, GREEN)),
+            names={"0": ("down", RED), "1": ("up", GREEN)},
+            empty="not used",
+        ),
+        number(
+            "Watched of active",
+            "Conversations being watched as a share of those in progress by Phonic's count.",
+            f"{gauge(c.CONVERSATIONS_LIVE)} / ({in_progress()} > 0)",
+            "percentunit",
+            steps=((None, RED), (1 - slo.alerts.watching_falls_short.ratio, GREEN)),
+            empty="no calls",
+            decimals=0,
+        ),
+        number(
+            "Discovery age",
+            "Seconds since discovery last completed.",
+            f"time() - {gauge(c.DISCOVERY_LAST_SUCCESS, operation='min')}",
+            "s",
+            steps=rising(30, 120),
+            empty="off",
+            decimals=0,
+        ),
+        number(
+            "Checkpoint age",
+            "Seconds since the checkpoint was last written; it rests while nothing changes.",
+            f"time() - {gauge(c.CHECKPOINT_LAST_SUCCESS, operation='min')}",
+            "s",
+            empty="off",
+            decimals=0,
+        ),
+        number(
+            "Lost conversations",
+            "Conversations of the last five minutes whose timings were never seen, each minute.",
+            per_minute(rate(c.CONVERSATIONS_LOST)),
+            "cpm",
+            steps=rising(1e-9, lost.minimum),
+        ),
+        number(
+            "Memory",
+            "Resident memory of the largest exporter process.",
+            f"max(process_resident_memory_bytes{{{SELECTED}}})",
+            "bytes",
+        ),
+        number(
+            "Running since",
+            "How long the youngest exporter process has been running.",
+            f"time() - max(process_start_time_seconds{{{SELECTED}}})",
+            "s",
+        ),
+    ]
+
+
+def _watching() -> list[PanelBuilder]:
+    return [
+        trend(
+            "Watchers",
+            "Watcher tasks by what they are doing. Healthy watchers are live; many connecting or "
+            "waiting is a storm.",
+            "short",
+            Query(gauge(c.WATCHERS, "state"), "{{state}}"),
+            width=8,
+            stacked=True,
+            decimals=0,
+        ),
+        trend(
+            "Coverage",
+            "In progress as Phonic counts, found by discovery, and watched: three lines that should lie together.",
+            "short",
+            Query(in_progress(), "in progress"),
+            Query(f"sum({gauge(c.DISCOVERED, 'project', operation='max')})", "found"),
+            Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
+            width=8,
+            decimals=0,
+        ),
+        trend(
+            "Feed errors",
+            "Live feeds that could not be opened or were lost, each minute, by reason.",
+            "cpm",
+            _reasons(c.FEED_ERRORS, "reason"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "Feeds opened",
+            "Live feeds opened, each minute. More than conversations start means reconnects.",
+            "cpm",
+            Query(per_minute(rate(c.FEED_CONNECTS)), "opened"),
+            Query(per_minute(rate(c.CONVERSATIONS)), "conversations started"),
+            width=8,
+        ),
+        trend(
+            "Messages",
+            "Messages received from live feeds, by type.",
+            "cps",
+            Query(rate(c.MESSAGES, "message") + " > 0", "{{message}}"),
+            width=8,
+        ),
+        trend(
+            "Refused and crashed",
+            "Conversations not watched because of the watch limit, and watchers that met a defect, each minute.",
+            "cpm",
+            Query(per_minute(rate(c.CONVERSATIONS_REFUSED)), "refused"),
+            Query(per_minute(rate(c.WATCHER_CRASHES)), "crashed"),
+            width=8,
+        ),
+    ]
+
+
+def _trust() -> list[PanelBuilder]:
+    return [
+        trend(
+            "Lost conversations",
+            "Conversations whose timings were never seen and cannot be fetched later, each minute, by reason.",
+            "cpm",
+            _reasons(c.CONVERSATIONS_LOST, "reason"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "Unusable messages and values",
+            "Messages that could not be used at all, and single values that were not, each minute.",
+            "cpm",
+            _reasons(c.INVALID_MESSAGES, "reason", "message: "),
+            Query(
+                per_minute(rate(c.REJECTED_VALUES, "field", "reason")) + " > 0",
+                "{{field}}: {{reason}}",
+            ),
+            width=8,
+        ),
+        trend(
+            "Schema drift",
+            "Fields and words that the exporter does not know, each minute, by where they are.",
+            "cpm",
+            _reasons(c.UNKNOWN_FIELDS, "object", "field in "),
+            _reasons(c.UNKNOWN_WORDS, "field", "word in "),
+            width=8,
+        ),
+        trend(
+            "Folded labels",
+            "Conversations whose label became __other__ at a limit, each minute, by label.",
+            "cpm",
+            _reasons(c.LABEL_VALUES_FOLDED, "label"),
+            width=8,
+        ),
+        trend(
+            "Revised and skipped turns",
+            "Values of turns that changed after they were observed, and elements that were not "
+            "counted, each minute.",
+            "cpm",
+            Query(per_minute(rate(c.TURNS_REVISED)), "revised"),
+            _reasons(c.TURNS_SKIPPED, "reason", "skipped: "),
+            width=8,
+        ),
+        trend(
+            "Completed records",
+            "REST reads after the end of conversations, each minute, by how they went.",
+            "cpm",
+            _reasons(c.RECONCILIATIONS, "result"),
+            width=8,
+            stacked=True,
+        ),
+    ]
+
+
+def _upstream() -> list[PanelBuilder]:
+    return [
+        trend(
+            "REST errors",
+            "Requests to Phonic's REST API that failed, each minute, by reason.",
+            "cpm",
+            _reasons(c.DISCOVERY_ERRORS, "reason"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "Discovery age",
+            "Time since discovery last completed; a saw-tooth with the height of --watch.interval.",
+            "s",
+            Query(f"time() - {gauge(c.DISCOVERY_LAST_SUCCESS, 'instance', operation='max')}", "{{instance}}"),
+            width=8,
+        ),
+        trend(
+            "Discovery duration",
+            "How long the last round of discovery took.",
+            "s",
+            Query(gauge(c.DISCOVERY_DURATION, "instance", operation="max"), "{{instance}}"),
+            width=8,
+        ),
+    ]
+
+
+def _state() -> list[PanelBuilder]:
+    return [
+        trend(
+            "Checkpoint age",
+            "Time since the checkpoint was last written: what a kill would have to be caught up from the feeds.",
+            "s",
+            Query(f"time() - {gauge(c.CHECKPOINT_LAST_SUCCESS, 'instance', operation='max')}", "{{instance}}"),
+            width=8,
+        ),
+        trend(
+            "Checkpoint errors",
+            "Checkpoints that could not be written or read, and parts of one not taken over at "
+            "start, each minute.",
+            "cpm",
+            Query(per_minute(rate(c.CHECKPOINT_ERRORS)), "errors"),
+            _reasons(c.CHECKPOINT_RESETS, "reason", "reset: "),
+            width=8,
+        ),
+        trend(
+            "Checkpoint size",
+            "Size of the checkpoint file.",
+            "bytes",
+            Query(gauge(c.CHECKPOINT_SIZE, "instance", operation="max"), "{{instance}}"),
+            width=8,
+        ),
+        trend(
+            "Files read again",
+            "1 while a file that is read again when it changes could be used, 0 while the exporter "
+            "keeps what it had.",
+            "short",
+            Query(gauge(c.RELOAD_SUCCESSFUL, "instance", "file", operation="min"), "{{instance}} {{file}}"),
+            width=8,
+            ceiling=1,
+            decimals=0,
+        ),
+        trend(
+            "Age of files in use",
+            "Time since each file was last read successfully.",
+            "s",
+            Query(
+                f"time() - {gauge(c.RELOAD_TIMESTAMP, 'instance', 'file', operation='max')}",
+                "{{instance}} {{file}}",
+            ),
+            width=8,
+        ),
+        trend(
+            "Agents and label sets",
+            "Agents known to the workspace, and combinations of labels that have series of their own.",
+            "short",
+            Query(f"count({series(c.AGENT_INFO)})", "agents"),
+            Query(gauge(c.LABEL_SETS, operation="max"), "label sets"),
+            width=8,
+            decimals=0,
+        ),
+    ]
+
+
+def _cost() -> list[PanelBuilder]:
+    return [
+        trend(
+            "CPU",
+            "Processor time, as a share of one core.",
+            "percentunit",
+            Query(
+                f"sum by (instance) (rate(process_cpu_seconds_total{{{SELECTED}}}[$__rate_interval]))",
+                "{{instance}}",
+            ),
+            width=8,
+        ),
+        trend(
+            "Memory",
+            "Resident memory.",
+            "bytes",
+            Query(f"max by (instance) (process_resident_memory_bytes{{{SELECTED}}})", "{{instance}}"),
+            width=8,
+        ),
+        trend(
+            "Open files",
+            "Open file descriptors, each feed is one, and the most the process may have.",
+            "short",
+            Query(f"max by (instance) (process_open_fds{{{SELECTED}}})", "{{instance}}"),
+            Query(f"min(process_max_fds{{{SELECTED}}})", "limit"),
+            width=8,
+            decimals=0,
+        ),
+        trend(
+            "Snapshots",
+            "Snapshots received each second, and those not evaluated because a newer one was waiting.",
+            "cps",
+            Query(rate(c.UPDATES), "received"),
+            Query(rate(c.UPDATES_SUPERSEDED), "superseded"),
+            width=8,
+        ),
+        trend(
+            "Traffic",
+            "Size of the snapshots received each second.",
+            "Bps",
+            Query(rate(c.UPDATE_BYTES), "received"),
+            width=8,
+        ),
+        trend(
+            "Page",
+            "How long rendering the previous metrics page took.",
+            "s",
+            Query(gauge(c.RENDER_DURATION, "instance", operation="max"), "{{instance}}"),
+            width=8,
+        ),
+    ]
+
+
+def _reasons(family: Family, label: str, prefix: str = "") -> Query:
+    """A counter each minute by one label, without the many values that did not occur."""
+    return Query(f"{per_minute(rate(family, label))} > 0", f"{prefix}{{{{{label}}}}}")

@@ -1,0 +1,201 @@
+"""Pure: dashboard *Latency*: how long callers wait for answers, at which agent, and in which stage."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from exporter.metrics import catalogue as c
+from exporter.metrics.catalogue import Family
+
+from ..frame import Row, board
+from ..panels import RED, Column, PanelBuilder, Query, falling, heat, listing, number, rising, trend
+from ..promql import beyond, mean, quantile, rate, series, total
+from ..slo import Slo
+from .questions import LATENCY_LINK, per_minute
+
+BY = ("project", "agent")
+NAME = "{{project}} / {{agent}}"
+
+# What Phonic reports of a turn, in the order in which it happens, and how the stages share its first audio.
+STAGES = (
+    (c.MODEL_INPUT, "model input", "from API output to the model's input"),
+    (c.MODEL_GENERATION, "model generation", "from the model's input to its first audio"),
+    (c.FIRST_AUDIO, "first audio", "from API output to the first audio chunk, which contains the two others"),
+)
+
+
+def build(slo: Slo) -> Dashboard:
+    """What the caller feels first, then who causes it, then where the time goes."""
+    return board(
+        uid="phonic-latency",
+        title="Phonic / Latency",
+        description="How long callers wait for answers, at which agent, and in which stage.",
+        rows=[
+            Row("Response", _response(slo)),
+            Row("Agents", _agents(slo)),
+            Row("Where the time goes", _stages()),
+            Row("Stage by stage", _heatmaps()),
+        ],
+    )
+
+
+def _response(slo: Slo) -> list[PanelBuilder]:
+    limit, objective = slo.response.threshold_seconds, slo.response.objective
+    felt = "From the end of the user's turn to the start of the assistant's, over the last five minutes"
+    return [
+        *(
+            number(
+                f"Response p{100 * q:g}",
+                f"{felt}; {share} of the answers came sooner. The objective is {limit:g} s.",
+                quantile(q, c.RESPONSE),
+                "s",
+                steps=rising(limit, 2 * limit),
+                width=4,
+                empty="no turns",
+            )
+            for q, share in ((0.5, "half"), (0.95, "nineteen of twenty"), (0.99, "99 of a hundred"))
+        ),
+        number(
+            "Answered in time",
+            f"Share of turns answered within {limit:g} s over the last five minutes; "
+            f"the objective is {objective:.4g}.",
+            f"1 - ({beyond(c.RESPONSE, limit)})",
+            "percentunit",
+            steps=falling(2 * objective - 1, objective),
+            width=4,
+            empty="no turns",
+            decimals=1,
+        ),
+        number(
+            "First audio p95",
+            "From API output to the first audio chunk, inside Phonic, over the last five minutes.",
+            quantile(0.95, c.FIRST_AUDIO),
+            "s",
+            width=4,
+            empty="no turns",
+        ),
+        number(
+            "Answers",
+            "Turns with a response time, each minute, over the last five minutes: how much the "
+            "numbers beside this "
+            "one rest on.",
+            per_minute(rate(c.RESPONSE, part="count")),
+            "cpm",
+            width=4,
+            decimals=0,
+        ),
+        heat(
+            "Response",
+            "Every answer by how long the caller waited for it. Diamonds are single turns and lead to their "
+            "conversation.",
+            _increase(c.RESPONSE),
+        ),
+        trend(
+            "Response quantiles",
+            f"The same as quantiles. Dashed: the objective, {limit:g} s.",
+            "s",
+            *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.9, 0.95, 0.99)),
+            steps=((None, "transparent"), (limit, RED)),
+        ),
+    ]
+
+
+def _agents(slo: Slo) -> list[PanelBuilder]:
+    limit, allowed = slo.response.threshold_seconds, 1 - slo.response.objective
+    return [
+        trend(
+            "Response p95, the ten slowest agents",
+            f"Agents whose callers wait longest. Dashed: the objective, {limit:g} s.",
+            "s",
+            # `> 0` drops agents without turns, which are NaN and would take the first places.
+            Query(f"topk(10, {quantile(0.95, c.RESPONSE, *BY)} > 0)", NAME, exemplar=True),
+            steps=((None, "transparent"), (limit, RED)),
+        ),
+        trend(
+            "Share of slow turns, the ten worst agents",
+            f"Turns answered later than {limit:g} s. Dashed: what the objective allows, {allowed:.4g}.",
+            "percentunit",
+            Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY)})", NAME),
+            steps=((None, "transparent"), (allowed, RED)),
+        ),
+        listing(
+            "Quantiles by agent",
+            "Each agent over the dashboard's time range: what callers felt, and what Phonic reports "
+            "of its stages.",
+            [
+                Column(title="Project", label="project"),
+                Column(title="Agent", label="agent", link=LATENCY_LINK),
+                Column(title="Answers", expr=total(c.RESPONSE, *BY, part="count"), decimals=0),
+                *(
+                    Column(
+                        title=f"{title} p{100 * q:g}",
+                        expr=f"histogram_quantile({q}, {total(family, 'le', *BY, part='bucket')})",
+                        unit="s",
+                        steps=rising(limit, 2 * limit) if family is c.RESPONSE else (),
+                    )
+                    for family, title, quantiles in (
+                        (c.RESPONSE, "Response", (0.5, 0.95, 0.99)),
+                        (c.FIRST_AUDIO, "First audio", (0.95,)),
+                        (c.MODEL_GENERATION, "Generation", (0.95,)),
+                        (c.MODEL_INPUT, "Input", (0.95,)),
+                    )
+                    for q in quantiles
+                ),
+            ],
+            sort="Response p95",
+        ),
+    ]
+
+
+def _stages() -> list[PanelBuilder]:
+    before = f"{mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)})"
+    return [
+        trend(
+            "Mean response, stage by stage",
+            "Means add up where quantiles do not. Model input and model generation as Phonic reports "
+            "them; the rest of "
+            "what the caller hears is recognising the end of the user's turn, and transport. Turns that "
+            "have only some of the timings shift the stages against each other a little.",
+            "s",
+            Query(mean(c.MODEL_INPUT), "1 model input"),
+            Query(mean(c.MODEL_GENERATION), "2 model generation"),
+            Query(before, "3 end of turn and transport"),
+            stacked=True,
+        ),
+        trend(
+            "p95 of each stage",
+            "; ".join(f"{name}: {meaning}" for _, name, meaning in STAGES).capitalize() + ".",
+            "s",
+            *(Query(quantile(0.95, family), name, exemplar=True) for family, name, _ in STAGES),
+        ),
+    ]
+
+
+def _heatmaps() -> list[PanelBuilder]:
+    return [
+        *(
+            heat(
+                name.capitalize(),
+                f"{meaning.capitalize()}, as Phonic reports it. Diamonds lead to their conversation.",
+                _increase(family),
+                width=8,
+            )
+            for family, name, meaning in reversed(STAGES)
+        ),
+        trend(
+            "Length of turns, p95",
+            "How long users and assistants speak: long assistant turns keep callers from answering.",
+            "s",
+            Query(quantile(0.95, c.TURN_DURATION, "role"), "{{role}}"),
+        ),
+        trend(
+            "Answers that began too early",
+            "Assistant turns that started before the user's had ended, each minute, the ten agents "
+            "with most of "
+            "them. They have no response time.",
+            "cpm",
+            Query(f"topk(10, {per_minute(rate(c.OVERLAPS, *BY))} > 0)", NAME),
+        ),
+    ]
+
+
+def _increase(family: Family) -> str:
+    return f"sum by (le) (increase({series(family, part='bucket')}[$__rate_interval]))"

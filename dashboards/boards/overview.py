@@ -1,0 +1,296 @@
+"""Pure: dashboard *Overview*: are callers suffering, since when, and at which agent."""
+
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from exporter.metrics import catalogue as c
+
+from ..frame import Row, board
+from ..panels import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    Column,
+    PanelBuilder,
+    Query,
+    falling,
+    listing,
+    number,
+    rising,
+    trend,
+)
+from ..promql import beyond, bound, gauge, quantile, rate, ratio, series, total
+from ..rules import budget_left, indicators
+from ..slo import Slo
+from .questions import LATENCY_LINK, RECORDED, error_ratio, in_progress, per_minute, waiting, zero_while_scraped
+
+
+def build(slo: Slo) -> Dashboard:
+    """Colours on top, trends below, then agent by agent."""
+    return board(
+        uid="phonic-overview",
+        title="Phonic / Overview",
+        description="Are callers suffering, since when, and at which agent.",
+        rows=[
+            Row("Now", _now(slo)),
+            Row("Trends", _trends(slo)),
+            Row("Conversations", _conversations(slo)),
+            Row("Agents", [_agents(slo)]),
+        ],
+    )
+
+
+def _now(slo: Slo) -> list[PanelBuilder]:
+    limit, objective = slo.response.threshold_seconds, slo.response.objective
+    errors = 1 - slo.conversations.objective
+    response, conversations = indicators(slo)
+    near = slo.alerts.concurrency_near_limit.ratio
+    seconds = slo.alerts.callers_waiting.seconds
+    return [
+        number(
+            "Callers waiting",
+            f"Live calls in which the user has finished and has heard nothing for more than {seconds:g} s.",
+            zero_while_scraped(waiting(slo)),
+            "short",
+            steps=((None, GREEN), (slo.alerts.callers_waiting.callers, RED)),
+        ),
+        number(
+            "Response p95",
+            "Nineteen of twenty answers of the last five minutes came sooner. From the end of the "
+            "user's turn to "
+            f"the start of the assistant's; the objective is {limit:g} s.",
+            quantile(0.95, c.RESPONSE),
+            "s",
+            steps=rising(limit, 2 * limit),
+            empty="no turns",
+        ),
+        number(
+            "Answered in time",
+            f"Share of the turns of the last five minutes answered within {limit:g} s; the objective is "
+            f"{objective:.4g}.",
+            f"1 - ({beyond(c.RESPONSE, limit)})",
+            "percentunit",
+            steps=falling(2 * objective - 1, objective),
+            empty="no turns",
+            decimals=1,
+        ),
+        number(
+            "Error endings",
+            "Share of the conversations of the last five minutes that ended in an error; "
+            f"the objective allows {errors:.4g}.",
+            error_ratio(),
+            "percentunit",
+            steps=rising(errors, 5 * errors),
+            empty="no ends",
+            decimals=1,
+        ),
+        number(
+            "Live of limit",
+            "Concurrent conversations in progress against the limit of project or workspace, "
+            "whichever is closer "
+            "to its own. Phonic refuses calls beyond it.",
+            f"max({gauge(c.PROJECT_ACTIVE, 'project', operation='max')} / "
+            f"{gauge(c.PROJECT_LIMIT, 'project', operation='max')} or "
+            f"{gauge(c.WORKSPACE_ACTIVE, operation='max')} / {gauge(c.WORKSPACE_LIMIT, operation='max')})",
+            "percentunit",
+            steps=rising(near, (1 + near) / 2),
+            empty="no limit known",
+            decimals=0,
+        ),
+        number(
+            "Live conversations",
+            "Conversations that are being watched and live now.",
+            gauge(c.CONVERSATIONS_LIVE),
+            "short",
+            steps=((None, BLUE),),
+        ),
+        number(
+            "Response budget left",
+            f"Share of the slow turns that {slo.period} may have ({1 - objective:.4g} of all) which "
+            "is still unspent. "
+            "Read from the recording rules; below 0 the objective is missed.",
+            budget_left(slo, response, RECORDED),
+            "percentunit",
+            steps=falling(0, 0.25),
+            empty="no turns recorded",
+            decimals=0,
+        ),
+        number(
+            "Error budget left",
+            f"Share of the error endings that {slo.period} may have ({errors:.4g} of all) which is "
+            "still unspent. "
+            "Read from the recording rules; below 0 the objective is missed.",
+            budget_left(slo, conversations, RECORDED),
+            "percentunit",
+            steps=falling(0, 0.25),
+            empty="no ends recorded",
+            decimals=0,
+        ),
+    ]
+
+
+def _trends(slo: Slo) -> list[PanelBuilder]:
+    limit = slo.response.threshold_seconds
+    return [
+        trend(
+            "Response time",
+            "The silence callers hear, from the end of the user's turn to the start of the assistant's. "
+            f"Dashed: the objective, {limit:g} s. Diamonds are single turns and lead to their conversation.",
+            "s",
+            *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.95, 0.99)),
+            steps=((None, "transparent"), (limit, RED)),
+        ),
+        trend(
+            "Live conversations and limits",
+            "Watched by the exporter, in progress as Phonic counts them, and the limits beyond which "
+            "calls are "
+            "refused.",
+            "short",
+            Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
+            Query(in_progress(), "in progress"),
+            Query(f"sum({gauge(c.PROJECT_LIMIT, 'project', operation='max')})", "limit of the projects"),
+            Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
+        ),
+        trend(
+            "Callers waiting",
+            f"Live calls without an answer for more than {slo.alerts.callers_waiting.seconds:g} s, by "
+            "agent; the ten "
+            "worst.",
+            "short",
+            Query(f"topk(10, {waiting(slo, 'project', 'agent')})", "{{project}} / {{agent}}"),
+            width=12,
+            stacked=True,
+            decimals=0,
+        ),
+        trend(
+            "Error endings",
+            "Share of ended conversations that ended in an error. "
+            f"Dashed: what the objective allows, {1 - slo.conversations.objective:.4g}.",
+            "percentunit",
+            Query(error_ratio(), "all"),
+            Query(
+                f"{rate(c.CONVERSATION_ERRORS, 'reason')} / on () group_left () "
+                f"({rate(c.CONVERSATIONS_ENDED)} > 0) > 0",
+                "{{reason}}",
+            ),
+            width=12,
+            steps=((None, "transparent"), (1 - slo.conversations.objective, RED)),
+        ),
+    ]
+
+
+def _conversations(slo: Slo) -> list[PanelBuilder]:
+    response, conversations = indicators(slo)
+    short = slo.burn.fast.windows[0].long
+    fast, slow = slo.factor(slo.burn.fast.windows[0]), slo.factor(slo.burn.slow.windows[-1])
+    return [
+        trend(
+            "Starts",
+            "Conversations seen for the first time, each minute, by project.",
+            "cpm",
+            Query(per_minute(rate(c.CONVERSATIONS, "project")), "{{project}}"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "Ends by reason",
+            "Conversations that ended, each minute, by what ended them.",
+            "cpm",
+            Query(per_minute(rate(c.CONVERSATIONS_ENDED, "ended_by")) + " > 0", "{{ended_by}}"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "Budget burn",
+            f"How many times faster than allowed the budgets went over {short}: at 1 they last exactly "
+            f"{slo.period}. Dashed: where the alerts start.",
+            "short",
+            *(
+                Query(
+                    f"sum({bad}{{{RECORDED}}}) / (sum({every}{{{RECORDED}}}) > 0) / {1 - i.objective:.6g}",
+                    i.name,
+                )
+                for i in (response, conversations)
+                for bad, every in [i.rates(short)]
+            ),
+            width=8,
+            steps=((None, "transparent"), (slow, ORANGE), (fast, RED)),
+        ),
+        trend(
+            "Turns",
+            "Turns of users and assistants, each minute.",
+            "cpm",
+            Query(per_minute(rate(c.TURNS, "role")), "{{role}}"),
+            width=8,
+        ),
+        trend(
+            "Manners",
+            "For each hundred assistant turns: answers that began before the user had finished, "
+            "turns in which the "
+            "assistant chose to stay silent, and interruptions.",
+            "percentunit",
+            *(
+                Query(ratio(rate(family), rate(c.TURNS, matchers=('role="assistant"',))), legend)
+                for family, legend in (
+                    (c.OVERLAPS, "overlapping"),
+                    (c.SILENT_TURNS, "silent"),
+                    (c.INTERRUPTIONS, "interrupted"),
+                )
+            ),
+            width=8,
+        ),
+        trend(
+            "Tool calls",
+            "Tool calls each minute, and those that failed, by reason.",
+            "cpm",
+            Query(per_minute(rate(c.TOOL_CALLS)), "calls"),
+            Query(per_minute(rate(c.TOOL_CALL_FAILURES, "reason")) + " > 0", "failed: {{reason}}"),
+            width=8,
+        ),
+    ]
+
+
+def _agents(slo: Slo) -> PanelBuilder:
+    limit = slo.response.threshold_seconds
+    by = ("project", "agent")
+    within = total(c.RESPONSE, *by, matchers=(f'le="{bound(limit)}"',), part="bucket")
+    errors = 1 - slo.conversations.objective
+    return listing(
+        "Agents, the slowest first",
+        "Each agent over the dashboard's time range; an agent's name leads to its latencies.",
+        [
+            Column(title="Project", label="project"),
+            Column(title="Agent", label="agent", link=LATENCY_LINK),
+            Column(title="Live", expr=f"sum by (project, agent) ({series(c.CONVERSATIONS_LIVE)})"),
+            Column(title="Conversations", expr=total(c.CONVERSATIONS, *by), decimals=0),
+            Column(title="Turns", expr=total(c.TURNS, *by), decimals=0),
+            Column(
+                title="Response p95",
+                expr=f"histogram_quantile(0.95, {total(c.RESPONSE, 'le', *by, part='bucket')})",
+                unit="s",
+                steps=rising(limit, 2 * limit),
+            ),
+            Column(
+                title="Slow turns",
+                expr=f"1 - {ratio(within, total(c.RESPONSE, *by, part='count'))}",
+                unit="percentunit",
+                steps=rising(1 - slo.response.objective, 2 * (1 - slo.response.objective)),
+                decimals=1,
+            ),
+            Column(
+                title="Error endings",
+                expr=ratio(total(c.CONVERSATION_ERRORS, *by), total(c.CONVERSATIONS_ENDED, *by)),
+                unit="percentunit",
+                steps=rising(errors, 5 * errors),
+                decimals=1,
+            ),
+            Column(
+                title="Tool failures",
+                expr=ratio(total(c.TOOL_CALL_FAILURES, *by), total(c.TOOL_CALLS, *by)),
+                unit="percentunit",
+                steps=rising(slo.alerts.tool_failures.ratio / 2, slo.alerts.tool_failures.ratio),
+                decimals=1,
+            ),
+        ],
+        sort="Slow turns",
+    )

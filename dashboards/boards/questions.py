@@ -1,0 +1,50 @@
+"""Pure: expressions that more than one dashboard asks."""
+
+from exporter.metrics import catalogue as c
+
+from ..promql import gauge, rate, ratio, series
+from ..slo import Slo
+
+JOINED = "* on (job, instance, conversation_id) group_left (project, agent)"
+RECORDED = 'job=~"$job",project=~"$project",agent=~"$agent"'
+
+LATENCY_LINK = (
+    "/d/phonic-latency?${__url_time_range}&${datasource:queryparam}&${job:queryparam}&${instance:queryparam}"
+    "&var-project=${__data.fields.Project}&var-agent=${__data.fields.Agent}"
+)
+
+
+def of_selected_agents(expr: str) -> str:
+    """Series by conversation_id alone, joined with whose conversation it is."""
+    return f"({expr}) {JOINED} {series(c.LIVE_INFO)}"
+
+
+def zero_while_scraped(expr: str) -> str:
+    """``expr`` without labels, or 0 when there is nothing to count; still absent when the exporter is."""
+    return f"{expr} or 0 * max({series(c.BUILD_INFO)})"
+
+
+def waits() -> str:
+    """Seconds that each waiting caller has waited."""
+    return of_selected_agents(f"time() - {series(c.LIVE_WAITING_SINCE)}")
+
+
+def waiting(slo: Slo, *by: str) -> str:
+    """Callers who have waited longer than the alert allows."""
+    long = of_selected_agents(f"time() - {series(c.LIVE_WAITING_SINCE)} > {slo.alerts.callers_waiting.seconds:g}")
+    return f"count by ({', '.join(by)}) ({long})" if by else f"count({long})"
+
+
+def error_ratio(*by: str) -> str:
+    """Share of the conversations that ended which ended in an error."""
+    return ratio(rate(c.CONVERSATION_ERRORS, *by), rate(c.CONVERSATIONS_ENDED, *by))
+
+
+def in_progress() -> str:
+    """Conversations in progress as Phonic counts them; replicas report the same number."""
+    return f"sum({gauge(c.PROJECT_ACTIVE, 'project', operation='max')})"
+
+
+def per_minute(expr: str) -> str:
+    """Calls happen by the minute, not by the second."""
+    return f"60 * {expr}"
