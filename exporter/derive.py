@@ -93,7 +93,8 @@ class Live:
 class Progress:
     """All that is remembered of one conversation so that nothing counts twice.
 
-    ``position`` orders snapshots: (highest index, conversation duration in ms); a lower one is stale.
+    ``position`` orders snapshots: (highest index, duration in ms of the conversation, of the turn with that
+    index); a lower one is stale.
     """
 
     seen: bool = False
@@ -102,7 +103,7 @@ class Progress:
     rejected: frozenset[tuple[Field, Rejection]] = frozenset()
     malformed: int = 0
     duplicates: int = 0
-    position: tuple[int, float] = (-1, -1.0)
+    position: tuple[int, float, float] = (-1, -1.0, -1.0)
     duration_ms: float | None = None
     end_reason: str | None = None
     live: Live = Live()
@@ -200,8 +201,9 @@ class _Step:
         is_sound = not self.snapshot.bad
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
             duration, is_sound = None, False
-        position = (self.last, before.position[1] if duration is None else duration)
+        position = (self.last, before.position[1] if duration is None else duration, self._newest_length())
         self.is_fresh = position >= before.position
+        is_newest = self.is_fresh or self.is_record  # a record may list fewer turns, but it has the last word
         bad = self._bad_values() if self.snapshot.bad else {}
         for at, item in enumerate(self.items):
             self._turn(at, self.indexes[at], item, bad.get(at, 0))
@@ -220,12 +222,16 @@ class _Step:
                 malformed=malformed,
                 duplicates=duplicates,
                 position=position if self.is_fresh else before.position,
-                duration_ms=duration if self.is_fresh and duration is not None else before.duration_ms,
+                duration_ms=duration if is_newest and duration is not None else before.duration_ms,
                 end_reason=conversation.ended_by or conversation.end_reason or before.end_reason,
                 live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
             ),
             additions,
         )
+
+    def _newest_length(self) -> float:
+        length = self.items[self.indexes.index(self.last)].duration_ms if self.items else None
+        return length if length is not None and 0 <= length <= LONGEST_TURN_MS else -1.0
 
     def _turn(self, at: int, index: int, item: Item, rejections: int) -> None:
         known = self.turns.get(index)
@@ -315,11 +321,11 @@ class _Step:
 
     def _item(self, at: int, index: int) -> Item | None:
         """The item with ``index``, most likely at position ``at``; before the first one, what is known of it."""
-        if at < 0:
-            return self.snapshot.before if self.snapshot.before_index == index else None
-        if self.indexes[at] == index:
+        if at >= 0 and self.indexes[at] == index:
             return self.items[at]
-        return self.items[self.indexes.index(index)] if index in self.indexes else None
+        if index in self.indexes:
+            return self.items[self.indexes.index(index)]
+        return self.snapshot.before if self.snapshot.before_index == index else None
 
     def _role(self, index: int, item: Item) -> Role:
         known = self.turns.get(index)

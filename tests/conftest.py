@@ -1,0 +1,23 @@
+"""What all tests share: how hypothesis searches, and logs that stay out of the way."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import settings
+
+# No deadlines: the machine may be busy. On CI the same examples every time, so red means red.
+settings.register_profile("developer", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+
+@pytest.fixture(scope="module")
+def quiet_logs() -> Iterator[None]:
+    """Log lines of no interest, thousands of times: left unwritten while a module's tests run."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)

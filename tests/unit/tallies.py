@@ -1,0 +1,92 @@
+"""A tally with what surrounds it in the exporter, for tests: its totals, its page, and a disk that survives it."""
+
+import json
+from collections.abc import Callable
+
+import attrs
+
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
+from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
+from exporter.metrics.page import Page
+from exporter.metrics.series import Sample
+from exporter.phonic.decode import decode, decode_record
+from exporter.phonic.model import Snapshot
+from exporter.saved import Changes, Saved, SavedConversation, SavedSeries, Tombstone
+from exporter.tally import Tally
+from tests.strategies import Json, frame
+
+NOW = 1_753_920_000.0
+BUCKETS = {family.name: family.buckets for family in CATALOGUE if family.kind is Kind.HISTOGRAM}
+LIMITS = LabelLimits()
+
+
+def new_tally(
+    limits: LabelLimits = LIMITS, *, live_limit: int = 1000, now: Callable[[], float] = lambda: NOW
+) -> Tally:
+    return Tally(Ledger(limits), live_limit=live_limit, now=now)
+
+
+def live(snapshot: Json) -> Snapshot:
+    """A conversation object through the real decoder, as a live message brings it."""
+    message = decode(frame(snapshot))
+    assert message.snapshot is not None
+    return message.snapshot
+
+
+def recorded(record: Json) -> Snapshot:
+    """A conversation object through the real decoder, as REST brings it."""
+    return decode_record(json.dumps({"conversation": record}).encode())
+
+
+def totals(tally: Tally) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
+    """All numbers guarded by progress that are not 0, by sample name and labels."""
+    return {
+        (family.sample_name, series.labels): tuple(series.dump())
+        for family in accumulated()
+        if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
+        for series in tally.ledger.series(family)
+        if any(series.dump())
+    }
+
+
+def page_of(tally: Tally, *, process: bytes = b"") -> Page:
+    """The page with the gauges a tally can fill; the others have no series."""
+
+    def nothing() -> list[Sample]:
+        return []
+
+    gauges = dict.fromkeys((family for family in CATALOGUE if family.kind is Kind.GAUGE), nothing)
+    gauges[catalogue.CONVERSATIONS_LIVE] = tally.live_counts
+    return Page(tally.ledger, gauges, lambda _form, _names: process)
+
+
+@attrs.define
+class Disk:
+    """What a checkpoint holds, by the rules that `exporter.saved` states, without the file."""
+
+    label_names: tuple[str, ...] = LIMITS.names
+    series: dict[tuple[str, tuple[str, ...]], SavedSeries] = attrs.Factory(dict)
+    conversations: dict[str, SavedConversation] = attrs.Factory(dict)
+    tombstones: dict[str, Tombstone] = attrs.Factory(dict)
+
+    def write(self, changes: Changes) -> None:
+        self.series.update({(row.family, row.labels): row for row in changes.series})
+        for forgotten in changes.forgotten:
+            self.conversations.pop(forgotten, None)
+        self.conversations.update({row.id: row for row in changes.conversations})
+        for tombstone in changes.finished:
+            self.conversations.pop(tombstone.id, None)
+            self.tombstones[tombstone.id] = tombstone
+
+    def restored(self, tally: Tally) -> Tally:
+        tally.restore(
+            Saved(
+                label_names=self.label_names,
+                first_start=NOW,
+                series=list(self.series.values()),
+                conversations=list(self.conversations.values()),
+                tombstones=list(self.tombstones.values()),
+            )
+        )
+        return tally

@@ -1,0 +1,207 @@
+"""Exactly once: whatever happens to the messages on their way, the totals are those of one clean run.
+
+What is expected is counted by `tests.strategies.Expected` from the plan of each conversation.
+"""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from exporter.metrics.formats import Format
+from exporter.phonic.model import Snapshot
+from exporter.vocabulary import Lost
+from tests.strategies import Expected, History, Stage, damaged, deliveries, histories
+from tests.unit.tallies import BUCKETS, Disk, live, new_tally, page_of, recorded, totals
+
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+
+Totals = dict[tuple[str, tuple[str, ...]], tuple[int, ...]]
+
+
+def clean_run(history: History, **ending: Any) -> Totals:
+    expected = Expected()
+    expected.conversation(history, history.stages()[-1], **ending)
+    return expected.totals(BUCKETS)
+
+
+def snapshots(history: History) -> list[Snapshot]:
+    return [live(each) for each in history.snapshots()]
+
+
+@given(histories())
+def test_each_message_once(history: History) -> None:
+    tally = new_tally()
+    for snapshot in snapshots(history):
+        tally.update(history.id, snapshot)
+    assert totals(tally) == clean_run(history)
+
+
+@given(st.data())
+def test_lost_repeated_stale_and_shuffled_messages_give_the_same_totals(data: st.DataObject) -> None:
+    history = data.draw(histories())
+    messages = snapshots(history)
+    tally = new_tally()
+    for at in data.draw(deliveries(len(messages))):
+        tally.update(history.id, messages[at])
+    assert totals(tally) == clean_run(history)
+    tally.finish(history.id, None)
+    assert totals(tally) == clean_run(history, finished=True)
+
+
+@given(histories(), st.integers(1, 4))
+def test_reconnects_repeat_the_newest_message_and_add_nothing(history: History, times: int) -> None:
+    tally = new_tally()
+    for snapshot in snapshots(history):
+        for _ in range(times):
+            tally.stopped(history.id)
+            tally.update(history.id, snapshot)
+    assert totals(tally) == clean_run(history)
+
+
+@given(st.data())
+def test_any_number_of_kills_and_restarts_gives_the_same_totals(data: st.DataObject) -> None:
+    history = data.draw(histories())
+    messages = snapshots(history)
+    tally, disk = new_tally(), Disk()
+    for at in data.draw(deliveries(len(messages))):
+        tally.update(history.id, messages[at])
+        if data.draw(st.booleans()):
+            disk.write(tally.changes(everything=False))
+        if data.draw(st.integers(0, 3)) == 0:
+            tally = disk.restored(new_tally())
+    tally.update(history.id, messages[-1])  # a restart reconnects, and a connection begins with everything
+    assert totals(tally) == clean_run(history)
+    tally.finish(history.id, recorded(history.record()))
+    assert totals(tally) == clean_run(history, finished=True, record=True)
+
+
+@given(st.data())
+def test_the_record_brings_what_was_missed_and_doubles_nothing(data: st.DataObject) -> None:
+    history = data.draw(histories())
+    messages = snapshots(history)
+    tally = new_tally()
+    seen = data.draw(st.lists(st.integers(0, len(messages) - 1), max_size=5))
+    for at in seen:
+        tally.update(history.id, messages[at])
+    tally.finish(history.id, recorded(history.record()))
+    expected = Expected()
+    furthest = history.stages()[max(seen)] if seen else None
+    expected.conversation(history, furthest, finished=True, record=True)
+    assert totals(tally) == expected.totals(BUCKETS)
+
+
+@given(histories())
+def test_never_live_counts_the_same_from_the_record_alone_but_timings_and_silence(history: History) -> None:
+    tally = new_tally()
+    tally.finish(history.id, recorded(history.record()), Lost.NEVER_LIVE)
+    expected = Expected()
+    expected.conversation(history, None, finished=True, record=True, lost="never_live")
+    assert totals(tally) == expected.totals(BUCKETS)
+
+
+@given(st.data())
+def test_nothing_that_arrives_after_the_end_counts(data: st.DataObject) -> None:
+    history = data.draw(histories())
+    tally = new_tally()
+    for snapshot in (messages := snapshots(history)):
+        tally.update(history.id, snapshot)
+    tally.finish(history.id, recorded(history.record()))
+    before = totals(tally)
+    tally.update(history.id, data.draw(st.sampled_from(messages)))
+    tally.finish(history.id, recorded(history.record()))
+    assert totals(tally) == before
+
+
+@given(st.data())
+def test_damaged_messages_break_nothing_and_repeat_nothing(data: st.DataObject) -> None:
+    tally = new_tally()
+    documents = histories().map(lambda history: history.snapshots()[-1])
+    damage = [live({**each, "id": "conv_1"}) for each in data.draw(st.lists(damaged(documents), max_size=4))]
+    for snapshot in damage:
+        tally.update("conv_1", snapshot)
+        before = totals(tally)
+        tally.update("conv_1", snapshot)
+        assert totals(tally) == before
+    disk = Disk()
+    disk.write(tally.changes(everything=False))
+    assert totals(disk.restored(new_tally())) == totals(tally)
+
+
+class Exporter(RuleBasedStateMachine):
+    """Several conversations, one exporter that is killed at any time, and a model that knows only the plans.
+
+    The model remembers the furthest stage that arrived of each conversation and how it was finished, and
+    forgets with the exporter what was not written down.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tally = new_tally()
+        self.disk = Disk()
+        self.plans: dict[str, History] = {}
+        self.seen: dict[str, int] = {}
+        self.finished: dict[str, bool] = {}
+        self.written: tuple[dict[str, int], dict[str, bool]] = ({}, {})
+
+    @precondition(lambda self: len(self.plans) < 4)
+    @rule(data=st.data())
+    def starts(self, data: st.DataObject) -> None:
+        conversation_id = f"conv_{len(self.plans)}"
+        self.plans[conversation_id] = data.draw(histories(conversation_id))
+
+    @precondition(lambda self: self.plans)
+    @rule(data=st.data())
+    def message_arrives(self, data: st.DataObject) -> None:
+        history = self.plans[data.draw(st.sampled_from(sorted(self.plans)))]
+        at = data.draw(st.integers(0, len(history.stages()) - 1))
+        self.tally.update(history.id, live(history.snapshots()[at]))
+        if history.id not in self.finished:
+            self.seen[history.id] = max(at, self.seen.get(history.id, 0))
+
+    @precondition(lambda self: self.plans)
+    @rule(data=st.data(), with_record=st.booleans())
+    def conversation_ends(self, data: st.DataObject, with_record: bool) -> None:
+        history = self.plans[data.draw(st.sampled_from(sorted(self.plans)))]
+        if not with_record and history.id not in self.seen:
+            return
+        self.tally.ended(history.id)
+        self.tally.finish(history.id, recorded(history.record()) if with_record else None)
+        self.finished.setdefault(history.id, with_record)
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.disk.write(self.tally.changes(everything=False))
+        self.written = (dict(self.seen), dict(self.finished))
+
+    @rule()
+    def killed_and_restarted(self) -> None:
+        self.tally = self.disk.restored(new_tally())
+        self.seen, self.finished = dict(self.written[0]), dict(self.written[1])
+
+    @rule()
+    def scraped(self) -> None:
+        assert page_of(self.tally).render(Format.TEXT_0_0_4)
+
+    @invariant()
+    def totals_are_those_of_the_plans(self) -> None:
+        expected = Expected()
+        for conversation_id, history in self.plans.items():
+            at = self.seen.get(conversation_id)
+            expected.conversation(
+                history,
+                self.stage(history, at),
+                finished=conversation_id in self.finished,
+                record=self.finished.get(conversation_id, False),
+            )
+        assert totals(self.tally) == expected.totals(BUCKETS)
+
+    @staticmethod
+    def stage(history: History, at: int | None) -> Stage | None:
+        return None if at is None else history.stages()[at]
+
+
+TestExporter = Exporter.TestCase
+TestExporter.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
