@@ -31,6 +31,7 @@ CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each gr
 
 # Smallest and largest sensible value. The small ends leave room for tests that live faster than people talk.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "phonic.requests-per-second": (0.1, 500),
     "watch.interval": (0.05, 3600),
     "watch.limit": (1, 1_000_000),
     "watch.idle-timeout": (0.1, 3600),
@@ -90,6 +91,10 @@ class PhonicSettings:
     session_token_file: OptionalPath = _setting(
         None,
         "File with a session token, in place of an API key: no discovery, fewer labels, no data from REST.",
+    )
+    requests_per_second: float = _setting(
+        5.0,
+        "Most REST requests in a second; each ended conversation costs one or two. Phonic allows 500.",
     )
 
 

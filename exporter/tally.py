@@ -199,7 +199,7 @@ class Tally:
         del self._entries[conversation_id]
         self._changed.discard(conversation_id)
         self._tombstones[conversation_id] = now
-        self._new_tombstones.append(Tombstone(id=conversation_id, finished_at=now))
+        self._new_tombstones.append(Tombstone(conversation_id, now))
 
     def expire(self) -> None:
         """Drop tombstones of 24 h, and conversations that nobody has followed for as long."""
@@ -288,14 +288,18 @@ class Tally:
 
     # --- checkpoint
 
-    def changes(self) -> Changes:
-        """All that changed since the last call, as it stands now: numbers and progress of one moment."""
+    def changes(self, *, everything: bool = False) -> Changes:
+        """Numbers and progress as they stand now, of one moment: all, or what changed since the last call."""
         changed, self._changed = self._changed, set()
         finished, self._new_tombstones = self._new_tombstones, []
         forgotten, self._forgotten = self._forgotten, []
+        if everything:
+            finished = [Tombstone(each, at) for each, at in self._tombstones.items()]
         return Changes(
-            series=self.ledger.changes(),
-            conversations=[self._saved(self._entries[each]) for each in changed],
+            series=self.ledger.changes(everything=everything),
+            conversations=[
+                self._saved(each) for key, each in self._entries.items() if everything or key in changed
+            ],
             finished=finished,
             forgotten=forgotten,
         )

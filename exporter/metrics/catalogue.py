@@ -451,6 +451,11 @@ RELOAD_TIMESTAMP = _gauge(
     "files that are read again when they change",
     "file",
 )
+SLO_RESPONSE = _gauge(
+    "phonic_exporter_slo_response_seconds",
+    "Response time objective of this exporter; a bucket boundary of phonic_turn_response_seconds.",
+    "`--metrics.slo-response`",
+)
 LABEL_SETS = _gauge(
     "phonic_exporter_label_sets", "Combinations of label values that have series of their own.", "ledger"
 )

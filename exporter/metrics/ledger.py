@@ -181,10 +181,11 @@ class Ledger:
 
     # --- checkpoint
 
-    def changes(self) -> list[SavedSeries]:
-        """The saved families' series that changed since the last call, as they stand."""
+    def changes(self, *, everything: bool = False) -> list[SavedSeries]:
+        """The saved families' series as they stand: all, or those that changed since the last call."""
         changed, self._changed = self._changed, set()
-        return [_saved(series) for series in changed if _is_saved(series.family)]
+        wanted = (each for family in self._series.values() for each in family.values()) if everything else changed
+        return [_saved(series) for series in wanted if _is_saved(series.family)]
 
     def restore(self, saved: Iterable[SavedSeries]) -> set[str]:
         """Take over saved numbers. Returns the names of families left at 0 because their layout has changed."""

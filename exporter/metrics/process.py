@@ -21,7 +21,8 @@ def process_metrics() -> Callable[[Format, frozenset[str] | None], bytes]:
     def render(form: Format, names: frozenset[str] | None) -> bytes:
         chosen = registry if names is None else registry.restricted_registry(sorted(names))
         if form is Format.OPENMETRICS_1_0_0:
-            return generate_openmetrics(chosen).removesuffix(OPENMETRICS_END)
+            page: bytes = generate_openmetrics(chosen)  # type: ignore[no-untyped-call]
+            return page.removesuffix(OPENMETRICS_END)
         return generate_latest(chosen)
 
     return render

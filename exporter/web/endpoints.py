@@ -4,7 +4,6 @@ Rules for this file: it knows nothing of what the numbers mean, the rest of the 
 ``Exported``. Every endpoint runs on the trio thread, which owns the numbers, and waits for its own answer only.
 """
 
-import enum
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ..errors import ConfigError
+from ..identity import is_conversation_id
 from ..metrics.formats import Format
+from ..vocabulary import Started
 from .landing import landing_page
 from .negotiation import accepts_gzip, negotiate
 
@@ -30,20 +31,10 @@ log = structlog.get_logger()
 
 _TELEMETRY_PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 _TAKEN = re.compile(r"/(-|api|livez|readyz)(/|$)")
-_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]{1,100}")
 
 _GZIP_FROM_BYTES: Final = 1024  # below, the headers weigh more than what is saved
 _GZIP_IN_THREAD_FROM_BYTES: Final = 256 * 1024  # level 1 does about 100 KB/ms: a few ms, longer would be felt
 _HEALTH_MAX_AGE_SECONDS: Final = 5.0
-
-
-class Started(enum.Enum):
-    """What came of the wish to watch a conversation; the value is said to the client."""
-
-    STARTED = "started"
-    ALREADY_WATCHED = "already watched"
-    LIMIT_REACHED = "watch limit reached"
-    FINISHED = "conversation is over"
 
 
 _STATUS_OF: Final = {
@@ -198,7 +189,7 @@ def _push_route(push: PushTargets) -> Route:
     async def conversation(request: Request) -> Response:
         # Not the path parameter, which lacks a line end that the path has.
         conversation_id = request.scope["path"].removeprefix("/api/v1/conversations/")
-        if not _CONVERSATION_ID.fullmatch(conversation_id):
+        if not is_conversation_id(conversation_id):
             return _json({"error": "not a conversation id: conv_ and up to 100 letters, digits, _ or -"}, 400)
         if request.method == "PUT":
             outcome = push.start(conversation_id)

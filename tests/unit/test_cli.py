@@ -21,6 +21,7 @@ SECRET = "ph_planted-secret"
 SAMPLES: dict[str, tuple[str, object]] = {
     "phonic.base-url": ("https://phonic.example", "https://phonic.example"),
     "phonic.allow-http": ("true", True),
+    "phonic.requests-per-second": ("50", 50.0),
     "phonic.api-key-file": ("a/key", "a/key"),
     "phonic.session-token-file": ("a/token", "a/token"),
     "watch.conversation": ("conv_1", ("conv_1",)),

@@ -1,0 +1,24 @@
+# syntax=docker/dockerfile:1
+# The wheel is built apart and installed into a clean image: nothing of the source tree runs in production.
+ARG PYTHON=3.13-slim-bookworm
+
+FROM python:${PYTHON} AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY exporter exporter
+RUN pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels .
+
+FROM python:${PYTHON}
+LABEL org.opencontainers.image.title="phonic-exporter" \
+      org.opencontainers.image.description="Prometheus exporter for live Phonic voice conversations" \
+      org.opencontainers.image.licenses="Apache-2.0"
+RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --find-links /wheels phonic-exporter \
+ && install -d -o 65532 -g 65532 -m 0700 /var/lib/phonic-exporter
+ENV PYTHONUNBUFFERED=1 STATE_DIRECTORY=/var/lib/phonic-exporter
+USER 65532:65532
+VOLUME /var/lib/phonic-exporter
+EXPOSE 10058
+HEALTHCHECK --interval=15s --timeout=6s --start-period=10s CMD ["phonic-exporter", "healthcheck"]
+# Exec form: the exporter is process 1 and handles SIGTERM itself.
+ENTRYPOINT ["phonic-exporter"]

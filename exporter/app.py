@@ -1,0 +1,327 @@
+"""Wiring: how the parts become a program that watches, serves, and stops in order.
+
+The nurseries, from the outside in: signals; the web server, which outlives the watchers so that a last scrape
+sees the final numbers; the checkpoint; the watching. The first signal ends the watching, then the checkpoint is
+written, then the server finishes what it is answering. A second signal ends everything at once.
+"""
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+
+import attrs
+import structlog
+import trio
+
+from . import __version__
+from .checkpoint import Checkpoint
+from .gauges import gauges
+from .identity import is_conversation_id
+from .metrics import catalogue
+from .metrics.ledger import LabelLimits, Ledger
+from .metrics.page import Page
+from .metrics.process import process_metrics
+from .phonic.credentials import ApiKey, Credentials
+from .phonic.live import LiveSocket, Timeouts
+from .phonic.rest import RestApi, open_rest
+from .settings import Settings, StateSettings, describe
+from .simulator import server as simulator_server
+from .simulator.settings import SimulatorSettings, staged
+from .tally import Tally
+from .vocabulary import Reset, RestError, Started
+from .watch.discovery import Discovery
+from .watch.ports import Source
+from .watch.reconcile import Reconciler
+from .watch.supervisor import Supervisor
+from .watch.targets import WatchFile
+from .web import server as web_server
+from .web.endpoints import Exported
+from .web.live_config import LiveConfig
+
+log = structlog.get_logger("exporter")
+
+STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
+EXPIRE_SECONDS = 60.0
+NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
+
+
+@attrs.frozen(kw_only=True)
+class Running:
+    """A started exporter: where it serves, and how to make it stop in order."""
+
+    urls: list[str]
+    stop: trio.Event
+
+
+async def run(
+    settings: Settings,
+    credentials: Credentials,
+    *,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Watch and serve until SIGTERM, SIGINT or ``Running.stop``.
+
+    ``started`` when the pages are served and watching has begun. Errors: ConfigError for what only shows at
+    start (addresses, web config file, a checkpoint in use). Cancellation: ends at once, without a checkpoint.
+    """
+    log.info("starting", version=__version__, **describe(settings))
+    web_config = LiveConfig(settings.web.config_file)
+    ledger = Ledger(
+        LabelLimits(
+            names=settings.metrics.labels,
+            values=settings.metrics.label_limit,
+            sets=settings.metrics.label_set_limit,
+        )
+    )
+    tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
+    stop, served = trio.Event(), trio.Event()
+    async with (
+        _signals(stop),
+        _checkpoint(settings.state, tally) as checkpoint,
+        _rest(settings, credentials, tally) as rest,
+    ):
+        live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
+        records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
+        supervisor = Supervisor(open_feed=live.open, sink=tally, records=records, limit=settings.watch.limit)
+        discovery = _discovery(settings, rest, supervisor, tally)
+        watch_file = _watch_file(settings, supervisor)
+        page = Page(
+            ledger,
+            gauges(
+                tally=tally,
+                supervisor=supervisor,
+                rest=rest,
+                discovery=discovery,
+                checkpoint=checkpoint,
+                watch_file=watch_file,
+                web_config=web_config if settings.web.config_file else None,
+                slo_response=settings.metrics.slo_response,
+            ),
+            process_metrics(),
+        )
+        exported = Exported(
+            render=page.render,
+            not_ready=lambda: (
+                ["first discovery not done"]
+                if settings.watch.discover and discovery and not discovery.first_round_done
+                else []
+            ),
+            conversations=lambda: _conversations(supervisor, tally),
+            push=_Push(supervisor) if settings.web.enable_push_api else None,
+            version=__version__,
+        )
+        async with trio.open_nursery() as serving:
+            urls = await serving.start(
+                partial(
+                    web_server.serve,
+                    exported,
+                    listen_addresses=settings.web.listen_address,
+                    telemetry_path=settings.web.telemetry_path,
+                    max_requests=settings.web.max_requests,
+                    web_config=web_config,
+                    stop=served,
+                )
+            )
+            for url in urls:
+                log.info("serving", metrics=url.rstrip("/") + settings.web.telemetry_path, landing_page=url)
+            async with trio.open_nursery() as watching:
+                await watching.start(supervisor.run)
+                watching.start_soon(live.keep_alive)
+                watching.start_soon(_expire, tally)
+                _resume(supervisor, tally, settings)
+                if watch_file is not None:
+                    await watching.start(watch_file.run)
+                if discovery is not None:
+                    watching.start_soon(discovery.run)
+                task_status.started(Running(urls=urls, stop=stop))
+                await stop.wait()
+                serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
+                watching.cancel_scope.cancel()
+            if checkpoint is not None:
+                await checkpoint.write_now(tally.changes, on_error=partial(_count_checkpoint_error, ledger))
+            served.set()
+    log.info("stopped")
+
+
+async def demo(
+    settings: Settings,
+    simulator: SimulatorSettings,
+    *,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The exporter against a simulated Phonic in this process, until a signal."""
+    async with trio.open_nursery() as nursery:
+        base_url = await nursery.start(partial(_simulate, attrs.evolve(simulator, listen_address="127.0.0.1:0")))
+        settings = attrs.evolve(settings, phonic=attrs.evolve(settings.phonic, base_url=base_url))
+        await run(settings, Credentials(ApiKey(simulator.api_key)), task_status=task_status)
+        nursery.cancel_scope.cancel()
+
+
+async def simulate(
+    simulator: SimulatorSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Only the simulated Phonic, until a signal."""
+    stop = trio.Event()
+    async with _signals(stop), trio.open_nursery() as nursery:
+        base_url = await nursery.start(_simulate, simulator)
+        log.info("simulating", base_url=base_url, seed=simulator.seed)
+        task_status.started(base_url)
+        await stop.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _simulate(
+    simulator: SimulatorSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    scenario, faults = staged(simulator)
+    await simulator_server.serve(
+        scenario,
+        listen=simulator.listen_address,
+        api_key=simulator.api_key,
+        faults=faults,
+        patient=simulator.patient,
+        refuse_ended=simulator.refuse_ended,
+        task_status=task_status,
+    )
+
+
+@asynccontextmanager
+async def _signals(stop: trio.Event) -> AsyncIterator[None]:
+    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second."""
+    async with trio.open_nursery() as nursery:
+
+        async def listen() -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for number in signals:
+                    log.info("signal received", signal=signal.Signals(number).name)
+                    if stop.is_set():
+                        nursery.cancel_scope.cancel()
+                    stop.set()
+
+        nursery.start_soon(listen)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _checkpoint(settings: StateSettings, tally: Tally) -> AsyncIterator[Checkpoint | None]:
+    """Take over the checkpoint and keep it written while the block runs."""
+    if settings.file is None:
+        yield None
+        return
+    opened = await Checkpoint.open(settings.file, label_names=tally.ledger.limits.names, now=time.time)
+    if opened.problem is not None:
+        tally.ledger.count(catalogue.CHECKPOINT_RESETS, Reset.CORRUPT)
+        tally.ledger.count(catalogue.CHECKPOINT_ERRORS)
+    if opened.saved is not None:
+        tally.restore(opened.saved)
+    on_error = partial(_count_checkpoint_error, tally.ledger)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(opened.checkpoint.run, tally.changes, interval=settings.interval, on_error=on_error)
+            )
+            yield opened.checkpoint
+            nursery.cancel_scope.cancel()
+    finally:
+        await opened.checkpoint.close()
+
+
+def _count_checkpoint_error(ledger: Ledger) -> None:
+    ledger.count(catalogue.CHECKPOINT_ERRORS)
+
+
+@asynccontextmanager
+async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> AsyncIterator[RestApi | None]:
+    """The REST API while the block runs; None with a session token, which cannot read it."""
+    if not isinstance(credentials.current(), ApiKey):
+        yield None
+        return
+
+    def on_error(reason: RestError) -> None:
+        tally.ledger.count(catalogue.DISCOVERY_ERRORS, reason)
+
+    async with open_rest(
+        settings.phonic.base_url,
+        credentials,
+        on_error=on_error,
+        requests_per_second=settings.phonic.requests_per_second,
+    ) as rest:
+        yield rest
+
+
+def _discovery(settings: Settings, rest: RestApi | None, supervisor: Supervisor, tally: Tally) -> Discovery | None:
+    if rest is None:
+        return None
+    return Discovery(
+        rest,
+        targets=supervisor,
+        sink=tally,
+        directory=tally,
+        rng=Random(),  # noqa: S311  # jitter
+        interval=settings.watch.interval if settings.watch.discover else NAMES_ONLY_SECONDS,
+        finds=bool(settings.watch.discover),
+        only=settings.watch.project,
+    )
+
+
+def _watch_file(settings: Settings, supervisor: Supervisor) -> WatchFile | None:
+    if settings.watch.file is None:
+        return None
+    return WatchFile(settings.watch.file, supervisor, is_conversation_id=is_conversation_id, now=time.time)
+
+
+def _resume(supervisor: Supervisor, tally: Tally, settings: Settings) -> None:
+    """Go on with what the checkpoint says was not finished, and begin with what the flags name."""
+    for conversation_id, has_ended in tally.unfinished():
+        if has_ended:
+            supervisor.complete(conversation_id)
+        else:
+            supervisor.start(conversation_id, Source.CHECKPOINT)
+    for conversation_id in settings.watch.conversation:
+        supervisor.start(conversation_id, Source.FLAG)
+
+
+async def _expire(tally: Tally) -> None:
+    while True:
+        await trio.sleep(EXPIRE_SECONDS)
+        tally.expire()
+
+
+class _Push:
+    """Targets named over HTTP. Implements `exporter.web.endpoints.PushTargets`."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def start(self, conversation_id: str) -> Started:
+        return self._supervisor.start(conversation_id, Source.PUSH)
+
+    def stop(self, conversation_id: str) -> bool:
+        return self._supervisor.stop(conversation_id)
+
+
+def _conversations(supervisor: Supervisor, tally: Tally) -> list[dict[str, object]]:
+    """What ``GET /api/v1/conversations`` shows: identity, state and counts, nothing that anyone said."""
+    shown: list[dict[str, object]] = []
+    now = trio.current_time()
+    for each in supervisor.watches():
+        entry = tally.entry(each.conversation_id)
+        live = entry.progress.live if entry else None
+        shown.append(
+            {
+                "conversation_id": each.conversation_id,
+                "state": each.state.value,
+                "state_seconds": round(now - each.since, 3),
+                "sources": sorted(each.sources),
+                "project": entry.project if entry else None,
+                "agent": entry.agent if entry else None,
+                "turns": live.turns if live else 0,
+                "duration_seconds": live.duration if live else None,
+                "last_update": round(entry.updated_at, 3) if entry else None,
+            }
+        )
+    return shown

@@ -1,0 +1,128 @@
+"""Wiring: which part of the program feeds which gauge at the moment of a scrape."""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping
+
+from . import __version__
+from .checkpoint import Checkpoint
+from .derive import Live
+from .metrics import catalogue
+from .metrics.catalogue import Family
+from .metrics.page import Rows, one, rows
+from .metrics.series import Sample
+from .phonic.rest import RestApi
+from .tally import Tally
+from .vocabulary import ReloadedFile
+from .watch.discovery import Discovery
+from .watch.supervisor import Supervisor
+from .watch.targets import WatchFile
+from .web.live_config import LiveConfig
+
+Gauges = Mapping[Family, Callable[[], Iterable[Sample]]]
+
+
+def gauges(
+    *,
+    tally: Tally,
+    supervisor: Supervisor,
+    rest: RestApi | None,
+    discovery: Discovery | None,
+    checkpoint: Checkpoint | None,
+    watch_file: WatchFile | None,
+    web_config: LiveConfig | None,
+    slo_response: float,
+) -> Gauges:
+    """All gauges of the catalogue but the page's own. What a part that is off would feed is absent, not 0."""
+    return dict(
+        (
+            rows(catalogue.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
+            (catalogue.CONVERSATIONS_LIVE, tally.live_counts),
+            rows(catalogue.AGENT_INFO, tally.agents),
+            one(catalogue.SLO_RESPONSE, lambda: slo_response),
+            one(catalogue.LABEL_SETS, lambda: float(len(tally.ledger.label_sets))),
+            rows(catalogue.WATCHERS, supervisor.states),
+            *_live(tally),
+            *_upstream(rest, discovery),
+            *_checkpoint(checkpoint),
+            *_files(watch_file, web_config),
+        )
+    )
+
+
+_Feeds = list[tuple[Family, Callable[[], Iterable[Sample]]]]
+
+
+def _live(tally: Tally) -> _Feeds:
+    def each(family: Family, number: Callable[[Live], float | None]) -> tuple[Family, Callable[[], list[Sample]]]:
+        def numbers() -> list[Sample]:
+            return [
+                (entry.live_text, value)
+                for entry in tally.live()
+                if (value := number(entry.progress.live)) is not None
+            ]
+
+        return family, numbers
+
+    return [
+        (catalogue.LIVE_INFO, lambda: [(entry.info_text, 1.0) for entry in tally.live()]),
+        each(catalogue.LIVE_TURNS, lambda live: live.turns),
+        each(catalogue.LIVE_DURATION, lambda live: live.duration),
+        each(catalogue.LIVE_GENERATION, lambda live: live.model_generation),
+        each(catalogue.LIVE_FIRST_AUDIO, lambda live: live.first_audio),
+        (
+            catalogue.LIVE_LAST_UPDATE,
+            lambda: [(entry.live_text, round(entry.updated_at, 3)) for entry in tally.live()],
+        ),
+        each(catalogue.LIVE_WAITING_SINCE, lambda live: live.waiting_since),
+    ]
+
+
+def _upstream(rest: RestApi | None, discovery: Discovery | None) -> _Feeds:
+    def projects(number: str) -> Callable[[], Rows]:
+        def numbers() -> Rows:
+            for project in discovery.projects if discovery else ():
+                value = getattr(project, number)
+                if value is not None:
+                    yield (project.name,), float(value)
+
+        return numbers
+
+    def workspace(number: str) -> Callable[[], float | None]:
+        return lambda: getattr(discovery.workspace, number) if discovery and discovery.workspace else None
+
+    return [
+        rows(catalogue.PROJECT_ACTIVE, projects("active")),
+        rows(catalogue.PROJECT_LIMIT, projects("limit")),
+        one(catalogue.WORKSPACE_ACTIVE, workspace("active")),
+        one(catalogue.WORKSPACE_LIMIT, workspace("limit")),
+        one(catalogue.UP, lambda: None if rest is None or rest.up is None else float(rest.up)),
+        one(catalogue.DISCOVERY_LAST_SUCCESS, lambda: discovery.last_success if discovery else None),
+        one(catalogue.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
+        rows(
+            catalogue.DISCOVERED,
+            lambda: [((name,), float(count)) for name, count in discovery.found.items()] if discovery else [],
+        ),
+    ]
+
+
+def _checkpoint(checkpoint: Checkpoint | None) -> _Feeds:
+    return [
+        one(catalogue.CHECKPOINT_LAST_SUCCESS, lambda: checkpoint.last_success if checkpoint else None),
+        one(catalogue.CHECKPOINT_SIZE, lambda: float(checkpoint.size_bytes) if checkpoint else None),
+    ]
+
+
+def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feeds:
+    def usable() -> Rows:
+        if watch_file is not None:
+            yield (ReloadedFile.WATCH_FILE.value,), float(watch_file.is_usable)
+        if web_config is not None:
+            yield (ReloadedFile.WEB_CONFIG.value,), float(web_config.last_success)
+
+    def read_at() -> Rows:
+        if watch_file is not None and watch_file.last_success is not None:
+            yield (ReloadedFile.WATCH_FILE.value,), watch_file.last_success
+        if web_config is not None:
+            yield (ReloadedFile.WEB_CONFIG.value,), web_config.last_success_timestamp
+
+    return [rows(catalogue.RELOAD_SUCCESSFUL, usable), rows(catalogue.RELOAD_TIMESTAMP, read_at)]
