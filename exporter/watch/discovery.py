@@ -1,0 +1,372 @@
+"""Tasks: finding conversations over REST: the live ones to watch, and those that ended unwatched to count.
+
+Strategy: three loops of different pace share what they learn.
+
+- A *round*, every few seconds: counts of all projects; of a project with active conversations the newest pages,
+  until as many live rows are known as are active. A live row that was listed before and is watched need not be
+  listed again, so a round usually reads what is new since the last one.
+- A *sweep*, every minute: all rows of each project that began since the newest one of the last sweep, less an
+  overlap for those that rang meanwhile, and since the oldest one known to be live yet unwatched. By induction no
+  row escapes: whatever a sweep finds is over (counted), watched, or remembered as unwatched until a later one.
+  The first sweep goes back to the first start ever or 24 h, and `CALL` further, for calls that began before.
+- After each sweep the conversations that ended unwatched are counted from their records.
+
+Rules for this file: a row, a page or a sweep may come twice or late, since all that follows from it asks first
+whether it happened already; times that are compared with rows are Phonic's own wherever possible, because our
+clock may be wrong; between two awaits no other task runs, so checks and the acts upon them are atomic.
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from random import Random
+from typing import Protocol
+
+import attrs
+import structlog
+import trio
+
+from ..derive import parse_time
+from ..phonic.model import Snapshot
+from ..phonic.rest import RestFailed
+from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
+from ..vocabulary import RestError, Started
+from .backoff import backoff
+from .ports import Directory, Sink, Source, Targets
+from .unwatched import OLDEST_LIVE, Unwatched, is_known
+
+log = structlog.get_logger("exporter.watch")
+
+LONGEST_DELAY = 60.0  # seconds between rounds while they fail
+WORKSPACE_SECONDS = 30.0
+AGENTS_SECONDS = 600.0
+WARNING_SECONDS = 3600.0  # between two warnings that a project has more active conversations than are found
+SHORT_ROUNDS = 3  # in a row before such a warning: conversations begin and end between two requests
+# Tombstones live 24 h by our clock; what ended longer ago could come twice. 10 minutes for clocks that differ.
+MEMORY = 24 * 3600.0 - 600.0
+CALL = 2 * 3600.0  # seconds; longer calls may escape that were over before the first look at a project
+OVERLAP = 300.0  # seconds between the creation of a row and its `started_at`, at most
+FIRST_LIMIT, LIMIT = 10, 100  # rows: whole conversations each, so an idle sweep asks for few
+PAGE_ATTEMPTS = 5  # before a sweep gives up until the next one
+RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds between them
+
+_SECOND = 1_000_000  # `parse_time` gives microseconds
+_HOPELESS = frozenset({RestError.HTTP_401, RestError.HTTP_403, RestError.HTTP_404, RestError.HTTP_4XX})
+
+
+class Api(Protocol):
+    """What is asked of REST. See `exporter.phonic.rest`; everything may raise `RestFailed`."""
+
+    async def projects(self) -> list[ProjectRow]: ...
+    async def workspace(self) -> Workspace: ...
+    async def agents(self, project_name: str) -> list[AgentRow]: ...
+    async def conversations(
+        self, project_name: str, *, after: str | None = None, limit: int = LIMIT
+    ) -> ListPage: ...
+    async def record(self, conversation_id: str) -> Snapshot | None: ...
+
+
+@attrs.define(eq=False)
+class _Project:
+    """What is known of one project's conversations."""
+
+    listed: dict[str, int | None] = attrs.field(factory=dict)  # running when last listed: id -> start, if known
+    swept_to: int | None = None  # newest start that a sweep to its end has seen, on Phonic's clock
+    agents_at: float = -math.inf
+    deep_again_at: float = -math.inf  # until then a list that was short of live rows is not read to its end
+    short_rounds: int = 0
+    warned_at: float = -math.inf
+
+
+class Discovery:
+    """The search and its state; attributes without underscore may be read at any time.
+
+    ``projects`` and ``workspace`` are as last heard. ``found``: live conversations known, by project searched.
+    ``last_success``: Unix time of the last round without a failure. ``duration``: seconds the last round took.
+    ``first_round_done``: whether there was one, successful or not.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        *,
+        targets: Targets,
+        sink: Sink,
+        directory: Directory,
+        rng: Random,
+        interval: float,
+        finds: bool = True,
+        only: Collection[str] = (),
+        sweep_interval: float = 60.0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """``interval``: seconds from the start of one round to that of the next.
+
+        ``finds=False`` learns only names and counts. ``only`` restricts the search to projects of these names.
+        """
+        self.projects: list[ProjectRow] = []
+        self.workspace: Workspace | None = None
+        self.found: dict[str, int] = {}
+        self.last_success: float | None = None
+        self.duration: float | None = None
+        self.first_round_done = False
+        self._api = api
+        self._targets = targets
+        self._sink = sink
+        self._directory = directory
+        self._rng = rng
+        self._interval = interval
+        self._finds = finds
+        self._only = frozenset(only)
+        self._sweep_interval = sweep_interval
+        self._now = now
+        self._searched: dict[str, _Project] = {}
+        self._unwatched = Unwatched(api.record, targets=targets, sink=sink, rng=rng, now=now)
+        self._projects_known = trio.Event()
+        self._workspace_at = -math.inf
+        self._absent: frozenset[str] = frozenset()
+        self._is_failing = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Search until cancelled; trouble with REST is retried, never raised. Started after the first round.
+
+        Conversations to go on with after a restart must be among the targets before.
+        """
+        delays = self._delays()
+        async with trio.open_nursery() as nursery:
+            while True:
+                begun = trio.current_time()
+                can_go_on = await self._round()
+                if not self.first_round_done:
+                    self.first_round_done = True
+                    task_status.started()
+                    nursery.start_soon(self._sweeps)
+                if can_go_on:
+                    delays = self._delays()
+                    await trio.sleep_until(begun + self._interval * self._rng.uniform(0.95, 1.05))
+                else:
+                    await trio.sleep(next(delays))
+
+    def _delays(self) -> Iterator[float]:
+        return backoff(self._rng, first=self._interval, longest=max(LONGEST_DELAY, self._interval))
+
+    # --- rounds
+
+    async def _round(self) -> bool:
+        """Look at everything once. False when there is no point in doing so again at the usual pace."""
+        begun = trio.current_time()
+        failures: list[RestFailed] = []
+        can_go_on = await self._succeeds(self._learn_projects(), failures)
+        if can_go_on:
+            outcomes = [
+                await self._succeeds(self._look(row, self._searched[row.name]), failures)
+                for row in self._rows_searched()
+                if self._finds
+            ]
+            can_go_on = any(outcomes) or not outcomes
+        if can_go_on and begun - self._workspace_at >= WORKSPACE_SECONDS:
+            await self._succeeds(self._learn_workspace(), failures)
+        self.duration = trio.current_time() - begun
+        self._note_round(failures)
+        return can_go_on
+
+    async def _succeeds(self, step: Awaitable[None], failures: list[RestFailed]) -> bool:
+        try:
+            await step
+        except RestFailed as failed:
+            failures.append(failed)
+            return False
+        return True
+
+    def _note_round(self, failures: list[RestFailed]) -> None:
+        if failures and not self._is_failing:
+            log.warning("discovery failing", reason=failures[0].reason.value, request_id=failures[0].request_id)
+        if not failures:
+            self.last_success = self._now()
+            if self._is_failing:
+                log.info("discovery recovered")
+        self._is_failing = bool(failures)
+        log.debug(
+            "discovery round",
+            projects=len(self.projects),
+            found=sum(self.found.values()),
+            failures=len(failures),
+            seconds=round(self.duration or 0.0, 3),
+        )
+
+    async def _learn_projects(self) -> None:
+        self.projects = await self._api.projects()
+        self._directory.learn_projects({row.id: row.name for row in self.projects})
+        names = [row.name for row in self._rows_searched()]
+        self._searched = {name: self._searched.get(name) or _Project() for name in names}
+        self.found = {name: self.found.get(name, 0) for name in names} if self._finds else {}
+        absent = self._only.difference(names)
+        if absent - self._absent:
+            log.warning("no project of this name", projects=sorted(absent))
+        self._absent = absent
+        self._projects_known.set()
+
+    async def _learn_workspace(self) -> None:
+        self.workspace = await self._api.workspace()
+        self._workspace_at = trio.current_time()
+
+    def _rows_searched(self) -> list[ProjectRow]:
+        return [row for row in self.projects if not self._only or row.name in self._only]
+
+    async def _look(self, row: ProjectRow, project: _Project) -> None:
+        """Watch the project's live conversations. Costs nothing when it has none."""
+        if row.active == 0:
+            self._note_found(row, project, 0)
+            return
+        wanted = 1 if row.active is None else row.active
+        live = {each for each in project.listed if self._targets.is_watched(each)}
+        is_shallow = trio.current_time() < project.deep_again_at
+
+        def wants_older(rows: list[ListedRow]) -> bool:
+            is_new = False
+            for each in rows:
+                is_new = each.id not in project.listed
+                if self._take(each, project):
+                    live.add(each.id)
+                else:
+                    is_new = False
+            # A page that ends with a conversation just found may have cut a wave in two.
+            return not is_shallow and (len(live) < wanted or is_new) and not self._reaches_past(rows, OLDEST_LIVE)
+
+        await self._read_pages(row.name, wants_older, first_limit=LIMIT)
+        if len(live) < wanted and not is_shallow:
+            # Rows may be missing for long; what is new comes on top, and sweeps look deeper anyway.
+            project.deep_again_at = trio.current_time() + self._sweep_interval
+        self._note_found(row, project, len(live))
+
+    def _note_found(self, row: ProjectRow, project: _Project, found: int) -> None:
+        self.found[row.name] = found
+        if found >= (row.active or 0):
+            project.short_rounds = 0
+            return
+        project.short_rounds += 1
+        now = trio.current_time()
+        if project.short_rounds >= SHORT_ROUNDS and now - project.warned_at >= WARNING_SECONDS:
+            project.warned_at = now
+            log.warning("fewer conversations found than active", project=row.name, active=row.active, found=found)
+
+    # --- rows
+
+    def _take(self, row: ListedRow, project: _Project) -> bool:
+        """Do what a row asks for, once; whether it is a live conversation."""
+        if row.ended_at is not None:
+            project.listed.pop(row.id, None)
+            if self._is_ours(row) and not self._is_known(row.id):
+                self._unwatched.add(row.id)
+            return False
+        started = parse_time(row.started_at)
+        if started is not None and started < self._ago(OLDEST_LIVE):
+            project.listed.pop(row.id, None)
+            return False
+        if self._targets.start(row.id, Source.DISCOVERY) is Started.FINISHED:
+            project.listed.pop(row.id, None)  # REST may lag behind the end that was seen
+            return False
+        project.listed[row.id] = started
+        return True
+
+    def _is_known(self, conversation_id: str) -> bool:
+        return is_known(conversation_id, self._targets, self._sink)
+
+    def _is_ours(self, row: ListedRow) -> bool:
+        """Whether an ended conversation is no history. One that ended who knows when is ours if it began so."""
+        moment = parse_time(row.ended_at) or parse_time(row.started_at)
+        return moment is not None and moment >= max(self._sink.first_start * _SECOND, self._ago(MEMORY))
+
+    def _ago(self, seconds: float) -> float:
+        return (self._now() - seconds) * _SECOND
+
+    def _reaches_past(self, rows: Iterable[ListedRow], seconds: float) -> bool:
+        return any((parse_time(each.started_at) or math.inf) < self._ago(seconds) for each in rows)
+
+    async def _read_pages(
+        self, name: str, wants_older: Callable[[list[ListedRow]], bool], *, first_limit: int, attempts: int = 1
+    ) -> None:
+        """Hand over a project's rows page by page, newest first, until no older ones are wanted or left."""
+        cursor: str | None = None
+        seen: set[str] = set()
+        limit = first_limit
+        while True:
+            page = await self._read_page(name, cursor, limit, attempts)
+            cursor, limit = page.next_cursor, LIMIT
+            if not wants_older(page.rows) or cursor is None or cursor in seen:  # a cursor twice would go round
+                return
+            seen.add(cursor)
+
+    async def _read_page(self, name: str, cursor: str | None, limit: int, attempts: int) -> ListPage:
+        delays = backoff(self._rng, first=RETRY_FIRST, longest=RETRY_LONGEST)
+        for left in reversed(range(attempts)):
+            try:
+                return await self._api.conversations(name, after=cursor, limit=limit)
+            except RestFailed as failed:
+                if not left or failed.reason in _HOPELESS:
+                    raise
+            await trio.sleep(next(delays))
+        raise AssertionError("attempts is at least 1")
+
+    # --- sweeps
+
+    async def _sweeps(self) -> None:
+        await self._projects_known.wait()
+        while True:
+            begun = trio.current_time()
+            failures: list[RestFailed] = []
+            for name, project in list(self._searched.items()):
+                await self._succeeds(self._learn_agents(name, project), failures)
+            swept = [
+                await self._succeeds(self._sweep(name, project), failures)
+                for name, project in list(self._searched.items())
+                if self._finds
+            ]
+            log.debug("discovery sweep", projects=sum(swept), failures=len(failures))
+            if any(swept):  # so REST works, and a record that cannot be read is a case of its own
+                await self._unwatched.count()
+            await trio.sleep_until(begun + self._sweep_interval * self._rng.uniform(0.95, 1.05))
+
+    async def _learn_agents(self, name: str, project: _Project) -> None:
+        if trio.current_time() - project.agents_at >= AGENTS_SECONDS:
+            agents = await self._api.agents(name)
+            project.agents_at = trio.current_time()
+            self._directory.learn_agents(name, [(each.id, each.name) for each in agents])
+
+    async def _sweep(self, name: str, project: _Project) -> None:
+        """See every conversation that began since the last sweep, and those that were live but unwatched."""
+        unwatched = {each: start for each, start in project.listed.items() if not self._is_known(each)}
+        missing = set(unwatched)
+        horizon = self._horizon(project, unwatched.values())
+        newest = project.swept_to
+
+        def wants_older(rows: list[ListedRow]) -> bool:
+            nonlocal newest
+            reached = False
+            for each in rows:
+                self._take(each, project)
+                missing.discard(each.id)
+                started = parse_time(each.started_at)
+                if started is not None:
+                    newest = max(started, newest or started)
+                    reached = reached or started < horizon
+            return not reached
+
+        first_limit = LIMIT if project.swept_to is None else FIRST_LIMIT
+        await self._read_pages(name, wants_older, first_limit=first_limit, attempts=PAGE_ATTEMPTS)
+        # A time in the future is an error, and would hide all that begins before it.
+        project.swept_to = None if newest is None else min(newest, int(self._ago(0)))
+        for each in missing:  # not where they should be, or where is unknown: their records tell
+            if not self._is_known(each):
+                self._unwatched.add(each)
+        for each in [each for each in project.listed if self._sink.is_finished(each)]:
+            del project.listed[each]
+
+    def _horizon(self, project: _Project, unwatched: Iterable[int | None]) -> float:
+        """The start, in Unix microseconds, before which this sweep need not look."""
+        if project.swept_to is None:
+            return max(self._sink.first_start * _SECOND, self._ago(MEMORY)) - CALL * _SECOND
+        starts = [start for start in unwatched if start is not None]
+        return (
+            min(project.swept_to, *starts) - OVERLAP * _SECOND if starts else project.swept_to - OVERLAP * _SECOND
+        )
