@@ -242,6 +242,8 @@ class _Step:
             self.additions.append(TURN[role])
             if role is Role.OTHER:
                 self.additions.append(UNKNOWN_ROLE)
+        if index != item.item_idx and item.item_idx is not None:
+            rejections |= _rejection_bit(Field.ITEM_IDX, _reason(item.item_idx))
         flags, *timed, duration = known
         if item.timings and not _are_observed(item.timings, known):
             flags, rejections = self._timings(item.timings, flags, timed, rejections)
@@ -303,10 +305,9 @@ class _Step:
         user = self._item(at - 1, index - 1)
         if user is None or self._role(index - 1, user) is not Role.USER:
             return flags, rejections
-        start = parse_time(item.started_at)
-        if start is None and item.started_at is not None:
+        start, user_start = parse_time(item.started_at), parse_time(user.started_at)
+        if (start is None and item.started_at is not None) or (user_start is None and user.started_at is not None):
             rejections |= _rejection_bit(Field.STARTED_AT, Rejection.WRONG_TYPE)
-        user_start = parse_time(user.started_at)
         length = user.duration_ms
         if start is None or user_start is None or length is None or not 0 <= length <= LONGEST_TURN_MS:
             return flags, rejections
@@ -361,17 +362,18 @@ class _Step:
 
     def _live(self, duration_ms: float | None) -> Live:
         before = self.before.live
-        generation, first_audio = before.model_generation, before.first_audio
+        generation = first_audio = None
         for index in reversed(self.indexes):
-            flags, newest_generation, newest_first_audio, *_ = self.turns[index]
-            if flags & _OBSERVED and flags & _OBSERVED << 1:
-                generation, first_audio = _seconds(newest_generation), _seconds(newest_first_audio)
+            _, its_generation, its_first_audio, *_ = self.turns[index]
+            generation = its_generation if generation is None else generation
+            first_audio = its_first_audio if first_audio is None else first_audio
+            if generation is not None and first_audio is not None:
                 break
         return Live(
             turns=len(self.turns),
             duration=before.duration if duration_ms is None else duration_ms / 1000,
-            model_generation=generation,
-            first_audio=first_audio,
+            model_generation=before.model_generation if generation is None else generation / 1000,
+            first_audio=before.first_audio if first_audio is None else first_audio / 1000,
             waiting_since=self._waiting_since(),
         )
 
@@ -467,7 +469,3 @@ def _reason(value: float) -> Rejection:
 
 def _rejection_bit(field: Field, reason: Rejection) -> int:
     return _REJECTED << (_FIELDS.index(field) * len(_REASONS) + _REASONS.index(reason))
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
