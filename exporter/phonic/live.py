@@ -15,19 +15,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    ConnectionTimeout,
-    DisconnectionTimeout,
-    HandshakeError,
-    WebSocketConnection,
-    open_websocket_url,
-)
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from ..vocabulary import FeedError
-from .credentials import Credentials
+from .credentials import Credential, Credentials
 from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from .line import Address, Line, Refusal, dial
 
 # One 20 KB message is five reads of the library's default 4 KiB, each a scheduler pass: 64 KiB makes receiving
 # 2.8 times cheaper at 20 KB and 4.7 times at 150 KB.
@@ -58,13 +51,13 @@ class Timeouts:
 class LiveFeed:
     """One open feed. Receives only: nothing is ever sent after the handshake but pings."""
 
-    def __init__(self, connection: WebSocketConnection, scope: trio.CancelScope) -> None:
+    def __init__(self, connection: WebSocketConnection, line: Line, scope: trio.CancelScope) -> None:
         self._connection = connection
+        self._line = line
         self._stash: str | bytes | None = None
-        self._closed: ConnectionClosed | None = None
+        self._end: FeedClosed | None = None
         self._until_probe = PROBE_EVERY
         self._scope = scope
-        self.last_heard = trio.current_time()
         self.is_being_pinged = False
         self.superseded = 0
         self.superseded_bytes = 0
@@ -79,13 +72,13 @@ class LiveFeed:
         if self._stash is not None:
             frame, self._stash = self._stash, None
             return frame
-        if self._closed is not None:
-            raise _closed(self._closed) from None
-        try:
-            frame = await self._connection.get_message()
-        except ConnectionClosed as closed:
-            raise _closed(closed) from None
-        self.last_heard = trio.current_time()
+        if self._end is None:
+            try:
+                frame = await self._connection.get_message()
+            except ConnectionClosed as closed:
+                self._end = _closed(closed)
+        if self._end is not None:  # raised out here, or its context would hold the text of the peer
+            raise self._end
         self._until_probe -= 1
         if self._until_probe <= 0 and is_snapshot(frame):
             frame = await self._drain(frame)
@@ -105,9 +98,14 @@ class LiveFeed:
                     self.superseded_bytes += len(frame)
                     frame = newer
             except ConnectionClosed as closed:
-                self._closed = closed
+                self._end = _closed(closed)
         self._until_probe = 1 if drained else PROBE_EVERY
         return frame
+
+    @property
+    def last_heard(self) -> float:
+        """When anything was last received, a pong or a part of a long message included; in trio's time."""
+        return self._line.last_heard
 
     async def check(self, pong_timeout: float) -> None:
         """Ping; without a pong in time the feed is lost: its scope is cancelled."""
@@ -116,7 +114,6 @@ class LiveFeed:
                 await self._connection.ping()
             except ConnectionClosed:
                 return
-            self.last_heard = trio.current_time()
         self.is_being_pinged = False
         if deadline.cancelled_caught:
             self._scope.cancel()
@@ -137,15 +134,24 @@ class LiveSocket:
         timeouts: Timeouts | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        max_message: int = MAX_MESSAGE,
     ) -> None:
-        """``base_url`` as in ``--phonic.base-url``; ``tls`` overrides the system's trust, for tests."""
+        """``base_url`` as in ``--phonic.base-url``; ``tls`` replaces the system's trust; ``max_message`` in
+        characters.
+        """
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
-        self._root = f"{'wss' if secure else 'ws'}://{parts.netloc}{parts.path.rstrip('/')}/v1/conversations/"
-        # One context for all feeds: a context each costs 840 KB and 25 ms of CPU a connection.
-        self._tls = (tls or ssl.create_default_context()) if secure else None
+        self._address = Address(
+            host=parts.hostname or "",
+            port=parts.port or (443 if secure else 80),
+            # One context for all feeds: a context each costs 840 KB and 25 ms of CPU a connection.
+            tls=(tls or ssl.create_default_context()) if secure else None,
+        )
+        self._host_header = parts.netloc.rpartition("@")[2]
+        self._root = f"{parts.path.rstrip('/')}/v1/conversations/"
         self._credentials = credentials
         self._timeouts = timeouts or Timeouts()
+        self._max_message = max_message
         self._opening = trio.CapacityLimiter(OPENING_AT_ONCE)
         self._feeds: set[LiveFeed] = set()
 
@@ -153,63 +159,86 @@ class LiveSocket:
     async def open(self, conversation_id: str) -> AsyncGenerator[LiveFeed, None]:
         """Open the feed of one conversation.
 
-        Raises a `FeedClosed` when it cannot be opened or is lost; one that leaves the block is passed on after
-        the socket is closed, which takes at most ``disconnect`` seconds. Cancellation closes it at once.
+        Raises a `FeedClosed` when it cannot be opened or is lost. What leaves the block is passed on as it is,
+        after the socket is closed, which takes at most ``disconnect`` seconds. Cancellation closes it at once.
         """
-        closed: FeedClosed | None = None
-        with trio.CancelScope() as scope:  # outside the library's block, so that giving up never waits for a peer
-            try:
-                async with AsyncExitStack() as stack:
-                    feed = await self._connect(stack, conversation_id, scope)
-                    self._feeds.add(feed)
-                    try:
+        credential = self._credentials.current()
+        scope = trio.CancelScope()  # cancelled when no pong comes
+        left: Exception | None = None
+        failed: BaseExceptionGroup[Exception] | None = None
+        try:
+            async with AsyncExitStack() as closing, trio.open_nursery() as reader:
+                connection, line = await self._connect(conversation_id, credential, reader, closing)
+                feed = LiveFeed(connection, line, scope)
+                self._feeds.add(feed)
+                try:
+                    with scope:
                         yield feed
-                    except FeedClosed as end:
-                        closed = end
-                    finally:
-                        self._feeds.discard(feed)
-            except DisconnectionTimeout:
-                pass  # the peer does not answer our close: it is closed all the same
-        if closed is not None:
-            raise closed
+                except Exception as error:  # leaves further below, where it does not become part of a group
+                    left = error
+                finally:
+                    self._feeds.discard(feed)
+                if not scope.cancelled_caught:
+                    with trio.move_on_after(self._timeouts.disconnect):
+                        await connection.aclose()
+                reader.cancel_scope.cancel()
+        except* Exception as group:
+            failed = group
+        if left is not None:
+            raise left
         if scope.cancelled_caught:
             raise FeedLost(FeedError.NO_PONG)
+        if failed is not None:
+            raise await self._failure(failed, credential)
 
-    async def _connect(self, stack: AsyncExitStack, conversation_id: str, scope: trio.CancelScope) -> LiveFeed:
-        credential = self._credentials.current()
-        url = f"{self._root}{quote(conversation_id, safe='')}/live/ws"
+    async def _connect(
+        self, conversation_id: str, credential: Credential, reader: trio.Nursery, closing: AsyncExitStack
+    ) -> tuple[WebSocketConnection, Line]:
+        resource = f"{self._root}{quote(conversation_id, safe='')}/live/ws"
         if credential.query:
-            url = f"{url}?{urlencode(credential.query)}"
-        opening = open_websocket_url(
-            url,
-            ssl_context=self._tls,
-            extra_headers=[(name.encode(), value.encode()) for name, value in credential.headers.items()],
-            message_queue_size=4,
-            max_message_size=MAX_MESSAGE,
-            receive_buffer_size=RECEIVE_BUFFER,
-            connect_timeout=self._timeouts.connect,
-            disconnect_timeout=self._timeouts.disconnect,
-        )
-        try:
-            async with self._opening:
-                return LiveFeed(await stack.enter_async_context(opening), scope)
-        except ConnectionRejected as rejected:
-            raise await self._rejection(rejected) from None
-        except ConnectionTimeout:
-            raise FeedLost(FeedError.TIMEOUT) from None
-        except (HandshakeError, ConnectionClosed, OSError, trio.BrokenResourceError) as failed:
-            raise FeedLost(_failure(failed)) from None
+            resource = f"{resource}?{urlencode(credential.query)}"
+        line: Line | None = None
+        async with self._opening:
+            with trio.move_on_after(self._timeouts.connect):
+                line = await dial(self._address, closing)
+                connection = await wrap_client_stream(
+                    reader,
+                    line,  # type: ignore[arg-type]  # annotated too narrowly: any stream, says its documentation
+                    self._host_header,
+                    resource,
+                    extra_headers=[(name.encode(), value.encode()) for name, value in credential.headers.items()],
+                    message_queue_size=4,
+                    max_message_size=self._max_message,
+                    receive_buffer_size=RECEIVE_BUFFER,
+                )
+                return connection, line
+        raise line.cut_off(FeedError.TIMEOUT) if line else FeedLost(FeedError.TIMEOUT)
 
-    async def _rejection(self, rejected: ConnectionRejected) -> FeedClosed:
-        status = rejected.status_code
+    async def _failure(self, failed: BaseExceptionGroup[Exception], credential: Credential) -> FeedClosed:
+        """What became of a feed whose opening or whose reader failed; `FeedLost` when the peer talks nonsense."""
+        for error in failed.exceptions:
+            if isinstance(error, FeedClosed):
+                return error
+            if isinstance(error, Refusal):
+                return await self._rejection(error.status, (), credential)
+            if isinstance(error, ConnectionRejected):
+                return await self._rejection(error.status_code, error.headers, credential)
+        return FeedLost(FeedError.PROTOCOL)
+
+    async def _rejection(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], credential: Credential
+    ) -> FeedClosed:
         reason = _STATUS.get(status) or _STATUS_CLASS.get(status // 100, FeedError.HTTP_OTHER)
-        if status == 401 and await trio.to_thread.run_sync(self._credentials.reload):
-            return FeedLost(reason)  # a rotated key: worth another try at once
+        if status == 401:
+            await trio.to_thread.run_sync(self._credentials.reload)
+            # Not what `reload` says: of many feeds refused with the old key, only the first one reads the new one.
+            if self._credentials.current() != credential:
+                return FeedLost(reason)
         if status in (401, 403):
             return FeedRefused(reason)
         if status // 100 == 4 and status != 429:
             return FeedNotFound(reason)
-        return FeedLost(reason, _retry_after(rejected.headers))
+        return FeedLost(reason, _retry_after(headers))
 
     async def keep_alive(self) -> None:
         """Ping silent feeds until cancelled. Errors of a feed end that feed only."""
@@ -233,7 +262,9 @@ _STATUS = {
 _STATUS_CLASS = {4: FeedError.HTTP_4XX, 5: FeedError.HTTP_5XX}
 _CLOSE_CODE = {
     1001: FeedError.CLOSED_GOING_AWAY,
+    1002: FeedError.PROTOCOL,  # 1002 and 1007 are also the library's own verdict on what the peer sent
     1006: FeedError.CLOSED_ABNORMALLY,
+    1007: FeedError.PROTOCOL,
     1011: FeedError.CLOSED_INTERNAL_ERROR,
     1012: FeedError.CLOSED_RESTART,
 }
@@ -251,20 +282,8 @@ def _closed(closed: ConnectionClosed) -> FeedClosed:
     return FeedLost(_CLOSE_CODE.get(code, FeedError.CLOSED_OTHER))
 
 
-def _failure(failed: BaseException) -> FeedError:
-    """Why no connection came about, from the errors behind the library's own."""
-    cause: BaseException | None = failed
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return FeedError.TLS
-        if isinstance(cause, OSError):
-            return FeedError.CONNECT
-        cause = cause.__cause__ or cause.__context__
-    return FeedError.PROTOCOL
-
-
-def _retry_after(headers: Iterable[tuple[bytes, bytes]] | None) -> float | None:
-    for name, value in headers or ():
+def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    for name, value in headers:
         if name.lower() == b"retry-after" and value.isdigit() and len(value) < 6:
             return float(value)
     return None

@@ -1,0 +1,199 @@
+"""Doubles of what surrounds the watchers: scripted feeds and records, and a sink that writes things down."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import attrs
+import trio
+
+from exporter.phonic.feed import FeedClosed
+from exporter.phonic.model import Conversation, Snapshot
+from exporter.vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
+from exporter.watch.ports import RecordState
+
+ENDED = '{"type": "conversation-ended"}'
+SAVED = '{"type": "conversation-saved"}'
+AUDIO = '{"type": "conversation-audio", "url": "https://example.com/live.m3u8"}'
+NESTED_ERROR = '{"type": "error", "error": {"message": "Invalid token"}}'
+TOP_LEVEL_ERROR = '{"type": "error", "message": "Unauthorized access to conversation"}'
+OTHER_ERROR = '{"type": "error", "message": "we broke"}'
+
+# What a scripted feed does next: hand out a frame, sleep so many seconds, wait, or raise.
+Step = str | bytes | float | trio.Event | Exception
+Script = Sequence[Step] | FeedClosed  # the latter: cannot even be opened
+
+
+def snapshot(conversation_id: str, turns: int = 1, **more: Any) -> str:
+    """A ``conversation-updated`` message; every turn of a user, a second long."""
+    items = [
+        {"item_idx": at, "role": "user", "started_at": f"2026-04-13T10:00:{at % 60:02}Z", "duration_ms": 1000}
+        for at in range(turns)
+    ]
+    conversation = {"id": conversation_id, "agent": {"id": "agent_1", "name": "clerk"}, "items": items, **more}
+    return json.dumps({"type": "conversation-updated", "conversation": conversation}, separators=(",", ":"))
+
+
+class ScriptedFeed:
+    """Plays a script, then stays silent; what it raised once it raises again."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = list(steps)
+        self.superseded = 0
+        self.superseded_bytes = 0
+
+    async def receive(self) -> str | bytes:
+        while self._steps:
+            step = self._steps[0]
+            if isinstance(step, float):
+                await trio.sleep(step)
+            elif isinstance(step, trio.Event):
+                await step.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+            if isinstance(step, Exception):
+                raise step
+            del self._steps[0]  # not before: a cancelled receive loses nothing
+            if isinstance(step, str | bytes):
+                return step
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+class ScriptedFeeds:
+    """Opens scripted feeds: the n-th connection of a conversation plays its n-th script, the last one for ever."""
+
+    def __init__(self, *scripts: Script, **by_id: Sequence[Script]) -> None:
+        self._scripts = list(scripts)
+        self._by_id = {key: list(script) for key, script in by_id.items()}
+        self.opened: defaultdict[str, list[float]] = defaultdict(list)
+        self.open_now: Counter[str] = Counter()
+
+    def open(self, conversation_id: str) -> AbstractAsyncContextManager[ScriptedFeed]:
+        return self._open(conversation_id)
+
+    @asynccontextmanager
+    async def _open(self, conversation_id: str) -> AsyncIterator[ScriptedFeed]:
+        self.opened[conversation_id].append(trio.current_time())
+        scripts = self._by_id.get(conversation_id, self._scripts)
+        script = scripts.pop(0) if len(scripts) > 1 else scripts[0]
+        await trio.lowlevel.checkpoint()
+        if isinstance(script, FeedClosed):
+            raise script
+        self.open_now[conversation_id] += 1
+        try:
+            yield ScriptedFeed(script)
+        finally:
+            self.open_now[conversation_id] -= 1
+
+
+@attrs.frozen
+class Told:
+    """One call of the sink: which, of what conversation, and what else was said."""
+
+    what: str
+    conversation_id: str = ""
+    more: Any = None
+
+
+class RecordingSink:
+    """Writes down what it is told and remembers, as a tally does, what was seen and finished.
+
+    A snapshot of a conversation with ``crash_on`` turns raises: a defect of ours.
+    """
+
+    def __init__(self, *, crash_on: int | None = None) -> None:
+        self.told: list[Told] = []
+        self.live: set[str] = set()
+        self._seen: set[str] = set()
+        self._finished: set[str] = set()
+        self._crash_on = crash_on
+        self.first_start = 0.0
+
+    def of(self, what: str, conversation_id: str | None = None) -> list[Any]:
+        """What else was said with each call ``what``, in order."""
+        return [
+            each.more
+            for each in self.told
+            if each.what == what and conversation_id in (None, each.conversation_id)
+        ]
+
+    def calls(self, conversation_id: str) -> list[str]:
+        return [each.what for each in self.told if each.conversation_id == conversation_id]
+
+    def connected(self, conversation_id: str) -> None:
+        self.told.append(Told("connected", conversation_id))
+
+    def message(self, kind: MessageType, size: int) -> None:
+        self.told.append(Told("message", more=(kind, size)))
+
+    def superseded(self, count: int, size: int) -> None:
+        self.told.append(Told("superseded", more=(count, size)))
+
+    def invalid(self, conversation_id: str, reason: Invalid) -> None:
+        self.told.append(Told("invalid", conversation_id, reason))
+
+    def drift(self, fields: set[tuple[Drift, str]]) -> None:
+        self.told.append(Told("drift", more=fields))
+
+    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
+        self.told.append(Told("feed_error", conversation_id, reason))
+
+    def crashed(self, conversation_id: str) -> None:
+        self.told.append(Told("crashed", conversation_id))
+
+    def refused(self, conversation_id: str) -> None:
+        self.told.append(Told("refused", conversation_id))
+
+    def reconciled(self, result: Reconciled) -> None:
+        self.told.append(Told("reconciled", more=result))
+
+    def update(self, conversation_id: str, snapshot: Snapshot) -> None:
+        turns = len(snapshot.conversation.items or ())
+        if turns == self._crash_on:
+            raise KeyError("+49 171 5550101")
+        self._seen.add(conversation_id)
+        self.live.add(conversation_id)
+        self.told.append(Told("update", conversation_id, turns))
+
+    def ended(self, conversation_id: str) -> None:
+        self.live.discard(conversation_id)
+        self.told.append(Told("ended", conversation_id))
+
+    def stopped(self, conversation_id: str) -> None:
+        self.live.discard(conversation_id)
+        self.told.append(Told("stopped", conversation_id))
+
+    def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
+        self._finished.add(conversation_id)
+        self.told.append(Told("finish", conversation_id, (record, lost)))
+
+    def forget(self, conversation_id: str) -> None:
+        self.told.append(Told("forget", conversation_id))
+
+    def is_finished(self, conversation_id: str) -> bool:
+        return conversation_id in self._finished
+
+    def has_seen(self, conversation_id: str) -> bool:
+        return conversation_id in self._seen
+
+
+class ScriptedRecords:
+    """The REST side: states in the order asked for, the last one for ever; a record after ``takes`` seconds."""
+
+    def __init__(self, *states: RecordState, takes: float = 0.0, has_record: bool = True) -> None:
+        self._states = list(states)
+        self._takes = takes
+        self._has_record = has_record
+        self.asked: list[float] = []
+
+    async def state(self, conversation_id: str) -> RecordState:  # noqa: ARG002
+        self.asked.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        return self._states.pop(0) if len(self._states) > 1 else self._states[0]
+
+    async def complete(self, conversation_id: str) -> Snapshot | None:
+        await trio.sleep(self._takes)
+        return Snapshot(conversation=Conversation(conversation_id)) if self._has_record else None

@@ -1,0 +1,150 @@
+"""Peers of the live feed on loopback: a server that speaks the documented protocol, and a rude raw one."""
+
+import base64
+import contextlib
+import hashlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import attrs
+import trio
+from trio_websocket import ConnectionClosed, WebSocketRequest, serve_websocket
+
+Answer = Callable[[WebSocketRequest], Awaitable[None]]
+Talk = Callable[[trio.SocketStream], Awaitable[None]]
+Step = str | bytes | int | trio.Event | Callable[[], Awaitable[Any]]
+
+
+@attrs.frozen
+class Asked:
+    """One handshake as the server saw it."""
+
+    conversation_id: str
+    query: str
+    headers: dict[str, str]
+
+
+@attrs.frozen
+class LiveServer:
+    url: str
+    asked: list[Asked]
+
+
+@contextlib.asynccontextmanager
+async def live_server(
+    *answers: Answer, by_id: dict[str, list[Answer]] | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[LiveServer]:
+    """Serve the live socket until the block ends.
+
+    Each connection takes the next answer, of its conversation in ``by_id`` or of ``answers``; the last one stays.
+    """
+    asked: list[Asked] = []
+    scripts = {key: list(script) for key, script in (by_id or {}).items()}
+    others = list(answers)
+
+    async def handle(request: WebSocketRequest) -> None:
+        url = urlsplit(request.path)
+        before, conversation_id, after = url.path.rpartition("/live/ws")[0].rpartition("/")
+        assert before.endswith("/v1/conversations")
+        assert after
+        conversation_id = unquote(after)
+        headers = {name.decode().lower(): value.decode() for name, value in request.headers}
+        asked.append(Asked(conversation_id, url.query, headers))
+        script = scripts.get(conversation_id, others)
+        with contextlib.suppress(ConnectionClosed):
+            await (script.pop(0) if len(script) > 1 else script[0])(request)
+
+    async with trio.open_nursery() as nursery:
+        # A disconnect timeout far below the tests' own: a handler's end must not depend on the client's manners.
+        server = await nursery.start(partial(serve_websocket, handle, "127.0.0.1", 0, tls, disconnect_timeout=0.2))
+        yield LiveServer(f"http{'s' if tls else ''}://127.0.0.1:{server.port}", asked)
+        nursery.cancel_scope.cancel()
+
+
+def plays(*steps: Step) -> Answer:
+    """Accept, then: text and bytes are sent, a number closes with that code, events and calls are waited for.
+
+    After the last step the socket stays open until the client leaves.
+    """
+
+    async def answer(request: WebSocketRequest) -> None:
+        connection = await request.accept()
+        for step in steps:
+            match step:
+                case str() | bytes():
+                    await connection.send_message(step)
+                case int():
+                    await connection.aclose(step, "sorry, call +49 171 5550101")
+                case trio.Event():
+                    await step.wait()
+                case _:
+                    await step()
+        while True:
+            await connection.get_message()
+
+    return answer
+
+
+def refuses(status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> Answer:
+    """Answer the handshake with an HTTP status."""
+
+    async def answer(request: WebSocketRequest) -> None:
+        given = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        await request.reject(status, extra_headers=given, body=body or None)
+
+    return answer
+
+
+@contextlib.asynccontextmanager
+async def rude_server(talk: Talk) -> AsyncIterator[str]:
+    """Accept TCP connections and let ``talk`` misbehave on each; they are closed when it returns."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await talk(stream)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+async def upgrade(stream: trio.SocketStream) -> None:
+    """Accept the WebSocket by hand."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        request += await stream.receive_some()
+    [key] = [line.split(b": ")[1] for line in request.split(b"\r\n") if b"sec-websocket-key" in line.lower()]
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324
+    lines = b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"
+    await stream.send_all(b"\r\n".join((*lines, b"Sec-WebSocket-Accept: " + accept, b"", b"")))
+
+
+async def reset(stream: trio.SocketStream) -> None:
+    """Close with a TCP reset instead of an orderly end."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(stream)
+
+
+def frame(payload: bytes, opcode: int = 1) -> bytes:
+    """An unmasked WebSocket frame: 1 text, 2 binary, 8 close, 9 ping."""
+    size = len(payload)
+    length = bytes([size]) if size < 126 else b"\x7e" + struct.pack("!H", size)
+    return bytes([0x80 | opcode]) + length + payload
+
+
+def close_frame(code: int) -> bytes:
+    return frame(struct.pack("!H", code), 8)
+
+
+@contextlib.contextmanager
+def refused_url() -> Iterator[str]:
+    """An address nobody listens on: bound, so that nobody else can take it either."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
