@@ -108,6 +108,7 @@ class Field(StrEnum):
     RESPONSE = "response"
     CONVERSATION_DURATION = "conversation_duration_ms"
     TOOL_CALLS = "tool_calls"
+    TIMINGS = "timings"
 
 
 class Rejection(StrEnum):

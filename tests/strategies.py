@@ -316,7 +316,7 @@ def deliveries(count: int) -> st.SearchStrategy[list[int]]:
 
 
 JUNK: tuple[Any, ...] = (
-    None, True, False, -1, -0.5, 0, 1.5, 10**30, 1e300, float("nan"), float("inf"), float("-inf"),
+    None, True, False, -1, -0.5, 0, 1.5, int(1e30), 1e300, float("nan"), float("inf"), float("-inf"),
     "", "1", "\ud800", "\U0001f600\"\n\\}", [], [[]], [None, 7, "x", {}], {}, {"id": 7, "name": []}, {"": None},
 )  # fmt: skip
 

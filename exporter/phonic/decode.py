@@ -8,6 +8,7 @@ library, which takes anything, and judged value by value: what can be used is us
 
 import json
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, TypeVar
 
 import attrs
@@ -148,7 +149,7 @@ def snapshot_from(document: Any) -> Snapshot:
         items = None
     usable = [item for item in items or () if isinstance(item, dict)]
     conversation = Conversation(
-        id=document["id"],
+        id=_text(document["id"]) or "",
         agent=_named(Agent, document.get("agent")),
         project_id=_text(document.get("project_id")),
         project=_named(Project, document.get("project")),
@@ -163,7 +164,7 @@ def snapshot_from(document: Any) -> Snapshot:
         end_reason=_text(document.get("end_reason")),
         ended_by=_text(document.get("ended_by")),
         items=None if items is None else [_item(at, item, number, bad) for at, item in enumerate(usable)],
-        analysis=_analysis(document.get("analysis")),
+        analysis=_analysis(document.get("analysis"), bad),
     )
     malformed = 0 if items is None else len(items) - len(usable)
     return Snapshot(conversation=conversation, bad=tuple(bad), malformed=malformed)
@@ -181,27 +182,33 @@ def _item(at: int, item: dict[str, Any], number: _Number, bad: list[BadValue]) -
     started_at = item.get("started_at")
     if started_at is not None and not isinstance(started_at, str):
         bad.append(BadValue(at, Field.STARTED_AT, Rejection.WRONG_TYPE))
-    timings = item.get("timings")
     return Item(
         item_idx=None if index is None else int(index),
         id=_text(item.get("id")),
         role=_text(item.get("role")),
         started_at=_text(started_at),
         duration_ms=number(at, Field.DURATION, item.get("duration_ms")),
-        timings={
-            key: number(at, _TIMING_FIELDS[key], value) if key in _TIMING_FIELDS else None
-            for key, value in timings.items()
-        }
-        if isinstance(timings, dict)
-        else None,
+        timings=_timings(at, item.get("timings"), number, bad),
         assistant_chose_not_to_respond=_flag(item.get("assistant_chose_not_to_respond")),
-        tool_call_ids=_texts(item.get("tool_call_ids")),
-        tool_calls=_tool_calls(item.get("tool_calls")),
+        tool_call_ids=_texts(at, item.get("tool_call_ids"), bad),
+        tool_calls=_tool_calls(at, item.get("tool_calls"), bad),
     )
 
 
-def _tool_calls(value: Any) -> list[ToolCall] | None:
-    if not isinstance(value, list):
+def _timings(at: int, value: Any, number: _Number, bad: list[BadValue]) -> dict[str, float | None] | None:
+    if value is not None and not isinstance(value, dict):
+        bad.append(BadValue(at, Field.TIMINGS, Rejection.WRONG_TYPE))
+    if not isinstance(value, dict):
+        return None
+    return {
+        key: number(at, _TIMING_FIELDS[key], each) if key in _TIMING_FIELDS else _number(each)
+        for key, each in value.items()
+    }
+
+
+def _tool_calls(at: int, value: Any, bad: list[BadValue]) -> list[ToolCall] | None:
+    calls = _elements(at, Field.TOOL_CALLS, value, dict, bad)
+    if calls is None:
         return None
     return [
         ToolCall(
@@ -210,22 +217,31 @@ def _tool_calls(value: Any) -> list[ToolCall] | None:
             response_status_code=status if type(status := call.get("response_status_code")) is int else None,
             error_message=_text(call.get("error_message")),
         )
-        for call in value
-        if isinstance(call, dict)
+        for call in calls
     ]
 
 
-def _analysis(value: Any) -> Analysis | None:
+def _analysis(value: Any, bad: list[BadValue]) -> Analysis | None:
     if not isinstance(value, dict):
         return None
-    latencies = value.get("latencies_ms")
+    latencies = _elements(-1, Field.RESPONSE, value.get("latencies_ms"), (int, float), bad)
     count = value.get("interruptions_count")
     return Analysis(
-        latencies_ms=[float(each) for each in latencies if type(each) in (int, float)]
-        if isinstance(latencies, list)
-        else None,
+        latencies_ms=None if latencies is None else [float(each) for each in latencies],
         interruptions_count=count if type(count) is int else None,
     )
+
+
+def _elements(
+    at: int, field: Field, value: Any, kind: type | tuple[type, ...], bad: list[BadValue]
+) -> list[Any] | None:
+    """The elements of a list that are of a kind; one bad value if there are others, or no list."""
+    usable = None
+    if isinstance(value, list):
+        usable = [each for each in value if isinstance(each, kind) and not isinstance(each, bool)]
+    if value is not None and (usable is None or len(usable) < len(value)):
+        bad.append(BadValue(at, field, Rejection.WRONG_TYPE))
+    return usable
 
 
 _Named = TypeVar("_Named", Agent, Project)
@@ -238,11 +254,19 @@ def _named(kind: type[_Named], value: Any) -> _Named | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
+    """Text that can be written again: a lone surrogate, which JSON can spell, is no character."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
-def _texts(value: Any) -> list[str] | None:
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else None
+def _texts(at: int, value: Any, bad: list[BadValue]) -> list[str] | None:
+    texts = _elements(at, Field.TOOL_CALLS, value, str, bad)
+    return None if texts is None else [_text(each) or "" for each in texts]
+
+
+def _number(value: Any) -> float | None:
+    """A number under a name nobody knows, as the strict pass would have read it."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and isfinite(value) else None
 
 
 def _flag(value: Any) -> bool | None:
@@ -274,7 +298,8 @@ _ITEM_FIELDS = frozenset(
     """.split()
 )
 _decode_keys = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_raw_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_Junk = bool | int | float | str | list[msgspec.Raw] | None
+_decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw] | _Junk]).decode
 
 
 def unknown_fields(frame: str | bytes) -> set[tuple[Drift, str]]:
@@ -283,8 +308,9 @@ def unknown_fields(frame: str | bytes) -> set[tuple[Drift, str]]:
     try:
         conversation = _decode_keys(_decode_keys(frame)["conversation"])
         found.update((Drift.CONVERSATION, key) for key in conversation.keys() - _CONVERSATION_FIELDS)
-        for item in _decode_raw_items(conversation["items"]):
-            found.update((Drift.ITEM, key) for key in _decode_keys(item).keys() - _ITEM_FIELDS)
+        for item in _decode_items(conversation["items"]):
+            if isinstance(item, dict):
+                found.update((Drift.ITEM, key) for key in item.keys() - _ITEM_FIELDS)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, KeyError):
         pass  # a frame of another shape is judged by `decode`
     return found
