@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import signal
 import sqlite3
 import stat
 import subprocess
@@ -118,8 +117,8 @@ async def written(path: Path, numbers: Numbers) -> None:
         assert await found.checkpoint.write_now(numbers.collect, on_error=numbers.failed)
 
 
-async def read(path: Path) -> Saved | None:
-    async with opened(path) as found:
+async def read(path: Path, *, now: float = START) -> Saved | None:
+    async with opened(path, now=lambda: now) as found:
         assert found.problem is None
         return found.saved
 
@@ -306,23 +305,36 @@ WRITER = """
 import sys, trio
 from pathlib import Path
 from exporter.checkpoint import Checkpoint
-from exporter.saved import Changes, SavedConversation, SavedSeries
+from exporter.saved import Changes, SavedConversation, SavedSeries, Tombstone
 
+path, last, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 written = 0
+
+class Rows(list):
+    # Stops for ever in the middle of the rows called `where`, when the last write has come to them.
+    def __init__(self, name, rows):
+        super().__init__(rows)
+        self.stops = name == where and written == last
+
+    def __iter__(self):
+        for at, row in enumerate(super().__iter__()):
+            if self.stops and at == 25:
+                print("stopped", flush=True)
+                sys.stdin.read()
+            yield row
 
 def collect(*, everything):
     global written
     written += 1
-    print(written, flush=True)
     return Changes(
-        series=[SavedSeries(f"family {each}", (), (), (written,)) for each in range(50)],
-        conversations=[SavedConversation(f"conv_{each}", b"%d" % written) for each in range(50)],
-        finished=[],
+        series=Rows("series", [SavedSeries(f"family {each}", (), (), (written,)) for each in range(50)]),
+        conversations=Rows("conversations", [SavedConversation(str(each), b"%d" % written) for each in range(50)]),
+        finished=Rows("finished", [Tombstone(str(-each - 1), written) for each in range(50)]),
         forgotten=[],
     )
 
 async def main():
-    found = await Checkpoint.open(Path(sys.argv[1]), label_names=(), now=lambda: 0.0)
+    found = await Checkpoint.open(path, label_names=(), now=lambda: 0.0)
     await found.checkpoint.run(collect, interval=0, on_error=lambda: sys.exit(3))
 
 trio.run(main)
@@ -330,38 +342,34 @@ trio.run(main)
 
 
 @contextmanager
-def writer(path: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Another exporter that writes to the file without a pause; each line it prints is one write begun."""
-    command = [sys.executable, "-c", WRITER, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def stopped_writer(path: Path, *, last: int, where: str) -> Iterator["subprocess.Popen[str]"]:
+    """Another exporter: it has written ``last - 1`` times, and stands in the midst of the next. Killed at the end."""
+    command = [sys.executable, "-c", WRITER, str(path), str(last), where]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "stopped\n"
             yield process
         finally:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
 
 
-@pytest.mark.parametrize("writes", [1, 2, 7, 60, 200])
-async def test_kill_in_the_middle_of_writing_leaves_numbers_and_progress_in_step(path: Path, writes: int) -> None:
-    with writer(path) as process:
-        assert process.stdout is not None
-        for _ in range(writes):
-            assert process.stdout.readline()
-    saved = await read(path)
+@pytest.mark.parametrize("where", ["series", "conversations", "finished"])
+@pytest.mark.parametrize("last", [1, 2, 30])
+async def test_kill_in_the_middle_of_a_write_leaves_the_one_before(path: Path, last: int, where: str) -> None:
+    with stopped_writer(path, last=last, where=where):
+        pass
+    saved = await read(path, now=0)
     assert saved is not None
-    counted = {each.numbers[0] for each in saved.series}
-    remembered = {int(each.blob) for each in saved.conversations}
-    assert counted == remembered
-    assert len(counted) <= 1
-    # A line is printed as a write begins, so all writes before the last line read are in the file.
-    assert sum(counted) >= writes - 1
+    before = [last - 1] * 50 if last > 1 else []
+    assert [each.numbers[0] for each in saved.series] == before
+    assert [int(each.blob) for each in saved.conversations] == before
+    assert [each.finished_at for each in saved.tombstones] == before
 
 
 async def test_second_exporter_is_refused_until_the_first_is_killed(path: Path) -> None:
-    with writer(path) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        with pytest.raises(ConfigError) as refused:
-            await Checkpoint.open(path, label_names=NAMES, now=Clock())
+    with stopped_writer(path, last=2, where="series") as process, pytest.raises(ConfigError) as refused:
+        await Checkpoint.open(path, label_names=NAMES, now=Clock())
     assert str(refused.value) == f"--state.file: {path} is in use by another exporter (pid {process.pid})"
     assert await read(path) is not None
 
@@ -614,11 +622,12 @@ async def test_run_writes_everything_at_once_and_then_only_what_changes(path: Pa
     assert found.checkpoint.last_success == clock.at - 1
 
 
-async def test_run_tries_again_by_itself(path: Path) -> None:
+async def test_run_tries_again_by_itself_less_and_less_often(path: Path) -> None:
     numbers, obstacle = some_numbers(), folder_as_file(path)
-    works = trio.Event()
+    works, tries = trio.Event(), []
 
     def collect(*, everything: bool) -> Changes:
+        tries.append(trio.current_time())
         if not everything:
             works.set()
         return numbers.collect(everything=everything)
@@ -629,10 +638,12 @@ async def test_run_tries_again_by_itself(path: Path) -> None:
             obstacle.rmdir()
 
     async with opened(path) as found, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(found.checkpoint.run, collect, interval=0.001, on_error=on_error))
+        nursery.start_soon(partial(found.checkpoint.run, collect, interval=0.01, on_error=on_error))
         await works.wait()
         nursery.cancel_scope.cancel()
     assert numbers.errors == 3
+    waits = [after - before for before, after in itertools.pairwise(tries)]
+    assert [wait > 0.9 * least for wait, least in zip(waits, (0.02, 0.04, 0.08), strict=False)] == [True] * 3
     assert restored(await read(path)) == numbers.kept()
 
 
