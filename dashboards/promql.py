@@ -67,12 +67,17 @@ def ratio(numerator: str, denominator: str) -> str:
     return f"{numerator} / ({denominator} > 0)"
 
 
-def beyond(family: Family, threshold: float, *by: str) -> str:
-    """Share of a histogram's observations above a bucket boundary."""
+def within(family: Family, threshold: float, *by: str) -> str:
+    """Share of a histogram's observations up to a bucket boundary."""
     if family.kind is not Kind.HISTOGRAM or threshold not in family.buckets:
         raise ValueError(f"{threshold} is no boundary of {family.name}")
-    within = rate(family, *by, matchers=(f'le="{bound(threshold)}"',), part="bucket")
-    return f"1 - {ratio(within, rate(family, *by, part='count'))}"
+    soon = rate(family, *by, matchers=(f'le="{bound(threshold)}"',), part="bucket")
+    return ratio(soon, rate(family, *by, part="count"))
+
+
+def beyond(family: Family, threshold: float, *by: str) -> str:
+    """Share of a histogram's observations above a bucket boundary."""
+    return f"1 - {within(family, threshold, *by)}"
 
 
 def _sum(by: tuple[str, ...]) -> str:

@@ -43,7 +43,7 @@ def panels(board: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def panel_queries(board: Mapping[str, Any], variables: Mapping[str, str] = EVERYTHING) -> list[PanelQuery]:
-    """Every query of a dashboard's JSON. A query with a minimum step of its own is asked over that step at least."""
+    """Every query of a dashboard's JSON; one with a minimum step of its own looks back that far."""
     return [
         PanelQuery(
             board=board["uid"],

@@ -158,7 +158,7 @@ def _watching() -> list[PanelBuilder]:
 def _trust() -> list[PanelBuilder]:
     return [
         trend(
-            "Lost conversations",
+            "Lost conversations by reason",
             "Conversations whose timings were never seen and cannot be fetched later, each minute, by reason.",
             "cpm",
             _reasons(c.CONVERSATIONS_LOST, "reason"),
@@ -222,7 +222,7 @@ def _upstream() -> list[PanelBuilder]:
             stacked=True,
         ),
         trend(
-            "Discovery age",
+            "Time since discovery",
             "Time since discovery last completed; a saw-tooth with the height of --watch.interval.",
             "s",
             Query(f"time() - {gauge(c.DISCOVERY_LAST_SUCCESS, 'instance', operation='max')}", "{{instance}}"),
@@ -241,7 +241,7 @@ def _upstream() -> list[PanelBuilder]:
 def _state() -> list[PanelBuilder]:
     return [
         trend(
-            "Checkpoint age",
+            "Time since checkpoint",
             "Time since the checkpoint was last written: what a kill would have to be caught up from the feeds.",
             "s",
             Query(f"time() - {gauge(c.CHECKPOINT_LAST_SUCCESS, 'instance', operation='max')}", "{{instance}}"),
@@ -308,8 +308,8 @@ def _cost() -> list[PanelBuilder]:
             width=8,
         ),
         trend(
-            "Memory",
-            "Resident memory.",
+            "Memory by instance",
+            "Resident memory of each exporter process.",
             "bytes",
             Query(f"max by (instance) (process_resident_memory_bytes{{{SELECTED}}})", "{{instance}}"),
             width=8,

@@ -7,7 +7,7 @@ from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
 from ..panels import RED, Column, PanelBuilder, Query, falling, heat, listing, number, rising, trend
-from ..promql import beyond, mean, quantile, rate, series, total
+from ..promql import beyond, mean, quantile, rate, series, total, within
 from ..slo import Slo
 from .questions import LATENCY_LINK, per_minute
 
@@ -57,7 +57,7 @@ def _response(slo: Slo) -> list[PanelBuilder]:
             "Answered in time",
             f"Share of turns answered within {limit:g} s over the last five minutes; "
             f"the objective is {objective:.4g}.",
-            f"1 - ({beyond(c.RESPONSE, limit)})",
+            within(c.RESPONSE, limit),
             "percentunit",
             steps=falling(2 * objective - 1, objective),
             width=4,

@@ -19,7 +19,7 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import beyond, bound, gauge, quantile, rate, ratio, series, total
+from ..promql import bound, gauge, quantile, rate, ratio, series, total, within
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import LATENCY_LINK, RECORDED, error_ratio, in_progress, per_minute, waiting, zero_while_scraped
@@ -68,7 +68,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             "Answered in time",
             f"Share of the turns of the last five minutes answered within {limit:g} s; the objective is "
             f"{objective:.4g}.",
-            f"1 - ({beyond(c.RESPONSE, limit)})",
+            within(c.RESPONSE, limit),
             "percentunit",
             steps=falling(2 * objective - 1, objective),
             empty="no turns",
@@ -152,7 +152,7 @@ def _trends(slo: Slo) -> list[PanelBuilder]:
             Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
         ),
         trend(
-            "Callers waiting",
+            "Callers waiting, by agent",
             f"Live calls without an answer for more than {slo.alerts.callers_waiting.seconds:g} s, by "
             "agent; the ten "
             "worst.",
@@ -163,7 +163,7 @@ def _trends(slo: Slo) -> list[PanelBuilder]:
             decimals=0,
         ),
         trend(
-            "Error endings",
+            "Share of error endings",
             "Share of ended conversations that ended in an error. "
             f"Dashed: what the objective allows, {1 - slo.conversations.objective:.4g}.",
             "percentunit",
@@ -225,7 +225,7 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
         ),
         trend(
             "Manners",
-            "For each hundred assistant turns: answers that began before the user had finished, "
+            "As shares of the assistant's turns: answers that began before the user had finished, "
             "turns in which the "
             "assistant chose to stay silent, and interruptions.",
             "percentunit",
@@ -253,7 +253,7 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
 def _agents(slo: Slo) -> PanelBuilder:
     limit = slo.response.threshold_seconds
     by = ("project", "agent")
-    within = total(c.RESPONSE, *by, matchers=(f'le="{bound(limit)}"',), part="bucket")
+    soon = total(c.RESPONSE, *by, matchers=(f'le="{bound(limit)}"',), part="bucket")
     errors = 1 - slo.conversations.objective
     return listing(
         "Agents, the slowest first",
@@ -272,7 +272,7 @@ def _agents(slo: Slo) -> PanelBuilder:
             ),
             Column(
                 title="Slow turns",
-                expr=f"1 - {ratio(within, total(c.RESPONSE, *by, part='count'))}",
+                expr=f"1 - {ratio(soon, total(c.RESPONSE, *by, part='count'))}",
                 unit="percentunit",
                 steps=rising(1 - slo.response.objective, 2 * (1 - slo.response.objective)),
                 decimals=1,

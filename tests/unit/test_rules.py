@@ -1,0 +1,185 @@
+"""Recording rules and alerts: they name what exists, explain themselves, and do what their promtool tests say."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards import files
+from dashboards.alerts import Alert, alerts
+from dashboards.boards import BOARDS
+from dashboards.rules import indicators, recording
+from dashboards.slo import SEVERITIES, Slo, load, seconds
+from tests.unit.promql_reading import family_of, labels, problems, selectors
+
+SLO = load()
+ROOT = Path(files.__file__).parent
+RUNBOOK = (ROOT / "RUNBOOK.md").read_text(encoding="utf-8")
+ALERTS = pytest.mark.parametrize("alert", alerts(SLO), ids=lambda alert: alert.name)
+RECORDED = [(group, rule) for group in recording(SLO)["groups"] for rule in group["rules"]]
+
+
+@pytest.mark.parametrize("rule", [rule for _, rule in RECORDED], ids=lambda rule: rule["record"])
+def test_recording_rules_follow_the_naming_and_aggregate_without_targets(rule: dict[str, str]) -> None:
+    assert re.fullmatch(r"agent_project:phonic_[a-z_]+:(ratio_)?rate\d+[mhd]", rule["record"])
+    assert problems(rule["expr"], SLO) == []
+    for aggregation in re.findall(r"\bsum\b[^(]*\(([^)]*)\)", rule["expr"]):
+        assert aggregation.startswith("instance, pod")
+
+
+def test_rules_are_evaluated_often_enough_to_leave_no_holes() -> None:
+    lookback = 300
+    assert all(seconds(group["interval"]) < lookback for group, _ in RECORDED)
+
+
+def test_numerator_and_denominator_have_the_same_labels() -> None:
+    for indicator in indicators(SLO):
+        sides = (indicator.bad, indicator.all_events)
+        own = [
+            {label for name in selectors_of(side) for label in name} - labels(side) for side in map(plain, sides)
+        ]
+        assert own[0] == own[1]
+
+
+def plain(expr: str) -> str:
+    return expr.replace("$window", "5m")
+
+
+def selectors_of(expr: str) -> list[set[str]]:
+    """Own labels of every selected family, ``le`` included where buckets are selected."""
+    found = []
+    for selector in selectors(expr):
+        family = family_of(selector.name)
+        assert family is not None
+        found.append(set(family.labels) | ({"le"} if selector.name.endswith("_bucket") else set()))
+    return found
+
+
+@ALERTS
+def test_alert_names_only_what_exists(alert: Alert) -> None:
+    assert problems(alert.expr, SLO) == []
+
+
+@ALERTS
+def test_alert_explains_itself(alert: Alert) -> None:
+    assert re.fullmatch(r"Phonic([A-Z][a-z]+)+", alert.name)
+    assert alert.severity in SEVERITIES
+    assert alert.summary.endswith(".")
+    assert "{" not in alert.summary
+    assert "{{" in alert.description
+    assert alert.description.endswith(".")
+
+
+@ALERTS
+def test_alert_leads_to_a_dashboard_and_its_runbook_entry(alert: Alert) -> None:
+    annotations = alert.annotations(SLO)
+    uids = {build(SLO).uid for build in BOARDS.values()}
+    assert alert.board in uids
+    assert annotations["dashboard_url"].startswith(f"{SLO.links.grafana}/d/{alert.board}")
+    assert annotations["runbook_url"] == f"{SLO.links.runbook}#{alert.name.lower()}"
+    entry = RUNBOOK.split(f"\n## {alert.name}\n")[1].split("\n## ")[0]
+    for part in ("**Means.**", "**Check.**", "**Do.**"):
+        assert part in entry
+
+
+def test_runbook_has_no_entries_for_alerts_that_do_not_exist() -> None:
+    assert sorted(re.findall(r"^## (.+)$", RUNBOOK, re.MULTILINE)) == sorted(alert.name for alert in alerts(SLO))
+
+
+def test_runbook_names_only_panels_and_alerts_that_exist() -> None:
+    titles = {str(build(SLO).title).removeprefix("Phonic / ") for build in BOARDS.values()}
+    for build in BOARDS.values():
+        for panel in build(SLO).panels or ():
+            titles.add(str(panel.title))
+            titles |= {
+                str(name) for step in getattr(panel, "transformations", None) or () for name in _renamed(step)
+            }
+    legends = {"found", "in progress", "watched", "Refused", "Targets", "Share of slow turns", "Exporter"}
+    assert set(re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", RUNBOOK)) <= titles | legends
+    assert set(re.findall(r"Phonic[A-Z]\w+", RUNBOOK)) <= {a.name for a in alerts(SLO)}
+
+
+def _renamed(step: Any) -> list[str]:
+    return list(step.options.get("renameByName", {}).values())
+
+
+@ALERTS
+def test_alert_has_tests_in_which_it_fires_and_is_silent(alert: Alert) -> None:
+    moments = [bool(moment["exp_alerts"]) for case in _cases(alert.name) for moment in case["alert_rule_test"]]
+    assert True in moments
+    assert False in moments
+    # Recovery: in one and the same case it fires, and later does not.
+    assert any(
+        [bool(m["exp_alerts"]) for m in case["alert_rule_test"]][-2:] == [True, False]
+        for case in _cases(alert.name)
+    )
+
+
+def _cases(alert: str) -> list[dict[str, Any]]:
+    return [
+        case
+        for path in sorted((ROOT / "prometheus/tests").glob("*.yml"))
+        for case in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]
+        if case["alert_rule_test"][0]["alertname"] == alert
+    ]
+
+
+@pytest.mark.parametrize("alert", [a for a in alerts(SLO) if "Burn" in a.name], ids=lambda alert: alert.name)
+def test_burn_alerts_ask_for_both_windows_and_enough_traffic(alert: Alert) -> None:
+    burn = SLO.burn.fast if alert.name.endswith("Fast") else SLO.burn.slow
+    assert alert.expr.count(":ratio_rate") == 2 * len(burn.windows)
+    for window in burn.windows:
+        assert f"_count[{window.long}]" in alert.expr or f"_total[{window.long}]" in alert.expr
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Run promtool, or skip where it is missing and nobody promised it."""
+    if shutil.which("promtool") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("promtool is missing")
+        pytest.skip("promtool is not installed")
+    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.real
+def test_promtool_accepts_configuration_and_rules() -> None:
+    prometheus = ROOT / "prometheus"
+    promtool("check", "rules", prometheus / "recording.yml", prometheus / "alerts.yml")
+    assert "2 rule files found" in promtool("check", "config", prometheus / "prometheus.yml")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("stem", ["callers", "budgets-fast", "budgets-slow", "exporter"])
+def test_alerts_fire_stay_silent_and_recover_as_their_tests_say(stem: str) -> None:
+    promtool("test", "rules", ROOT / f"prometheus/tests/{stem}.yml")
+
+
+@pytest.mark.real
+def test_rules_of_other_objectives_pass_the_tests_generated_for_them(tmp_path: Path) -> None:
+    """The generator is right for any numbers, not for the shipped ones by chance."""
+    text = (ROOT / "slo.yml").read_text(encoding="utf-8")
+    for old, new in (
+        ("objective: 0.95", "objective: 0.9"),
+        ("threshold_seconds: 1.5", "threshold_seconds: 2"),
+        ("minimum: 30", "minimum: 200"),
+        ("budget: 0.02", "budget: 0.01"),
+        ("ratio: 0.1, minimum: 3", "ratio: 0.25, minimum: 8"),
+        ("seconds: 5, callers: 1", "seconds: 8, callers: 3"),
+        ("ratio: 0.8", "ratio: 0.6"),
+        ("window: 5m, ratio: 0.5, minimum: 10", "window: 10m, ratio: 0.3, minimum: 4"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    for name, content in files.render(Slo.parse(text)).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    tests = tmp_path / "prometheus/tests"
+    promtool("test", "rules", *(tests / f"{stem}.yml" for stem in ("callers", "budgets-fast", "exporter")))
