@@ -343,7 +343,7 @@ trio.run(main)
 
 @contextmanager
 def stopped_writer(path: Path, *, last: int, where: str) -> Iterator["subprocess.Popen[str]"]:
-    """Another exporter in the midst of its write number ``last``, those before it being done; killed at the end."""
+    """Another exporter in the midst of its write number ``last``, those before it being done. Killed at last."""
     command = [sys.executable, "-c", WRITER, str(path), str(last), where]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
