@@ -276,11 +276,15 @@ async def _body(response: httpx.Response) -> bytes:
         raise RestFailed(RestError.TOO_LARGE, request_id=_request_id(response))
     chunks: list[bytes] = []
     size = 0
-    async for chunk in response.aiter_bytes():
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise RestFailed(RestError.TOO_LARGE, request_id=_request_id(response))
-        chunks.append(chunk)
+    with trio.CancelScope() as reading:
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            if size <= LARGEST_BODY:
+                chunks.append(chunk)
+            else:
+                reading.cancel()  # an exception here would leave httpx's nested generators half-way
+    if size > LARGEST_BODY:
+        raise RestFailed(RestError.TOO_LARGE, request_id=_request_id(response))
     return b"".join(chunks)
 
 

@@ -1,0 +1,472 @@
+"""The REST edge: what it sends, what it makes of replies, and how it fails: by reason, without a word too many."""
+
+import gzip
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.abc import Clock
+
+from exporter.errors import ConfigError
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.phonic.rest import LARGEST_BODY, RestApi, RestFailed, open_rest
+from exporter.phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
+from exporter.vocabulary import RestError
+
+KEY = "ph_planted_key"
+SECRET = "planted words of a caller"
+BASE = "http://127.0.0.1:1"
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+class Calls:
+    """An API behind a handler, with the requests it got and the errors that were reported."""
+
+    def __init__(self, handler: Handler, credentials: Credentials | None = None) -> None:
+        self.requests: list[httpx.Request] = []
+        self.times: list[float] = []
+        self.errors: list[RestError] = []
+        self._handler = handler
+        self._credentials = credentials or Credentials(ApiKey(KEY))
+
+    @asynccontextmanager
+    async def open(self, *, requests_per_second: float = 1e6, now: float = 0.0) -> AsyncIterator[RestApi]:
+        def handle(request: httpx.Request) -> httpx.Response:
+            self.requests.append(request)
+            self.times.append(trio.current_time())
+            return self._handler(request)
+
+        async with open_rest(
+            BASE,
+            self._credentials,
+            on_error=self.errors.append,
+            requests_per_second=requests_per_second,
+            transport=httpx.MockTransport(handle),
+            now=lambda: now,
+        ) as api:
+            yield api
+
+
+def always(status: int = 200, *, headers: dict[str, str] | None = None, **content: object) -> Handler:
+    return lambda _: httpx.Response(status, headers=headers, **content)  # type: ignore[arg-type]
+
+
+PAGE = {"conversations": [{"id": "c"}], "pagination": {}}
+
+
+# --- what is sent
+
+
+@pytest.mark.parametrize("name", ["main", "two words", "a/b?c=d&e#f", "später ☎", "%2F", "../.."])
+async def test_project_name_arrives_as_it_is(name: str) -> None:
+    calls = Calls(always(json=PAGE))
+    async with calls.open() as api:
+        await api.conversations(name, after="conv_1", limit=7, started_at_min="2026-01-01T00:00:00Z")
+    [request] = calls.requests
+    assert request.url.path == "/v1/conversations"
+    assert dict(request.url.params) == {
+        "project": name,
+        "after": "conv_1",
+        "limit": "7",
+        "started_at_min": "2026-01-01T00:00:00Z",
+    }
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "hostile", ["..", ".", "../projects", "a/b", "x?y=z", "x#y", "%2e%2e", "ü\n", "\ud800", "//h/x"]
+)
+async def test_id_stays_one_segment_of_the_path(hostile: str) -> None:
+    calls = Calls(always(404))
+    async with calls.open() as api:
+        assert await api.record(hostile) is None
+    [request] = calls.requests
+    path = request.url.raw_path.decode()
+    assert path.startswith("/v1/conversations/")
+    assert not set(path.removeprefix("/v1/conversations/")) & set("/?#.")
+    assert request.url.host == "127.0.0.1"
+
+
+# --- what is made of replies
+
+ROWS = [
+    ({"id": "c", "started_at": "s", "ended_at": "e"}, ListedRow(id="c", started_at="s", ended_at="e")),
+    ({"id": "c", "started_at": None, "ended_at": None}, ListedRow(id="c", started_at=None, ended_at=None)),
+    ({"id": "c"}, ListedRow(id="c", started_at=None, ended_at=None)),
+    ({"id": "c", "started_at": 7, "items": "x", "agent": []}, ListedRow(id="c", started_at=None, ended_at=None)),
+    ({"id": "c", "ended_at": 7}, None),
+    ({"id": 7}, None),
+    ({"id": ""}, None),
+    ({"id": "x" * 2000}, None),
+    ({}, None),
+    (None, None),
+    ([], None),
+    ("c", None),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), ROWS)
+async def test_odd_row_costs_only_itself(row: object, expected: ListedRow | None) -> None:
+    good = {"id": "good"}
+    calls = Calls(always(json={"conversations": [good, row, good], "pagination": {"next_cursor": "older"}}))
+    async with calls.open() as api:
+        page = await api.conversations("main")
+    found = ListedRow(id="good", started_at=None, ended_at=None)
+    assert page == ListPage(
+        rows=[found, *([expected] if expected else []), found],
+        next_cursor="older",
+        unusable=0 if expected else 1,
+    )
+    assert calls.errors == ([] if expected else [RestError.WRONG_SHAPE])
+
+
+@pytest.mark.parametrize("odd", [b'"x": NaN', b'"x": 1e999', b'"x": "\\ud800"', b'"x": ' + b"9" * 5000])
+async def test_values_that_are_no_json_do_not_lose_the_rows(odd: bytes) -> None:
+    body = b'{"conversations": [{"id": "a", ' + odd + b'}, {"id": "b"}], "pagination": {"next_cursor": null}}'
+    async with Calls(always(content=body)).open() as api:
+        page = await api.conversations("main")
+    assert [row.id for row in page.rows] == ["a", "b"]
+
+
+@pytest.mark.parametrize("pagination", [None, [], "x", {"next_cursor": 7}, {"next_cursor": ""}])
+async def test_odd_pagination_ends_the_list(pagination: object) -> None:
+    async with Calls(always(json={"conversations": [], "pagination": pagination})).open() as api:
+        assert (await api.conversations("main")).next_cursor is None
+
+
+async def test_documented_replies_are_read() -> None:
+    project = {"id": "p", "name": "customer-support", "default_agent": None}
+    replies = {
+        "/v1/projects": {
+            "projects": [
+                {**project, "active_conversations": 3, "max_active_conversations": 50},
+                {**project, "active_conversations": True, "max_active_conversations": None},
+                {"id": "nameless"},
+            ]
+        },
+        "/v1/workspace": {"active_conversations": 3, "max_active_conversations": 10, "logo_url": "x"},
+        "/v1/agents": {"agents": [{"id": "a", "name": "support-agent", "phone_numbers": []}, 7]},
+    }
+    calls = Calls(lambda request: httpx.Response(200, json=replies[request.url.path]))
+    async with calls.open() as api:
+        assert await api.projects() == [
+            ProjectRow(id="p", name="customer-support", active=3, limit=50),
+            ProjectRow(id="p", name="customer-support", active=None, limit=None),
+        ]
+        assert await api.workspace() == Workspace(3, 10)
+        assert await api.agents("customer-support") == [AgentRow("a", "support-agent")]
+    assert calls.errors == [RestError.WRONG_SHAPE, RestError.WRONG_SHAPE]
+
+
+async def test_record_is_the_conversation_asked_for() -> None:
+    calls = Calls(always(json={"conversation": {"id": "c", "ended_by": "user"}}))
+    async with calls.open() as api:
+        record = await api.record("c")
+        assert record is not None
+        assert record.conversation.ended_by == "user"
+        with pytest.raises(RestFailed) as failed:
+            await api.record("another")
+    assert failed.value.reason is RestError.WRONG_SHAPE
+
+
+# --- how it fails
+
+FAILURES = [
+    (always(400), RestError.HTTP_4XX, True),
+    (always(401), RestError.HTTP_401, False),
+    (always(403), RestError.HTTP_403, False),
+    (always(404), RestError.HTTP_404, True),
+    (always(429), RestError.HTTP_429, False),
+    (always(500), RestError.HTTP_5XX, False),
+    (always(503), RestError.HTTP_5XX, False),
+    (always(204), RestError.HTTP_OTHER, False),
+    (always(302, headers={"Location": "http://elsewhere/"}), RestError.HTTP_OTHER, False),
+    (always(content=b"<!doctype html><h1>" + SECRET.encode()), RestError.NOT_JSON, False),
+    (always(content=b'{"conversations": [{"id": "' + SECRET.encode()), RestError.NOT_JSON, False),
+    (always(content=b""), RestError.NOT_JSON, False),
+    (always(content=b"[" * 100_000), RestError.NOT_JSON, False),
+    (always(json={"conversations": SECRET}), RestError.WRONG_SHAPE, False),
+    (always(json={"conversations": {"id": "c"}}), RestError.WRONG_SHAPE, False),
+    (always(json={"conversation": {"id": "c"}}), RestError.WRONG_SHAPE, False),
+    (always(json=[SECRET]), RestError.WRONG_SHAPE, False),
+    (always(content=b"null"), RestError.WRONG_SHAPE, False),
+    (always(content=b"{}", headers={"Content-Length": "99999999999"}), RestError.TOO_LARGE, False),
+    (always(content=b"x", headers={"Content-Encoding": "gzip"}), RestError.NOT_JSON, False),
+]
+
+
+@pytest.mark.parametrize(("handler", "reason", "up"), FAILURES)
+async def test_failure_has_a_reason_and_no_content(handler: Handler, reason: RestError, up: bool) -> None:
+    calls = Calls(handler)
+    with capture_logs() as lines:
+        async with calls.open() as api:
+            with pytest.raises(RestFailed) as failed:
+                await api.conversations("secret project")
+            assert (failed.value.reason, calls.errors, api.up) == (reason, [reason], up)
+    told = f"{failed.value!r} {failed.value} {failed.value.__cause__} {lines}"
+    assert not any(word in told for word in (SECRET, KEY, "secret project"))
+    assert len(calls.requests) == 1  # neither repeated nor redirected
+
+
+RAISED = [
+    (httpx.ConnectError, RestError.CONNECT),
+    (httpx.ReadError, RestError.CONNECT),
+    (httpx.RemoteProtocolError, RestError.CONNECT),
+    (httpx.ProxyError, RestError.CONNECT),
+    (httpx.ConnectTimeout, RestError.TIMEOUT),
+    (httpx.ReadTimeout, RestError.TIMEOUT),
+    (httpx.PoolTimeout, RestError.TIMEOUT),
+]
+
+
+@pytest.mark.parametrize(("error", "reason"), RAISED)
+async def test_transport_errors_are_translated(error: type[httpx.TransportError], reason: RestError) -> None:
+    def handler(_: httpx.Request) -> httpx.Response:
+        raise error("")
+
+    async with Calls(handler).open() as api:
+        with pytest.raises(RestFailed) as failed:
+            await api.projects()
+        assert (failed.value.reason, api.up) == (reason, False)
+
+
+async def test_unpacked_size_is_what_counts() -> None:
+    bomb = gzip.compress(b" " * (LARGEST_BODY + 1), compresslevel=1)
+    calls = Calls(always(content=bomb, headers={"Content-Encoding": "gzip"}))
+    async with calls.open() as api:
+        with pytest.raises(RestFailed) as failed:
+            await api.projects()
+    assert failed.value.reason is RestError.TOO_LARGE
+
+
+async def test_large_list_is_read() -> None:
+    row = {"id": "c", "items": [{"text": "x" * 1000}] * 20}
+    body = json.dumps({"conversations": [row] * 100, "pagination": {}}).encode()
+    assert len(body) > 2_000_000  # so in a thread
+    with trio.fail_after(10):
+        async with Calls(always(content=body)).open() as api:
+            assert len((await api.conversations("main")).rows) == 100
+
+
+async def test_request_id_is_logged_and_trouble_once() -> None:
+    calls = Calls(always(500, headers={"X-Request-Id": "req_7"}))
+    with capture_logs() as lines:
+        async with calls.open() as api:
+            for _ in range(3):
+                with pytest.raises(RestFailed, match="http_5xx") as failed:
+                    await api.projects()
+    assert failed.value.request_id == "req_7"
+    assert [(line["log_level"], line["request_id"]) for line in lines] == [
+        ("warning", "req_7"),
+        ("debug", "req_7"),
+        ("debug", "req_7"),
+    ]
+
+
+async def test_up_follows_the_last_request() -> None:
+    answers = iter([httpx.Response(500), httpx.Response(200, json={"projects": []}), httpx.Response(404)])
+    async with Calls(lambda _: next(answers)).open() as api:
+        assert api.up is None
+        with pytest.raises(RestFailed):
+            await api.projects()
+        assert api.up is False
+        await api.projects()
+        assert api.up is True
+        assert await api.record("gone") is None
+        assert api.up is True
+
+
+# --- the credential
+
+
+@pytest.mark.parametrize("rotated", [True, False])
+async def test_401_reads_the_key_file_again_and_repeats_only_with_another_key(
+    rotated: bool, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("ph_new" if rotated else "ph_old")
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        is_new = request.headers["Authorization"] == "Bearer ph_new"
+        return httpx.Response(200, json={"projects": []}) if is_new else httpx.Response(401)
+
+    calls = Calls(handler, Credentials(ApiKey("ph_old"), file=file))
+    with trio.fail_after(5):
+        async with calls.open() as api:
+            if rotated:
+                assert await api.projects() == []
+            else:
+                with pytest.raises(RestFailed, match="http_401"):
+                    await api.projects()
+    assert len(calls.requests) == (2 if rotated else 1)
+
+
+async def test_key_that_another_request_read_anew_is_used(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("ph_new")
+    credentials = Credentials(ApiKey("ph_old"), file=file)
+    with trio.fail_after(5):
+        async with (
+            Calls(
+                lambda request: (
+                    httpx.Response(200, json={"projects": []})
+                    if request.headers["Authorization"] == "Bearer ph_new"
+                    else httpx.Response(401)
+                ),
+                credentials,
+            ).open() as api,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(5):
+                nursery.start_soon(api.projects)
+
+
+# --- the pace
+
+
+async def test_requests_stay_below_five_a_second(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
+    calls = Calls(always(json={"projects": []}))
+    async with calls.open(requests_per_second=4.0) as api, trio.open_nursery() as nursery:
+        for _ in range(40):
+            nursery.start_soon(api.projects)
+    assert all(later - earlier >= 1 - 1e-9 for earlier, later in zip(calls.times, calls.times[4:], strict=False))
+    assert calls.times[-1] - calls.times[0] == pytest.approx(39 / 4)
+
+
+PAUSES = [
+    (429, {"Retry-After": "7"}, 7.0),
+    (429, {"retry-after-ms": "1500", "Retry-After": "7"}, 1.5),
+    (429, {"Retry-After": "Thu, 01 Jan 1970 00:01:40 GMT"}, 10.0),  # now is 90
+    (429, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
+    (429, {"Retry-After": "-3"}, 0.0),
+    (429, {"Retry-After": "1e9"}, 300.0),
+    (503, {"Retry-After": "7"}, 7.0),
+]
+
+
+@pytest.mark.parametrize(("status", "headers", "seconds"), PAUSES)
+async def test_everybody_waits_as_long_as_phonic_asks(
+    status: int,
+    headers: dict[str, str],
+    seconds: float,
+    autojump_clock: Clock,  # noqa: ARG001  # pytest-trio looks among the arguments
+) -> None:
+    answers = iter([httpx.Response(status, headers=headers)])
+    calls = Calls(lambda _: next(answers, httpx.Response(200, json={"projects": []})))
+    async with calls.open(now=90.0) as api:
+        with pytest.raises(RestFailed) as failed:
+            await api.projects()
+        assert failed.value.retry_after == pytest.approx(seconds)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(api.projects)
+    assert all(at - calls.times[0] == pytest.approx(seconds, abs=1e-3) for at in calls.times[1:])
+
+
+@pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "Thu, 99 Jan 1970 00:00:00 GMT"])
+async def test_unreadable_retry_after_is_a_pause_of_five_seconds(
+    text: str,
+    autojump_clock: Clock,  # noqa: ARG001  # pytest-trio looks among the arguments
+) -> None:
+    answers = iter([httpx.Response(429, headers={"Retry-After": text})])
+    calls = Calls(lambda _: next(answers, httpx.Response(200, json={"projects": []})))
+    async with calls.open() as api:
+        with pytest.raises(RestFailed) as failed:
+            await api.projects()
+        assert failed.value.retry_after is None
+        await api.projects()
+    assert calls.times[1] - calls.times[0] == pytest.approx(5.0)
+
+
+async def test_request_as_a_whole_has_a_deadline(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
+    class Drip(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            while True:
+                await trio.sleep(10)
+                yield b" "
+
+    begun = trio.current_time()
+    async with Calls(lambda _: httpx.Response(200, stream=Drip())).open() as api:
+        with pytest.raises(RestFailed, match="timeout"):
+            await api.projects()
+    assert trio.current_time() - begun == pytest.approx(60.0)
+
+
+def test_unusable_proxy_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "nonsense://x")
+
+    async def main() -> None:
+        async with open_rest(BASE, Credentials(ApiKey(KEY)), on_error=lambda _: None):
+            pass
+
+    with pytest.raises(ConfigError, match="HTTPS_PROXY"):
+        trio.run(main)
+
+
+# --- real sockets
+
+
+async def peer(stream: trio.SocketStream, *, reply: bytes) -> None:
+    """Read one request, send these bytes, and hang up."""
+    async with stream:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += await stream.receive_some(65536)
+        try:
+            await stream.send_all(reply)
+        except trio.BrokenResourceError:
+            return  # the client had enough
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+RUDE = [
+    (HEAD + b"Content-Length: 16\r\n\r\n" + b'{"projects": []}', None),
+    (HEAD + b"Content-Length: 100\r\n\r\n" + b'{"projects": [', RestError.CONNECT),
+    (HEAD + b"\r\n" + b'{"projects": [', RestError.NOT_JSON),
+    (HEAD + b"\r\n" + b" " * (LARGEST_BODY + 1), RestError.TOO_LARGE),
+    (HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{", RestError.CONNECT),
+    (b"SSH-2.0-OpenSSH_9.6\r\n", RestError.CONNECT),
+    (b"", RestError.CONNECT),
+]
+
+
+@pytest.mark.parametrize(("reply", "reason"), RUDE, ids=[f"{reason}-{len(reply)}" for reply, reason in RUDE])
+async def test_rude_server_costs_one_request(
+    reply: bytes, reason: RestError | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            [listener] = await nursery.start(
+                partial(trio.serve_tcp, partial(peer, reply=reply), 0, host="127.0.0.1")
+            )
+            port = listener.socket.getsockname()[1]
+            errors: list[RestError] = []
+            async with open_rest(
+                f"http://127.0.0.1:{port}/", Credentials(ApiKey(KEY)), on_error=errors.append
+            ) as api:
+                if reason is None:
+                    assert await api.projects() == []
+                else:
+                    with pytest.raises(RestFailed):
+                        await api.projects()
+                assert errors == ([] if reason is None else [reason])
+            nursery.cancel_scope.cancel()
+
+
+async def test_refused_port_is_a_connect_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with trio.fail_after(10):
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        await listener.aclose()
+        async with open_rest(f"http://127.0.0.1:{port}", Credentials(ApiKey(KEY)), on_error=lambda _: None) as api:
+            with pytest.raises(RestFailed, match="connect"):
+                await api.projects()
