@@ -425,7 +425,7 @@ RECONCILIATIONS = _counter(
 )
 CHECKPOINT_LAST_SUCCESS = _gauge(
     "phonic_exporter_checkpoint_last_success_timestamp_seconds",
-    "When the checkpoint was last written, Unix time; absent before.",
+    "When the checkpoint last held all there was to save, Unix time; absent before.",
     "checkpoint",
 )
 CHECKPOINT_ERRORS = _counter(
