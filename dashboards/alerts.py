@@ -90,8 +90,8 @@ def _callers(slo: Slo) -> tuple[Alert, ...]:
             keep_firing=waiting.keep_firing,
             summary="Callers are on the line and hear no answer.",
             description=(
-                f"{{{{ $value }}}} callers of agent {{{{ $labels.agent }}}} in project "
-                f"{{{{ $labels.project }}}} have waited more than {waiting.seconds:g} s for an answer."
+                "Callers of agent {{ $labels.agent }} in project {{ $labels.project }} who have waited more than "
+                f"{waiting.seconds:g} s for an answer: {{{{ $value }}}}."
             ),
             board="phonic-live",
             labels=AGENT,
@@ -269,8 +269,8 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
             lasting=short.lasting,
             summary="Conversations are in progress that the exporter does not watch.",
             description=(
-                "{{ $value }} active conversations of project {{ $labels.project }} are not watched; "
-                "their timings cannot be fetched later."
+                "Active conversations of project {{ $labels.project }} that are not watched, and whose timings "
+                "cannot be fetched later: {{ $value }}."
             ),
             board="phonic-exporter",
             labels=("project",),

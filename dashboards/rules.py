@@ -80,11 +80,13 @@ def budget_left(slo: Slo, indicator: Indicator, matchers: str) -> str:
     """Share of the period's budget that is left, below 0 when overspent; absent without events.
 
     Reads the recorded five-minute rates at five-minute steps: each event once, and 30 days of a hundred agents
-    stay two orders of magnitude below what the raw series would load.
+    stay two orders of magnitude below what the raw series would load. Steps lie on the clock's five minutes, so
+    before the first one has passed the rates of this moment stand in.
     """
     step = slo.burn.ranges()[0]
     bad, every = (
-        f"sum(sum_over_time({name}{{{matchers}}}[{slo.period}:{step}]))" for name in indicator.rates(step)
+        f"(sum(sum_over_time({name}{{{matchers}}}[{slo.period}:{step}])) or sum({name}{{{matchers}}}))"
+        for name in indicator.rates(step)
     )
     return f"1 - {promql.ratio(bad, every)} / {1 - indicator.objective:.6g}"
 
