@@ -55,12 +55,16 @@ class Entry:
 
 @attrs.frozen(kw_only=True)
 class _SavedEntry:
-    """An entry as the checkpoint keeps it: no word of a caller, no number of a phone."""
+    """An entry as the checkpoint keeps it: no word of a caller, no number of a phone.
+
+    ``label_values`` are those of its label set, folded or not when it was made, and frozen.
+    """
 
     project: str
     agent: str
     origin: str
     labels: dict[str, str]
+    label_values: tuple[str, ...]
     progress: Progress
     has_ended: bool
 
@@ -310,6 +314,7 @@ class Tally:
             agent=entry.agent,
             origin=entry.origin,
             labels=entry.labels,
+            label_values=entry.label_set.values,
             progress=entry.progress,
             has_ended=entry.has_ended,
         )
@@ -319,8 +324,8 @@ class Tally:
         """Go on where a checkpoint stopped. What it holds that cannot be used is logged, counted and left out."""
         self.first_start = saved.first_start
         self._tombstones = {each.id: each.finished_at for each in saved.tombstones}
-        series = saved.series
-        if saved.label_names != self.ledger.limits.names:
+        series, names = saved.series, self.ledger.limits.names
+        if saved.label_names != names:
             labelled = {each.name for each in catalogue.CATALOGUE if each.scope is catalogue.Scope.CONVERSATIONS}
             series = [each for each in series if each.family not in labelled]
             self._reset(Reset.LABELS, "labels")
@@ -332,12 +337,12 @@ class Tally:
             except msgspec.MsgspecError:
                 self._reset(Reset.CORRUPT, each.id)
                 continue
-            label_set = self.ledger.label_set(
-                [entry.labels.get(name, UNKNOWN) for name in self.ledger.limits.names]
-            )
+            values = entry.label_values
+            if saved.label_names != names:
+                values = tuple(entry.labels.get(name, UNKNOWN) for name in names)
             self._entries[each.id] = Entry(
                 each.id,
-                label_set,
+                self.ledger.label_set(values),
                 entry.project,
                 entry.agent,
                 entry.origin,

@@ -6,6 +6,7 @@ conversation and never from the code under test. Times are whole milliseconds, s
 
 import json
 from collections import Counter, defaultdict
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -337,7 +338,7 @@ def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Json]) -> Json:
                 place = below
                 continue
             if draw(st.integers(0, 4)):
-                place[key] = draw(st.sampled_from(JUNK))
+                place[key] = deepcopy(draw(st.sampled_from(JUNK)))  # it may be damaged further
             else:
                 del place[key]
             break

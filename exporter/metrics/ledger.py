@@ -88,10 +88,11 @@ class Ledger:
     # --- counting
 
     def count(self, family: Family, *labels: str, amount: int = 1) -> None:
-        """Add to a counter of `Scope.PROCESS`."""
+        """Add to a counter that no conversation's labels are on."""
         series = self._series[family.name][labels]
         assert isinstance(series, Counter)  # noqa: S101  # a wrong family is our own bug, found by any test
         series.add(amount)
+        self._changed.add(series)
 
     def apply(
         self, label_set: LabelSet, additions: Iterable[Addition], *, conversation_id: str, at: float

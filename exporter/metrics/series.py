@@ -112,7 +112,7 @@ class Histogram:
         self.nanos += round(value * NANO)
         if exemplar_labels:
             shown = self.exemplars[bucket]
-            if shown is None or value >= shown.value or at - shown.at > EXEMPLAR_LIFE:
+            if shown is None or value >= shown.value or abs(at - shown.at) > EXEMPLAR_LIFE:
                 self.exemplars[bucket] = Exemplar(labels=exemplar_labels, value=value, at=round(at, 3))
 
     def dump(self) -> list[int]:

@@ -1,0 +1,217 @@
+"""The numbers: where additions go, how labels are bounded, and what survives a restart."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.additions import TURN, What, rejected
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
+from exporter.metrics.ledger import _FAMILY_OF, _FIXED, OTHER, LabelLimits, LabelSet, Ledger, accumulated
+from exporter.saved import SavedSeries
+from exporter.vocabulary import Field, Lost, MessageType, Rejection, Role
+
+AT = 1_753_920_000.0
+
+
+def apply(ledger: Ledger, label_set: LabelSet, *additions: tuple[tuple[str, ...], float]) -> None:
+    ledger.apply(label_set, additions, conversation_id="conv_1", at=AT)
+
+
+def total(ledger: Ledger, family: catalogue.Family, *labels: str) -> int:
+    return ledger.value(family, *labels).dump()[0]
+
+
+def test_every_kind_of_addition_has_exactly_one_place() -> None:
+    assert set(_FAMILY_OF) | set(_FIXED) == set(What)
+    assert not set(_FAMILY_OF) & set(_FIXED)
+
+
+def test_every_family_of_conversations_is_fed_by_additions() -> None:
+    fed = {family.name for family in _FAMILY_OF.values()}
+    assert fed == {family.name for family in accumulated() if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)}
+
+
+def test_series_without_conversation_labels_exist_at_zero_from_the_start() -> None:
+    ledger = Ledger(LabelLimits())
+    for family in accumulated():
+        expected = [] if family.scope is Scope.CONVERSATIONS else list(product(*family.values))
+        assert [each.labels for each in ledger.series(family)] == expected
+        assert not any(any(each.dump()) for each in ledger.series(family))
+
+
+def test_a_label_set_is_born_with_all_its_series_at_zero() -> None:
+    ledger = Ledger(LabelLimits())
+    ledger.label_set(("main", "support"))
+    for family in accumulated():
+        if family.scope is Scope.CONVERSATIONS:
+            expected = [("main", "support", *own) for own in product(*family.values)]
+            assert [each.labels for each in ledger.series(family)] == expected
+
+
+def test_additions_of_one_conversation_go_to_its_label_set_only() -> None:
+    ledger = Ledger(LabelLimits())
+    support, sales = ledger.label_set(("main", "support")), ledger.label_set(("main", "sales"))
+    apply(ledger, support, TURN[Role.USER], TURN[Role.USER], ((What.FIRST_AUDIO,), 0.57))
+    apply(ledger, sales, TURN[Role.USER])
+    assert total(ledger, catalogue.TURNS, "main", "support", "user") == 2
+    assert total(ledger, catalogue.TURNS, "main", "sales", "user") == 1
+    assert total(ledger, catalogue.FIRST_AUDIO, "main", "support") == 570_000_000
+
+
+def test_a_rare_role_gets_its_series_when_it_is_met() -> None:
+    ledger = Ledger(LabelLimits())
+    apply(ledger, ledger.label_set(("main", "support")), TURN[Role.OTHER], TURN[Role.OTHER])
+    assert total(ledger, catalogue.TURNS, "main", "support", "other") == 2
+
+
+def test_additions_without_conversation_labels_share_their_series() -> None:
+    ledger = Ledger(LabelLimits())
+    for agent in ("support", "sales"):
+        apply(ledger, ledger.label_set(("main", agent)), rejected(Field.RESPONSE, Rejection.TOO_LARGE))
+        apply(ledger, ledger.label_set(("main", agent)), ((What.UNKNOWN_TIMING,), 1), ((What.UNKNOWN_ROLE,), 1))
+    assert total(ledger, catalogue.REJECTED_VALUES, "response", "too_large") == 2
+    assert total(ledger, catalogue.UNKNOWN_FIELDS, "timings") == 2
+    assert total(ledger, catalogue.UNKNOWN_WORDS, "role") == 2
+
+
+# --- limits
+
+
+def test_the_same_values_are_the_same_label_set() -> None:
+    ledger = Ledger(LabelLimits())
+    assert ledger.label_set(("main", "support")) is ledger.label_set(["main", "support"])
+
+
+def test_ten_thousand_agents_are_folded_counted_and_bounded() -> None:
+    ledger = Ledger(LabelLimits(values=100, sets=200))
+    for number in range(10_000):
+        apply(ledger, ledger.label_set(("main", f"agent {number}")), TURN[Role.USER])
+    assert len(ledger.label_sets) == 101
+    assert total(ledger, catalogue.LABEL_VALUES_FOLDED, "agent") == 9_900
+    assert total(ledger, catalogue.TURNS, "main", OTHER, "user") == 9_900
+    assert sum(each.dump()[0] for each in ledger.series(catalogue.TURNS)) == 10_000
+
+
+def test_a_combination_beyond_the_limit_gets_other_for_all_its_labels() -> None:
+    ledger = Ledger(LabelLimits(values=100, sets=2))
+    for number in range(5):
+        apply(ledger, ledger.label_set((f"project {number}", "support")), TURN[Role.USER])
+    assert [each.values for each in ledger.label_sets] == [
+        ("project 0", "support"), ("project 1", "support"), (OTHER, OTHER)
+    ]  # fmt: skip
+    assert total(ledger, catalogue.LABEL_VALUES_FOLDED, "label_set") == 3
+    assert total(ledger, catalogue.TURNS, OTHER, OTHER, "user") == 3
+
+
+def test_an_agent_really_called_other_is_no_news() -> None:
+    ledger = Ledger(LabelLimits(values=1))
+    assert ledger.label_set((OTHER, OTHER)).values == (OTHER, OTHER)
+    assert total(ledger, catalogue.LABEL_VALUES_FOLDED, "agent") == 0
+
+
+def test_folding_ahead_of_any_conversation_is_not_counted() -> None:
+    ledger = Ledger(LabelLimits(values=1, sets=1))
+    for agent in ("a", "b", "c"):
+        ledger.label_set(("main", agent), is_conversation=False)
+    assert not any(each.dump()[0] for each in ledger.series(catalogue.LABEL_VALUES_FOLDED))
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), max_size=40),
+    st.integers(1, 4),
+    st.integers(1, 6),
+)
+def test_no_input_makes_more_label_sets_than_the_limits_allow(
+    wanted: list[tuple[str, str]], values: int, sets: int
+) -> None:
+    ledger = Ledger(LabelLimits(values=values, sets=sets))
+    for each in wanted:
+        assert ledger.label_set(each) is ledger.label_set(each)
+    assert len(ledger.label_sets) <= sets + 1
+    for at in range(2):
+        assert len({each.values[at] for each in ledger.label_sets} - {OTHER}) <= values
+
+
+def test_without_chosen_labels_there_is_one_label_set() -> None:
+    ledger = Ledger(LabelLimits(names=()))
+    apply(ledger, ledger.label_set(()), TURN[Role.USER])
+    assert total(ledger, catalogue.TURNS, "user") == 1
+    assert ledger.value(catalogue.TURNS, "user").prefix == 'phonic_turns_total{role="user"} '  # type: ignore[union-attr]
+
+
+# --- checkpoint
+
+
+def filled() -> Ledger:
+    ledger = Ledger(LabelLimits())
+    label_set = ledger.label_set(("main", "support"))
+    apply(ledger, label_set, TURN[Role.OTHER], ((What.FIRST_AUDIO,), 0.57), ((What.LOST, Lost.NEVER_LIVE), 1))
+    ledger.count(catalogue.MESSAGES, MessageType.ERROR)
+    return ledger
+
+
+def test_changes_are_the_guarded_series_that_changed_since_the_last_call() -> None:
+    ledger = filled()
+    assert {row.family for row in ledger.changes()} == {
+        "phonic_turns", "phonic_turn_first_audio_seconds", "phonic_exporter_conversations_lost"
+    }  # fmt: skip
+    assert ledger.changes() == []
+    apply(ledger, ledger.label_set(("main", "support")), TURN[Role.OTHER])
+    assert ledger.changes() == [SavedSeries("phonic_turns", ("main", "support", "other"), (), (2,))]
+
+
+def test_what_is_counted_past_any_label_set_is_saved_too() -> None:
+    ledger = Ledger(LabelLimits())
+    ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
+    assert [row.numbers for row in ledger.changes()] == [(1,)]
+
+
+def test_restored_numbers_go_on_where_they_were() -> None:
+    restored = Ledger(LabelLimits())
+    assert restored.restore(filled().changes()) == set()
+    assert restored.changes() == []
+    apply(restored, restored.label_set(("main", "support")), TURN[Role.OTHER], ((What.FIRST_AUDIO,), 0.43))
+    assert total(restored, catalogue.TURNS, "main", "support", "other") == 2
+    assert total(restored, catalogue.FIRST_AUDIO, "main", "support") == 1_000_000_000
+    assert total(restored, catalogue.CONVERSATIONS_LOST, "never_live") == 1
+    assert total(restored, catalogue.MESSAGES, "error") == 0
+
+
+def test_everything_includes_the_series_at_zero() -> None:
+    rows = filled().changes(everything=True)
+    guarded = {each.name for each in accumulated() if each.scope in (Scope.CONVERSATIONS, Scope.COUNTED)}
+    assert {row.family for row in rows} == guarded
+    assert any(not any(row.numbers) for row in rows)
+
+
+def test_a_changed_bucket_layout_resets_that_family_only() -> None:
+    rows = filled().changes()
+    stale = [SavedSeries(row.family, row.labels, (1.0, 2.0), (5, 1, 1, 1)) if row.layout else row for row in rows]
+    restored = Ledger(LabelLimits())
+    assert restored.restore(stale) == {"phonic_turn_first_audio_seconds"}
+    assert total(restored, catalogue.TURNS, "main", "support", "other") == 1
+
+
+def test_families_of_another_version_are_left_out() -> None:
+    restored = Ledger(LabelLimits())
+    unknown = SavedSeries("phonic_no_more", ("main", "support"), (), (7,))
+    process = SavedSeries(catalogue.MESSAGES.name, ("error",), (), (7,))
+    assert restored.restore([unknown, process]) == set()
+    assert total(restored, catalogue.MESSAGES, "error") == 0
+
+
+def test_restored_label_values_use_up_the_limits() -> None:
+    restored = Ledger(LabelLimits(values=1))
+    restored.restore(filled().changes())
+    assert restored.label_set(("main", "sales")).values == ("main", OTHER)
+
+
+@pytest.mark.parametrize(
+    "family", [each for each in CATALOGUE if each.kind is Kind.GAUGE], ids=lambda each: each.name
+)
+def test_gauges_are_not_accumulated(family: catalogue.Family) -> None:
+    with pytest.raises(KeyError):
+        Ledger(LabelLimits()).series(family)
