@@ -1,0 +1,356 @@
+"""Progress and numbers of many conversations: labels, live gauges, ends, and what a restart finds."""
+
+from typing import Any
+
+import pytest
+
+from exporter.metrics import catalogue
+from exporter.metrics.formats import Format
+from exporter.metrics.ledger import OTHER, LabelLimits
+from exporter.phonic.model import Agent, Conversation, Item, Project, Snapshot
+from exporter.saved import TOMBSTONE_LIFE, Saved, SavedConversation
+from exporter.tally import Tally
+from exporter.vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
+from tests.unit.tallies import NOW, Disk, live, new_tally, page_of, totals
+
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+
+
+class Clock:
+    """Unix time that passes when told to."""
+
+    def __init__(self) -> None:
+        self.time = NOW
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def conversation(conversation_id: str = "conv_1", **fields: Any) -> Snapshot:
+    fields = {"project_id": "proj_1", "agent": Agent("agent_1", "support"), "items": [], **fields}
+    return Snapshot(conversation=Conversation(conversation_id, **fields))
+
+
+def turns(*roles: str, **fields: Any) -> Snapshot:
+    return conversation(items=[Item(item_idx=at, role=role) for at, role in enumerate(roles)], **fields)
+
+
+def count(tally: Tally, family: catalogue.Family, *labels: str) -> int:
+    return tally.ledger.value(family, *labels).dump()[0]
+
+
+def label_sets(tally: Tally) -> list[tuple[str, ...]]:
+    return [each.values for each in tally.ledger.label_sets]
+
+
+def restarted(tally: Tally, **options: Any) -> Tally:
+    disk = Disk()
+    disk.write(tally.changes())
+    return disk.restored(new_tally(**options))
+
+
+# --- what watchers say
+
+
+def test_what_watchers_say_is_counted() -> None:
+    tally = new_tally()
+    tally.connected("conv_1")
+    tally.message(MessageType.CONVERSATION_UPDATED, 100)
+    tally.message(MessageType.ERROR, 10)
+    tally.superseded(3, 300)
+    tally.invalid("conv_1", Invalid.NOT_JSON)
+    tally.feed_error("conv_1", FeedError.NO_PONG)
+    tally.crashed("conv_1")
+    tally.refused("conv_1")
+    tally.reconciled(Reconciled.COMPLETE)
+    tally.drift({(Drift.ITEM, "tone"), (Drift.ITEM, "mood"), (Drift.CONVERSATION, "x")})
+    counted = {
+        each.prefix.strip(): each.total
+        for family in catalogue.CATALOGUE
+        if family.scope is catalogue.Scope.PROCESS
+        for each in tally.ledger.series(family)
+        if each.dump()[0]
+    }  # type: ignore[union-attr]
+    assert counted == {
+        "phonic_exporter_feed_connects_total": 1,
+        "phonic_exporter_updates_total": 4,
+        "phonic_exporter_update_bytes_total": 400,
+        "phonic_exporter_updates_superseded_total": 3,
+        'phonic_exporter_messages_total{message="conversation-updated"}': 4,
+        'phonic_exporter_messages_total{message="error"}': 1,
+        'phonic_exporter_invalid_messages_total{reason="not_json"}': 1,
+        'phonic_exporter_feed_errors_total{reason="no_pong"}': 1,
+        "phonic_exporter_watcher_crashes_total": 1,
+        "phonic_exporter_conversations_refused_total": 1,
+        'phonic_exporter_reconciliations_total{result="complete"}': 1,
+        'phonic_exporter_unknown_fields_total{object="item"}': 2,
+        'phonic_exporter_unknown_fields_total{object="conversation"}': 1,
+    }
+
+
+# --- labels
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [
+        ({}, ("proj_1", "support")),
+        ({"agent": None}, ("proj_1", "none")),
+        ({"agent": Agent(None, None)}, ("proj_1", "none")),
+        ({"agent": Agent("agent_1", None)}, ("proj_1", "agent_1")),
+        ({"agent": Agent("agent_1", "")}, ("proj_1", "agent_1")),
+        ({"project_id": None}, ("none", "support")),
+        ({"project_id": None, "project": Project("proj_9", "sales team")}, ("sales team", "support")),
+        ({"project_id": None, "project": Project("proj_9", None)}, ("proj_9", "support")),
+        ({"project_id": "proj_2"}, ("learnt", "support")),
+        ({"agent": Agent("agent_1", "x" * 500)}, ("proj_1", "x" * 200)),
+        ({"agent": Agent("agent_1", "a\ud800")}, ("proj_1", "a?")),
+    ],
+)
+def test_labels_are_names_else_ids_else_none(fields: dict[str, Any], labels: tuple[str, str]) -> None:
+    tally = new_tally()
+    tally.learn_projects({"proj_2": "learnt"})
+    tally.update("conv_1", conversation(**fields))
+    assert label_sets(tally) == [labels]
+
+
+def test_all_labels_may_be_chosen() -> None:
+    tally = new_tally(
+        LabelLimits(names=("model", "language", "call_provider", "is_test", "origin", "agent", "project"))
+    )
+    tally.update("conv_1", conversation(origin="inbound", is_test=True, default_language="en"))
+    tally.update(
+        "conv_2", conversation(origin="carrier pigeon", is_test=False, model="merritt", call_provider="twilio")
+    )
+    assert label_sets(tally) == [
+        ("unknown", "en", "unknown", "true", "inbound", "support", "proj_1"),
+        ("merritt", "unknown", "twilio", "false", "other", "support", "proj_1"),
+    ]
+    assert count(tally, catalogue.UNKNOWN_WORDS, "origin") == 1
+
+
+def test_labels_freeze_when_a_conversation_is_first_seen() -> None:
+    tally = new_tally()
+    tally.update("conv_1", turns("user"))
+    tally.learn_projects({"proj_1": "main"})
+    tally.update("conv_1", turns("user", "assistant", agent=Agent("agent_1", "renamed")))
+    assert label_sets(tally) == [("proj_1", "support")]
+    assert count(tally, catalogue.TURNS, "proj_1", "support", "assistant") == 1
+
+
+def test_agents_that_are_known_have_series_before_their_first_conversation() -> None:
+    tally = new_tally()
+    tally.learn_agents("main", [("agent_1", "support"), ("agent_2", "sales")])
+    assert label_sets(tally) == [("main", "support"), ("main", "sales")]
+    assert list(tally.agents()) == [(("main", "support", "agent_1"), 1.0), (("main", "sales", "agent_2"), 1.0)]
+    assert totals(tally) == {}
+
+
+def test_agents_make_no_series_where_their_other_labels_cannot_be_known() -> None:
+    tally = new_tally(LabelLimits(names=("agent", "origin")))
+    tally.learn_agents("main", [("agent_1", "support")])
+    assert label_sets(tally) == []
+
+
+def test_agents_of_snapshots_join_names_to_ids() -> None:
+    tally = new_tally()
+    tally.update("conv_1", conversation())
+    assert list(tally.agents()) == [(("proj_1", "support", "agent_1"), 1.0)]
+
+
+def test_ten_thousand_agents_leave_the_page_small_and_the_sums_right() -> None:
+    tally = new_tally()
+    for number in range(10_000):
+        tally.update(f"conv_{number}", turns("user", agent=Agent(f"agent_{number}", f"agent {number}")))
+    page = page_of(tally).render(Format.TEXT_0_0_4).decode()
+    turns_by_user = [
+        line for line in page.splitlines() if line.startswith("phonic_turns_total") and '"user"' in line
+    ]
+    assert len(turns_by_user) == 101
+    assert sum(float(line.rsplit(" ", 1)[1]) for line in turns_by_user) == 10_000
+    assert f'phonic_turns_total{{agent="{OTHER}",project="proj_1",role="user"}} 9900.0' in turns_by_user
+    assert len(list(tally.agents())) <= tally.ledger.limits.sets
+    assert len(page) < 3_000_000
+
+
+# --- live
+
+
+def shown(tally: Tally) -> list[str]:
+    return [each.conversation_id for each in tally.live()]
+
+
+def test_a_conversation_is_live_from_its_first_snapshot_until_it_ends() -> None:
+    tally = new_tally()
+    assert tally.live_counts() == []
+    tally.update("conv_1", conversation())
+    assert shown(tally) == ["conv_1"]
+    assert tally.live_counts() == [('{agent="support",project="proj_1"}', 1)]
+    tally.ended("conv_1")
+    tally.update("conv_1", conversation())
+    assert shown(tally) == []
+    assert tally.live_counts() == [('{agent="support",project="proj_1"}', 0)]
+
+
+def test_a_conversation_nobody_watches_is_not_live_until_it_is_seen_again() -> None:
+    tally = new_tally()
+    tally.update("conv_1", conversation())
+    tally.stopped("conv_1")
+    assert shown(tally) == []
+    tally.update("conv_1", conversation())
+    assert shown(tally) == ["conv_1"]
+
+
+@pytest.mark.parametrize("limit", [0, 2, 5])
+def test_only_so_many_conversations_get_series_of_their_own(limit: int) -> None:
+    tally = new_tally(live_limit=limit)
+    for number in range(4):
+        tally.update(f"conv_{number}", conversation(f"conv_{number}"))
+    assert shown(tally) == [f"conv_{number}" for number in range(min(limit, 4))]
+    assert tally.live_counts() == [('{agent="support",project="proj_1"}', 4)]
+
+
+# --- ends
+
+
+def test_an_end_counts_once_and_leaves_a_tombstone() -> None:
+    tally = new_tally()
+    tally.update("conv_1", turns("user"))
+    tally.finish("conv_1", None)
+    assert (tally.is_finished("conv_1"), tally.has_seen("conv_1"), tally.entry("conv_1")) == (True, False, None)
+    before = totals(tally)
+    tally.finish("conv_1", turns("user", "assistant"))
+    tally.update("conv_1", turns("user", "assistant"))
+    tally.forget("conv_1")
+    assert {key: value for key, value in totals(tally).items() if "lost" not in key[0]} == before
+
+
+def test_a_conversation_known_from_rest_alone_is_counted() -> None:
+    tally = new_tally()
+    tally.finish("conv_1", turns("user", ended_by="user"), Lost.NEVER_LIVE)
+    assert count(tally, catalogue.CONVERSATIONS_ENDED, "proj_1", "support", "user") == 1
+    assert count(tally, catalogue.CONVERSATIONS_LOST, "never_live") == 1
+
+
+def test_forgetting_what_was_seen_is_an_end_and_what_was_not_a_loss() -> None:
+    tally = new_tally()
+    tally.update("conv_1", conversation())
+    tally.forget("conv_1")
+    tally.forget("conv_2")
+    assert count(tally, catalogue.CONVERSATIONS_ENDED, "proj_1", "support", "unknown") == 1
+    assert count(tally, catalogue.CONVERSATIONS_LOST, "not_found") == 1
+    assert (tally.is_finished("conv_1"), tally.is_finished("conv_2")) == (True, False)
+
+
+def test_tombstones_and_abandoned_conversations_go_after_a_day() -> None:
+    clock = Clock()
+    tally = new_tally(now=clock)
+    for each in ("finished", "abandoned", "followed"):
+        tally.update(each, conversation(each))
+    tally.finish("finished", None)
+    tally.stopped("abandoned")
+    tally.changes()
+    clock.time += TOMBSTONE_LIFE - 1
+    tally.expire()
+    assert tally.is_finished("finished")
+    assert tally.has_seen("abandoned")
+    clock.time += 1
+    tally.expire()
+    assert not tally.is_finished("finished")
+    assert [each for each, _ in tally.unfinished()] == ["followed"]
+    assert tally.changes().forgotten == ["abandoned"]
+
+
+# --- restart
+
+
+def test_a_restart_goes_on_with_numbers_progress_labels_and_ends() -> None:
+    tally = new_tally()
+    tally.update("running", turns("user"))
+    tally.update("over", turns("user"))
+    tally.ended("over")
+    tally.update("finished", turns("user"))
+    tally.finish("finished", None)
+    again = restarted(tally)
+    assert totals(again) == totals(tally)
+    assert sorted(again.unfinished()) == [("over", True), ("running", False)]
+    assert again.is_finished("finished")
+    assert shown(again) == []
+    again.update("running", turns("user", "assistant", agent=None))
+    assert count(again, catalogue.TURNS, "proj_1", "support", "user") == 3
+    assert count(again, catalogue.TURNS, "proj_1", "support", "assistant") == 1
+    assert shown(again) == ["running"]
+
+
+def test_changes_are_only_what_changed() -> None:
+    tally = new_tally()
+    tally.update("conv_1", turns("user"))
+    assert tally.changes()
+    assert not tally.changes()
+    tally.update("conv_2", conversation("conv_2"))
+    changes = tally.changes()
+    assert [each.id for each in changes.conversations] == ["conv_2"]
+    everything = tally.changes(everything=True)
+    assert [each.id for each in everything.conversations] == ["conv_1", "conv_2"]
+
+
+def test_a_conversation_folded_before_a_restart_stays_folded_after_it() -> None:
+    limits = LabelLimits(values=1)
+    tally = new_tally(limits)
+    tally.learn_agents("proj_1", [("agent_1", "known"), ("agent_2", "silent so far")])
+    tally.update("conv_1", turns("user"))
+    again = restarted(tally, limits=limits)
+    again.update("conv_1", turns("user", "user"))
+    assert count(again, catalogue.TURNS, "proj_1", OTHER, "user") == 2
+
+
+def test_other_labels_than_before_start_the_labelled_families_again_and_say_so() -> None:
+    tally = new_tally()
+    tally.update("conv_1", turns("user", origin="inbound"))
+    tally.forget("conv_2")
+    disk = Disk()
+    disk.write(tally.changes())
+    again = disk.restored(new_tally(LabelLimits(names=("origin",))))
+    assert totals(again) == {("phonic_exporter_conversations_lost_total", ("not_found",)): (1,)}
+    assert count(again, catalogue.CHECKPOINT_RESETS, "labels") == 1
+    again.update("conv_1", turns("user", "user"))
+    assert totals(again)["phonic_turns_total", ("inbound", "user")] == (1,)
+
+
+@pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x80", b"\xff" * 10, b"\x81\xa1\xff\x00"])
+def test_progress_that_cannot_be_read_costs_only_its_conversation(blob: bytes) -> None:
+    tally = new_tally()
+    tally.update("good", turns("user"))
+    changes = tally.changes()
+    again = new_tally()
+    again.restore(
+        Saved(
+            label_names=("project", "agent"),
+            first_start=1.0,
+            series=changes.series,
+            conversations=[SavedConversation("bad", blob), *changes.conversations],
+            tombstones=[],
+        )
+    )
+    assert [each for each, _ in again.unfinished()] == ["good"]
+    assert count(again, catalogue.CHECKPOINT_RESETS, "corrupt") == 1
+    assert again.first_start == 1.0
+
+
+def test_any_text_phonic_sends_can_be_saved() -> None:
+    tally = new_tally()
+    odd = {"id": "conv_1", "end_reason": "\ud800", "agent": {"name": "\udfff", "id": "\ud800"}}
+    tally.update("conv_1", live({**odd, "items": [{"item_idx": 0, "tool_call_ids": ["\ud800"]}]}))
+    again = restarted(tally)
+    again.finish("conv_1", None)
+    assert count(again, catalogue.TOOL_CALLS, "none", "?") == 1
+
+
+@pytest.mark.parametrize(
+    "name", ['"quoted"', "line\nbreak", "back\\slash", "\U0001f600", "}{", ' a="b",', "\r\t\0", " "]
+)
+def test_the_page_renders_whatever_an_agent_is_called(name: str) -> None:
+    tally = new_tally()
+    tally.update("conv_1", turns("user", agent=Agent("agent_1", name)))
+    for form in Format:
+        assert page_of(tally).render(form)
