@@ -73,6 +73,7 @@ _TIMINGS: tuple[tuple[str, Field, Key], ...] = (
     (Field.MODEL_INPUT.value, Field.MODEL_INPUT, (What.MODEL_INPUT,)),
 )
 _TIMING_NAMES = frozenset(name for name, _, _ in _TIMINGS)
+_GENERATION_NAME, _FIRST_AUDIO_NAME, _MODEL_INPUT_NAME = (name for name, _, _ in _TIMINGS)
 _RESPONSE: Key = (What.RESPONSE,)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -454,9 +455,9 @@ def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
     return (
         flags & _TIMED == _TIMED
         and len(timings) == len(_TIMINGS)
-        and timings.get(Field.MODEL_GENERATION) == generation
-        and timings.get(Field.FIRST_AUDIO) == first_audio
-        and timings.get(Field.MODEL_INPUT) == model_input
+        and timings.get(_GENERATION_NAME) == generation
+        and timings.get(_FIRST_AUDIO_NAME) == first_audio
+        and timings.get(_MODEL_INPUT_NAME) == model_input
     )
 
 

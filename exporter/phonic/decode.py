@@ -58,15 +58,10 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 def decode(frame: str | bytes) -> Message:
     """Read one frame of the live socket. Raises `InvalidMessage`."""
-    return decode_strictly(frame) or _decode_leniently(frame)
-
-
-def decode_strictly(frame: str | bytes) -> Message | None:
-    """Read a frame that is as documented; None for any other. Raises `InvalidMessage`."""
     try:
         envelope = _decode_envelope(frame)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
+        return _decode_leniently(frame)
     kind = MessageType(envelope.type)
     if kind is MessageType.CONVERSATION_UPDATED:
         if envelope.conversation is None:
@@ -76,6 +71,15 @@ def decode_strictly(frame: str | bytes) -> Message | None:
         text = envelope.error.message if envelope.error else None
         return Message(kind, denied=_is_denial(text or envelope.message))
     return Message(kind)
+
+
+def documented_conversation(frame: str) -> Conversation | None:
+    """The conversation of a ``conversation-updated`` frame that is as documented; None for any other frame."""
+    try:
+        envelope = _decode_envelope(frame)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return envelope.conversation if envelope.type == MessageType.CONVERSATION_UPDATED else None
 
 
 def _is_denial(text: object) -> bool:

@@ -17,9 +17,9 @@ from itertools import pairwise
 
 import attrs
 
-from ..vocabulary import Invalid
-from .decode import InvalidMessage, Message, decode, decode_strictly
-from .model import Item, Snapshot
+from ..vocabulary import Invalid, MessageType
+from .decode import InvalidMessage, Message, decode, documented_conversation
+from .model import Conversation, Item, Snapshot
 
 SHORTEST = 4096  # characters below which a full decode is cheaper than looking
 KEPT = 2  # turns at the end that are always decoded
@@ -30,6 +30,7 @@ _ITEMS = '"items":[{"id":"'
 class _Cut:
     """What is skipped while it stays as it is: `"items":[`, turns, comma; then begins the turn ``after``."""
 
+    start: int
     text: str
     beginning: str
     before: Item
@@ -57,34 +58,32 @@ class TailDecoder:
         message = decode(frame)
         snapshot = message.snapshot
         if snapshot is not None:
-            self._check(snapshot)
+            self._check(snapshot.conversation)
             items = snapshot.conversation.items or []
             if isinstance(frame, str) and len(frame) >= SHORTEST and not snapshot.bad and _is_ascending(items):
                 self._remember(frame, items, frame.find(_ITEMS))
         return message
 
-    def _check(self, snapshot: Snapshot) -> None:
-        if snapshot.conversation.id != self._conversation_id:
+    def _check(self, conversation: Conversation) -> None:
+        if conversation.id != self._conversation_id:
             raise InvalidMessage(Invalid.WRONG_CONVERSATION)
 
     def _decode_tail(self, frame: str, cut: _Cut) -> Message | None:
-        start = frame.find(_ITEMS)
+        start = frame.find(_ITEMS, cut.start)  # what precedes the turns only grows, as a rule
         end = start + len(cut.text)
         if start < 0 or not frame.startswith(cut.text, start) or not frame.startswith(cut.beginning, end):
             return None
-        message = decode_strictly(f'{frame[:start]}"items":[{frame[end:]}')
-        if message is None or message.snapshot is None:
+        conversation = documented_conversation(f'{frame[:start]}"items":[{frame[end:]}')
+        if conversation is None:
             return None
-        conversation = message.snapshot.conversation
         items = conversation.items
         if not items or items[0].item_idx != cut.after or not _is_ascending(items):
             return None
-        self._check(message.snapshot)
+        self._check(conversation)
         if len(items) > KEPT:
             self._remember(frame, items, start)
-        return Message(
-            message.type, Snapshot(conversation=conversation, before=cut.before, before_index=cut.after - 1)
-        )
+        snapshot = Snapshot(conversation=conversation, before=cut.before, before_index=cut.after - 1)
+        return Message(MessageType.CONVERSATION_UPDATED, snapshot)
 
     def _remember(self, frame: str, items: list[Item], start: int) -> None:
         """Cut before the last two turns from now on, if the frame is written the way this works."""
@@ -94,7 +93,7 @@ class TailDecoder:
         beginning = f'{{"id":"{after.id}"'
         end = frame.rfind(beginning)
         if end > start and frame[end - 1] == "," and before.item_idx is not None:
-            self._cut = _Cut(frame[start:end], beginning, before, before.item_idx + 1)
+            self._cut = _Cut(start, frame[start:end], beginning, before, before.item_idx + 1)
 
 
 def _is_ascending(items: list[Item]) -> bool:
