@@ -1,0 +1,58 @@
+"""Wiring: ``python -m benchmarks [case …] [--quick] [--rounds N] [--list]``."""
+
+import argparse
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import machine, results
+from .cases import updates
+from .options import Options
+from .processes import SERVER_CORE
+from .report import Report
+
+CASES: dict[str, Callable[[Options], Report]] = {
+    "saturated": updates.short_calls,
+    "saturated-long": updates.long_calls,
+    "saturated-tls": updates.short_calls_tls,
+    "saturated-non-ascii": updates.short_calls_non_ascii,
+    "paced": updates.paced_plain,
+    "paced-tls": updates.paced_tls,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the exporter.")
+    parser.add_argument("case", nargs="*", help="all by default; see --list")
+    parser.add_argument("--quick", action="store_true", help="small loads and one round: does it all still work?")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds of each case")
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).parent / "results", help="folder to write to"
+    )
+    parser.add_argument("--list", action="store_true", help="name the cases")
+    given = parser.parse_args()
+    if given.list:
+        print("\n".join(CASES))
+        return
+    unknown = set(given.case) - set(CASES)
+    if unknown:
+        parser.error(f"no such case: {', '.join(sorted(unknown))}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    os.sched_setaffinity(0, {SERVER_CORE})
+    for name in given.case or CASES:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+            environment = machine.describe()
+            report = CASES[name](Options(folder=Path(folder), quick=given.quick, rounds=given.rounds))
+        results.write(report, environment, given.results)
+        print(*(str(table) for table in report.tables), sep="\n")
+        for goal in report.goals:
+            print(" | ".join(goal.row))
+        print(f"{name}: {time.monotonic() - start:.0f} s\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What is measured: each module has functions from `Options` to a `Report`."""

@@ -1,0 +1,107 @@
+"""Edge: other processes, the core they run on, and what the operating system says they cost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+
+_CORES = sorted(os.sched_getaffinity(0))
+CLIENT_CORE, SERVER_CORE = _CORES[0], _CORES[-1]
+"""What is measured has a core of its own; the load and this harness share another, where there are two."""
+
+
+class Failed(Exception):
+    """A process did not do what it is there for; carries the end of what it said."""
+
+
+class Process:
+    """A child process, made by `running`. It logs to a file, so that nobody has to read that in time."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]", log: Path) -> None:
+        self._child = child
+        self._log = log
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time, user and system, of all its threads, also of those that have ended; to the nanosecond."""
+        return time.clock_gettime(~self._child.pid << 3 | 2)  # how Linux numbers the CPU clocks of processes
+
+    @property
+    def resident_bytes(self) -> int:
+        pages = Path(f"/proc/{self._child.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def logged(self, pattern: str) -> "re.Match[str]":
+        """The first match in its log, waited for. Errors: Failed when it ends or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while (found := re.search(pattern, self._log.read_text())) is None:
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                raise self._failed(f"did not log {pattern!r}")
+            time.sleep(0.002)
+        return found
+
+    def ask(self, line: str) -> bytes:
+        """The line it answers to a line. Errors: Failed when it has ended."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(f"{line}\n".encode())
+        self._child.stdin.flush()
+        answer = self._child.stdout.readline()
+        if not answer:
+            self._child.wait(STOP_SECONDS)
+            raise self._failed(f"no answer to {line}")
+        return answer
+
+    def settle(self, seconds: float = 0.1) -> None:
+        """Wait until it has nothing more to do: less than 3 % of a core for a while."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            before = self.cpu_seconds
+            time.sleep(seconds)
+            if self.cpu_seconds - before < 0.03 * seconds:
+                return
+        raise self._failed("is never idle")
+
+    def _failed(self, what: str) -> Failed:
+        return Failed(f"{self._log.stem} {what}: {self._log.read_text()[-2000:]}")
+
+
+@contextmanager
+def running(
+    module: str, *arguments: str, core: int, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Process]:
+    """``python -m module`` on one core, asked to end by the end of its input, and killed if the block fails.
+
+    Errors: Failed when it does not end, or not with 0.
+    """
+    with log.open("wb") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **(environment or {})},
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+        )
+    try:
+        yield Process(child, log)
+        assert child.stdin is not None
+        child.stdin.close()
+        if module == "exporter":
+            child.send_signal(signal.SIGTERM)
+        if child.wait(STOP_SECONDS) != 0:
+            raise Failed(f"{module} ended with {child.returncode}: {log.read_text()[-2000:]}")
+    finally:
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()

@@ -1,0 +1,190 @@
+"""Edge: a server that plays a load, and a client of one variant that follows it, each in its process."""
+
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from zlib import decompress
+
+import attrs
+import msgspec
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.metrics import catalogue
+
+from .calls import conversation_id
+from .load import Load, Played
+from .processes import CLIENT_CORE, SERVER_CORE, START_SECONDS, Failed, Process, running
+
+FLOOR, NAIVE, EXPORTER = "floor", "naive", "exporter"
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+TEXT = "text/plain; version=0.0.4"
+
+_COMPARED = (
+    catalogue.CONVERSATIONS,
+    catalogue.TURNS,
+    catalogue.TURN_DURATION,
+    catalogue.MODEL_GENERATION,
+    catalogue.FIRST_AUDIO,
+    catalogue.MODEL_INPUT,
+    catalogue.RESPONSE,
+    catalogue.OVERLAPS,
+    catalogue.SILENT_TURNS,
+    catalogue.TOOL_CALLS,
+)
+_MODULES = {FLOOR: "benchmarks.clients.floor", NAIVE: "benchmarks.clients.naive", EXPORTER: "exporter"}
+_log_numbers = count()
+
+Totals = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+"""Everything that was counted of conversations and is not 0, by sample name and labels."""
+
+
+@attrs.frozen(kw_only=True)
+class Scraped:
+    """A metrics page, unpacked, and how long it took to get it."""
+
+    page: bytes
+    seconds: float
+    sent_bytes: int
+
+
+def scrape(url: str, *, accept: str = TEXT, gzip: bool = False) -> Scraped:
+    """Get a page as Prometheus does."""
+    headers = {"Accept": accept, "Accept-Encoding": "gzip" if gzip else "identity"}
+    start = time.perf_counter()
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:  # noqa: S310  # loopback
+        body = answer.read()
+        packed = answer.headers.get("Content-Encoding") == "gzip"
+    seconds = time.perf_counter() - start
+    return Scraped(page=decompress(body, wbits=31) if packed else body, seconds=seconds, sent_bytes=len(body))
+
+
+@attrs.frozen
+class Server:
+    """A load being played, made by `serving`."""
+
+    url: str
+    load: Load
+    _process: Process
+
+    def go(self) -> None:
+        self._process.ask("go")
+
+    def played(self) -> Played:
+        return msgspec.json.decode(self._process.ask("status"), type=Played)
+
+    def wait_open(self, feeds: int) -> Played:
+        """Wait until so many feeds are open. Errors: Failed."""
+        return self._wait("open", feeds)
+
+    def wait_sent(self, updates: int) -> Played:
+        """Wait until so many snapshots were sent. Errors: Failed."""
+        return self._wait("sent", updates)
+
+    def _wait(self, what: str, wanted: int) -> Played:
+        deadline = time.monotonic() + START_SECONDS
+        while getattr(played := self.played(), what) < wanted:
+            if time.monotonic() > deadline:
+                raise Failed(f"{what}: {wanted} wanted, got as far as {played}")
+            time.sleep(0.01)
+        return played
+
+
+@attrs.frozen
+class Client:
+    """A client of one variant, made by `following`."""
+
+    variant: str
+    process: Process
+    metrics_url: str
+    _watch_file: Path
+
+    def open(self, feeds: int) -> None:
+        """Begin to follow the conversations 0 to ``feeds`` - 1."""
+        if self.variant == EXPORTER:
+            complete = self._watch_file.with_suffix(".new")
+            complete.write_text("".join(f"{conversation_id(number)}\n" for number in range(feeds)))
+            complete.rename(self._watch_file)
+        else:
+            self.process.ask(f"open {feeds}")
+
+    def updates(self) -> int:
+        """Snapshots received so far."""
+        if self.variant == FLOOR:
+            return int(self.process.ask("status"))
+        page = scrape(self.metrics_url).page.decode()
+        return int(float(page.split("\nphonic_exporter_updates_total ")[1].split("\n")[0]))
+
+    def totals(self) -> Totals:
+        """What was counted; not for `FLOOR`, which counts nothing."""
+        names = {family.name for family in _COMPARED}
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): round(sample.value, 6)
+            for metric in text_string_to_metric_families(scrape(self.metrics_url).page.decode())
+            if metric.name in names
+            for sample in metric.samples
+            if sample.value
+        }
+
+
+@contextmanager
+def serving(load: Load, folder: Path) -> Iterator[Server]:
+    """Play a load; ``folder`` is for logs and the certificate."""
+    if load.tls:
+        _certify(folder)
+    arguments = (msgspec.json.encode(load).decode(), str(folder))
+    with running("benchmarks.server", *arguments, core=SERVER_CORE, log=_log(folder, "server")) as process:
+        port = int(process.ask("port"))
+        yield Server(f"{'https' if load.tls else 'http'}://127.0.0.1:{port}", load, process)
+
+
+@contextmanager
+def following(
+    variant: str, server: Server, folder: Path, *flags: str, module: str | None = None, discover: bool = False
+) -> Iterator[Client]:
+    """A client that is ready to open feeds. ``flags`` are for the exporter.
+
+    ``module`` is run in place of the variant's own and gets the same arguments.
+    """
+    watch_file = folder / "watched.txt"
+    watch_file.write_text("")
+    arguments: tuple[str, ...] = (server.url,)
+    if variant == EXPORTER:
+        arguments = (
+            *("--phonic.base-url", server.url, "--web.listen-address", "127.0.0.1:0", "--watch.limit", "20000"),
+            *(("--watch.discover",) if discover else ("--watch.no-discover", "--watch.file", str(watch_file))),
+            *(() if "--state.file" in flags else ("--state.file", "")),
+            *flags,
+        )
+    environment = {"PHONIC_API_KEY": "ph_benchmark", "SSL_CERT_FILE": str(folder / "server.pem")}
+    if not server.load.tls:
+        del environment["SSL_CERT_FILE"]
+    log = _log(folder, variant)
+    with running(
+        module or _MODULES[variant], *arguments, core=CLIENT_CORE, log=log, environment=environment
+    ) as process:
+        url = process.logged(r"http://127\.0\.0\.1:\d+/metrics|ready").group()
+        yield Client(variant, process, url, watch_file)
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / f"{next(_log_numbers)}-{name}.log"
+
+
+def _certify(folder: Path) -> None:
+    """``server.pem`` and ``server.key``: a certificate for loopback that is its own authority."""
+    if not (folder / "server.pem").exists():
+        extensions = ("basicConstraints=critical,CA:TRUE", "subjectAltName=IP:127.0.0.1")
+        subprocess.run(
+            ["openssl", "req", "-x509", "-days", "2", "-subj", "/CN=benchmark", "-nodes"]
+            + ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+            + ["-keyout", "server.key", "-out", "server.pem"]
+            + [word for each in extensions for word in ("-addext", each)],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
