@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import attrs
 
+from exporter.gauges import gauges
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
 from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
 from exporter.metrics.page import Page
-from exporter.metrics.series import Sample
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.model import Snapshot
 from exporter.saved import Changes, Saved, SavedConversation, SavedSeries, Tombstone
 from exporter.tally import Tally
+from exporter.watch.ports import Feed
+from exporter.watch.supervisor import Supervisor
 from tests.strategies import Json, frame
 
 NOW = 1_753_920_000.0
@@ -50,15 +53,23 @@ def totals(tally: Tally) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
     }
 
 
-def page_of(tally: Tally, *, process: bytes = b"") -> Page:
-    """The page with the gauges a tally can fill; the others have no series."""
+def page_of(tally: Tally) -> Page:
+    """The page of an exporter that watches nothing itself; without what depends on the build and the process."""
 
-    def nothing() -> list[Sample]:
-        return []
+    def no_feed(conversation_id: str) -> AbstractAsyncContextManager[Feed]:
+        raise AssertionError(conversation_id)
 
-    gauges = dict.fromkeys((family for family in CATALOGUE if family.kind is Kind.GAUGE), nothing)
-    gauges[catalogue.CONVERSATIONS_LIVE] = tally.live_counts
-    return Page(tally.ledger, gauges, lambda _form, _names: process)
+    sources = gauges(
+        tally=tally,
+        supervisor=Supervisor(open_feed=no_feed, sink=tally, records=None, limit=1),
+        rest=None,
+        discovery=None,
+        checkpoint=None,
+        watch_file=None,
+        web_config=None,
+        slo_response=1.5,
+    )
+    return Page(tally.ledger, {**sources, catalogue.BUILD_INFO: list}, lambda _form, _names: b"")
 
 
 @attrs.define

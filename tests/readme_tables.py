@@ -1,0 +1,62 @@
+"""The README's tables, written from the code: ``python -m tests.readme_tables`` puts them into it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from exporter.metrics.catalogue import CATALOGUE, Family, Scope
+from exporter.settings import flag_table
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def metric_table() -> str:
+    rows = [
+        (f"`{family.sample_name}`", family.kind.value, labels(family), quoted(family.help), family.derived)
+        for family in CATALOGUE
+    ]
+    return table(("metric", "type", "labels", "meaning", "derived from"), rows)
+
+
+def labels(family: Family) -> str:
+    """``L`` for the labels chosen with ``--metrics.labels``, then the family's own."""
+    chosen = ("L",) if family.scope is Scope.CONVERSATIONS else ()
+    return ", ".join((*chosen, *(f"`{label}`" for label in family.labels)))
+
+
+def quoted(text: str) -> str:
+    """Plain text as Markdown: words with an underscore are code, not emphasis."""
+    return re.sub(r"[\w.\[\]]*_[\w.\[\]]*\w", r"`\g<0>`", text)
+
+
+def flags_table() -> str:
+    rows = [
+        (f"`{row.flag}`", f"`{row.default}`" if row.default else "", quoted(row.meaning)) for row in flag_table()
+    ]
+    return table(("flag", "default", "meaning"), rows)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+TABLES = {"metrics": metric_table, "flags": flags_table}
+
+
+def between(name: str, text: str) -> str:
+    """What stands between the markers of a table. ValueError unless they are there once."""
+    (found,) = re.findall(f"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->\n", text, re.DOTALL)
+    return str(found)
+
+
+def rewritten(text: str) -> str:
+    """The README with its tables as the code has them."""
+    for name, write in TABLES.items():
+        marks = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
+        text = text.replace(between(name, text).join(marks), write().join(marks))
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(rewritten(README.read_text()))
