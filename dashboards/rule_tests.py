@@ -296,7 +296,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     def case(title: str, series: dict[str, str], *expected: Expected) -> Case:
         return Case(alert=alert, title=title, series=series, expected=expected, step=step)
 
-    scarce = (indicator.minimum - 1) / (settled / step + 1) / each
+    scarce = (indicator.minimum - 1) / bad / (settled / step + 1) / each
     return [
         case(
             "fires on a burn and recovers soon after it stops",
@@ -321,7 +321,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
             Expected(minutes=settled + max(int(long * smallest * budget / bad / 2), step, lasting)),
         ),
         case(
-            "silent when there are too few events to call it a burn",
+            "silent when there are too few bad events to call it a burn",
             traffic(bad, scale=scarce),
             Expected(minutes=settled),
         ),

@@ -18,7 +18,7 @@ _SLOWEST_SECONDS = 120
 
 @attrs.frozen(kw_only=True)
 class Indicator:
-    """One objective as expressions over a window: ``bad`` events, ``all_events``, and their recorded names."""
+    """One objective: rates of ``bad`` and of ``all_events`` over ``$window``, and their recorded names."""
 
     name: str
     objective: float
@@ -27,7 +27,6 @@ class Indicator:
     all_name: str
     bad: str
     all_events: str
-    counted: str
 
     def ratio(self, window: str) -> str:
         """Recorded name of the bad share over ``window``."""
@@ -38,8 +37,9 @@ class Indicator:
         return f"agent_project:{self.bad_name}:rate{window}", f"agent_project:{self.all_name}:rate{window}"
 
     def enough(self, window: str) -> str:
-        """True where the window holds enough events for a ratio to mean something."""
-        return f"{self.counted.replace('$window', window)} >= {self.minimum}"
+        """True where the window holds enough bad events for their share to mean something."""
+        counted = self.bad.replace("$window", window).replace("rate(", "increase(")
+        return f"({' '.join(counted.split())}) >= {self.minimum}"
 
 
 def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
@@ -61,7 +61,6 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
                 f'  {within} (rate({response.name}_bucket{{le="{le}"}}[$window]))'
             ),
             all_events=f"{every} (rate({response.name}_count[$window]))",
-            counted=f"{every} (increase({response.name}_count[$window]))",
         ),
         Indicator(
             name="conversations",
@@ -71,7 +70,6 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
             all_name=ended.name,
             bad=f"{promql.without('reason')} (rate({errors.sample_name}[$window]))",
             all_events=f"{promql.without('ended_by')} (rate({ended.sample_name}[$window]))",
-            counted=f"{promql.without('ended_by')} (increase({ended.sample_name}[$window]))",
         ),
     )
 

@@ -31,7 +31,7 @@ def seconds(duration: str) -> int:
 
 @attrs.frozen(kw_only=True)
 class Response:
-    """Share of turns that must be answered within the threshold."""
+    """Share of turns that must be answered within the threshold; ``minimum`` counts slow turns."""
 
     objective: float
     threshold_seconds: float
@@ -40,7 +40,7 @@ class Response:
 
 @attrs.frozen
 class Conversations:
-    """Share of conversations that must end without an error."""
+    """Share of conversations that must end without an error; ``minimum`` counts errors."""
 
     objective: float
     minimum: int

@@ -125,9 +125,8 @@ def _watching() -> list[PanelBuilder]:
             "Feed errors",
             "Live feeds that could not be opened or were lost, each minute, by reason.",
             "cpm",
-            _reasons(c.FEED_ERRORS, "reason"),
+            *_reasons(c.FEED_ERRORS, "reason"),
             width=8,
-            stacked=True,
         ),
         trend(
             "Feeds opened",
@@ -161,34 +160,30 @@ def _trust() -> list[PanelBuilder]:
             "Lost conversations by reason",
             "Conversations whose timings were never seen and cannot be fetched later, each minute, by reason.",
             "cpm",
-            _reasons(c.CONVERSATIONS_LOST, "reason"),
+            *_reasons(c.CONVERSATIONS_LOST, "reason"),
             width=8,
-            stacked=True,
         ),
         trend(
             "Unusable messages and values",
             "Messages that could not be used at all, and single values that were not, each minute.",
             "cpm",
-            _reasons(c.INVALID_MESSAGES, "reason", "message: "),
-            Query(
-                per_minute(rate(c.REJECTED_VALUES, "field", "reason")) + " > 0",
-                "{{field}}: {{reason}}",
-            ),
+            *_reasons(c.INVALID_MESSAGES, "reason", "all messages", "message: "),
+            *_reasons(c.REJECTED_VALUES, "field", "all values"),
             width=8,
         ),
         trend(
             "Schema drift",
             "Fields and words that the exporter does not know, each minute, by where they are.",
             "cpm",
-            _reasons(c.UNKNOWN_FIELDS, "object", "field in "),
-            _reasons(c.UNKNOWN_WORDS, "field", "word in "),
+            *_reasons(c.UNKNOWN_FIELDS, "object", "all fields", "field in "),
+            *_reasons(c.UNKNOWN_WORDS, "field", "all words", "word in "),
             width=8,
         ),
         trend(
             "Folded labels",
             "Conversations whose label became __other__ at a limit, each minute, by label.",
             "cpm",
-            _reasons(c.LABEL_VALUES_FOLDED, "label"),
+            *_reasons(c.LABEL_VALUES_FOLDED, "label"),
             width=8,
         ),
         trend(
@@ -197,16 +192,15 @@ def _trust() -> list[PanelBuilder]:
             "counted, each minute.",
             "cpm",
             Query(per_minute(rate(c.TURNS_REVISED)), "revised"),
-            _reasons(c.TURNS_SKIPPED, "reason", "skipped: "),
+            *_reasons(c.TURNS_SKIPPED, "reason", "skipped", "skipped: "),
             width=8,
         ),
         trend(
             "Completed records",
             "REST reads after the end of conversations, each minute, by how they went.",
             "cpm",
-            _reasons(c.RECONCILIATIONS, "result"),
+            *_reasons(c.RECONCILIATIONS, "result"),
             width=8,
-            stacked=True,
         ),
     ]
 
@@ -217,9 +211,8 @@ def _upstream() -> list[PanelBuilder]:
             "REST errors",
             "Requests to Phonic's REST API that failed, each minute, by reason.",
             "cpm",
-            _reasons(c.DISCOVERY_ERRORS, "reason"),
+            *_reasons(c.DISCOVERY_ERRORS, "reason"),
             width=8,
-            stacked=True,
         ),
         trend(
             "Time since discovery",
@@ -253,7 +246,7 @@ def _state() -> list[PanelBuilder]:
             "start, each minute.",
             "cpm",
             Query(per_minute(rate(c.CHECKPOINT_ERRORS)), "errors"),
-            _reasons(c.CHECKPOINT_RESETS, "reason", "reset: "),
+            *_reasons(c.CHECKPOINT_RESETS, "reason", "resets", "reset: "),
             width=8,
         ),
         trend(
@@ -348,6 +341,9 @@ def _cost() -> list[PanelBuilder]:
     ]
 
 
-def _reasons(family: Family, label: str, prefix: str = "") -> Query:
-    """A counter each minute by one label, without the many values that did not occur."""
-    return Query(f"{per_minute(rate(family, label))} > 0", f"{prefix}{{{{{label}}}}}")
+def _reasons(family: Family, label: str, name: str = "all", prefix: str = "") -> tuple[Query, Query]:
+    """A counter each minute: as a whole, so that nothing shows as 0, and by the values that occurred."""
+    return (
+        Query(per_minute(rate(family)), name),
+        Query(f"{per_minute(rate(family, label))} > 0", f"{prefix}{{{{{label}}}}}"),
+    )

@@ -10,7 +10,7 @@ from ..frame import Row, board
 from ..panels import GREEN, RED, Column, PanelBuilder, Query, listing, number, rising, spread, trend
 from ..promql import gauge, quantile, series
 from ..slo import Slo
-from .questions import of_selected_agents, waiting, waits, zero_while_scraped
+from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
 
 UID = "phonic-live"
 
@@ -86,7 +86,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             "Callers waiting, by agent",
             f"Calls without an answer for more than {of.seconds:g} s, the ten worst agents.",
             "short",
-            Query(f"topk(10, {waiting(slo, 'project', 'agent')})", "{{project}} / {{agent}}"),
+            Query(waiting_by_agent(slo), "{{project}} / {{agent}}"),
             stacked=True,
             decimals=0,
         ),

@@ -22,7 +22,16 @@ from ..panels import (
 from ..promql import bound, gauge, quantile, rate, ratio, series, total, within
 from ..rules import budget_left, indicators
 from ..slo import Slo
-from .questions import LATENCY_LINK, RECORDED, error_ratio, in_progress, per_minute, waiting, zero_while_scraped
+from .questions import (
+    LATENCY_LINK,
+    RECORDED,
+    error_ratio,
+    in_progress,
+    per_minute,
+    waiting,
+    waiting_by_agent,
+    zero_while_scraped,
+)
 
 
 def build(slo: Slo) -> Dashboard:
@@ -157,7 +166,7 @@ def _trends(slo: Slo) -> list[PanelBuilder]:
             "agent; the ten "
             "worst.",
             "short",
-            Query(f"topk(10, {waiting(slo, 'project', 'agent')})", "{{project}} / {{agent}}"),
+            Query(waiting_by_agent(slo), "{{project}} / {{agent}}"),
             width=12,
             stacked=True,
             decimals=0,
@@ -244,6 +253,7 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
             "Tool calls each minute, and those that failed, by reason.",
             "cpm",
             Query(per_minute(rate(c.TOOL_CALLS)), "calls"),
+            Query(per_minute(rate(c.TOOL_CALL_FAILURES)), "failed"),
             Query(per_minute(rate(c.TOOL_CALL_FAILURES, "reason")) + " > 0", "failed: {{reason}}"),
             width=8,
         ),

@@ -35,6 +35,12 @@ def waiting(slo: Slo, *by: str) -> str:
     return f"count by ({', '.join(by)}) ({long})" if by else f"count({long})"
 
 
+def waiting_by_agent(slo: Slo) -> str:
+    """The ten agents with most callers waiting; 0, and not nothing, where all are answered."""
+    by = ("project", "agent")
+    return f"topk(10, {waiting(slo, *by)} or 0 * {gauge(c.CONVERSATIONS_LIVE, *by)})"
+
+
 def error_ratio(*by: str) -> str:
     """Share of the conversations that ended which ended in an error."""
     return ratio(rate(c.CONVERSATION_ERRORS, *by), rate(c.CONVERSATIONS_ENDED, *by))

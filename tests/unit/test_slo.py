@@ -41,15 +41,15 @@ def test_ranges_are_ordered_by_length_and_unique() -> None:
         ("objective: 0.95", "objectiv: 0.95", "slo.yml response.objectiv: unknown; expected one of objective"),
         ("  objective: 0.95\n", "", "slo.yml: Object missing required field `objective`"),
         ("seconds: 1.5", "seconds: 1.6", "slo.yml response.threshold_seconds: 1.6 is not a bucket boundary"),
-        ("minimum: 30", "minimum: 0", "slo.yml response.minimum: 0 is not above 0"),
-        ("minimum: 30", "minimum: many", "slo.yml: Expected `int`, got `str`"),
+        ("minimum: 10", "minimum: 0", "slo.yml response.minimum: 0 is not above 0"),
+        ("minimum: 10", "minimum: many", "slo.yml: Expected `int`, got `str`"),
         ("period: 30d", "period: 30 days", "slo.yml period: '30 days' is not a duration"),
         ("period: 30d", "period: 2d", "slo.yml burn.slow.windows[1]: needs short < long < period (2d)"),
         ("lasting: 1m", "lasting: 0m", "slo.yml burn.fast.lasting: '0m' is not a duration"),
         ("{ long: 1h", "{ lang: 1h", "slo.yml burn.fast.windows[0].lang: unknown"),
         ("short: 5m", "short: 2h", "slo.yml burn.fast.windows[0]: needs short < long"),
         ("severity: critical", "severity: loud", "slo.yml burn.fast.severity: 'loud' is not one of critical"),
-        ("ratio: 0.1,", "ratio: 10,", "slo.yml alerts.error_endings.ratio: 10 is not a share"),
+        ("ratio: 0.2,", "ratio: 10,", "slo.yml alerts.error_endings.ratio: 10 is not a share"),
         ("job: phonic-exporter", "job: phonic exporter", "slo.yml job: must be plain text"),
         ("job: phonic-exporter", "job: 'a\"b'", "slo.yml job: must be plain text"),
         ("response:", "[", "slo.yml: not YAML"),
@@ -75,7 +75,7 @@ def test_a_burn_without_windows_is_refused() -> None:
 
 @given(objective=st.floats(min_value=0.01, max_value=0.999))
 def test_burns_are_accepted_exactly_when_a_total_outage_would_fire_them(objective: float) -> None:
-    text = changed("objective: 0.95", f"objective: {objective!r}")
+    text = changed("objective: 0.95", f"objective: {objective!r}")  # the first, of responses
     shipped = slo.load()
     largest = max(shipped.factor(window) for window in shipped.burn.windows())
     if largest * (1 - objective) < 1:
