@@ -1,0 +1,213 @@
+"""Who may import whom: dependencies point one way, and each library is known to as few modules as can be."""
+
+import ast
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "exporter"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Each part, and the parts it may import besides itself. A part is a module or a package, and a module listed
+# here by its full name is a part of its own. Nobody may import what is above it: there are no cycles.
+PARTS: dict[str, set[str]] = {
+    # At the bottom: words, errors and plain values.
+    "__init__": set(),
+    "errors": set(),
+    "identity": set(),
+    "vocabulary": set(),
+    "saved": set(),
+    "lockfile": set(),
+    "logs": set(),
+    "additions": {"vocabulary"},
+    # What Phonic sends, what it adds, what was counted.
+    "phonic.model": {"vocabulary"},
+    "phonic": {"phonic.model", "vocabulary", "errors", "__init__"},
+    "derive": {"additions", "phonic.model", "vocabulary"},
+    "metrics.formats": set(),
+    "metrics": {"metrics.formats", "additions", "saved", "vocabulary"},
+    "tally": {"derive", "metrics", "phonic.model", "saved", "vocabulary"},
+    # What waits. The watching side knows neither numbers nor HTTP servers.
+    "watch": {"derive", "phonic", "phonic.model", "vocabulary", "errors", "identity", "logs"},
+    "database": {"saved", "errors"},
+    "checkpoint": {"database", "lockfile", "saved", "errors"},
+    "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
+    "simulator": {"errors"},
+    # At the top: how it all fits.
+    "settings": {"errors", "identity", "metrics"},
+    "healthcheck": {"errors", "web"},
+    "gauges": {
+        "__init__", "checkpoint", "derive", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
+    },
+    "app": {
+        "__init__", "checkpoint", "errors", "gauges", "identity", "logs", "metrics", "phonic", "saved", "settings",
+        "simulator", "tally", "vocabulary", "watch", "web",
+    },
+    "cli": {"__init__", "app", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web"},
+    "__main__": {"cli"},
+}  # fmt: skip
+
+# The only modules (or packages, with a dot at the end) that may import a library.
+LIBRARIES: dict[str, set[str]] = {
+    "trio_websocket": {"phonic.live"},
+    "httpx": {"phonic.rest"},
+    "prometheus_client": {"metrics.process"},
+    "sqlite3": {"database"},
+    "hypercorn": {"web.server", "simulator.server"},
+    "starlette": {"web.", "simulator."},
+    "bcrypt": {"web.security"},
+    "yaml": {"web.config_file"},
+    "platformdirs": {"settings"},
+    "cyclopts": {"cli", "settings"},
+    "msgspec": {
+        "phonic.decode",
+        "phonic.rows",
+        "tally",
+        "database",
+        "watch.targets",
+        "web.endpoints",
+        "simulator.",
+    },
+    "structlog": {"logs", "tally", "cli", "app", "checkpoint", "phonic.rest", "watch.", "web."},
+    "trio": {
+        "app",
+        "cli",
+        "checkpoint",
+        "phonic.line",
+        "phonic.live",
+        "phonic.rest",
+        "watch.",
+        "web.",
+        "simulator.",
+    },
+}
+EVERYWHERE = {"attrs"}
+# Their work is arithmetic on values: no clock, no file, no socket, no task.
+PURE = """
+    additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed metrics.catalogue
+    metrics.exposition metrics.formats
+""".split()
+IMPURE = set(
+    "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()
+)
+
+
+def name_of(path: Path) -> str:
+    """A module's name inside the package; a sub-package's own file has the name of the sub-package."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
+modules = pytest.mark.parametrize("path", MODULES, ids=name_of)
+
+
+def part_of(name: str) -> str:
+    return name if name in PARTS else name.split(".", maxsplit=1)[0]
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def own_imports(path: Path) -> set[str]:
+    """Modules of the package that a module imports."""
+    here = path.relative_to(PACKAGE).parent.parts
+    found = set()
+    for node in imports(path):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*here[: len(here) - node.level + 1], *(node.module or "").split(".")]
+            package = ".".join(filter(None, base))
+            for alias in node.names:
+                inside = f"{package}.{alias.name}" if package else alias.name
+                found.add(inside if inside in NAMES else package or "__init__")
+    return found
+
+
+def libraries(path: Path) -> set[str]:
+    """Top-level names of what a module imports from elsewhere."""
+    found = set()
+    for node in imports(path):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif not node.level:
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def is_allowed(name: str, allowed: set[str]) -> bool:
+    return any(name == each or (each.endswith(".") and f"{name}.".startswith(each)) for each in allowed)
+
+
+@modules
+def test_every_module_has_a_place(path: Path) -> None:
+    assert part_of(name_of(path)) in PARTS, "give it a line in PARTS"
+
+
+@modules
+def test_imports_point_one_way(path: Path) -> None:
+    own = part_of(name_of(path))
+    imported = {part_of(each) for each in own_imports(path)} - {own}
+    assert imported <= PARTS[own]
+
+
+def test_the_arrows_have_no_cycle() -> None:
+    seen: set[str] = set()
+    for part, below in PARTS.items():  # every part stands below those that it imports
+        assert below <= seen | {part}, part
+        seen.add(part)
+
+
+@modules
+def test_a_library_is_known_to_the_modules_that_may_know_it(path: Path) -> None:
+    name = name_of(path)
+    foreign = {each for each in libraries(path) if each in LIBRARIES or each not in sys.stdlib_module_names}
+    foreign -= EVERYWHERE
+    assert {each for each in foreign if not is_allowed(name, LIBRARIES.get(each, set()))} == set()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_no_library_is_listed_for_a_module_that_does_without(library: str) -> None:
+    users = {name_of(path) for path in MODULES if library in libraries(path)}
+    idle = {each for each in LIBRARIES[library] if not any(is_allowed(name, {each}) for name in users)}
+    assert idle == set()
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_import_nothing_that_waits_or_looks_outside(name: str) -> None:
+    assert name in NAMES
+    assert libraries(PACKAGE / f"{name.replace('.', '/')}.py") & IMPURE == set()
+
+
+@modules
+def test_imports_inside_the_package_are_relative(path: Path) -> None:
+    assert "exporter" not in libraries(path)
+
+
+# `cli` is left out: help need not wait for what only one command uses.
+@pytest.mark.parametrize("path", [each for each in MODULES if name_of(each) != "cli"], ids=name_of)
+def test_nothing_is_imported_inside_a_function(path: Path) -> None:
+    for function in ast.walk(parsed(path)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert not [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@modules
+def test_the_first_word_of_a_module_says_its_layer(path: Path) -> None:
+    docstring = ast.get_docstring(parsed(path)) or ""
+    if path.name not in ("__init__.py", "__main__.py"):
+        assert docstring.split(":")[0] in ("Pure", "State", "Edge", "Tasks", "Wiring")
+
+
+def test_declared_packages_are_the_ones_there_are() -> None:
+    pyproject = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    packages = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert all(f'"{package}"' in pyproject for package in packages)

@@ -1,0 +1,315 @@
+"""The page: byte for byte what Prometheus' own client writes for the same numbers, and read back by its parsers.
+
+The oracle is a collector that hands the ledger's numbers, and the gauges' rows, to prometheus_client.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
+
+from exporter.additions import TURN, What, rejected
+from exporter.metrics import catalogue
+from exporter.metrics.catalogue import CATALOGUE, Family
+from exporter.metrics.exposition import finish, has_samples_named, render
+from exporter.metrics.formats import Format
+from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
+from exporter.metrics.page import Page, one, rows
+from exporter.metrics.process import process_metrics
+from exporter.metrics.series import Counter, Histogram, samples
+from exporter.vocabulary import EndedBy, Field, Lost, MessageType, Rejection, Role
+from tests.unit.tallies import live, new_tally, page_of
+
+Rows = list[tuple[tuple[str, ...], float]]
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+FORMATS = pytest.mark.parametrize("form", list(Format), ids=lambda form: form.name)
+
+
+class Client(Collector):
+    """A ledger and rows of gauges, as prometheus_client sees them."""
+
+    def __init__(self, ledger: Ledger, gauges: dict[Family, Rows]) -> None:
+        self.ledger = ledger
+        self.gauges = gauges
+
+    def collect(self) -> Iterator[Metric]:
+        held = set(accumulated())
+        for family in CATALOGUE:
+            names = family.label_names(self.ledger.limits.names)
+            if family in held:
+                metric = self.accumulated(family, names)
+            else:
+                metric = GaugeMetricFamily(family.name, family.help, labels=names)
+                for labels, value in self.gauges.get(family, ()):
+                    metric.add_metric(labels, value)
+            if metric.samples:
+                yield metric
+
+    def accumulated(self, family: Family, names: tuple[str, ...]) -> Metric:
+        if not family.buckets:
+            counter = CounterMetricFamily(family.name, family.help, labels=names)
+            for series in self.ledger.series(family):
+                assert isinstance(series, Counter)
+                counter.add_metric(series.labels, series.total)
+            return counter
+        histogram = HistogramMetricFamily(family.name, family.help, labels=names)
+        for series in self.ledger.series(family):
+            assert isinstance(series, Histogram)
+            bounds = [floatToGoString(bound) for bound in (*family.buckets, float("inf"))]
+            exemplars = [
+                each and Exemplar({"conversation_id": names_in(each.labels)}, each.value, each.at)
+                for each in series.exemplars
+            ]
+            buckets = list(zip(bounds, accumulate(series.counts), exemplars, strict=True))
+            histogram.add_metric(series.labels, buckets, sum_value=series.nanos / 1e9)
+        return histogram
+
+
+def names_in(labels: str) -> str:
+    return labels.removeprefix('{conversation_id="').removesuffix('"}')
+
+
+def by_client(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Client(ledger, gauges))
+    return generate_openmetrics(registry) if form is Format.OPENMETRICS_1_0_0 else generate_latest(registry)
+
+
+def by_us(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes:
+    held = set(accumulated())
+    blocks = (
+        (family, ledger.series(family) if family in held else samples(family, gauges.get(family, [])))
+        for family in CATALOGUE
+    )
+    return finish([render(blocks, form)], form)
+
+
+# Label values as agents may be called, without what no UTF-8 can carry.
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
+    ['"', "\n", "\\", "\\n", "}", "{", "\U0001f600", 'a",b="c', " ", "__other__", "#", "\r", "\u2028"]
+)
+measured = st.tuples(
+    st.sampled_from(
+        [(What.RESPONSE,), (What.FIRST_AUDIO,), (What.CONVERSATION_TURNS,), (What.TURN_DURATION, Role.USER)]
+    ),
+    st.floats(0, 1e6) | st.sampled_from([0.5, 1.0, 2.5, 0.1 + 0.2, 1e5]),
+)
+counted = st.sampled_from(
+    [
+        TURN[Role.USER],
+        TURN[Role.OTHER],
+        ((What.ENDED, EndedBy.OTHER), 1),
+        ((What.LOST, Lost.NEVER_LIVE), 1),
+        rejected(Field.RESPONSE, Rejection.NEGATIVE),
+        ((What.INTERRUPTIONS,), 12_345_678),
+        ((What.UNKNOWN_TIMING,), 1),
+    ]
+)
+
+
+@st.composite
+def ledgers(draw: st.DrawFn) -> Ledger:
+    chosen = draw(st.sampled_from([("project", "agent"), (), ("agent",), ("model", "agent", "is_test")]))
+    ledger = Ledger(LabelLimits(names=chosen))
+    for at in range(draw(st.integers(0, 4))):
+        label_set = ledger.label_set([draw(names) for _ in chosen])
+        for additions in draw(st.lists(st.lists(measured | counted, max_size=5), max_size=3)):
+            ledger.apply(label_set, additions, conversation_id=f"conv_{at}", at=1e9 + draw(st.floats(0, 1e9)))
+    ledger.count(catalogue.UPDATE_BYTES, amount=draw(st.integers(0, 10**18)))
+    return ledger
+
+
+@st.composite
+def gauge_rows(draw: st.DrawFn) -> dict[Family, Rows]:
+    return {
+        family: draw(
+            st.dictionaries(
+                st.tuples(*[names] * len(family.labels)), st.floats() | st.integers(0, 2**40), max_size=2
+            )
+        ).items()
+        for family in draw(
+            st.lists(
+                st.sampled_from([catalogue.LIVE_INFO, catalogue.LIVE_TURNS, catalogue.UP, catalogue.AGENT_INFO])
+            )
+        )
+    }  # type: ignore[return-value]
+
+
+@given(ledgers(), gauge_rows(), st.sampled_from(Format))
+def test_the_page_is_byte_for_byte_what_prometheus_own_client_writes(
+    ledger: Ledger, gauges: dict[Family, Rows], form: Format
+) -> None:
+    assert by_us(ledger, gauges, form) == by_client(ledger, gauges, form)
+
+
+def busy_ledger(seed: int = 0) -> Ledger:
+    rng = random.Random(seed)
+    ledger = Ledger(LabelLimits())
+    for number in range(20):
+        label_set = ledger.label_set((f"project {number % 3}", f'agent "{number}"\n\\ {{}} \U0001f600'))
+        additions = [((what,), rng.lognormvariate(-0.5, 1)) for what in (What.RESPONSE, What.FIRST_AUDIO)] * 20
+        ledger.apply(label_set, additions, conversation_id=f"conv_{number}", at=1e9 + number)
+    ledger.count(catalogue.MESSAGES, MessageType.ERROR, amount=10**12)
+    return ledger
+
+
+@FORMATS
+def test_a_large_page_is_the_clients_too(form: Format) -> None:
+    ledger = busy_ledger()
+    gauges: dict[Family, Rows] = {catalogue.LIVE_TURNS: [((f"conv_{at}",), at) for at in range(1000)]}
+    assert by_us(ledger, gauges, form) == by_client(ledger, gauges, form)
+
+
+def families_of(page: bytes, form: Format) -> list[Metric]:
+    parse = parse_openmetrics if form is Format.OPENMETRICS_1_0_0 else parse_text
+    return list(parse(page.decode()))
+
+
+def values(metrics: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (each.name, tuple(sorted(each.labels.items()))): each.value
+        for metric in metrics
+        for each in metric.samples
+    }
+
+
+@FORMATS
+def test_the_parsers_read_the_same_numbers_back(form: Format) -> None:
+    ledger = busy_ledger()
+    read = values(families_of(by_us(ledger, {}, form), form))
+    for family in accumulated():
+        for series in ledger.series(family):
+            labels = tuple(sorted(zip(family.label_names(ledger.limits.names), series.labels, strict=True)))
+            if isinstance(series, Histogram):
+                assert read[f"{family.name}_sum", labels] == series.nanos / 1e9
+                assert read[f"{family.name}_count", labels] == sum(series.counts)
+            else:
+                assert read[family.sample_name, labels] == series.total
+
+
+@given(st.lists(names, min_size=1, max_size=3, unique=True), st.sampled_from(Format))
+def test_any_agent_name_comes_back_as_it_was(agents: list[str], form: Format) -> None:
+    tally = new_tally()
+    for at, agent in enumerate(agents):
+        tally.update(f"conv_{at}", live({"id": f"conv_{at}", "agent": {"id": "agent_1", "name": agent}}))
+    read = families_of(page_of(tally).render(form, frozenset({"phonic_conversations"})), form)
+    found = {
+        each.labels["agent"] for metric in read if metric.name == "phonic_conversations" for each in metric.samples
+    }
+    assert found == {agent or "agent_1" for agent in agents}
+
+
+def test_exemplars_are_read_back_with_conversation_value_and_time() -> None:
+    tally = new_tally()
+    tally.update("conv_1", live({"id": "conv_1", "items": [{"timings": {"model_generation_time": 450}}]}))
+    tally.update("x" * 114, live({"id": "c", "items": [{"timings": {"model_generation_time": 900}}]}))
+    read = families_of(page_of(tally).render(Format.OPENMETRICS_1_0_0), Format.OPENMETRICS_1_0_0)
+    (exemplar,) = [each.exemplar for metric in read for each in metric.samples if each.exemplar]
+    assert (exemplar.labels, exemplar.value) == ({"conversation_id": "conv_1"}, 0.45)
+    assert float(exemplar.timestamp) == 1_753_920_000.0
+
+
+@FORMATS
+def test_no_family_comes_twice_and_none_is_empty(form: Format) -> None:
+    lines = page_of(new_tally()).render(form).decode().splitlines()
+    types = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+    assert all(
+        not line.startswith("#") for at, line in enumerate(lines) if at and lines[at - 1].startswith("# TYPE")
+    )
+
+
+def test_only_openmetrics_ends_with_a_mark() -> None:
+    pages = {form: finish([b"a\n", b"b\n"], form) for form in Format}
+    assert pages == {
+        Format.TEXT_0_0_4: b"a\nb\n",
+        Format.TEXT_1_0_0: b"a\nb\n",
+        Format.OPENMETRICS_1_0_0: b"a\nb\n# EOF\n",
+    }
+
+
+# --- the page as a whole
+
+
+@pytest.mark.parametrize(
+    ("name", "families"),
+    [
+        ("phonic_turns_total", ["phonic_turns"]),
+        ("phonic_turns", ["phonic_turns"]),
+        ("phonic_turn_response_seconds_bucket", ["phonic_turn_response_seconds"]),
+        ("phonic_turn_response_seconds", ["phonic_turn_response_seconds"]),
+        ("phonic_turns_count", []),
+        ("process_cpu_seconds_total", ["process_cpu_seconds"]),
+        ("nonsense", []),
+    ],
+)
+@FORMATS
+def test_a_page_can_be_restricted_to_names(name: str, families: list[str], form: Format) -> None:
+    tally = new_tally()
+    tally.ledger.label_set(("main", "support"))
+    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    page = Page(tally.ledger, gauges, process_metrics()).render(form, frozenset({name}))
+    assert [metric.name for metric in families_of(page, form)] == families
+
+
+def test_every_sample_name_selects_its_family() -> None:
+    for family in CATALOGUE:
+        assert has_samples_named(family, frozenset({family.sample_name}))
+        assert not has_samples_named(family, frozenset({f"{family.name}_more"}))
+
+
+def test_a_family_nobody_feeds_is_an_error_at_the_start() -> None:
+    with pytest.raises(ValueError, match="nothing feeds phonic_conversations_live"):
+        Page(Ledger(LabelLimits()), {}, process_metrics())
+
+
+def test_gauges_come_from_their_owners_at_each_scrape() -> None:
+    state: list[float | None] = [None]
+    family, source = one(catalogue.UP, lambda: state[0])
+    assert list(source()) == []
+    state[0] = 1.0
+    assert list(source()) == [("", 1.0)]
+    family, source = rows(catalogue.WATCHERS, lambda: [(("live",), 3.0)])
+    assert (family, list(source())) == (catalogue.WATCHERS, [('{state="live"}', 3.0)])
+
+
+def test_a_page_tells_what_the_one_before_it_cost() -> None:
+    page = page_of(new_tally())
+    assert b"phonic_exporter_render_duration_seconds" not in page.render(Format.TEXT_0_0_4)
+    assert b"\nphonic_exporter_render_duration_seconds 0.0" in page.render(Format.TEXT_0_0_4)
+
+
+@pytest.mark.real
+def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("promtool is missing")
+        pytest.skip("promtool is not installed")
+    tally = new_tally()
+    tally.ledger.restore(busy_ledger().changes())
+    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    for family in gauges:
+        gauges[family] = lambda family=family: samples(family, [(("x",) * len(family.labels), 1.5)])
+    page = Page(tally.ledger, gauges, process_metrics())
+    page.render(Format.TEXT_0_0_4)
+    full = page.render(Format.TEXT_0_0_4)
+    assert {metric.name for metric in families_of(full, Format.TEXT_0_0_4)} >= {each.name for each in CATALOGUE}
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=full, capture_output=True, timeout=30, check=False
+    )
+    assert (checked.returncode, checked.stderr.decode(), checked.stdout.decode()) == (0, "", "")
