@@ -46,6 +46,7 @@ log = structlog.get_logger("exporter")
 STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
 EXPIRE_SECONDS = 60.0
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
+NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
 
 
 @attrs.frozen(kw_only=True)
@@ -126,16 +127,15 @@ async def run(
                 )
             )
             for url in urls:
-                log.info("serving", metrics=url.rstrip("/") + settings.web.telemetry_path, landing_page=url)
+                log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.keep_alive)
                 watching.start_soon(_expire, tally)
-                _resume(supervisor, tally, settings)
-                if watch_file is not None:
-                    await watching.start(watch_file.run)
+                _resume(supervisor, tally)
                 if discovery is not None:
                     watching.start_soon(discovery.run)
+                watching.start_soon(_follow_named, settings, supervisor, watch_file, discovery)
                 task_status.started(Running(urls=urls, stop=stop))
                 await stop.wait()
                 serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
@@ -153,11 +153,15 @@ async def demo(
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """The exporter against a simulated Phonic in this process, until a signal."""
-    async with trio.open_nursery() as nursery:
-        base_url = await nursery.start(partial(_simulate, attrs.evolve(simulator, listen_address="127.0.0.1:0")))
+    async with trio.open_nursery() as playing:
+        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address="127.0.0.1:0")))
         settings = attrs.evolve(settings, phonic=attrs.evolve(settings.phonic, base_url=base_url))
-        await run(settings, Credentials(ApiKey(simulator.api_key)), task_status=task_status)
-        nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as exporting:
+            running = await exporting.start(run, settings, Credentials(ApiKey(simulator.api_key)))
+            page = running.urls[0]
+            log.info("demo is running", open=page, metrics=page + settings.web.telemetry_path)
+            task_status.started(running)
+        playing.cancel_scope.cancel()
 
 
 async def simulate(
@@ -274,15 +278,29 @@ def _watch_file(settings: Settings, supervisor: Supervisor) -> WatchFile | None:
     return WatchFile(settings.watch.file, supervisor, is_conversation_id=is_conversation_id, now=time.time)
 
 
-def _resume(supervisor: Supervisor, tally: Tally, settings: Settings) -> None:
-    """Go on with what the checkpoint says was not finished, and begin with what the flags name."""
+def _resume(supervisor: Supervisor, tally: Tally) -> None:
+    """Go on with what the checkpoint says was not finished."""
     for conversation_id, has_ended in tally.unfinished():
         if has_ended:
             supervisor.complete(conversation_id)
         else:
             supervisor.start(conversation_id, Source.CHECKPOINT)
+
+
+async def _follow_named(
+    settings: Settings, supervisor: Supervisor, watch_file: WatchFile | None, discovery: Discovery | None
+) -> None:
+    """Watch what flags and file name, and keep up with the file until cancelled.
+
+    Snapshots have only the id of their project, and labels are frozen with the first one: its name comes first.
+    """
+    if discovery is not None:
+        with trio.move_on_after(NAMES_PATIENCE_SECONDS):
+            await discovery.projects_known.wait()
     for conversation_id in settings.watch.conversation:
         supervisor.start(conversation_id, Source.FLAG)
+    if watch_file is not None:
+        await watch_file.run()
 
 
 async def _expire(tally: Tally) -> None:

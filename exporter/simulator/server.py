@@ -64,7 +64,14 @@ async def serve(
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]  # bound here, so that an address in use is one plain OSError
     config.backlog = _BACKLOG
-    config.errorlog = logging.getLogger(__name__)
+    config.errorlog = _errors()
     config.include_server_header = False
     task_status.started(f"http://{f'[{host}]' if ':' in host else host}:{bound}")
     await hypercorn.trio.serve(app, config, mode="asgi")  # type: ignore[arg-type]
+
+
+def _errors() -> logging.Logger:
+    """Where hypercorn complains; its announcement of an address is ours to make."""
+    logger = logging.getLogger(__name__)
+    logger.setLevel(logging.WARNING)
+    return logger

@@ -83,7 +83,7 @@ class Discovery:
 
     ``projects`` and ``workspace`` are as last heard. ``found``: live conversations known, by project searched.
     ``last_success``: Unix time of the last round without a failure. ``duration``: seconds the last round took.
-    ``first_round_done``: whether there was one, successful or not.
+    ``first_round_done``: whether there was one, successful or not. ``projects_known``: once their names are.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Discovery:
         self.last_success: float | None = None
         self.duration: float | None = None
         self.first_round_done = False
+        self.projects_known = trio.Event()
         self._api = api
         self._targets = targets
         self._sink = sink
@@ -122,7 +123,6 @@ class Discovery:
         self._now = now
         self._searched: dict[str, _Project] = {}
         self._unwatched = Unwatched(api.record, targets=targets, sink=sink, rng=rng, now=now)
-        self._projects_known = trio.Event()
         self._workspace_at = -math.inf
         self._absent: frozenset[str] = frozenset()
         self._is_failing = False
@@ -204,7 +204,7 @@ class Discovery:
         if absent - self._absent:
             log.warning("no project of this name", projects=sorted(absent))
         self._absent = absent
-        self._projects_known.set()
+        self.projects_known.set()
 
     async def _learn_workspace(self) -> None:
         self.workspace = await self._api.workspace()
@@ -311,7 +311,7 @@ class Discovery:
     # --- sweeps
 
     async def _sweeps(self) -> None:
-        await self._projects_known.wait()
+        await self.projects_known.wait()
         while True:
             begun = trio.current_time()
             failures: list[RestFailed] = []

@@ -17,6 +17,7 @@ FLAG: Final = "--web.listen-address"
 _ADDRESS = re.compile(r"(?P<host>|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:\[\]/@%]+):(?P<port>[0-9]{1,5})")
 # This machine lacks the address or its whole family, while another one of the same name may do.
 _UNAVAILABLE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+_ALL_ADDRESSES: Final = ("::", "0.0.0.0")  # noqa: S104  (compared, not bound)
 _BACKLOG: Final = 100
 
 
@@ -48,8 +49,10 @@ def bind(addresses: Iterable[str]) -> list[socket.socket]:
 
 
 def url(listening: socket.socket, *, tls: bool) -> str:
-    """The address that a socket listens on, with the real port where 0 was asked for."""
+    """An address to open in a browser, with the real port where 0 was asked for."""
     host, port = listening.getsockname()[:2]
+    if host in _ALL_ADDRESSES:
+        host = "localhost"
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 

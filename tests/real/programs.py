@@ -1,0 +1,141 @@
+"""The exporter as a program, in this process or in one of its own, and what it says while it runs."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+
+import attrs
+import trio
+
+from exporter import app
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.settings import (
+    PhonicSettings,
+    Settings,
+    StateSettings,
+    WatchSettings,
+    WebSettings,
+    resolve,
+    validate,
+)
+
+ANY_PORT = "127.0.0.1:0"
+KEY = "ph_test"
+
+
+def settings_for(base_url: str, **groups: object) -> Settings:
+    """Settings for an exporter of `base_url`: any port, no checkpoint; ``groups`` replace whole groups."""
+    given: dict[str, object] = {
+        "phonic": PhonicSettings(base_url=base_url, requests_per_second=500),
+        "watch": WatchSettings(interval=0.1),
+        "state": StateSettings(file=None),
+        "web": WebSettings(listen_address=(ANY_PORT,)),
+        **groups,
+    }
+    ready = resolve(Settings(**given), has_api_key=True)  # type: ignore[arg-type]
+    validate(ready)
+    return ready
+
+
+@contextlib.asynccontextmanager
+async def exporting(settings: Settings) -> AsyncIterator[str]:
+    """Run the whole exporter in this process until the block ends, then stop it in order. Yields its URL."""
+    async with trio.open_nursery() as nursery:
+        running = await nursery.start(app.run, settings, Credentials(ApiKey(KEY)))
+        yield running.urls[0]
+        running.stop.set()
+
+
+@attrs.define(eq=False)
+class Program:
+    """A process of the exporter's command, and the lines it has written so far."""
+
+    process: trio.Process
+    lines: list[str] = attrs.field(factory=list)
+    exit_code: int | None = None
+    _more: trio.Event = attrs.field(factory=trio.Event)
+    _is_over: bool = False
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def line(self, *fragments: str) -> str:
+        """The first line with all these fragments, as soon as it is written."""
+        seen = 0
+        while True:
+            for line in self.lines[seen:]:
+                if all(fragment in line for fragment in fragments):
+                    return line
+            seen = len(self.lines)
+            assert not self._is_over, self.text
+            await self._more.wait()
+
+    async def url(self) -> str:
+        """Where it serves, once it does: the first address, without a path."""
+        line = await self.line("event=serving")
+        return line.partition("landing_page=")[2].split()[0].rstrip("/")
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended and all of its lines have been read."""
+        await self.process.wait()
+        while not self._is_over:
+            await self._more.wait()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+    async def _read(self) -> None:
+        assert self.process.stderr is not None
+        rest = b""
+        async for chunk in self.process.stderr:
+            *lines, rest = (rest + chunk).split(b"\n")
+            self.lines += [line.decode() for line in lines]
+            self._tell()
+        self._is_over = True
+        self._tell()
+
+    def _tell(self) -> None:
+        self._more.set()
+        self._more = trio.Event()
+
+
+@contextlib.asynccontextmanager
+async def program(*argv: str, **environ: str) -> AsyncIterator[Program]:
+    """Start ``phonic-exporter`` with these arguments and no variables of ours but these; killed in the end."""
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [sys.executable, "-m", "exporter", *argv],
+                env=bare_environment(**environ),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+        )
+        started = Program(process)
+        nursery.start_soon(started._read)
+        try:
+            yield started
+        finally:
+            process.kill()
+
+
+async def outcome(*argv: str, **environ: str) -> tuple[int, str]:
+    """Run the command to its end: exit code, and all that it wrote to stderr."""
+    async with program(*argv, **environ) as ended:
+        return await ended.wait(), ended.text
+
+
+def bare_environment(**more: str) -> dict[str, str]:
+    """This environment without variables of ours, and with these."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
+    return {**inherited, "COLUMNS": "300", **more}

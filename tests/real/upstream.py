@@ -1,0 +1,142 @@
+"""A Phonic of which the test decides every word: REST and the live socket on one port of loopback."""
+
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import attrs
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+Json = dict[str, Any]
+
+ENDED = '{"type":"conversation-ended"}'
+PROJECT: Json = {
+    "id": "proj_1",
+    "name": "customer-support",
+    "default_agent": None,
+    "active_conversations": 0,
+    "max_active_conversations": 50,
+}
+
+
+def updated(conversation: Json) -> str:
+    return json.dumps({"type": "conversation-updated", "conversation": conversation})
+
+
+@attrs.define(eq=False)
+class Upstream:
+    """What is served. Everything may be changed while it is.
+
+    ``frames``: what a live socket sends, by conversation; each new one is sent at once to all who listen.
+    ``records``: the REST objects by id. ``keys``: the credentials that are accepted.
+    """
+
+    url: str = ""
+    keys: set[str] = attrs.field(factory=lambda: {"ph_test"})
+    projects: list[Json] = attrs.field(factory=lambda: [PROJECT])
+    agents: list[Json] = attrs.field(factory=list)
+    records: dict[str, Json] = attrs.field(factory=dict)
+    frames: dict[str, list[str | bytes]] = attrs.field(factory=dict)
+    refused: int = 0
+    listeners: int = 0
+    _grown: trio.Event = attrs.field(factory=trio.Event)
+
+    def say(self, conversation_id: str, *frames: str | bytes) -> None:
+        """Send frames on the live socket of a conversation, now and to whoever connects later."""
+        self.frames.setdefault(conversation_id, []).extend(frames)
+        self._grown.set()
+        self._grown = trio.Event()
+
+    def routes(self) -> Iterator[Route | WebSocketRoute]:
+        yield Route("/v1/projects", self._answer(lambda _: {"projects": self.projects}))
+        yield Route(
+            "/v1/workspace",
+            self._answer(lambda _: {"active_conversations": len(self.records), "max_active_conversations": 99}),
+        )
+        yield Route("/v1/agents", self._answer(lambda _: {"agents": self.agents}))
+        yield Route("/v1/conversations", self._answer(self._list))
+        yield Route("/v1/conversations/{conversation_id}", self._answer(self._record))
+        yield WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", self._live)
+
+    def _list(self, _: Request) -> Json:
+        return {
+            "conversations": list(self.records.values()),
+            "pagination": {"prev_cursor": None, "next_cursor": None},
+        }
+
+    def _record(self, request: Request) -> Json | None:
+        record = self.records.get(request.path_params["conversation_id"])
+        return None if record is None else {"conversation": record}
+
+    def _answer(self, body_of: Any) -> Any:
+        async def answer(request: Request) -> Response:
+            if not self._is_known(request.headers.get("authorization")):
+                return PlainTextResponse("Unauthorized", 401)
+            body = body_of(request)
+            return JSONResponse(body) if body is not None else PlainTextResponse("Not Found", 404)
+
+        return answer
+
+    def _is_known(self, authorization: str | None) -> bool:
+        known = authorization in {f"Bearer {key}" for key in self.keys}
+        self.refused += not known
+        return known
+
+    async def _live(self, websocket: WebSocket) -> None:
+        if not self._is_known(websocket.headers.get("authorization")):
+            await websocket.send_denial_response(PlainTextResponse("Unauthorized", 401))
+            return
+        await websocket.accept()
+        self.listeners += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_until_gone, websocket, nursery.cancel_scope)
+                await self._tell(websocket)
+        finally:
+            self.listeners -= 1
+
+    async def _tell(self, websocket: WebSocket) -> None:
+        said = 0
+        while True:
+            grown = self._grown
+            frames = self.frames.get(websocket.path_params["conversation_id"], [])
+            for frame in frames[said:]:
+                if isinstance(frame, bytes):
+                    await websocket.send_bytes(frame)
+                else:
+                    await websocket.send_text(frame)
+            said = len(frames)
+            await grown.wait()
+
+
+async def _until_gone(websocket: WebSocket, scope: trio.CancelScope) -> None:
+    with contextlib.suppress(WebSocketDisconnect):
+        while True:
+            await websocket.receive_text()
+    scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def upstream(**content: Any) -> AsyncIterator[Upstream]:
+    """Serve until the block ends; ``content`` is the fields of `Upstream`."""
+    served = Upstream(**content)
+    listener = socket.create_server(("127.0.0.1", 0))
+    served.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.errorlog = logging.getLogger("tests.upstream")
+    config.websocket_max_message_size = 64 * 1024 * 1024
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hypercorn.trio.serve, Starlette(routes=list(served.routes())), config)  # type: ignore[arg-type]
+        yield served
+        nursery.cancel_scope.cancel()
