@@ -7,7 +7,7 @@ from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
-from ..panels import GREEN, RED, Column, PanelBuilder, Query, listing, number, rising, spread, trend
+from ..panels import Column, PanelBuilder, Query, listing, number, rising, spread, trend
 from ..promql import gauge, quantile, series
 from ..slo import Slo
 from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
@@ -61,7 +61,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             f"Callers who have waited more than {of.seconds:g} s for an answer.",
             zero_while_scraped(waiting(slo)),
             "short",
-            steps=((None, GREEN), (of.callers, RED)),
+            steps=rising(1, of.callers),
             width=6,
         ),
         number(

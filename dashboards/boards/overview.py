@@ -7,7 +7,6 @@ from exporter.metrics import catalogue as c
 from ..frame import Row, board
 from ..panels import (
     BLUE,
-    GREEN,
     ORANGE,
     RED,
     Column,
@@ -61,7 +60,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             f"Live calls in which the user has finished and has heard nothing for more than {seconds:g} s.",
             zero_while_scraped(waiting(slo)),
             "short",
-            steps=((None, GREEN), (slo.alerts.callers_waiting.callers, RED)),
+            steps=rising(1, slo.alerts.callers_waiting.callers),
         ),
         number(
             "Response p95",

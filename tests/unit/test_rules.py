@@ -171,7 +171,7 @@ def test_rules_of_other_objectives_pass_the_tests_generated_for_them(tmp_path: P
         ("minimum: 10", "minimum: 60"),
         ("budget: 0.02", "budget: 0.01"),
         ("ratio: 0.2, minimum: 5", "ratio: 0.3, minimum: 8"),
-        ("seconds: 5, callers: 1", "seconds: 8, callers: 3"),
+        ("seconds: 5, callers: 2", "seconds: 8, callers: 3"),
         ("ratio: 0.8", "ratio: 0.6"),
         ("window: 5m, ratio: 0.5, minimum: 10", "window: 10m, ratio: 0.3, minimum: 4"),
     ):
