@@ -57,6 +57,7 @@ class LiveEndpoint:
         status = self._refusal(socket)
         if status is not None:
             stage.owe(conversation)
+            stage.sent[f"refused-{status}"] += 1
             return await websocket.send_denial_response(failure(status, "Try again later"))
         if stage.over_ms(conversation) is not None:
             if self._refuse_ended:
@@ -96,7 +97,9 @@ class LiveEndpoint:
             elif position > shown:
                 last = position == len(times)
                 frame = _update(view.at(now_ms, reduced=reduced))
-                for what, data in disturbed(frame, previous, stage.faults, now_ms, rng, last=last):
+                frames = list(disturbed(frame, previous, stage.faults, now_ms, rng, last=last))
+                stage.sent["gap"] += all(what == "garbage" for what, _ in frames)
+                for what, data in frames:
                     stage.sent[what] += 1
                     await websocket.send_text(data.decode())
                 if shown == 0:

@@ -58,6 +58,7 @@ class Rest:
             stage, path = self._stage, request.url.path
             rng = stage.request_rng(path)
             if rng.random() < strength(stage.faults, "outage", stage.now_ms()):
+                stage.sent["rest-503"] += 1
                 return failure(503, "Service unavailable")
             fault = chosen(stage.faults, REST_FAULTS, stage.now_ms(), rng)
             if fault is not None:

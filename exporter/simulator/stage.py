@@ -3,6 +3,9 @@
 Conversations end as planned, with the planned values, but for observers an end may come later than planned:
 while ends are held, and while an observer that is attached, or that a fault has cut off, has not yet been sent the
 last snapshot. So no transport fault can change what a patient observer learns.
+
+The exception is an absence: a window in which all observers are known to be away. What begins and ends within it
+ends as planned, unseen; what began before it waits for their return.
 """
 
 import itertools
@@ -24,6 +27,7 @@ from .scenario import Conversation, Project, Scenario
 _GRACE_MS: Final = 120_000
 # An endless plan forgets what ended this long ago; a finite one keeps everything for its oracle.
 _RETENTION_MS: Final = 3_600_000
+_NEVER: Final = float("inf")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -69,6 +73,7 @@ class Stage:
         self._connections: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
         self._drops = 0
+        self._absences: list[tuple[int, float]] = []
         self._held = False
         self._released_ms = math.floor(now_ms)
         self._changed = trio.Event()
@@ -102,8 +107,8 @@ class Stage:
         over_ms = max(
             conversation.ended_ms, self._released_ms, self._delivered.get(identity, conversation.ended_ms)
         )
-        if conversation.ended_ms <= self._opened_ms:
-            over_ms = conversation.ended_ms  # history: it was over before anyone could watch
+        if conversation.ended_ms <= self._opened_ms or self._was_missed(conversation):
+            over_ms = conversation.ended_ms  # it was over before anyone could watch
         elif self._held or self._awaited(identity, now_ms):
             return None
         self._over[identity] = over_ms
@@ -125,12 +130,15 @@ class Stage:
     @contextmanager
     def attached(self, socket: Socket) -> Iterator[None]:
         """While inside, the conversation has an observer for whom its end waits."""
-        self._attached[socket.conversation.id] += 1
+        identity = socket.conversation.id
+        self._attached[identity] += 1
         try:
             yield
         finally:
-            self._attached[socket.conversation.id] -= 1
+            self._attached[identity] -= 1
             self._attached += Counter()  # keeps positive counts only
+            if not self._attached[identity] and identity not in self._over:
+                self._delivered.pop(identity, None)  # whether it was read before it left, nobody knows
             self._notify()
 
     def request_rng(self, path: str) -> random.Random:
@@ -155,17 +163,27 @@ class Stage:
         self._owed[conversation.id] = self.now_ms() + _GRACE_MS
 
     def deliver(self, conversation: Conversation) -> None:
-        """An observer has been sent the last snapshot."""
+        """An attached observer has been sent the last snapshot. Forgotten if all leave before the end."""
         self._delivered.setdefault(conversation.id, self.now_ms())
         self._notify()
 
     def hold(self) -> None:
         """From now on no conversation ends."""
         self._advance()
+        self._return()
         self._held = True
+
+    def leave(self) -> None:
+        """All observers are away until ``hold`` or ``release``; sockets still open are dropped."""
+        self._advance()
+        self.drop_all()
+        self._return()
+        self._held = True
+        self._absences.append((self.now_ms(), _NEVER))
 
     def release(self) -> None:
         """Conversations end again, those whose time has passed at once."""
+        self._return()
         if self._held:
             self._held = False
             self._released_ms = self.now_ms()
@@ -195,6 +213,7 @@ class Stage:
             "now_ms": self.now_ms(),
             "epoch_ms": self.epoch_ms,
             "held": self._held,
+            "absences": [(since, None if until == _NEVER else until) for since, until in self._absences],
             "complete": self._next is None and not self._live,
             "open_sockets": self._attached.total(),
             "sent": dict(self.sent),
@@ -208,6 +227,17 @@ class Stage:
                 for identity in self._begun
             },
         }
+
+    def _was_missed(self, conversation: Conversation) -> bool:
+        """Whether it began and ended within an absence; asked when its planned end has passed."""
+        return any(
+            since < conversation.created_ms and conversation.ended_ms <= until for since, until in self._absences
+        )
+
+    def _return(self) -> None:
+        """The present absence, if there is one, ends now."""
+        if self._absences and self._absences[-1][1] == _NEVER:
+            self._absences[-1] = (self._absences[-1][0], self.now_ms())
 
     def _awaited(self, identity: str, now_ms: int) -> bool:
         if identity in self._delivered:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import attrs
 import httpx
 import msgspec
 import phonic
@@ -299,11 +300,14 @@ async def test_garbage_leaves_the_next_frame_good() -> None:
 
 async def test_a_storm_drops_every_socket_at_its_time() -> None:
     planned = next(each for each in plan(LONG) if each.created_ms < 0 and each.ended_ms > 60_000)
-    async with simulator(LONG, faults=["storm=1@0.3:0.4"]) as phone:
-        _, first = await phone.watch(planned.id)
+    async with simulator(LONG) as phone:
+        async with phone.socket(planned.id) as socket:
+            at_s = (await phone.state())["now_ms"] / 1000 + 0.3
+            await phone.faults(f"storm=1@{at_s:.3f}:")
+            assert await read(socket, []) != 1000
+            assert (await phone.state())["now_ms"] >= at_s * 1000
         async with phone.socket(planned.id) as socket:
             assert json.loads(await socket.get_message())["type"] == "conversation-updated"
-    assert first != 1000
 
 
 async def test_an_outage_refuses_everything_and_drops_what_is_open() -> None:
@@ -384,6 +388,29 @@ async def test_a_patient_conversation_waits_for_an_observer() -> None:
         assert (await phone.state())["conversations"][planned.id]["live"]
         await observed(phone, planned)
         assert not (await phone.state())["conversations"][planned.id]["live"]
+
+
+async def test_while_all_are_away_conversations_begin_and_end_unseen_and_older_ones_wait() -> None:
+    first, *_, last = conversations = list(plan(attrs.evolve(SHORT, calls_per_minute=200)))
+    async with simulator(attrs.evolve(SHORT, calls_per_minute=200), patient=True) as phone:
+        await phone.control("hold")
+        await read_to_the_last_snapshot(phone, first)
+        await phone.control("leave")
+        while (await phone.state())["now_ms"] <= last.ended_ms:
+            assert (await phone.state())["absences"][0][1] is None
+        [[since, until]] = (await phone.control("release"))["absences"]
+        state = (await phone.state())["conversations"]
+        for each in conversations:
+            assert state[each.id]["live"] == (each.created_ms <= since or each.ended_ms > until)
+        assert state[first.id] == {"live": True, "connections": 1, "last_snapshot_sent": False}
+        await observed(phone, first)
+        assert not (await phone.state())["conversations"][first.id]["live"]
+
+
+async def read_to_the_last_snapshot(phone: Simulator, planned: Conversation) -> None:
+    async with phone.socket(planned.id) as socket:
+        while not (await phone.state())["conversations"][planned.id]["last_snapshot_sent"]:
+            await socket.get_message()
 
 
 async def test_planned_and_unknown_faults_are_refused_at_run_time() -> None:

@@ -1,0 +1,53 @@
+"""Wiring: the long version: ``python -m tests.soak --seed 7 --conversations 2000 --kills 20``.
+
+Without ``--seed`` several are drawn and printed. Exits 1 at the first difference, with the seed that repeats it.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from .harness import Failed, Run, play
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Totals against faults and kills.")
+    parser.add_argument("--seed", type=int, action="append", help="repeatable; drawn when there is none")
+    parser.add_argument("--seeds", type=int, default=2, help="how many to draw")
+    parser.add_argument("--conversations", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument(
+        "--logs", type=Path, help="directory for the logs of all processes; a temporary one by default"
+    )
+    given = parser.parse_args()
+    for seed in given.seed or [random.randrange(1_000_000) for _ in range(given.seeds)]:
+        run = Run(seed=seed, conversations=given.conversations, kills=given.kills)
+        directory = Path(tempfile.mkdtemp(prefix=f"soak-{seed}-", dir=given.logs))
+        say(f"seed {seed}: {run.conversations} conversations, {run.kills} kills, logs in {directory}")
+        try:
+            outcome = play(run, directory, say)
+        except Failed as failed:
+            say(f"{failed}")
+            say(
+                f"FAILED. To repeat it: python -m tests.soak --seed {seed} "
+                f"--conversations {run.conversations} --kills {run.kills}"
+            )
+            return 1
+        faults = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.faults.items()) if count)
+        say(f"faults: {faults}")
+        say(
+            f"seed {seed}: {outcome.conversations} conversations, {outcome.missed} of them over before they could "
+            f"be watched; {outcome.compared} totals equal, in {outcome.seconds:.0f} s"
+        )
+    return 0
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,394 @@
+"""Wiring: simulator and exporter as processes, driven through a schedule; the page in the end.
+
+See `tests.soak` for what makes the outcome exact.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import attrs
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.simulator.settings import SimulatorSettings, staged
+
+from .oracle import Absences, Totals, differences, expected
+from .schedule import Life, lives
+
+T = TypeVar("T")
+
+_KEY: Final = "ph_soak"
+_STATE_INTERVAL_S: Final = 0.2
+_NO_INTERVAL_S: Final = 3600.0  # only the first and the last checkpoint are written
+_PATIENCE_S: Final = 180.0  # reconnects wait up to 30 s, unwatched conversations are looked for every 60 s
+_TAIL_S: Final = 8.0  # of the plan's time kept for the last life
+_LOOK_AGAIN_S: Final = 0.05
+# What this process did; none of the faults may ever lead to it.
+_NEVER: Final = (
+    "phonic_exporter_watcher_crashes",
+    "phonic_exporter_turns_revised",
+    "phonic_exporter_turns_skipped",
+    "phonic_exporter_checkpoint_errors",
+    "phonic_exporter_checkpoint_resets",
+    "phonic_exporter_label_values_folded",
+)
+
+
+class Failed(Exception):
+    """The run cannot go on, or its outcome is wrong; the text says why and how."""
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """What to play. Equal runs draw equal plans and schedules; at which moment all meets is up to the machine."""
+
+    seed: int
+    conversations: int
+    kills: int
+    calls_per_minute: float = 500.0
+    pace: float = 0.02
+    warm_up_s: float = 3.0
+    long_downtimes: int = 4
+    long_downtime_s: float = 8.0
+
+    def simulator(self) -> SimulatorSettings:
+        return SimulatorSettings(
+            listen_address="127.0.0.1:0",
+            api_key=_KEY,
+            seed=self.seed,
+            projects=4,
+            agents=7,
+            calls_per_minute=self.calls_per_minute,
+            pace=self.pace,
+            warm_up=self.warm_up_s,
+            total=self.conversations,
+            fault=("latency-spike=0.05", "error-wave=0.05"),
+            patient=True,
+            refuse_ended=bool(self.seed % 2),
+        )
+
+    def lives(self) -> list[Life]:
+        return lives(
+            self.seed,
+            kills=self.kills,
+            seconds=max(0.0, self.conversations / self.calls_per_minute * 60 - _TAIL_S),
+            long_downtimes=self.long_downtimes,
+            long_downtime_s=self.long_downtime_s,
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """``faults``: how often each went wrong. ``missed``: conversations that nobody could watch."""
+
+    conversations: int
+    missed: int
+    faults: Counter[str]
+    compared: int
+    seconds: float
+
+
+def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
+    """Play it all. Logs of all processes and the checkpoint stay in ``directory``. Raises Failed."""
+    begun = time.monotonic()
+    scenario, _ = staged(run.simulator())
+    faults: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        http = stack.enter_context(httpx.Client(timeout=30))
+        phone = stack.enter_context(_simulator(run.simulator(), directory, http))
+        phone.post("hold")
+        for number, life in enumerate(run.lives()):
+            say(f"life {number}: {_summary(life)}")
+            with _exporter(phone, directory, number, clock=life.clock, is_killed=life.is_killed) as exporter:
+                _live(life, exporter, phone, faults)
+            phone.post("leave")
+            time.sleep(life.downtime_s)
+            phone.post("hold")
+        phone.faults()
+        number += 1
+        say(f"life {number}: the last one")
+        with _exporter(phone, directory, number, is_killed=False) as exporter:
+            phone.post("release")
+            absences: Absences = phone.state()["absences"]
+            wanted = expected(scenario, absences)
+            ended = sum(value for (name, _), value in wanted.items() if name == "phonic_conversations_ended_total")
+            _until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
+            with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long
+                _until(lambda: _ended(exporter.totals()) >= ended and not exporter.watched(), "all is counted")
+            _compare(wanted, exporter.totals())
+            exporter.check()
+            exporter.end(is_killed=False)
+        number += 1
+        say(f"life {number}: nothing may be counted again")
+        with _exporter(phone, directory, number, is_killed=False) as exporter:
+            _until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
+            time.sleep(1.0)  # in which what the sweep found would be counted
+            compared = _compare(wanted, exporter.totals())
+            exporter.check()
+            exporter.end(is_killed=False)
+        faults.update({kind: count for kind, count in phone.state()["sent"].items() if kind not in _REGULAR})
+    missed = wanted.get(("phonic_exporter_conversations_lost_total", frozenset({("reason", "never_live")})), 0)
+    return Outcome(
+        conversations=int(ended),
+        missed=int(missed),
+        faults=faults,
+        compared=compared,
+        seconds=time.monotonic() - begun,
+    )
+
+
+_REGULAR: Final = {"conversation-updated", "conversation-ended", "conversation-saved", "conversation-audio"}
+
+
+def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str]) -> None:
+    """From the start of a process to its end. Ends are held before and after."""
+    faults["clock steps"] += len(life.clock)
+    faults["downtimes"] += 1
+    if life.stillborn_s is not None:
+        time.sleep(life.stillborn_s)
+        faults["kills while starting"] += 1
+        exporter.end(is_killed=True)
+        return
+    exporter.wait_serving()
+    phone.post("release")
+    for each in life.disturbances:
+        time.sleep(each.after_s)
+        if each.faults is None:
+            faults["storms"] += 1
+            phone.post("drop")
+        else:
+            phone.faults(*each.faults)
+    phone.post("hold")
+    _until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
+    if life.is_killed:
+        for _ in range(2):
+            last = exporter.last_checkpoint()
+            _until(lambda last=last: exporter.last_checkpoint() != last, "a checkpoint is written", exporter.tell)
+    exporter.check()
+    if each.faults is None:
+        phone.post("drop")  # once more, so that the end comes among reconnects
+    time.sleep(life.linger_s)
+    faults["kills" if life.is_killed else "stops"] += 1
+    exporter.end(is_killed=life.is_killed)
+
+
+def _summary(life: Life) -> str:
+    how = "SIGKILL" if life.is_killed else "SIGTERM"
+    when = "" if life.stillborn_s is None else f" {life.stillborn_s:.1f} s after its start"
+    clock = f", clock wrong by {', '.join(f'{offset:.0f} s' for _, offset in life.clock)}" if life.clock else ""
+    return f"{how}{when}, then away for {life.downtime_s:.1f} s{clock}"
+
+
+def _compare(wanted: Totals, got: Totals) -> int:
+    """How many samples were compared. Raises Failed with what differs."""
+    found = differences(wanted, got)
+    if found:
+        more = f"\n… and {len(found) - 40} more" if len(found) > 40 else ""
+        raise Failed("totals differ from the plan's:\n" + "\n".join(found[:40]) + more)
+    return len(wanted.keys() | got.keys())
+
+
+def _ended(totals: Totals) -> float:
+    return sum(value for (name, _), value in totals.items() if name == "phonic_conversations_ended_total")
+
+
+class _TooLong(Failed):
+    pass
+
+
+def _until(holds: Callable[[], object], what: str, tell: Callable[[], str] = str) -> None:
+    """Ask again and again. Raises _TooLong."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while not holds():
+        if time.monotonic() > deadline:
+            raise _TooLong(f"waited {_PATIENCE_S:.0f} s in vain until {what}\n{tell()}")
+        time.sleep(_LOOK_AGAIN_S)
+
+
+@attrs.frozen
+class _Phone:
+    """The controls of the simulator."""
+
+    url: str
+    http: httpx.Client
+
+    def post(self, action: str) -> Any:
+        return self.http.post(f"{self.url}/simulator/{action}").raise_for_status().json()
+
+    def faults(self, *faults: str) -> None:
+        self.http.put(f"{self.url}/simulator/faults", json=faults).raise_for_status()
+
+    def state(self) -> Any:
+        return self.http.get(f"{self.url}/simulator/state").raise_for_status().json()
+
+    def live(self) -> set[str]:
+        return {identity for identity, each in self.state()["conversations"].items() if each["live"]}
+
+
+@attrs.frozen
+class _Exporter:
+    """A process of the exporter, which may be still starting or gone."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    http: httpx.Client
+
+    def wait_serving(self) -> None:
+        _until(lambda: self._url() or self._is_gone(), "it serves", self.tell)
+
+    def totals(self) -> Totals:
+        """All that must be as planned: counters and histograms of conversations, and how many were lost."""
+        return {
+            (
+                sample.name,
+                frozenset(
+                    (name, _bound(value) if name == "le" else value) for name, value in sample.labels.items()
+                ),
+            ): sample.value
+            for family in self._families()
+            if family.type in ("counter", "histogram")
+            and (
+                not family.name.startswith("phonic_exporter_")
+                or family.name == "phonic_exporter_conversations_lost"
+            )
+            and family.name.startswith("phonic_")
+            for sample in family.samples
+        }
+
+    def check(self) -> None:
+        """Raises Failed when this process met what it must not meet."""
+        met = [
+            f"{sample.name}{sample.labels} is {sample.value}"
+            for family in self._families()
+            if family.name in _NEVER
+            for sample in family.samples
+            if sample.value
+        ]
+        if met:
+            raise Failed("\n".join([*met, self.tell()]))
+
+    def last_checkpoint(self) -> float:
+        name = "phonic_exporter_checkpoint_last_success_timestamp_seconds"
+        return next(
+            (each.samples[0].value for each in self._families() if each.name == name and each.samples), 0.0
+        )
+
+    def watched(self) -> list[Any]:
+        return list(self._get("/api/v1/conversations").json()["conversations"])
+
+    def followed(self) -> set[str]:
+        """Conversations it takes for live."""
+        return {each["conversation_id"] for each in self.watched() if each["state"] != "finishing"}
+
+    def end(self, *, is_killed: bool) -> None:
+        """Returns when it is gone. Raises Failed when SIGTERM does not end it cleanly within 10 s."""
+        self._is_gone()
+        if is_killed:
+            self.process.kill()
+            self.process.wait()
+            return
+        self.process.terminate()
+        try:
+            code = self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"did not stop within 10 s\n{self.tell()}") from None
+        if code:
+            raise Failed(f"stopped with exit code {code}\n{self.tell()}")
+
+    def tell(self) -> str:
+        """The end of its log."""
+        return f"{self.log}:\n" + "\n".join(self.log.read_text().splitlines()[-15:])
+
+    def _families(self) -> Iterator[Any]:
+        return text_string_to_metric_families(self._get("/metrics").text)
+
+    def _get(self, path: str) -> httpx.Response:
+        self.wait_serving()
+        return self.http.get(f"{self._url()}{path}").raise_for_status()
+
+    def _url(self) -> str | None:
+        return _logged(self.log, "landing_page=")
+
+    def _is_gone(self) -> bool:
+        if self.process.poll() is not None:
+            raise Failed(f"ended by itself with exit code {self.process.returncode}\n{self.tell()}")
+        return False
+
+
+def _bound(text: str) -> str:
+    return repr(float(text))
+
+
+@contextlib.contextmanager
+def _simulator(settings: SimulatorSettings, directory: Path, http: httpx.Client) -> Iterator[_Phone]:
+    flags = [
+        "simulate",
+        f"--simulator.listen-address={settings.listen_address}",
+        f"--simulator.api-key={settings.api_key}",
+        f"--simulator.seed={settings.seed}",
+        f"--simulator.projects={settings.projects}",
+        f"--simulator.agents={settings.agents}",
+        f"--simulator.calls-per-minute={settings.calls_per_minute}",
+        f"--simulator.pace={settings.pace}",
+        f"--simulator.warm-up={settings.warm_up}",
+        f"--simulator.total={settings.total}",
+        *(f"--simulator.fault={fault}" for fault in settings.fault),
+        *(["--simulator.patient"] if settings.patient else []),
+        *(["--simulator.refuse-ended"] if settings.refuse_ended else []),
+    ]
+    log = directory / "simulator.log"
+    with _process([sys.executable, "-m", "exporter", *flags], log):
+        _until(lambda: _logged(log, "base_url="), "the simulator plays", log.read_text)
+        yield _Phone(_logged(log, "base_url=") or "", http)
+
+
+@contextlib.contextmanager
+def _exporter(
+    phone: _Phone, directory: Path, number: int, *, is_killed: bool, clock: tuple[tuple[float, float], ...] = ()
+) -> Iterator[_Exporter]:
+    flags = [
+        f"--phonic.base-url={phone.url}",
+        "--phonic.requests-per-second=200",
+        "--watch.interval=0.2",
+        f"--state.file={directory / 'exporter.db'}",
+        f"--state.interval={_STATE_INTERVAL_S if is_killed else _NO_INTERVAL_S}",
+        "--web.listen-address=127.0.0.1:0",
+        "--log.level=debug",
+    ]
+    log = directory / f"exporter-{number:02}.log"
+    with _process([sys.executable, "-m", "tests.soak.clock", json.dumps(clock), *flags], log) as process:
+        yield _Exporter(process, log, phone.http)
+
+
+@contextlib.contextmanager
+def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes to ``log``; killed in the end."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment | {"PHONIC_API_KEY": _KEY},
+            cwd=Path(__file__).parents[2],
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _logged(log: Path, field: str) -> str | None:
+    """The value of a field that has no spaces, as soon as it was logged."""
+    _, found, rest = log.read_text().partition(field)
+    return rest.split()[0].rstrip("/") if found and "\n" in rest else None

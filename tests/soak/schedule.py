@@ -1,0 +1,114 @@
+"""Pure: what goes wrong, when, and how often the exporter is ended: drawn from a seed."""
+
+import random
+from typing import Final
+
+import attrs
+
+# Transport faults of the simulator and the shares within which each is drawn. A request that is never answered
+# keeps the exporter waiting for 20 s, so those are few.
+_FAULTS: Final = {
+    "drop": (0.005, 0.05),
+    "duplicate": (0.05, 0.3),
+    "stale": (0.05, 0.3),
+    "gap": (0.05, 0.5),
+    "garbage": (0.02, 0.2),
+    "silence": (0.02, 0.1),
+    "outage": (0.1, 1.0),
+    "reject-404": (0.05, 0.3),
+    "reject-429": (0.05, 0.3),
+    "reject-500": (0.05, 0.3),
+    "reject-503": (0.05, 0.3),
+    "rest-500": (0.02, 0.2),
+    "rest-429": (0.01, 0.05),
+    "rest-timeout": (0.002, 0.02),
+    "rest-html": (0.02, 0.2),
+    "rest-truncated": (0.02, 0.2),
+}
+_LARGEST_STEP_S: Final = 10 * 3600.0  # so two clocks differ by less than the 24 h for which ends are remembered
+_SHORT_DOWNTIME_S: Final = 0.5
+
+
+@attrs.frozen
+class Disturbance:
+    """``after_s`` a quiet time these faults replace the present ones; None drops all sockets instead."""
+
+    after_s: float
+    faults: tuple[str, ...] | None
+
+
+@attrs.frozen(kw_only=True)
+class Life:
+    """One process of the exporter.
+
+    ``clock``: from so many seconds after its start on, its clock is wrong by so many seconds. ``stillborn_s``:
+    killed so long after it was started, before anything else; None lets it live. ``is_killed``: by SIGKILL, else
+    SIGTERM; ``linger_s`` after all was ready for it. ``downtime_s``: until the next life begins.
+    """
+
+    clock: tuple[tuple[float, float], ...]
+    stillborn_s: float | None
+    disturbances: tuple[Disturbance, ...]
+    is_killed: bool
+    linger_s: float
+    downtime_s: float
+
+
+def lives(seed: int, *, kills: int, seconds: float, long_downtimes: int, long_downtime_s: float) -> list[Life]:
+    """All lives but the last, in which nothing goes wrong any more. They fill about ``seconds`` seconds.
+
+    Beside the kills there is one SIGTERM for every four. The long downtimes follow kills, the first one included.
+    """
+    rng = random.Random(f"soak/{seed}")
+    is_killed = [True] * kills + [False] * -(-kills // 4)
+    rng.shuffle(is_killed)
+    killed = [number for number, each in enumerate(is_killed) if each]
+    stillborn = set(rng.sample([each for each in killed if each], k=kills // 4))  # the first start must be seen
+    alive = len(is_killed) - len(stillborn)
+    others = [number for number in killed if number not in stillborn]
+    long = {others[0], *rng.sample(others[1:], k=min(long_downtimes, len(others)) - 1)}
+    lived_s = max(1.0, (seconds - long_downtimes * long_downtime_s) / alive - 2.5)  # less start, hold and downtime
+    return [
+        Life(
+            clock=() if number == 0 else _clock(rng),  # its first start decides what is history
+            stillborn_s=rng.uniform(0.05, 2.0) if number in stillborn else None,
+            disturbances=_disturbances(rng, lived_s),
+            is_killed=each,
+            linger_s=rng.uniform(0, 0.6),
+            downtime_s=long_downtime_s * rng.uniform(0.8, 1.2)
+            if number in long
+            else rng.uniform(0, _SHORT_DOWNTIME_S),
+        )
+        for number, each in enumerate(is_killed)
+    ]
+
+
+def _clock(rng: random.Random) -> tuple[tuple[float, float], ...]:
+    if rng.random() < 0.4:
+        return ()
+    moments = sorted({0.0, *(rng.uniform(0, 10) for _ in range(rng.randrange(3)))})
+    return tuple(
+        (moment, rng.choice((-1, 1)) * rng.choice((2, 120, 3600, _LARGEST_STEP_S)) * rng.random())
+        for moment in moments
+    )
+
+
+def _disturbances(rng: random.Random, lived_s: float) -> tuple[Disturbance, ...]:
+    """A few, the last one at the end of the life: its faults meet the kill and the next start."""
+    count = rng.randint(1, 4)
+    return tuple(
+        Disturbance(
+            lived_s * rng.uniform(0.5, 1.5) / count,
+            None if rng.random() < 0.25 else tuple(f"{kind}={_share(rng, kind):.4f}" for kind in _kinds(rng)),
+        )
+        for _ in range(count)
+    )
+
+
+def _kinds(rng: random.Random) -> list[str]:
+    return rng.sample(list(_FAULTS), k=rng.randint(0, 5))
+
+
+def _share(rng: random.Random, kind: str) -> float:
+    lowest, highest = _FAULTS[kind]
+    return rng.uniform(lowest, highest)
