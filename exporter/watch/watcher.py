@@ -81,7 +81,7 @@ async def watch(
         if opened_at is not None and trio.current_time() - opened_at >= retry.stable_after:
             delays = backoff(rng, first=retry.first, longest=retry.longest)
         set_state(WatcherState.WAITING)
-        await trio.sleep(max(delay, next(delays)))
+        await trio.sleep(delay + next(delays))  # jitter on the wish of the server, too
 
 
 async def _read(conversation_id: str, feed: Feed, sink: Sink) -> None:

@@ -1,0 +1,237 @@
+"""One watcher under a virtual clock: when it tries again, when it gives up, and what a bad message costs."""
+
+import json
+from itertools import islice, pairwise
+from pathlib import Path
+from random import Random
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from exporter.vocabulary import Drift, FeedError, Invalid, MessageType, WatcherState
+from exporter.watch.backoff import backoff
+from exporter.watch.watcher import Outcome, Retry, watch
+from tests.feeds import (
+    AUDIO,
+    ENDED,
+    NESTED_ERROR,
+    OTHER_ERROR,
+    SAVED,
+    TOP_LEVEL_ERROR,
+    RecordingSink,
+    Script,
+    ScriptedFeeds,
+    snapshot,
+)
+
+ID = "conv_1"
+SEED = 7
+LOST = FeedLost(FeedError.CLOSED_ABNORMALLY)
+DOWN = FeedLost(FeedError.CONNECT)
+NOT_FOUND = FeedNotFound(FeedError.HTTP_404)
+
+
+@attrs.define
+class Watched:
+    """What a watcher did: when it connected, what it said, how it went from state to state, how it ended."""
+
+    feeds: ScriptedFeeds
+    sink: RecordingSink
+    states: list[WatcherState]
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+
+    @property
+    def waits(self) -> list[float]:
+        times = self.feeds.opened[ID]
+        return [after - before for before, after in pairwise(times)]
+
+    @property
+    def errors(self) -> list[FeedError]:
+        return self.sink.of("feed_error")
+
+
+def watched(*scripts: Script, seconds: float = 3600.0) -> Watched:
+    """Run one watcher to its end, at most for so many virtual seconds."""
+
+    async def run() -> Watched:
+        result = Watched(ScriptedFeeds(*scripts), RecordingSink(), [])
+        with trio.move_on_after(seconds):
+            result.outcome = await watch(
+                ID,
+                open_feed=result.feeds.open,
+                sink=result.sink,
+                retry=Retry(),
+                rng=Random(SEED),
+                set_state=result.states.append,
+            )
+        result.seconds = trio.current_time() - result.feeds.opened[ID][0]
+        return result
+
+    return trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
+def schedule(count: int) -> list[float]:
+    """The first delays that a watcher with the test's seed draws."""
+    return list(islice(backoff(Random(SEED), first=0.5, longest=30.0), count))
+
+
+# --- how it ends
+
+
+@pytest.mark.parametrize("last", [ENDED, SAVED, FeedEnded()], ids=["ended", "saved", "close 1000"])
+def test_every_word_for_the_end_ends_it(last: str | FeedClosed) -> None:
+    result = watched([snapshot(ID, 2), AUDIO, last])
+    assert result.outcome is Outcome.ENDED
+    assert result.errors == []
+    assert result.sink.of("update") == [2]
+    assert result.states == [WatcherState.CONNECTING, WatcherState.LIVE]
+
+
+def test_close_1000_at_the_handshake_ends_it() -> None:
+    result = watched(FeedEnded())
+    assert (result.outcome, result.errors) == (Outcome.ENDED, [])
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (FeedRefused(FeedError.HTTP_401), FeedError.HTTP_401),
+        (FeedRefused(FeedError.HTTP_403), FeedError.HTTP_403),
+        ([FeedRefused(FeedError.CLOSED_POLICY)], FeedError.CLOSED_POLICY),
+        ([FeedUnreadable(FeedError.CLOSED_TOO_LARGE)], FeedError.CLOSED_TOO_LARGE),
+        ([NESTED_ERROR], FeedError.ERROR_MESSAGE),
+        ([snapshot(ID), TOP_LEVEL_ERROR], FeedError.ERROR_MESSAGE),
+    ],
+)
+def test_refusal_is_not_tried_again_here(
+    script: Script,
+    reason: FeedError,
+) -> None:
+    result = watched(script)
+    assert result.outcome is Outcome.REFUSED
+    assert result.errors == [reason]
+    assert len(result.feeds.opened[ID]) == 1
+
+
+def test_not_found_three_times_in_a_row_gives_up() -> None:
+    result = watched(NOT_FOUND)
+    assert result.outcome is Outcome.NOT_FOUND
+    assert result.errors == [FeedError.HTTP_404] * 3
+    assert result.waits == schedule(2)
+
+
+def test_not_found_is_counted_in_a_row_only() -> None:
+    result = watched(NOT_FOUND, NOT_FOUND, DOWN, NOT_FOUND, NOT_FOUND, [LOST], NOT_FOUND, [ENDED])
+    assert result.outcome is Outcome.ENDED
+
+
+# --- when it tries again
+
+
+def test_delays_grow_with_jitter_to_the_longest() -> None:
+    result = watched(DOWN, seconds=300)
+    waits = result.waits
+    assert waits == pytest.approx(schedule(len(waits)))
+    steps = [0.5, 1, 2, 4, 8, 16] + [30] * 99
+    assert all(step / 2 <= wait <= step for wait, step in zip(waits, steps, strict=False))
+    assert 12 <= len(waits) <= 24
+    assert set(result.errors) == {FeedError.CONNECT}
+
+
+def test_accepting_and_closing_at_once_does_not_hammer() -> None:
+    result = watched([snapshot(ID), LOST], seconds=300)
+    assert result.waits == pytest.approx(schedule(len(result.waits)))
+
+
+@pytest.mark.parametrize(("lasted", "is_stable"), [(29.9, False), (30.0, True), (100.0, True)])
+def test_only_a_connection_that_lasted_earns_a_fresh_start(
+    lasted: float,
+    is_stable: bool,
+) -> None:
+    result = watched(DOWN, DOWN, DOWN, DOWN, [lasted, LOST], [ENDED])
+    after = result.waits[-1] - lasted
+    assert (0.25 <= after <= 0.5) if is_stable else (4 <= after <= 8)
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(0.0, 0.0), (7.0, 7.0), (300.0, 300.0), (99999.0, 300.0)])
+def test_wish_of_the_server_is_honoured_within_bounds_and_jittered(
+    asked: float,
+    waited: float,
+) -> None:
+    result = watched(FeedLost(FeedError.HTTP_429, asked), [ENDED])
+    [wait] = result.waits
+    assert waited + 0.25 <= wait <= waited + 0.5
+
+
+def test_states_tell_what_it_does() -> None:
+    result = watched(DOWN, [snapshot(ID), LOST], [ENDED])
+    connecting, live, waiting = WatcherState.CONNECTING, WatcherState.LIVE, WatcherState.WAITING
+    assert result.states == [connecting, waiting, connecting, live, waiting, connecting, live]
+    assert result.sink.calls(ID) == ["feed_error", "connected", "update", "feed_error", "connected"]
+
+
+def test_error_message_that_is_no_denial_is_tried_again() -> None:
+    result = watched([OTHER_ERROR], [ENDED])
+    assert (result.outcome, result.errors) == (Outcome.ENDED, [FeedError.ERROR_MESSAGE])
+
+
+# --- what a message costs
+
+BAD = {
+    "not json": Invalid.NOT_JSON,
+    "": Invalid.NOT_JSON,
+    "[]": Invalid.WRONG_SHAPE,
+    '{"type": 7}': Invalid.WRONG_SHAPE,
+    '{"type": "conversation-updated"}': Invalid.WRONG_SHAPE,
+    '{"type": "conversation-updated", "conversation": null}': Invalid.WRONG_SHAPE,
+    snapshot("conv_other", 5): Invalid.WRONG_CONVERSATION,
+}
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD.items())
+def test_bad_message_costs_only_itself(bad: str, reason: Invalid) -> None:
+    result = watched([snapshot(ID, 1), bad, bad, snapshot(ID, 2), ENDED])
+    assert result.outcome is Outcome.ENDED
+    assert result.sink.of("invalid") == [reason] * 2
+    assert result.sink.of("update") == [1, 2]
+    assert len(result.feeds.opened[ID]) == 1
+
+
+def test_binary_and_unknown_messages_are_told_apart_and_survived() -> None:
+    unknown = '{"type": "conversation-whispered"}'
+    result = watched([b"\xff\x00", snapshot(ID).encode(), unknown, AUDIO, ENDED])
+    assert result.sink.of("invalid") == [Invalid.NOT_JSON]
+    assert result.sink.of("update") == [1]
+    assert [kind for kind, _ in result.sink.of("message")] == [
+        MessageType.CONVERSATION_UPDATED,
+        MessageType.OTHER,
+        MessageType.CONVERSATION_AUDIO,
+        MessageType.CONVERSATION_ENDED,
+    ]
+    assert result.sink.of("message")[0][1] == len(snapshot(ID))
+
+
+def test_unknown_fields_are_looked_for_once_a_connection() -> None:
+    odd = snapshot(ID, mood="good")
+    result = watched([snapshot(ID), odd, LOST], ["{}", odd, odd, ENDED])
+    assert result.sink.of("drift") == [set(), {(Drift.CONVERSATION, "mood")}]
+
+
+def test_documented_example_has_no_unknown_field() -> None:
+    example = Path(__file__).parents[1] / "data" / "payloads" / "live_conversation_updated.co.json"
+    document = json.loads(example.read_text())
+    document["conversation"]["id"] = ID
+    result = watched([json.dumps(document), ENDED])
+    assert result.sink.of("drift") == [set()]
+    assert result.sink.of("update") == [len(document["conversation"]["items"])]
+
+
+def test_cancellation_leaves_at_once_and_opens_nothing_more() -> None:
+    result = watched([snapshot(ID)], seconds=100)
+    assert result.outcome is None
+    assert result.seconds == pytest.approx(100)
+    assert result.feeds.open_now[ID] == 0
