@@ -1,6 +1,8 @@
 """Tasks: conversations named in a file (``--watch.file``), followed as the file changes."""
 
-from collections.abc import Callable
+import codecs
+import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ class UnreadableList(Exception):
 
 def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> Listed:
     """Ids from a JSON list, or one a line (blank lines and ``#`` comments left out). Raises `UnreadableList`."""
+    content = content.removeprefix(codecs.BOM_UTF8)
     if content.lstrip()[:1] == b"[":
         try:
             entries: list[Any] = msgspec.json.decode(content, type=list[Any])
@@ -38,18 +41,21 @@ def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> Listed:
             raise UnreadableList("is not a JSON list") from None
     else:
         try:
-            lines = content.decode("utf-8-sig").splitlines()
+            lines = content.decode().splitlines()
         except UnicodeError:
             raise UnreadableList("is not UTF-8 text") from None
         entries = [text for line in lines if (text := line.partition("#")[0].strip())]
     ids = frozenset(each for each in entries if isinstance(each, str) and is_conversation_id(each))
-    return Listed(ids, sum(1 for each in entries if each not in ids))
+    return Listed(ids, sum(1 for each in entries if not isinstance(each, str) or each not in ids))
 
 
 def read(path: Path, is_conversation_id: Callable[[str], bool]) -> Listed:
     """Read a watch file (blocking). Raises `UnreadableList`."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader until somebody writes
+            raise UnreadableList("is not a regular file")
+        if status.st_size > LARGEST_FILE:
             raise UnreadableList("is too large")
         content = path.read_bytes()
     except OSError as failed:
@@ -68,7 +74,7 @@ class WatchFile:
         self._is_conversation_id = is_conversation_id
         self._now = now
         self._ids: frozenset[str] = frozenset()
-        self._version: tuple[int, int, int] | None = None
+        self._version: tuple[int, ...] | None = ()  # not None: a file that is missing at first is worth a word
         self.is_usable = False
         self.last_success: float | None = None
 
@@ -81,10 +87,13 @@ class WatchFile:
             await self.look()
 
     async def look(self) -> None:
-        """Read the file if it is another one than before, and start and withdraw what differs."""
+        """Read the file if it is another one than before, and start and withdraw what differs.
+
+        What stays in the file is not started again when its watcher has finished or given up.
+        """
         version = await trio.to_thread.run_sync(_version, self._path)
         if version == self._version:
-            self._start(self._ids)  # those that the watch limit refused may fit now
+            self._start(each for each in self._ids if self._targets.is_refused(each))  # they may fit now
             return
         self._version = version
         try:
@@ -97,11 +106,11 @@ class WatchFile:
         self.last_success = self._now()
         for gone in self._ids - listed.ids:
             self._targets.withdraw(gone, Source.FILE)
-        self._start(listed.ids)
+        self._start(each for each in listed.ids if each not in self._ids or self._targets.is_refused(each))
         self._ids = listed.ids
         log.info("watch file read", conversations=len(listed.ids), unusable=listed.unusable)
 
-    def _start(self, ids: frozenset[str]) -> None:
+    def _start(self, ids: Iterable[str]) -> None:
         for each in sorted(ids):
             self._targets.start(each, Source.FILE)
 
