@@ -16,7 +16,7 @@ from .reconcile import PATIENCE, is_complete
 
 OLDEST_LIVE = 24 * 3600.0  # seconds since its start; an older conversation without an end was never closed
 FAILURES_IN_A_ROW = 5  # that end a pass: REST has stopped working
-MOST_FAILURES = 10  # passes in which one record could not be read while REST worked, before it is given up
+MOST_FAILURES = 10  # passes in a row in which one record could not be read while REST worked: it is given up
 RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds after a failure
 
 
@@ -79,7 +79,7 @@ class Unwatched:
                 self._put_off(conversation_id, due)
                 await trio.sleep(next(delays))
                 continue
-            failures = 0
+            failures = due.failures = 0
             # Asked again after the wait: it may be watched or finished by now.
             if self._is_known(conversation_id) or self._settles(conversation_id, due, record):
                 del self._due[conversation_id]

@@ -564,6 +564,15 @@ def test_record_that_cannot_be_had_is_given_up(fails: bool, result: Reconciled, 
     assert desk.results[result] == 1
 
 
+def test_wave_during_an_outage_is_counted_over_many_pages() -> None:
+    phonic = Phonic([Call(id=f"c{at}", created=at, started=at, ended=at + 3) for at in range(20, 600, 20)])
+    phonic.calls += [Call(id=f"w{at}", created=600 + at, started=600 + at, ended=602 + at) for at in range(70)]
+    phonic.fails = lambda _: 590 < trio.current_time() < 700
+    desk = Desk(phonic)
+    virtual(partial(run_for, 1100, discovery(phonic, desk)))
+    assert len(desk.finished) == 29 + 70
+
+
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
 def test_step_of_our_clock_hides_nothing(step: float) -> None:
     phonic = Phonic(
@@ -632,18 +641,18 @@ def failed(reason: RestError) -> None:
 # --- whatever happens, with the exception of what nobody could know: calls of over two hours that ended before
 # the first look, and calls that ring for longer than the overlap
 
-# Calls may begin long before the first start (time 0) and ring, or last, for minutes or hours.
-moments = st.floats(-1.9 * HOUR, 1200).map(lambda at: round(at, 3))
+# Calls may begin long before the first start (time 0), or in a wave, and ring, or last, for minutes or hours.
+moments = st.one_of(st.floats(-1.9 * HOUR, 1200), st.floats(600, 630)).map(lambda at: round(at, 3))
 lives = st.tuples(
     moments,
     st.one_of(st.none(), st.floats(0, 250)),  # until it starts; some never do
     st.one_of(st.none(), st.floats(0.1, 20), st.floats(0.1, 1.5 * HOUR)),  # until it ends; some never do
 )
-outages = st.lists(st.tuples(st.floats(0, 1500), st.floats(1, 400)), max_size=2)
+outages = st.lists(st.tuples(st.one_of(st.just(590), st.floats(0, 1500)), st.floats(1, 400)), max_size=2)
 
 
 @given(
-    lives=st.lists(lives, max_size=25),
+    lives=st.lists(lives, max_size=40),
     page_size=st.integers(1, 12),
     limit=st.sampled_from([0, 1, 5, 1000]),
     outages=outages,
