@@ -513,13 +513,13 @@ def test_restart_counts_what_ended_meanwhile_and_within_a_day() -> None:
 
 
 def test_refused_conversation_is_counted_when_it_ends_however_long_it_took() -> None:
-    phonic = Phonic([Call(id=f"c{at}", created=-at, started=-at, ended=2 * HOUR) for at in range(3)])
+    phonic = Phonic([Call(id=f"c{at}", created=-at, started=-at, ended=HOUR) for at in range(3)])
     phonic.calls += [
-        Call(id=f"short{at}", created=at * 30, started=at * 30, ended=at * 30 + 3) for at in range(1, 200)
+        Call(id=f"short{at}", created=at * 30, started=at * 30, ended=at * 30 + 3) for at in range(1, 100)
     ]
     desk = Desk(phonic, limit=1)
-    virtual(partial(run_for, 2 * HOUR + 200, discovery(phonic, desk)))
-    assert len(desk.finished) == 3 + 199
+    virtual(partial(run_for, HOUR + 200, discovery(phonic, desk)))
+    assert len(desk.finished) == 3 + 99
     assert sorted(map(str, (desk.finished[f"c{at}"] for at in range(3)))) == ["None", "watch_limit", "watch_limit"]
 
 
@@ -652,7 +652,7 @@ outages = st.lists(st.tuples(st.one_of(st.just(590), st.floats(0, 1500)), st.flo
 
 
 @given(
-    lives=st.lists(lives, max_size=40),
+    lives=st.lists(lives, max_size=25),
     page_size=st.integers(1, 12),
     limit=st.sampled_from([0, 1, 5, 1000]),
     outages=outages,
@@ -660,7 +660,7 @@ outages = st.lists(st.tuples(st.one_of(st.just(590), st.floats(0, 1500)), st.flo
     kills=st.lists(st.tuples(st.floats(1, 700), st.floats(1, 700)), max_size=2),
     seed=st.integers(0, 10),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_every_end_is_counted_exactly_once(
     lives: list[tuple[float, float | None, float | None]],
     page_size: int,
