@@ -3,10 +3,12 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
+from urllib.parse import urlsplit
 
 import attrs
 import trio
@@ -139,3 +141,17 @@ def bare_environment(**more: str) -> dict[str, str]:
     """This environment without variables of ours, and with these."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
     return {**inherited, "COLUMNS": "300", **more}
+
+
+@contextlib.asynccontextmanager
+async def unread_scrape(url: str) -> AsyncIterator[trio.SocketStream]:
+    """A scrape whose answer waits for whoever reads the stream; the connection is closed after the answer."""
+    parts = urlsplit(url)
+    assert parts.hostname
+    assert parts.port
+    with trio.socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before connecting, or it is not heeded
+        await client.connect((parts.hostname, parts.port))
+        stream = trio.SocketStream(client)
+        await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        yield stream

@@ -1,8 +1,5 @@
 """The documented example conversation over real sockets: exactly the numbers that its payload says."""
 
-import json
-from pathlib import Path
-
 import httpx
 import pytest
 import trio
@@ -10,15 +7,12 @@ import trio
 from exporter.settings import WatchSettings
 from tests.real.pages import OPENMETRICS, Page, scrape, scrape_until
 from tests.real.programs import exporting, settings_for
-from tests.real.upstream import ENDED, PROJECT, upstream
+from tests.real.upstream import ENDED, EXAMPLE, PAYLOADS, record, upstream
 
 pytestmark = pytest.mark.real
 
-PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
 FRAME = (PAYLOADS / "live_conversation_updated.co.json").read_text()
-EXAMPLE = json.loads(FRAME)["conversation"]["id"]
 NAMED = {"project": "customer-support", "agent": "support-agent"}
-SUPPORT = {**PROJECT, "id": json.loads(FRAME)["conversation"]["project_id"]}
 
 
 def has_three_turns(page: Page) -> bool:
@@ -27,7 +21,7 @@ def has_three_turns(page: Page) -> bool:
 
 async def test_documented_example_gives_the_documented_numbers(http: httpx.AsyncClient) -> None:
     with trio.fail_after(20):
-        async with upstream(projects=[SUPPORT], frames={EXAMPLE: [FRAME]}) as phonic:
+        async with upstream(frames={EXAMPLE: [FRAME]}) as phonic:
             settings = settings_for(phonic.url, watch=WatchSettings(interval=0.1, conversation=(EXAMPLE,)))
             async with exporting(settings) as url:
                 page = await scrape_until(http, url, has_three_turns)
@@ -50,7 +44,7 @@ async def test_documented_example_gives_the_documented_numbers(http: httpx.Async
 
 async def test_exemplars_name_the_conversation(http: httpx.AsyncClient) -> None:
     with trio.fail_after(20):
-        async with upstream(projects=[SUPPORT], frames={EXAMPLE: [FRAME]}) as phonic:
+        async with upstream(frames={EXAMPLE: [FRAME]}) as phonic:
             settings = settings_for(phonic.url, watch=WatchSettings(interval=0.1, conversation=(EXAMPLE,)))
             async with exporting(settings) as url:
                 await scrape_until(http, url, has_three_turns)
@@ -64,7 +58,7 @@ async def test_exemplars_name_the_conversation(http: httpx.AsyncClient) -> None:
 
 async def test_live_series_end_with_the_conversation(http: httpx.AsyncClient) -> None:
     with trio.fail_after(30):
-        async with upstream(projects=[SUPPORT], frames={EXAMPLE: [FRAME]}) as phonic:
+        async with upstream(frames={EXAMPLE: [FRAME]}) as phonic:
             settings = settings_for(phonic.url, watch=WatchSettings(interval=0.1, conversation=(EXAMPLE,)))
             async with exporting(settings) as url:
                 page = await scrape_until(http, url, has_three_turns)
@@ -73,9 +67,7 @@ async def test_live_series_end_with_the_conversation(http: httpx.AsyncClient) ->
                 assert page.total("phonic_conversation_live_first_audio_seconds", conversation_id=EXAMPLE) == 0.475
                 [info] = page.samples("phonic_conversation_live_info")
                 assert info.labels == {"conversation_id": EXAMPLE, **NAMED, "origin": "inbound"}
-                phonic.records[EXAMPLE] = json.loads((PAYLOADS / "rest_conversation_get.json").read_text())[
-                    "conversation"
-                ]
+                phonic.records[EXAMPLE] = record()
                 phonic.say(EXAMPLE, ENDED)
                 page = await scrape_until(
                     http, url, lambda page: page.total("phonic_conversations_ended_total", ended_by="user") == 1

@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -19,14 +20,28 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 Json = dict[str, Any]
 
+PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
 ENDED = '{"type":"conversation-ended"}'
+EXAMPLE: str = json.loads((PAYLOADS / "live_conversation_updated.co.json").read_text())["conversation"]["id"]
 PROJECT: Json = {
-    "id": "proj_1",
+    "id": "proj_ad0334f1-2487-4155-9df3-abd8129b29ad",
     "name": "customer-support",
     "default_agent": None,
     "active_conversations": 0,
     "max_active_conversations": 50,
 }
+
+
+def live_object(conversation_id: str = EXAMPLE, **changes: Any) -> Json:
+    """The documented example of a live conversation, with another id and what else is to be different."""
+    example: Json = json.loads((PAYLOADS / "live_conversation_updated.co.json").read_text())["conversation"]
+    return {**example, "id": conversation_id, **changes}
+
+
+def record(conversation_id: str = EXAMPLE, **changes: Any) -> Json:
+    """The documented example of a REST record, likewise."""
+    example: Json = json.loads((PAYLOADS / "rest_conversation_get.json").read_text())["conversation"]
+    return {**example, "id": conversation_id, **changes}
 
 
 def updated(conversation: Json) -> str:

@@ -1,0 +1,138 @@
+"""Settings that show in what a whole exporter serves: labels and limits, the push API, concurrent scrapes."""
+
+import httpx
+import pytest
+import trio
+
+from exporter.settings import MetricsSettings, Settings, WatchSettings, WebSettings
+from tests.real.pages import scrape_until
+from tests.real.programs import ANY_PORT, exporting, settings_for, unread_scrape
+from tests.real.upstream import Upstream, live_object, updated, upstream
+
+pytestmark = pytest.mark.real
+
+THREE = ("conv_a", "conv_b", "conv_c")
+
+
+def three_agents() -> dict[str, list[str | bytes]]:
+    """A live conversation each with its own agent."""
+    return {each: [updated(live_object(each, agent={"id": f"agent_{each}", "name": each[-1]}))] for each in THREE}
+
+
+def watching(phonic: Upstream, *conversations: str, **metrics: object) -> Settings:
+    return settings_for(
+        phonic.url,
+        watch=WatchSettings(interval=0.1, conversation=conversations),
+        metrics=MetricsSettings(**metrics),  # type: ignore[arg-type]
+    )
+
+
+async def test_chosen_labels_are_the_labels(http: httpx.AsyncClient) -> None:
+    labels = ("agent", "origin", "is_test", "call_provider", "language", "model")
+    with trio.fail_after(20):
+        async with upstream(frames=three_agents()) as phonic:
+            async with exporting(watching(phonic, "conv_a", labels=labels)) as url:
+                page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_total") == 1)
+    [seen] = [each for each in page.samples("phonic_conversations_total") if each.value]
+    assert seen.labels == {
+        "agent": "a",
+        "origin": "inbound",
+        "is_test": "false",
+        "call_provider": "twilio_inbound_user",
+        "language": "en",
+        "model": "unknown",  # only REST has it
+    }
+
+
+async def test_no_labels_are_possible(http: httpx.AsyncClient) -> None:
+    with trio.fail_after(20):
+        async with upstream(frames=three_agents()) as phonic:
+            async with exporting(watching(phonic, *THREE, labels=())) as url:
+                page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_total") == 3)
+    [seen] = page.samples("phonic_conversations_total")
+    assert seen.labels == {}
+
+
+@pytest.mark.parametrize(("limit", "label"), [("label_limit", "agent"), ("label_set_limit", "label_set")])
+async def test_what_exceeds_a_limit_is_folded_and_counted_but_not_lost(
+    http: httpx.AsyncClient, limit: str, label: str
+) -> None:
+    with trio.fail_after(20):
+        async with upstream(frames=three_agents()) as phonic:
+            async with exporting(watching(phonic, *THREE, **{limit: 2})) as url:
+                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 9)
+    agents = page.values_of("phonic_conversations_total", "agent")
+    assert len(agents & {"a", "b", "c"}) == 2
+    assert agents - {"a", "b", "c"} == {"__other__"}
+    assert page.total("phonic_conversations_total", agent="__other__") == 1
+    assert page.total("phonic_turns_total", agent="__other__") == 3
+    assert page.total("phonic_exporter_label_values_folded_total", label=label) == 1
+    assert page.total("phonic_exporter_label_values_folded_total") == 1
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+async def test_only_so_many_conversations_get_series_of_their_own(http: httpx.AsyncClient, limit: int) -> None:
+    with trio.fail_after(20):
+        async with upstream(frames=three_agents()) as phonic:
+            async with exporting(watching(phonic, *THREE, per_conversation_limit=limit)) as url:
+                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 9)
+    assert len(page.samples("phonic_conversation_live_info")) == limit
+    assert len(page.samples("phonic_conversation_live_turns")) == limit
+    assert page.total("phonic_conversations_live") == 3
+
+
+async def test_conversations_are_pushed_and_withdrawn_over_http(http: httpx.AsyncClient) -> None:
+    with trio.fail_after(20):
+        async with upstream(frames=three_agents()) as phonic:
+            settings = settings_for(
+                phonic.url,
+                watch=WatchSettings(discover=False, limit=2),
+                web=WebSettings(listen_address=(ANY_PORT,), enable_push_api=True),
+            )
+            async with exporting(settings) as url:
+                api = f"{url}/api/v1/conversations"
+
+                async def put(conversation_id: str) -> int:
+                    return (await http.put(f"{api}/{conversation_id}")).status_code
+
+                async def delete(conversation_id: str) -> int:
+                    return (await http.delete(f"{api}/{conversation_id}")).status_code
+
+                assert await put("conv_a") == 201
+                assert await put("conv_a") == 200
+                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
+                assert page.values_of("phonic_conversation_live_info", "conversation_id") == {"conv_a"}
+                assert await put("conv_b") == 201
+                assert await put("conv_c") == 409
+                for malformed in ("conv_", "a", "conv_a%2Fb", "..%2Fconv_a", "conv_%C3%A9"):
+                    assert await put(malformed) == 400, malformed
+                assert await delete("conv_a") == 204
+                assert await delete("conv_a") == 404
+                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 6)
+                assert page.values_of("phonic_conversation_live_info", "conversation_id") == {"conv_b"}
+                [shown] = (await http.get(api)).json()["conversations"]
+                assert (shown["conversation_id"], shown["state"], shown["turns"]) == ("conv_b", "live", 3)
+                assert await put("conv_a") == 201  # watched again: its turns were counted already
+                phonic.say("conv_a", updated(live_object("conv_a", items=[*live_object()["items"], FOURTH])))
+                await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 7)
+
+
+FOURTH = {"item_idx": 3, "role": "user", "started_at": "2025-07-30T23:45:10.000Z", "duration_ms": 900}
+
+
+async def test_scrapes_beyond_the_limit_are_told_to_come_later(http: httpx.AsyncClient) -> None:
+    # Enough series that a client which does not read holds its scrape: the system buffers a part of the page only.
+    agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(199)]
+    with trio.fail_after(30):
+        async with upstream(agents=agents) as phonic:
+            settings = settings_for(phonic.url, web=WebSettings(listen_address=(ANY_PORT,), max_requests=1))
+            async with exporting(settings) as url:
+                await scrape_until(http, url, lambda page: len(page.samples("phonic_agent_info")) == 199)
+                async with unread_scrape(url) as slow:
+                    assert (await slow.receive_some(12)).startswith(b"HTTP/1.1 200")
+                    refused = await http.get(f"{url}/metrics")
+                    assert refused.status_code == 503
+                    assert refused.headers["Retry-After"] == "1"
+                    assert (await http.get(f"{url}/-/healthy")).status_code == 200
+                    assert len(b"".join([chunk async for chunk in slow])) > 1_000_000
+                assert (await http.get(f"{url}/metrics")).status_code == 200
