@@ -18,6 +18,7 @@ import attrs
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.simulator.plan import plan
 from exporter.simulator.settings import SimulatorSettings, staged
 
 from .oracle import Absences, Totals, differences, expected
@@ -118,7 +119,7 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
         with _exporter(phone, directory, number, is_killed=False) as exporter:
             phone.post("release")
             absences: Absences = phone.state()["absences"]
-            wanted = expected(scenario, absences)
+            wanted = expected(plan(scenario), absences)
             ended = sum(value for (name, _), value in wanted.items() if name == "phonic_conversations_ended_total")
             _until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
             with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long

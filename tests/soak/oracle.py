@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
 
-from exporter.simulator.plan import plan
-from exporter.simulator.scenario import FIRST_AUDIO, MODEL_GENERATION, MODEL_INPUT, Conversation, Scenario
+from exporter.simulator.scenario import FIRST_AUDIO, MODEL_GENERATION, MODEL_INPUT, Conversation
 
 SampleKey = tuple[str, frozenset[tuple[str, str]]]
 Totals = dict[SampleKey, float]
@@ -42,10 +41,10 @@ TIMINGS = {
 }
 
 
-def expected(scenario: Scenario, absences: Absences) -> Totals:
-    """The totals once the whole plan was played and everything was reconciled."""
+def expected(conversations: Iterable[Conversation], absences: Absences) -> Totals:
+    """The totals once the plan, these ``conversations``, was played to its end and everything was reconciled."""
     sheet = _Sheet()
-    for conversation in plan(scenario):
+    for conversation in conversations:
         if conversation.ended_ms > 0:  # what was over when the simulator started is history
             sheet.conversation(conversation, was_watched=not was_missed(conversation, absences))
     return sheet.totals()
