@@ -9,8 +9,10 @@ import structlog
 from hypothesis import settings
 
 # No deadlines: the machine may be busy. On CI the same examples every time, so red means red.
-settings.register_profile("developer", deadline=None)
+# `--hypothesis-profile=thorough` searches for minutes.
+settings.register_profile("developer", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 

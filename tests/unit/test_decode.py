@@ -14,7 +14,7 @@ from exporter.phonic.decode import (
     InvalidMessage,
     decode,
     decode_record,
-    decode_strictly,
+    documented_conversation,
     snapshot_from,
     unknown_fields,
 )
@@ -51,11 +51,11 @@ def item(**fields: Any) -> Snapshot:
 
 def test_the_documented_snapshot_is_read_strictly_and_as_a_whole() -> None:
     text = json.dumps(payload("live_conversation_updated.co"))
-    message = decode_strictly(text)
-    assert message is not None
-    assert message == decode(text) == decode(text.encode())
+    message = decode(text)
+    assert message == decode(text.encode())
     assert message.type is MessageType.CONVERSATION_UPDATED
     conversation = read(text).conversation
+    assert documented_conversation(text) == conversation
     assert (conversation.agent and conversation.agent.name, conversation.duration_ms) == ("support-agent", 12_500)
     assert [(each.item_idx, each.role, each.duration_ms) for each in conversation.items or ()] == [
         (0, "assistant", 1800), (1, "user", 2500), (2, "assistant", 2100)
@@ -101,19 +101,16 @@ def test_any_documented_payload_is_a_message_or_an_invalid_one(name: str) -> Non
 def test_strict_and_lenient_reading_agree_wherever_strict_succeeds(history: Any, is_record: bool) -> None:
     documents = [history.record()] if is_record else history.snapshots()
     for document in documents:
-        strict = decode_strictly(frame(document))
+        strict = documented_conversation(frame(document))
         assert strict is not None
-        assert strict.snapshot == snapshot_from(json.loads(json.dumps(document)))
+        assert Snapshot(conversation=strict) == snapshot_from(json.loads(json.dumps(document)))
 
 
 @given(damaged(histories().map(lambda history: history.snapshots()[-1])))
 def test_strict_and_lenient_reading_agree_on_damaged_documents_too(document: Json) -> None:
-    try:
-        strict = decode_strictly(frame(document))
-    except InvalidMessage:
-        return
+    strict = documented_conversation(frame(document))
     if strict is not None:
-        assert strict.snapshot == snapshot_from(json.loads(frame(document))["conversation"])
+        assert Snapshot(conversation=strict) == snapshot_from(document)
 
 
 # --- whole messages
@@ -298,12 +295,10 @@ def test_latencies_that_are_no_numbers_are_named() -> None:
 
 def test_missing_and_null_fields_are_nothing_special() -> None:
     for conversation in ({}, {"agent": None, "items": None, "duration_ms": None, "analysis": None}):
-        message = decode_strictly(frame({"id": "conv_1", **conversation}))
-        assert message is not None
+        assert documented_conversation(frame({"id": "conv_1", **conversation})) is not None
     nulls = dict.fromkeys(("id", "item_idx", "role", "started_at", "duration_ms", "timings", "tool_call_ids"))
-    assert decode_strictly(frame({"id": "conv_1", "items": [nulls]})) == decode_strictly(
-        frame({"id": "conv_1", "items": [{}]})
-    )
+    assert item(**nulls) == item()
+    assert documented_conversation(frame({"id": "conv_1", "items": [nulls]})) is not None
 
 
 def test_lone_surrogates_are_replaced_wherever_text_is_kept() -> None:

@@ -204,4 +204,4 @@ class Exporter(RuleBasedStateMachine):
 
 
 TestExporter = Exporter.TestCase
-TestExporter.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestExporter.settings = settings(stateful_step_count=25)
