@@ -11,14 +11,17 @@ Rules for this file: only the supervisor's task touches its nursery; exactly one
 happens to one conversation, the others do not notice.
 """
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
 import attrs
 import structlog
 import trio
 
+from ..derive import parse_time
 from ..logs import frames
+from ..phonic.model import Snapshot
 from ..vocabulary import Lost, Started, WatcherState
 from .backoff import backoff
 from .ports import OpenFeed, Records, RecordState, Sink, Source
@@ -31,6 +34,10 @@ log = structlog.get_logger("exporter.watch")
 REFUSED_RETRY = 300.0
 NOT_FOUND_FIRST, NOT_FOUND_LONGEST = 4.0, 60.0
 CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
+# Seconds since its end after which a conversation nobody watched is history: its tombstone may be gone, so it
+# could have been counted before. 10 minutes less than tombstones live, for clocks that differ.
+HISTORY = 24 * 3600.0 - 600.0
+MOST_REFUSED = 100_000  # ids remembered that met the watch limit: 15 MB; beyond, the first ones may count twice
 
 
 @attrs.define(eq=False)
@@ -41,6 +48,7 @@ class Watch:
     sources: set[Source]
     state: WatcherState
     since: float  # trio time of the last change of state
+    has_ended: bool = False  # only its record is still to come
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
     def set_state(self, state: WatcherState) -> None:
@@ -61,8 +69,12 @@ class Supervisor:
         limit: int,
         retry: Retry | None = None,
         rng: Random | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """``records`` is None without REST (a session token); ``limit`` is ``--watch.limit``."""
+        """``records`` is None without REST (a session token); ``limit`` is ``--watch.limit``.
+
+        ``now`` gives Unix time.
+        """
         self._open_feed = open_feed
         self._sink = sink
         self._records = records
@@ -70,7 +82,8 @@ class Supervisor:
         self._retry = retry or Retry()
         self._rng = rng or Random()  # noqa: S311  # jitter
         self._watches: dict[str, Watch] = {}
-        self._refused: set[str] = set()
+        self._now = now
+        self._refused: dict[str, None] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -86,49 +99,67 @@ class Supervisor:
     # --- targets
 
     def start(self, conversation_id: str, source: Source) -> Started:
-        """Watch a conversation. Idempotent: a further source only joins those that keep it watched."""
+        """Watch a conversation. Idempotent: a further source only joins those that keep it watched.
+
+        A supervisor that is being stopped takes on nothing more, as if its limit were reached.
+        """
         known = self._watches.get(conversation_id)
         if known is not None:
             known.sources.add(source)
+            if source is not Source.CHECKPOINT:
+                known.sources.discard(Source.CHECKPOINT)  # it spoke for those that had yet to ask after a restart
             return Started.ALREADY_WATCHED
         if self._sink.is_finished(conversation_id):
             return Started.FINISHED
         if self._nursery is None:
-            raise RuntimeError("the supervisor is not running")
+            return Started.LIMIT_REACHED
         if self.watched_count >= self._limit:
             if conversation_id not in self._refused:
-                self._refused.add(conversation_id)
-                self._sink.refused(conversation_id)
+                self._refuse(conversation_id)
             return Started.LIMIT_REACHED
-        self._refused.discard(conversation_id)
-        self._begin(self._nursery, conversation_id, source, WatcherState.CONNECTING)
+        self._refused.pop(conversation_id, None)
+        self._begin(self._nursery, Watch(conversation_id, {source}, WatcherState.CONNECTING, trio.current_time()))
         return Started.STARTED
+
+    def _refuse(self, conversation_id: str) -> None:
+        if len(self._refused) >= MOST_REFUSED:
+            del self._refused[next(iter(self._refused))]
+        self._refused[conversation_id] = None
+        self._sink.refused(conversation_id)
 
     def complete(self, conversation_id: str) -> None:
         """Finish a conversation that ended before a restart, from its record."""
         if self._nursery is not None and conversation_id not in self._watches:
-            self._begin(self._nursery, conversation_id, Source.CHECKPOINT, WatcherState.FINISHING)
+            ended = Watch(
+                conversation_id, {Source.CHECKPOINT}, WatcherState.FINISHING, trio.current_time(), has_ended=True
+            )
+            self._begin(self._nursery, ended)
 
-    def _begin(self, nursery: trio.Nursery, conversation_id: str, source: Source, state: WatcherState) -> None:
-        following = Watch(conversation_id, {source}, state, trio.current_time())
-        self._watches[conversation_id] = following
+    def _begin(self, nursery: trio.Nursery, following: Watch) -> None:
+        self._watches[following.conversation_id] = following
         nursery.start_soon(self._follow, following)
 
     def stop(self, conversation_id: str) -> bool:
-        """Stop watching, whoever asked for it. False if it was not watched."""
+        """Stop watching, whoever asked for it. False if it was not, or is over: a record is completed."""
         known = self._watches.get(conversation_id)
-        if known is None:
+        if known is None or known.has_ended:
             return False
-        known.scope.cancel()
+        self._stop(known)
         return True
 
     def withdraw(self, conversation_id: str, source: Source) -> None:
         """One source no longer asks for it; the last one stops it, unless its record is being completed."""
         known = self._watches.get(conversation_id)
-        if known is not None:
-            known.sources.discard(source)
-            if not known.sources and known.state is not WatcherState.FINISHING:
-                known.scope.cancel()
+        if known is None:
+            self._refused.pop(conversation_id, None)
+            return
+        known.sources.discard(source)
+        if not known.sources and not known.has_ended:
+            self._stop(known)
+
+    def _stop(self, known: Watch) -> None:
+        del self._watches[known.conversation_id]  # at once, so that it can be started again at once
+        known.scope.cancel()
 
     def is_watched(self, conversation_id: str) -> bool:
         return conversation_id in self._watches
@@ -142,7 +173,7 @@ class Supervisor:
     @property
     def watched_count(self) -> int:
         """Conversations that count against the limit: those whose feed is wanted."""
-        return sum(1 for each in self._watches.values() if each.state is not WatcherState.FINISHING)
+        return sum(1 for each in self._watches.values() if not each.has_ended)
 
     def watches(self) -> Iterable[Watch]:
         return self._watches.values()
@@ -163,7 +194,8 @@ class Supervisor:
         finally:  # sync: runs even when cancelled; the live series die here
             if self._watches.get(following.conversation_id) is following:
                 del self._watches[following.conversation_id]
-            self._sink.stopped(following.conversation_id)
+            if following.conversation_id not in self._watches:  # stopped and started again, it is another's by now
+                self._sink.stopped(following.conversation_id)
 
     async def _contained(self, following: Watch) -> None:
         """The one place that contains a watcher's crash: it is counted, and tried again much later."""
@@ -184,7 +216,7 @@ class Supervisor:
             await trio.sleep(next(delays))
 
     async def _live(self, following: Watch) -> None:
-        if following.state is WatcherState.FINISHING:
+        if following.has_ended:
             await self._finish(following)
             return
         not_found_delays = backoff(self._rng, first=NOT_FOUND_FIRST, longest=NOT_FOUND_LONGEST)
@@ -228,8 +260,17 @@ class Supervisor:
         return RecordState.NOT_FOUND if outcome is Outcome.NOT_FOUND else RecordState.UNAVAILABLE
 
     async def _finish(self, following: Watch) -> None:
+        following.has_ended = True
         following.set_state(WatcherState.FINISHING)
         self._sink.ended(following.conversation_id)
         record = await self._records.complete(following.conversation_id) if self._records else None
-        lost = None if self._sink.has_seen(following.conversation_id) else Lost.NEVER_LIVE
-        self._sink.finish(following.conversation_id, record, lost)
+        if self._sink.has_seen(following.conversation_id):
+            self._sink.finish(following.conversation_id, record)
+        elif record is not None and self._is_history(record):
+            log.info("conversation is history", conversation=following.conversation_id)
+        else:
+            self._sink.finish(following.conversation_id, record, Lost.NEVER_LIVE)
+
+    def _is_history(self, record: Snapshot) -> bool:
+        ended = parse_time(record.conversation.ended_at)
+        return ended is not None and ended / 1e6 < max(self._sink.first_start, self._now() - HISTORY)

@@ -1,0 +1,440 @@
+"""The supervisor under a virtual clock: who is watched and for how long, and that one's trouble stays its own."""
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from random import Random
+
+import attrs
+import pytest
+import structlog
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from exporter.phonic.feed import FeedEnded, FeedLost, FeedNotFound, FeedRefused
+from exporter.phonic.model import Conversation, Snapshot
+from exporter.vocabulary import FeedError, Lost, Started, WatcherState
+from exporter.watch.ports import RecordState, Source
+from exporter.watch.supervisor import MOST_REFUSED, Supervisor
+from tests.feeds import ENDED, RecordingSink, Script, ScriptedFeeds, ScriptedRecords, snapshot
+
+A, B, C = "conv_a", "conv_b", "conv_c"
+LOST = FeedLost(FeedError.CLOSED_ABNORMALLY)
+REFUSED = FeedRefused(FeedError.HTTP_401)
+NOT_FOUND = FeedNotFound(FeedError.HTTP_404)
+NOW = 1_780_000_000.0
+FLAG, FILE, PUSH, DISCOVERY = Source.FLAG, Source.FILE, Source.PUSH, Source.DISCOVERY
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test with a clock that jumps as soon as nobody can go on."""
+
+    @functools.wraps(test)
+    def run(**arguments: object) -> None:
+        trio.run(functools.partial(test, **arguments), clock=MockClock(autojump_threshold=0))
+
+    return run
+
+
+@attrs.define
+class Scene:
+    """A running supervisor and what surrounds it."""
+
+    supervisor: Supervisor
+    feeds: ScriptedFeeds
+    sink: RecordingSink
+    scope: trio.CancelScope
+
+    def states(self) -> dict[str, int]:
+        """The states that anybody is in."""
+        return {labels[0]: int(count) for labels, count in self.supervisor.states() if count}
+
+    def watched(self) -> set[str]:
+        return {each.conversation_id for each in self.supervisor.watches()}
+
+
+@asynccontextmanager
+async def scene(
+    feeds: ScriptedFeeds | None = None,
+    *,
+    sink: RecordingSink | None = None,
+    records: ScriptedRecords | None = None,
+    limit: int = 100,
+) -> AsyncIterator[Scene]:
+    feeds = feeds or ScriptedFeeds([])
+    sink = sink or RecordingSink()
+    supervisor = Supervisor(
+        open_feed=feeds.open, sink=sink, records=records, limit=limit, rng=Random(3), now=lambda: NOW
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run)
+        yield Scene(supervisor, feeds, sink, nursery.cancel_scope)
+        nursery.cancel_scope.cancel()
+
+
+async def settle() -> None:
+    """Until nobody can go on without time passing."""
+    await wait_all_tasks_blocked()
+
+
+# --- targets
+
+
+@in_virtual_time
+async def test_start_is_idempotent_and_stop_says_whether_there_was_something() -> None:
+    async with scene() as on:
+        assert on.supervisor.start(A, FLAG) is Started.STARTED
+        assert on.supervisor.start(A, FLAG) is Started.ALREADY_WATCHED
+        await settle()
+        assert len(on.feeds.opened[A]) == 1
+        assert on.supervisor.stop(A) is True
+        assert on.supervisor.stop(A) is False
+        assert not on.supervisor.is_watched(A)
+        await settle()
+        assert on.feeds.open_now[A] == 0
+        assert on.watched() == set()
+
+
+@in_virtual_time
+async def test_sources_join_and_the_last_one_to_withdraw_stops_it() -> None:
+    async with scene() as on:
+        on.supervisor.start(A, FILE)
+        on.supervisor.start(A, DISCOVERY)
+        on.supervisor.withdraw(A, PUSH)
+        on.supervisor.withdraw(A, FILE)
+        await settle()
+        assert on.supervisor.is_watched(A)
+        on.supervisor.withdraw(A, DISCOVERY)
+        assert not on.supervisor.is_watched(A)
+        on.supervisor.withdraw(A, DISCOVERY)
+
+
+@in_virtual_time
+async def test_what_a_restart_resumed_belongs_to_those_who_ask_for_it_then() -> None:
+    async with scene() as on:
+        on.supervisor.start(A, Source.CHECKPOINT)
+        on.supervisor.start(A, FILE)
+        on.supervisor.withdraw(A, FILE)
+        assert not on.supervisor.is_watched(A)
+
+
+@in_virtual_time
+async def test_stopped_conversation_can_be_started_again_at_once_and_stays_live() -> None:
+    async with scene(ScriptedFeeds([snapshot(A)])) as on:
+        on.supervisor.start(A, FILE)
+        await settle()
+        on.supervisor.withdraw(A, FILE)
+        assert on.supervisor.start(A, PUSH) is Started.STARTED
+        await settle()
+        assert on.supervisor.is_watched(A)
+        assert on.sink.live == {A}
+        assert (on.feeds.open_now[A], len(on.feeds.opened[A])) == (1, 2)
+
+
+@in_virtual_time
+async def test_limit_refuses_once_each_and_lets_in_when_a_slot_is_free() -> None:
+    async with scene(limit=2) as on:
+        started = [on.supervisor.start(each, DISCOVERY) for each in (A, B, C, C, A)]
+        assert started == [
+            Started.STARTED,
+            Started.STARTED,
+            Started.LIMIT_REACHED,
+            Started.LIMIT_REACHED,
+            Started.ALREADY_WATCHED,
+        ]
+        assert on.sink.calls(C) == ["refused"]
+        assert on.supervisor.is_refused(C)
+        on.supervisor.stop(A)
+        assert on.supervisor.start(C, DISCOVERY) is Started.STARTED
+        assert not on.supervisor.is_refused(C)
+        assert on.supervisor.watched_count == 2
+
+
+@in_virtual_time
+async def test_refused_conversation_that_is_withdrawn_is_forgotten() -> None:
+    async with scene(limit=0) as on:
+        on.supervisor.start(A, FILE)
+        on.supervisor.withdraw(A, FILE)
+        assert not on.supervisor.is_refused(A)
+
+
+@in_virtual_time
+async def test_memory_of_refused_conversations_is_bounded() -> None:
+    async with scene(limit=0) as on:
+        for number in range(MOST_REFUSED + 2):
+            on.supervisor.start(f"conv_{number}", FILE)
+        assert [on.supervisor.is_refused(f"conv_{number}") for number in range(4)] == [False, False, True, True]
+
+
+@in_virtual_time
+async def test_conversation_being_finished_does_not_count_against_the_limit() -> None:
+    records = ScriptedRecords(RecordState.ENDED, takes=20.0)
+    async with scene(ScriptedFeeds(conv_a=[[ENDED]], conv_b=[[]]), records=records, limit=1) as on:
+        on.supervisor.start(A, DISCOVERY)
+        await settle()
+        assert on.states() == {"finishing": 1}
+        assert on.supervisor.start(B, DISCOVERY) is Started.STARTED
+        await settle()
+        assert on.states() == {"finishing": 1, "live": 1}
+
+
+@in_virtual_time
+async def test_finished_conversation_is_not_started_again() -> None:
+    async with scene(ScriptedFeeds([snapshot(A), ENDED])) as on:
+        on.supervisor.start(A, DISCOVERY)
+        await settle()
+        assert on.supervisor.start(A, DISCOVERY) is Started.FINISHED
+
+
+@in_virtual_time
+async def test_stopped_supervisor_takes_on_nothing_and_raises_nothing() -> None:
+    async with scene() as on:
+        on.supervisor.start(A, FLAG)
+    assert on.supervisor.start(B, PUSH) is Started.LIMIT_REACHED
+    on.supervisor.complete(B)
+    on.supervisor.withdraw(A, FLAG)
+    assert on.supervisor.stop(A) is False
+    assert on.sink.calls(B) == []
+
+
+# --- a conversation's end
+
+
+@in_virtual_time
+async def test_end_is_told_at_once_and_finished_with_its_record() -> None:
+    records = ScriptedRecords(RecordState.ENDED, takes=7.0)
+    async with scene(ScriptedFeeds([snapshot(A, 2), ENDED]), records=records) as on:
+        on.supervisor.start(A, FLAG)
+        await settle()
+        assert on.sink.calls(A) == ["connected", "update", "ended"]
+        assert on.sink.live == set()
+        assert on.sink.of("finish") == []
+        await trio.sleep(7.5)
+        [(record, lost)] = on.sink.of("finish")
+        assert (record.conversation.id, lost) == (A, None)
+        assert on.sink.calls(A) == ["connected", "update", "ended", "finish", "stopped"]
+        assert on.watched() == set()
+
+
+@in_virtual_time
+async def test_withdrawal_and_stop_let_a_record_be_completed() -> None:
+    async with scene(ScriptedFeeds([ENDED]), records=ScriptedRecords(RecordState.ENDED, takes=7.0)) as on:
+        on.supervisor.start(A, FILE)
+        await settle()
+        on.supervisor.withdraw(A, FILE)
+        assert on.supervisor.stop(A) is False
+        await trio.sleep(7.5)
+        assert len(on.sink.of("finish", A)) == 1
+
+
+@in_virtual_time
+async def test_conversation_that_was_over_before_a_snapshot_came_was_never_live() -> None:
+    async with scene(ScriptedFeeds(FeedEnded()), records=ScriptedRecords(RecordState.ENDED)) as on:
+        on.supervisor.start(A, FLAG)
+        await settle()
+        [(record, lost)] = on.sink.of("finish", A)
+        assert record is not None
+        assert lost is Lost.NEVER_LIVE
+
+
+@pytest.mark.parametrize(
+    ("ended_at", "is_counted"),
+    [
+        (None, True),
+        ("2026-05-28T20:26:39Z", True),  # a second before NOW
+        ("2026-05-27T20:37:00Z", True),
+        ("2026-05-27T20:36:00Z", False),  # 24 h ago, less 10 minutes
+        ("2020-01-01T00:00:00Z", False),
+    ],
+)
+@in_virtual_time
+async def test_conversation_nobody_watched_is_history_once_its_tombstone_may_be_gone(
+    ended_at: str | None, is_counted: bool
+) -> None:
+    async with scene(ScriptedFeeds(NOT_FOUND), records=Recorded(ended_at)) as on:
+        on.supervisor.start(A, FILE)
+        await trio.sleep(60)
+        assert len(on.sink.of("finish", A)) == is_counted
+        assert on.watched() == set()
+
+
+@in_virtual_time
+async def test_what_ended_before_the_first_start_is_history() -> None:
+    sink = RecordingSink()
+    sink.first_start = NOW - 60
+    async with scene(ScriptedFeeds(FeedEnded()), records=Recorded("2026-05-28T20:25:00Z"), sink=sink) as on:
+        on.supervisor.start(A, FILE)
+        await settle()
+        assert on.sink.of("finish", A) == []
+
+
+class Recorded(ScriptedRecords):
+    """Records of conversations that ended at a given time."""
+
+    def __init__(self, ended_at: str | None) -> None:
+        super().__init__(RecordState.ENDED)
+        self._ended_at = ended_at
+
+    async def complete(self, conversation_id: str) -> Snapshot | None:
+        await trio.lowlevel.checkpoint()
+        return Snapshot(conversation=Conversation(conversation_id, ended_at=self._ended_at))
+
+
+@pytest.mark.parametrize("has_rest", [True, False])
+@in_virtual_time
+async def test_completion_after_a_restart_opens_no_feed(has_rest: bool) -> None:
+    records = ScriptedRecords(RecordState.ENDED, takes=7.0) if has_rest else None
+    async with scene(records=records) as on:
+        on.supervisor.complete(A)
+        on.supervisor.complete(A)
+        assert on.states() == {"finishing": 1}
+        assert on.supervisor.start(A, FLAG) is Started.ALREADY_WATCHED
+        await trio.sleep(7.5)
+        assert len(on.sink.of("finish", A)) == 1
+        assert on.feeds.opened == {}
+
+
+# --- refused and not found
+
+
+@in_virtual_time
+async def test_refused_conversation_that_is_over_is_finished() -> None:
+    records = ScriptedRecords(RecordState.ENDED)
+    async with scene(ScriptedFeeds([snapshot(A), REFUSED]), records=records) as on:
+        on.supervisor.start(A, FLAG)
+        await settle()
+        assert len(on.sink.of("finish", A)) == 1
+
+
+@pytest.mark.parametrize("records", [RecordState.LIVE, RecordState.UNAVAILABLE, None])
+@in_virtual_time
+async def test_refused_conversation_that_may_go_on_is_tried_every_5_minutes(records: RecordState | None) -> None:
+    rest = ScriptedRecords(records) if records else None
+    async with scene(ScriptedFeeds(REFUSED, REFUSED, [snapshot(A)]), records=rest) as on:
+        on.supervisor.start(A, FLAG)
+        await settle()
+        assert on.states() == {"refused": 1}
+        assert on.sink.calls(A) == ["feed_error", "stopped"]  # no live series while nothing is heard
+        await trio.sleep(1000)
+        assert on.states() == {"live": 1}
+        first, second, third = on.feeds.opened[A]
+        assert 240 <= second - first <= 360
+        assert 240 <= third - second <= 360
+        assert on.sink.of("forget", A) == []
+
+
+@in_virtual_time
+async def test_conversation_that_neither_side_knows_is_forgotten() -> None:
+    async with scene(ScriptedFeeds(NOT_FOUND), records=ScriptedRecords(RecordState.NOT_FOUND)) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(60)
+        assert len(on.feeds.opened[A]) == 3
+        assert on.sink.calls(A)[-2:] == ["forget", "stopped"]
+        assert on.watched() == set()
+
+
+@in_virtual_time
+async def test_without_rest_not_found_three_times_is_forgotten() -> None:
+    async with scene(ScriptedFeeds(NOT_FOUND)) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(60)
+        assert len(on.feeds.opened[A]) == 3
+        assert len(on.sink.of("forget", A)) == 1
+
+
+@pytest.mark.parametrize("state", [RecordState.LIVE, RecordState.UNAVAILABLE])
+@in_virtual_time
+async def test_conversation_whose_socket_is_not_there_yet_is_tried_again_soon(state: RecordState) -> None:
+    records = ScriptedRecords(state)
+    async with scene(ScriptedFeeds(*[NOT_FOUND] * 6, [snapshot(A)]), records=records) as on:
+        on.supervisor.start(A, DISCOVERY)
+        await trio.sleep(30)
+        assert on.states() == {"live": 1}
+        pauses = [after - before for before, after in zip(records.asked, on.feeds.opened[A][3::3], strict=True)]
+        assert 2 <= pauses[0] <= 4 <= pauses[1] <= 8
+
+
+# --- one's trouble stays its own
+
+
+@in_virtual_time
+async def test_crash_is_contained_counted_and_tried_again_much_later() -> None:
+    bad: Script = [snapshot(A, 1), snapshot(A, 9), snapshot(A, 2)]
+    good: Script = [snapshot(B, 1), 10.0, snapshot(B, 2), 10.0, snapshot(B, 3), ENDED]
+    sink = RecordingSink(crash_on=9)
+    async with scene(ScriptedFeeds(conv_a=[bad, bad, [snapshot(A, 4)]], conv_b=[good]), sink=sink) as on:
+        with structlog.testing.capture_logs() as logged:
+            on.supervisor.start(A, FLAG)
+            on.supervisor.start(B, FLAG)
+            await settle()
+            assert on.states() == {"waiting": 1, "live": 1}
+            await trio.sleep(100)
+        assert sink.calls(A).count("crashed") == 2
+        assert sink.of("update", A) == [1, 1, 4]
+        first, second, third = on.feeds.opened[A]
+        assert 15 <= second - first <= 30 <= third - second <= 60
+        assert sink.of("update", B) == [1, 2, 3]
+        assert len(sink.of("finish", B)) == 1
+        assert on.states() == {"live": 1}
+    crashes = [each for each in logged if each["event"] == "watcher crashed"]
+    assert [each["error"] for each in crashes] == ["KeyError"] * 2
+    assert "5550101" not in str(logged)
+
+
+@in_virtual_time
+async def test_crash_while_finishing_finishes_later_and_opens_no_feed() -> None:
+    class Once(ScriptedRecords):
+        async def complete(self, conversation_id: str) -> Snapshot | None:
+            if not self.asked:
+                await self.state(conversation_id)
+                raise KeyError("ours")
+            return await super().complete(conversation_id)
+
+    async with scene(ScriptedFeeds([snapshot(A), ENDED]), records=Once(RecordState.ENDED)) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(60)
+        assert (len(on.sink.of("crashed", A)), len(on.sink.of("finish", A))) == (1, 1)
+        assert len(on.feeds.opened[A]) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "records", "state"),
+    [
+        pytest.param([[snapshot(A)]], None, "live", id="reading"),
+        pytest.param([[snapshot(A), LOST]], None, "waiting", id="waiting to reconnect"),
+        pytest.param([[snapshot(A), REFUSED]], RecordState.LIVE, "refused", id="waiting for the credential"),
+        pytest.param([[snapshot(A), ENDED]], RecordState.ENDED, "finishing", id="waiting for the record"),
+        pytest.param([[snapshot(A), snapshot(A, 9)]], None, "waiting", id="waiting after a crash"),
+    ],
+)
+@in_virtual_time
+async def test_cancellation_at_any_wait_leaves_no_watch_and_no_live_series(
+    script: list[Script], records: RecordState | None, state: str
+) -> None:
+    rest = ScriptedRecords(records, takes=20.0) if records else None
+    async with scene(ScriptedFeeds(*script), sink=RecordingSink(crash_on=9), records=rest) as on:
+        on.supervisor.start(A, FLAG)
+        await settle()
+        assert on.states() == {state: 1}
+        on.scope.cancel()
+    assert on.watched() == set()
+    assert on.sink.live == set()
+    assert on.feeds.open_now[A] == 0
+    assert on.sink.calls(A)[-1] == "stopped"
+    assert on.sink.of("finish") == on.sink.of("forget") == []
+
+
+@in_virtual_time
+async def test_states_count_every_watcher_and_tell_since_when() -> None:
+    feeds = ScriptedFeeds(conv_a=[[]], conv_b=[LOST], conv_c=[REFUSED])
+    async with scene(feeds) as on:
+        for each in (A, B, C):
+            on.supervisor.start(each, FLAG)
+        assert on.states() == {"connecting": 3}
+        await settle()
+        assert on.states() == {"live": 1, "waiting": 1, "refused": 1}
+        assert sorted(labels[0] for labels, _ in on.supervisor.states()) == sorted(WatcherState)
+        begun = trio.current_time()
+        await trio.sleep(5)
+        [since] = [each.since for each in on.supervisor.watches() if each.conversation_id == A]
+        assert since == pytest.approx(begun)
