@@ -209,6 +209,8 @@ class Tally:
         """Drop tombstones of 24 h, and conversations that nobody has followed for as long."""
         before = self._now() - TOMBSTONE_LIFE
         self._tombstones = {each: at for each, at in self._tombstones.items() if at > before}
+        # Without a checkpoint nobody takes these.
+        self._new_tombstones = [each for each in self._new_tombstones if each.finished_at > before]
         for entry in list(self._entries.values()):
             if not entry.is_live and entry.updated_at <= before:
                 del self._entries[entry.conversation_id]

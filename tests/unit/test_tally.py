@@ -261,6 +261,16 @@ def test_tombstones_and_abandoned_conversations_go_after_a_day() -> None:
     assert tally.changes().forgotten == ["abandoned"]
 
 
+def test_without_a_checkpoint_tombstones_do_not_pile_up() -> None:
+    clock = Clock()
+    tally = new_tally(now=clock)
+    tally.update("conv_1", conversation())
+    tally.finish("conv_1", None)
+    clock.time += TOMBSTONE_LIFE
+    tally.expire()
+    assert tally.changes().finished == []
+
+
 # --- restart
 
 
