@@ -30,9 +30,11 @@ def watching(phonic: Upstream, *conversations: str, **metrics: object) -> Settin
 async def test_chosen_labels_are_the_labels(http: httpx.AsyncClient) -> None:
     labels = ("agent", "origin", "is_test", "call_provider", "language", "model")
     with trio.fail_after(20):
-        async with upstream(frames=three_agents()) as phonic:
-            async with exporting(watching(phonic, "conv_a", labels=labels)) as url:
-                page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_total") == 1)
+        async with (
+            upstream(frames=three_agents()) as phonic,
+            exporting(watching(phonic, "conv_a", labels=labels)) as url,
+        ):
+            page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_total") == 1)
     [seen] = [each for each in page.samples("phonic_conversations_total") if each.value]
     assert seen.labels == {
         "agent": "a",
@@ -46,9 +48,11 @@ async def test_chosen_labels_are_the_labels(http: httpx.AsyncClient) -> None:
 
 async def test_no_labels_are_possible(http: httpx.AsyncClient) -> None:
     with trio.fail_after(20):
-        async with upstream(frames=three_agents()) as phonic:
-            async with exporting(watching(phonic, *THREE, labels=())) as url:
-                page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_total") == 3)
+        async with (
+            upstream(frames=three_agents()) as phonic,
+            exporting(watching(phonic, *THREE, labels=())) as url,
+        ):
+            page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_total") == 3)
     [seen] = page.samples("phonic_conversations_total")
     assert seen.labels == {}
 
@@ -58,9 +62,11 @@ async def test_what_exceeds_a_limit_is_folded_and_counted_but_not_lost(
     http: httpx.AsyncClient, limit: str, label: str
 ) -> None:
     with trio.fail_after(20):
-        async with upstream(frames=three_agents()) as phonic:
-            async with exporting(watching(phonic, *THREE, **{limit: 2})) as url:
-                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 9)
+        async with (
+            upstream(frames=three_agents()) as phonic,
+            exporting(watching(phonic, *THREE, **{limit: 2})) as url,
+        ):
+            page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 9)
     agents = page.values_of("phonic_conversations_total", "agent")
     assert len(agents & {"a", "b", "c"}) == 2
     assert agents - {"a", "b", "c"} == {"__other__"}
@@ -73,9 +79,11 @@ async def test_what_exceeds_a_limit_is_folded_and_counted_but_not_lost(
 @pytest.mark.parametrize("limit", [0, 2])
 async def test_only_so_many_conversations_get_series_of_their_own(http: httpx.AsyncClient, limit: int) -> None:
     with trio.fail_after(20):
-        async with upstream(frames=three_agents()) as phonic:
-            async with exporting(watching(phonic, *THREE, per_conversation_limit=limit)) as url:
-                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 9)
+        async with (
+            upstream(frames=three_agents()) as phonic,
+            exporting(watching(phonic, *THREE, per_conversation_limit=limit)) as url,
+        ):
+            page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 9)
     assert len(page.samples("phonic_conversation_live_info")) == limit
     assert len(page.samples("phonic_conversation_live_turns")) == limit
     assert page.total("phonic_conversations_live") == 3
