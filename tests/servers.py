@@ -114,12 +114,18 @@ async def rude_server(talk: Talk) -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
-async def upgrade(stream: trio.SocketStream) -> None:
-    """Accept the WebSocket by hand."""
-    request = b""
-    while b"\r\n\r\n" not in request:
-        request += await stream.receive_some()
-    [key] = [line.split(b": ")[1] for line in request.split(b"\r\n") if b"sec-websocket-key" in line.lower()]
+async def request(stream: trio.SocketStream) -> bytes:
+    """The handshake a client sends, to its end."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += await stream.receive_some()
+    return received
+
+
+async def upgrade(stream: trio.SocketStream, received: bytes = b"") -> None:
+    """Accept the WebSocket by hand; ``received`` is the handshake if it was read already."""
+    received = received or await request(stream)
+    [key] = [line.split(b": ")[1] for line in received.split(b"\r\n") if b"sec-websocket-key" in line.lower()]
     accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324
     lines = b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"
     await stream.send_all(b"\r\n".join((*lines, b"Sec-WebSocket-Accept: " + accept, b"", b"")))
