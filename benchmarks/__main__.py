@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from exporter import logs
+from exporter.settings import LogSettings
+
 from . import machine, results
-from .cases import updates
+from .cases import checkpointing, connections, decoding, idling, lateness, scraping, updates
 from .options import Options
 from .processes import SERVER_CORE
 from .report import Report
@@ -21,6 +24,16 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "saturated-non-ascii": updates.short_calls_non_ascii,
     "paced": updates.paced_plain,
     "paced-tls": updates.paced_tls,
+    "decoding": decoding.growth,
+    "rendering": scraping.rendering,
+    "packing": scraping.packing,
+    "lateness": lateness.lateness,
+    "opening": connections.opening,
+    "capacity": connections.capacity,
+    "start-up": idling.start_up,
+    "restoring": checkpointing.restoring,
+    "checkpointing": checkpointing.checkpointing,
+    "discovering": idling.discovering,
 }
 
 
@@ -42,6 +55,7 @@ def main() -> None:
         parser.error(f"no such case: {', '.join(sorted(unknown))}")
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     os.sched_setaffinity(0, {SERVER_CORE})
+    logs.configure(LogSettings(level="error"))
     for name in given.case or CASES:
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:

@@ -144,16 +144,20 @@ def serving(load: Load, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def following(
-    variant: str, server: Server, folder: Path, *flags: str, module: str | None = None, discover: bool = False
+    variant: str, server: Server, folder: Path, *flags: str, discover: bool = False, ticks: Path | None = None
 ) -> Iterator[Client]:
-    """A client that is ready to open feeds. ``flags`` are for the exporter.
+    """A client that is ready to open feeds. ``flags`` are for the exporter; ``discover`` opens feeds by itself.
 
-    ``module`` is run in place of the variant's own and gets the same arguments.
+    ``ticks``: it runs with a ticker, whose ticks are in that file when the block has been left.
     """
     watch_file = folder / "watched.txt"
     watch_file.write_text("")
+    module = _MODULES[variant]
     arguments: tuple[str, ...] = (server.url,)
-    if variant == EXPORTER:
+    if ticks is not None:
+        module = "benchmarks.clients.ticking"
+        arguments = (variant, str(ticks), server.url, str(watch_file))
+    elif variant == EXPORTER:
         arguments = (
             *("--phonic.base-url", server.url, "--web.listen-address", "127.0.0.1:0", "--watch.limit", "20000"),
             *(("--watch.discover",) if discover else ("--watch.no-discover", "--watch.file", str(watch_file))),
@@ -164,9 +168,7 @@ def following(
     if not server.load.tls:
         del environment["SSL_CERT_FILE"]
     log = _log(folder, variant)
-    with running(
-        module or _MODULES[variant], *arguments, core=CLIENT_CORE, log=log, environment=environment
-    ) as process:
+    with running(module, *arguments, core=CLIENT_CORE, log=log, environment=environment) as process:
         url = process.logged(r"http://127\.0\.0\.1:\d+/metrics|ready").group()
         yield Client(variant, process, url, watch_file)
 

@@ -36,6 +36,7 @@ class Naive:
     """Everything is a metric of prometheus_client in ``registry``."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._seen: set[tuple[str, ...]] = set()
         self._updates = Counter("phonic_exporter_updates", "Snapshots.", registry=self.registry)
@@ -119,11 +120,15 @@ class Naive:
         return Histogram(family.name, family.help, labels, buckets=family.buckets, registry=self.registry)
 
 
-def main() -> None:
-    disable_created_metrics()  # type: ignore[no-untyped-call]
-    naive = Naive()
+def serve(naive: Naive) -> None:
+    """Serve its page from a thread, and say where."""
     server, _ = start_http_server(0, "127.0.0.1", naive.registry)
     print(f"http://127.0.0.1:{server.server_port}/metrics", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    naive = Naive()
+    serve(naive)
     trio.run(follow, sys.argv[1], naive.receive)
 
 

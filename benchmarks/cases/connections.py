@@ -1,0 +1,118 @@
+"""Tasks: what open feeds cost: memory, the time to open them, and many of them on one core."""
+
+import statistics
+import time
+
+from ..load import Load
+from ..options import Options
+from ..report import Goal, Plot, Report, Table, number
+from ..rig import EXPORTER, FLOOR, OPENMETRICS, following, scrape, serving
+from .updates import Unequal
+
+_COUNTS = (100, 1000, 5000)
+
+
+def opening(options: Options) -> Report:
+    rows, data = [], {}
+    lines: dict[str, list[tuple[float, float]]] = {}
+    goals = []
+    for tls in (False, True):
+        for count in _COUNTS[:1] if options.quick else _COUNTS:
+            each = {variant: _open(variant, count, tls, options) for variant in (FLOOR, EXPORTER)}
+            for variant, found in each.items():
+                name = f"{variant}, {'TLS' if tls else 'plain'}"
+                rows.append((f"{name}, {count:,}", *(number(value) for value in found.values())))
+                lines.setdefault(name, []).append((count, found["idle KB"]))
+                data[f"{name}, {count}"] = found
+            if tls and count == 1000:
+                ratio = each[EXPORTER]["idle KB"] / each[FLOOR]["idle KB"]
+                goals.append(
+                    Goal(what="Memory of an idle TLS feed, exporter to floor", measured=ratio, at_most=1.3)
+                )
+    columns = ("client and feeds", "KB each, idle", "KB each, after a snapshot", "seconds to open", "CPU ms each")
+    return Report(
+        name="opening",
+        title="Open feeds: memory and time",
+        method="Resident memory beyond that of the process without feeds, before a first message and after one "
+        "snapshot of 20 turns (the floor keeps nothing of it). Time from the first to the last handshake.",
+        tables=[Table(title="Open feeds", columns=columns, rows=rows)],
+        plots=[Plot(title="Memory of an idle feed", x_label="feeds", y_label="KB", lines=lines)],
+        goals=goals,
+        data=data,
+    )
+
+
+def _open(variant: str, count: int, tls: bool, options: Options) -> dict[str, float]:
+    load = Load(conversations=count, turns=20, first=20, updates=1, tls=tls)
+    with serving(load, options.folder) as server, following(variant, server, options.folder) as client:
+        process = client.process
+        process.settle()
+        memory, cpu = process.resident_bytes, process.cpu_seconds
+        client.open(count)
+        played = server.wait_open(count)
+        process.settle()
+        idle, cpu = process.resident_bytes - memory, process.cpu_seconds - cpu
+        server.go()
+        server.wait_sent(count)
+        process.settle()
+        used = process.resident_bytes - memory
+        if client.updates() != count:
+            raise Unequal(f"{variant} received {client.updates()} of {count} updates")
+    return {
+        "idle KB": idle / count / 1024,
+        "used KB": used / count / 1024,
+        "seconds": played.opening,
+        "CPU ms": cpu / count * 1000,
+    }
+
+
+def capacity(options: Options) -> Report:
+    """The largest workspace: 5,000 live conversations on one core over TLS."""
+    count = 250 if options.quick else 5000
+    load = Load(conversations=count, turns=40, first=14, updates=14, period=2.0, tls=True)
+    pages = []
+    with serving(load, options.folder) as server, following(EXPORTER, server, options.folder) as client:
+        client.open(count)
+        server.wait_open(count)
+        client.process.settle()
+        server.go()
+        server.wait_sent(2 * count)
+        first, cpu, start = server.played(), client.process.cpu_seconds, time.monotonic()
+        end = start + (load.updates - 3) * load.period
+        while time.monotonic() < end:
+            pages.append(scrape(client.metrics_url, accept=OPENMETRICS, gzip=True).seconds * 1000)
+            time.sleep(max(0.0, min(5.0, end - time.monotonic())))
+        last, cpu, seconds = server.played(), client.process.cpu_seconds - cpu, time.monotonic() - start
+        server.wait_sent(load.total)
+        client.process.settle()
+        received = client.updates()
+        memory = client.process.resident_bytes
+    updates = last.sent - first.sent
+    found = {
+        "share of a core, %": cpu / seconds * 100,
+        "updates a second": updates / seconds,
+        "CPU µs an update": cpu / updates * 1e6,
+        "latest update sent behind its time, s": last.behind,
+        "updates lost": float(load.total - received),
+        "scrape, median ms": statistics.median(pages),
+        "scrape, longest ms": max(pages),
+        "resident MB": memory / 2**20,
+    }
+    return Report(
+        name="capacity",
+        title="5,000 live conversations on one core",
+        method=f"{count:,} conversations over TLS, an update each every 2 s, from {load.first} turns on one more "
+        "each; a page in OpenMetrics, packed, every 5 s. An update is sent behind its time when the client's "
+        "sockets are full.",
+        tables=[
+            Table(
+                title="Exporter", columns=("what", "value"), rows=[(name, number(found[name])) for name in found]
+            )
+        ],
+        goals=[
+            Goal(what="5,000 live: updates lost", measured=load.total - received, at_most=0),
+            Goal(what="5,000 live: updates behind their time", measured=last.behind, at_most=1.0, unit="s"),
+            Goal(what="5,000 live: longest scrape", measured=max(pages), at_most=100, unit="ms"),
+        ],
+        data=found,
+    )

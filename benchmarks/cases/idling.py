@@ -1,0 +1,73 @@
+"""Tasks: what an exporter costs before and beside its updates: the start, and looking for conversations."""
+
+import time
+
+from ..load import Load
+from ..options import Options
+from ..report import Report, Table, number, spread
+from ..rig import EXPORTER, FLOOR, following, scrape, serving
+
+
+def start_up(options: Options) -> Report:
+    """From the start of the process to its first page."""
+    rounds = options.rounds_or(10)
+    seconds: dict[str, list[float]] = {FLOOR: [], EXPORTER: []}
+    with serving(Load(conversations=1), options.folder) as server:
+        for _ in range(rounds):
+            for variant, found in seconds.items():
+                start = time.perf_counter()
+                with following(variant, server, options.folder) as client:
+                    if variant == EXPORTER:
+                        scrape(client.metrics_url)
+                    found.append(time.perf_counter() - start)
+    rows = [
+        ("floor: interpreter, trio and trio-websocket imported", str(spread(seconds[FLOOR]))),
+        ("exporter: first page served", str(spread(seconds[EXPORTER]))),
+    ]
+    return Report(
+        name="start-up",
+        title="Start-up time",
+        method=f"Seconds from the start of the process; median (lowest to highest) of {rounds} rounds.",
+        tables=[Table(title="Start-up", columns=("process", "seconds"), rows=rows)],
+        data=seconds,
+    )
+
+
+def discovering(options: Options) -> Report:
+    """Discovery while nothing is live, and while 1,000 conversations are."""
+    live = 100 if options.quick else 1000
+    seconds = 8.0 if options.quick else 65.0
+    found = {
+        "no discovery, nothing live": _share(Load(conversations=0), seconds, options, discover=False),
+        "discovery, nothing live": _share(Load(conversations=0, listed=True), seconds, options, discover=True),
+        f"no discovery, {live:,} silent feeds": _share(Load(conversations=live), seconds, options, discover=False),
+        f"discovery, {live:,} live rows": _share(
+            Load(conversations=live, listed=True), seconds, options, discover=True
+        ),
+    }
+    return Report(
+        name="discovering",
+        title="Discovery",
+        method=f"Share of a core over {seconds:g} s, in percent, once everything is found: rounds every 5 s and, "
+        "in longer measurements, a sweep over all rows. A row is a conversation of 20 turns; feeds are silent.",
+        tables=[
+            Table(
+                title="Discovery", columns=("case", "% of a core"), rows=[(k, number(v)) for k, v in found.items()]
+            )
+        ],
+        data=found,
+    )
+
+
+def _share(load: Load, seconds: float, options: Options, *, discover: bool) -> float:
+    with (
+        serving(load, options.folder) as server,
+        following(EXPORTER, server, options.folder, discover=discover) as client,
+    ):
+        if load.conversations and not discover:
+            client.open(load.conversations)
+        server.wait_open(load.conversations)
+        client.process.settle()
+        before = client.process.cpu_seconds
+        time.sleep(seconds)
+        return (client.process.cpu_seconds - before) / seconds * 100

@@ -1,0 +1,65 @@
+"""Tasks: a client with a ticker on its event loop, to learn how late everything on that loop is.
+
+``python -m benchmarks.clients.ticking exporter|naive TICKS URL FILE`` follows the conversations of the watch file
+FILE, or of the commands that `feeds` knows. At the end it writes the ticks to the file TICKS: a JSON list of (due,
+seconds late), times of the machine's monotonic clock.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import trio
+
+from exporter import app, logs
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.settings import LogSettings, PhonicSettings, Settings, StateSettings, WatchSettings, WebSettings
+
+from .feeds import follow
+from .naive import Naive, serve
+
+PERIOD = 0.001
+"""Seconds between two ticks."""
+
+
+async def _tick(ticks: list[tuple[float, float]]) -> None:
+    while True:
+        due = time.monotonic() + PERIOD
+        await trio.sleep(PERIOD)
+        ticks.append((due, time.monotonic() - due))
+
+
+async def _export(base_url: str, watch_file: Path) -> None:
+    """The whole exporter until standard input ends."""
+    settings = Settings(
+        phonic=PhonicSettings(base_url=base_url),
+        watch=WatchSettings(file=watch_file, discover=False),
+        state=StateSettings(file=None),
+        web=WebSettings(listen_address=("127.0.0.1:0",)),
+    )
+    logs.configure(LogSettings())
+    async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as commands:
+        running = await nursery.start(app.run, settings, Credentials(ApiKey("ph_benchmark")))
+        await commands.receive_some()
+        running.stop.set()
+
+
+async def _main(variant: str, base_url: str, watch_file: Path) -> list[tuple[float, float]]:
+    ticks: list[tuple[float, float]] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_tick, ticks)
+        if variant == "exporter":
+            await _export(base_url, watch_file)
+        else:
+            naive = Naive()
+            serve(naive)
+            await follow(base_url, naive.receive)
+        nursery.cancel_scope.cancel()
+    return ticks
+
+
+if __name__ == "__main__":
+    found = trio.run(_main, sys.argv[1], sys.argv[3], Path(sys.argv[4]))
+    Path(sys.argv[2]).write_text(json.dumps(found))

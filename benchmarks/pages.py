@@ -1,0 +1,102 @@
+"""State: a ledger and its page as a running exporter has them, filled without any network."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import attrs
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+from exporter.gauges import gauges
+from exporter.metrics.formats import Format
+from exporter.metrics.ledger import LabelLimits, Ledger
+from exporter.metrics.page import Page
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.phonic.decode import decode
+from exporter.phonic.live import LiveSocket
+from exporter.phonic.model import Agent, Snapshot
+from exporter.tally import Tally
+from exporter.watch.supervisor import Supervisor
+
+from .calls import calls, conversation_id
+
+
+def newest(turns: int) -> list[Snapshot]:
+    """The last snapshots of some calls."""
+    found = (decode(call[-1]).snapshot for call in calls(turns))
+    return [each for each in found if each is not None]
+
+
+def conversations(count: int, agents: int, snapshots: list[Snapshot]) -> Iterator[tuple[str, Snapshot]]:
+    """Ids and snapshots of different conversations, spread over the agents."""
+    for number in range(count):
+        snapshot = snapshots[number % len(snapshots)]
+        identity, agent = conversation_id(number), f"agent-{number % agents}"
+        conversation = attrs.evolve(
+            snapshot.conversation, id=identity, agent=Agent(f"{agent}-id", agent), project_id="p"
+        )
+        yield identity, attrs.evolve(snapshot, conversation=conversation)
+
+
+def filled(*, live: int, agents: int) -> Tally:
+    """A tally with so many live conversations of 40 turns, and more that are over where there are more agents."""
+    tally = Tally(Ledger(LabelLimits()), live_limit=live, now=time.time)
+    for number, (identity, snapshot) in enumerate(conversations(max(live, agents), agents, newest(40))):
+        tally.update(identity, snapshot)
+        if number >= live:
+            tally.finish(identity, None)
+    return tally
+
+
+def page(tally: Tally) -> Page:
+    """The page of an exporter that has no REST, no checkpoint and no process metrics."""
+    supervisor = Supervisor(
+        open_feed=LiveSocket("http://127.0.0.1", Credentials(ApiKey(""))).open, sink=tally, records=None, limit=0
+    )
+    fed = gauges(
+        tally=tally,
+        supervisor=supervisor,
+        rest=None,
+        discovery=None,
+        checkpoint=None,
+        watch_file=None,
+        web_config=None,
+        slo_response=1.5,
+    )
+    return Page(tally.ledger, fed, lambda _form, _names: b"")
+
+
+def _with_float_timestamp(sample: Sample) -> Sample:
+    """The parser keeps nanoseconds, which would be written where a live client writes a float."""
+    if sample.exemplar is None or sample.exemplar.timestamp is None:
+        return sample
+    moment = round(float(sample.exemplar.timestamp), 3)
+    return sample._replace(exemplar=sample.exemplar._replace(timestamp=moment))
+
+
+class _Prebuilt(Collector):
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+class Library:
+    """The same page by prometheus_client, at its best: the samples are there already, only text is made."""
+
+    def __init__(self, rendered: bytes, form: Format) -> None:
+        is_text = form is not Format.OPENMETRICS_1_0_0
+        self._registry = CollectorRegistry()
+        metrics = list((parse_text if is_text else parse_openmetrics)(rendered.decode()))
+        for metric in metrics:
+            metric.samples = [_with_float_timestamp(each) for each in metric.samples]
+        self._registry.register(_Prebuilt(metrics))
+        self._generate = generate_latest if is_text else generate_openmetrics
+
+    def render(self) -> bytes:
+        return self._generate(self._registry)
