@@ -290,6 +290,12 @@ async def test_rude_peer_costs_one_attempt_of_bounded_time(
     assert trio.current_time() - started < QUICK.connect + 1.5  # a busy machine, not a peer, may take the rest
 
 
+async def test_refusal_without_end_is_not_read_until_the_deadline() -> None:
+    async with rude_server(endless_refusal) as url:
+        _, closed = await read(socket_at(url, timeouts=Timeouts(connect=60)))
+    assert closed.reason is FeedError.HTTP_403
+
+
 async def test_refused_port_is_a_failed_connect() -> None:
     with refused_url() as url:
         _, closed = await read(socket_at(url))

@@ -16,7 +16,7 @@ from exporter.phonic.model import Conversation, Snapshot
 from exporter.vocabulary import FeedError, Lost, Started, WatcherState
 from exporter.watch.ports import RecordState, Source
 from exporter.watch.supervisor import MOST_REFUSED, Supervisor
-from tests.feeds import ENDED, RecordingSink, Script, ScriptedFeeds, ScriptedRecords, snapshot
+from tests.feeds import ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 
 A, B, C = "conv_a", "conv_b", "conv_c"
 LOST = FeedLost(FeedError.CLOSED_ABNORMALLY)
@@ -129,6 +129,31 @@ async def test_stopped_conversation_can_be_started_again_at_once_and_stays_live(
         assert on.supervisor.is_watched(A)
         assert on.sink.live == {A}
         assert (on.feeds.open_now[A], len(on.feeds.opened[A])) == (1, 2)
+
+
+class LingeringFeeds(ScriptedFeeds):
+    """Feeds that take a second to close."""
+
+    @asynccontextmanager
+    async def open(self, conversation_id: str) -> AsyncIterator[ScriptedFeed]:
+        async with super().open(conversation_id) as feed:
+            try:
+                yield feed
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(1)
+
+
+@in_virtual_time
+async def test_watcher_that_is_slow_to_stop_takes_nothing_from_the_one_started_since() -> None:
+    async with scene(LingeringFeeds([snapshot(A)])) as on:
+        on.supervisor.start(A, FILE)
+        await settle()
+        on.supervisor.stop(A)
+        on.supervisor.start(A, PUSH)
+        await trio.sleep(2)
+        assert on.supervisor.is_watched(A)
+        assert on.sink.live == {A}
 
 
 @in_virtual_time
