@@ -73,7 +73,15 @@ def _live(tally: Tally) -> _Feeds:
             catalogue.LIVE_LAST_UPDATE,
             lambda: [(entry.live_text, round(entry.updated_at, 3)) for entry in tally.live()],
         ),
-        each(catalogue.LIVE_WAITING_SINCE, lambda live: live.waiting_since),
+        (
+            catalogue.LIVE_WAITING_SINCE,
+            # While a feed is lost an answer may have begun: nobody knows who waits.
+            lambda: [
+                (entry.live_text, since)
+                for entry in tally.live()
+                if entry.is_current and (since := entry.progress.live.waiting_since) is not None
+            ],
+        ),
     ]
 
 

@@ -31,7 +31,7 @@ NONE, UNKNOWN = "none", "unknown"
 
 @attrs.define(eq=False)
 class Entry:
-    """One conversation that is not finished."""
+    """One conversation that is not finished. ``is_current``: its feed was not lost since the latest snapshot."""
 
     conversation_id: str
     label_set: LabelSet
@@ -42,6 +42,7 @@ class Entry:
     progress: Progress = derive.NOTHING
     is_live: bool = False
     has_ended: bool = False
+    is_current: bool = True
     updated_at: float = 0.0
     live_text: str = ""
     info_text: str = ""
@@ -123,6 +124,9 @@ class Tally:
 
     def feed_error(self, conversation_id: str, reason: FeedError) -> None:
         self.ledger.count(catalogue.FEED_ERRORS, reason)
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            entry.is_current = False
         log.info("feed lost", conversation=conversation_id, reason=reason.value)
 
     def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # logged where it was contained
@@ -150,6 +154,7 @@ class Tally:
         self.ledger.apply(entry.label_set, additions, conversation_id=conversation_id, at=now)
         entry.progress = progress
         entry.updated_at = now
+        entry.is_current = True
         entry.is_live = not entry.has_ended
         self._changed.add(conversation_id)
 

@@ -295,8 +295,8 @@ LIVE_LAST_UPDATE = _live(
 )
 LIVE_WAITING_SINCE = _live(
     "waiting_since_timestamp_seconds",
-    "When the user's turn ended that no answer has followed yet, Unix time by Phonic's clock; "
-    "absent while nobody waits.",
+    "When the user's turn ended that no answer has followed yet, as far as the latest snapshot tells, Unix time "
+    "by Phonic's clock; absent while nobody waits and while the feed is lost.",
     "last turn is a user turn: its `started_at` + `duration_ms`",
 )
 

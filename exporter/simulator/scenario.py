@@ -16,6 +16,9 @@ MODEL_INPUT: Final = "phonic_api_output_to_modal_input"
 MODEL_GENERATION: Final = "model_generation_time"
 FIRST_AUDIO: Final = "phonic_api_output_to_first_audio_chunk"
 
+# A turn being spoken is transcribed as it goes: between two updates its end so far must not look like silence.
+_GROWTH_MS: Final = 1000
+
 
 @attrs.frozen(kw_only=True)
 class Scenario:
@@ -156,6 +159,7 @@ def change_times_ms(conversation: Conversation) -> list[int]:
     for turn in conversation.turns:
         times.add(turn.visible_ms)
         times.add(turn.timings_ms)
-        grown = (turn.started_ms + turn.duration_ms * part // 3 for part in (1, 2, 3))
+        parts = max(3, turn.duration_ms // _GROWTH_MS)
+        grown = (turn.started_ms + turn.duration_ms * part // parts for part in range(1, parts + 1))
         times.update(time for time in grown if time > turn.visible_ms)
     return sorted(times)

@@ -201,6 +201,22 @@ def test_a_conversation_nobody_watches_is_not_live_until_it_is_seen_again() -> N
     assert shown(tally) == ["conv_1"]
 
 
+def test_nobody_is_said_to_wait_while_the_feed_is_lost() -> None:
+    asked = conversation(items=[Item(role="user", started_at="2025-07-31T00:00:00Z", duration_ms=1000.0)])
+    tally = new_tally()
+    tally.update("conv_1", asked)
+    assert waiting(tally)
+    tally.feed_error("conv_1", FeedError.NO_PONG)
+    assert not waiting(tally)
+    assert shown(tally) == ["conv_1"]
+    tally.update("conv_1", asked)
+    assert waiting(tally)
+
+
+def waiting(tally: Tally) -> bool:
+    return f"\n{catalogue.LIVE_WAITING_SINCE.name}{{" in page_of(tally).render(Format.TEXT_0_0_4).decode()
+
+
 @pytest.mark.parametrize("limit", [0, 2, 5])
 def test_only_so_many_conversations_get_series_of_their_own(limit: int) -> None:
     tally = new_tally(live_limit=limit)
