@@ -253,8 +253,9 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
             ),
             board="phonic-exporter",
         ),
-        # By (job, project) and not without: the two families have different labels of their own. Where
-        # --metrics.labels leaves project out there is nothing to compare, and no alert.
+        # By (job, project) and not without: the two families have different labels of their own. Only where
+        # discovery searches, which --watch.project restricts; where --metrics.labels leaves project out there is
+        # nothing to compare, and no alert.
         Alert(
             name="PhonicWatchingFallsShort",
             group="phonic-exporter",
@@ -262,6 +263,8 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
                 f"  {active} - ({live} or 0 * {active})\n"
                 f">=\n"
                 f"  clamp_min({short.ratio:g} * {active}, {short.minimum})\n"
+                f"and on (job, project)\n"
+                f"  {c.DISCOVERED.name}\n"
                 f"unless on (job)\n"
                 f'  {c.CONVERSATIONS_LIVE.name}{{project=""}}'
             ),

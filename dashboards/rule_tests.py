@@ -428,6 +428,7 @@ def _shortfall(slo: Slo) -> tuple[Case, ...]:
     active = round(4 * of.minimum / of.ratio)
     allowed = 4 * of.minimum
     active_of = f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}'
+    searched = {f'{c.DISCOVERED.name}{{{_TARGET},project="main"}}': "0x60"}
     live_of = f"{c.CONVERSATIONS_LIVE.name}{{{_TARGET},{_AGENT}}}"
     look = 11 + lasting
     main = {"job": _JOB, "project": "main"}
@@ -439,6 +440,7 @@ def _shortfall(slo: Slo) -> tuple[Case, ...]:
         case(
             "silent just below its share, fires at it, recovers",
             {
+                **searched,
                 active_of: f"{active}x60",
                 live_of: f"{active - allowed + 1}x10 {active - allowed}x{lasting + 5} {active}x40",
             },
@@ -448,17 +450,22 @@ def _shortfall(slo: Slo) -> tuple[Case, ...]:
         ),
         case(
             "fires when nothing of a project is watched",
-            {active_of: "5x60"},
+            {**searched, active_of: "5x60"},
             Expected(minutes=look, labels=main, value="5"),
         ),
         case(
+            "silent where discovery does not search the project",
+            {active_of: f"{active}x60"},
+            Expected(minutes=look),
+        ),
+        case(
             "silent when only a call or two are missing",
-            {active_of: f"{of.minimum - 1}x60", live_of: "0x60"},
+            {**searched, active_of: f"{of.minimum - 1}x60", live_of: "0x60"},
             Expected(minutes=look),
         ),
         case(
             "silent where metrics carry no project",
-            {active_of: f"{active}x60", f'{c.CONVERSATIONS_LIVE.name}{{{_TARGET},agent="a"}}': "0x60"},
+            {**searched, active_of: f"{active}x60", f'{c.CONVERSATIONS_LIVE.name}{{{_TARGET},agent="a"}}': "0x60"},
             Expected(minutes=look),
         ),
     )

@@ -9,7 +9,7 @@ from ..frame import Row, board
 from ..panels import GREEN, RED, PanelBuilder, Query, number, rising, trend
 from ..promql import SELECTED, gauge, rate, series
 from ..slo import Slo
-from .questions import in_progress, per_minute
+from .questions import in_progress_where_searched, per_minute
 
 
 def build(slo: Slo) -> Dashboard:
@@ -53,8 +53,9 @@ def _now(slo: Slo) -> list[PanelBuilder]:
         ),
         number(
             "Watched of active",
-            "Conversations being watched as a share of those in progress by Phonic's count.",
-            f"{gauge(c.CONVERSATIONS_LIVE)} / ({in_progress()} > 0)",
+            "Conversations being watched as a share of those in progress by Phonic's count, in the projects that "
+            "discovery searches.",
+            f"{gauge(c.CONVERSATIONS_LIVE)} / ({in_progress_where_searched()} > 0)",
             "percentunit",
             steps=((None, RED), (1 - slo.alerts.watching_falls_short.ratio, GREEN)),
             empty="no calls",
@@ -113,9 +114,10 @@ def _watching() -> list[PanelBuilder]:
         ),
         trend(
             "Coverage",
-            "In progress as Phonic counts, found by discovery, and watched: three lines that should lie together.",
+            "In progress as Phonic counts, found by discovery, and watched: three lines that should lie together. "
+            "Only projects that discovery searches.",
             "short",
-            Query(in_progress(), "in progress"),
+            Query(in_progress_where_searched(), "in progress"),
             Query(f"sum({gauge(c.DISCOVERED, 'project', operation='max')})", "found"),
             Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
             width=8,

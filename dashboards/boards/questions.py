@@ -51,6 +51,14 @@ def in_progress() -> str:
     return f"sum({gauge(c.PROJECT_ACTIVE, 'project', operation='max')})"
 
 
+def in_progress_where_searched() -> str:
+    """The same, of the projects that discovery searches: what --watch.project leaves out is nobody's loss."""
+    return (
+        f"sum({gauge(c.PROJECT_ACTIVE, 'project', operation='max')} "
+        f"and on (project) {gauge(c.DISCOVERED, 'project', operation='max')})"
+    )
+
+
 def per_minute(expr: str) -> str:
     """Calls happen by the minute, not by the second."""
     return f"60 * {expr}"
