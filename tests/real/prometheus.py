@@ -1,13 +1,13 @@
-"""A real Prometheus, as Debian packages it, that scrapes one address."""
+"""A real Prometheus and a real Alertmanager, as Debian packages them."""
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from typing import Any
 
 import attrs
@@ -16,7 +16,6 @@ import pytest
 import trio
 
 LOOK_AGAIN_SECONDS = 0.1
-PORTS = range(20_000, 32_000)  # below those that the system hands out by itself
 
 _CONFIG = """\
 global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
@@ -30,7 +29,7 @@ def needs(program: str) -> str:
     """The path of a program; without it the test is skipped, but where CI promises all of them it fails."""
     found = shutil.which(program)
     if found is None:
-        why = f"{program} is not installed (Debian: apt install prometheus)"
+        why = f"{program} is not installed (Debian: apt install prometheus prometheus-alertmanager)"
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(why)
@@ -58,49 +57,75 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def prometheus(folder: Path, target: str, http: httpx.AsyncClient) -> AsyncIterator[Prometheus]:
+async def prometheus(
+    folder: Path, target: str, http: httpx.AsyncClient, *, config: str | None = None
+) -> AsyncIterator[Prometheus]:
     """Run it over data in ``folder`` until the block ends, scraping ``target`` (host:port) four times a second.
 
-    It cannot tell which port it got when asked for any, so ports are tried until it can listen on one.
+    ``config`` is another configuration, whose paths are relative to ``folder``.
     """
-    program = needs("prometheus")
-    config = folder / "prometheus.yml"
-    config.write_text(_CONFIG.format(target=target))
+    path = folder / "prometheus.yml"
+    path.write_text(config or _CONFIG.format(target=target))
+    async with _listening(
+        needs("prometheus"),
+        f"--config.file={path}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        "--enable-feature=exemplar-storage",
+    ) as url:
+        await _ready(url, http)
+        yield Prometheus(url, http)
+
+
+@contextlib.asynccontextmanager
+async def alertmanager(folder: Path, config: str, http: httpx.AsyncClient) -> AsyncIterator[str]:
+    """Run it alone, without gossip, until the block ends. Yields its URL."""
+    path = folder / "alertmanager.yml"
+    path.write_text(config)
+    async with _listening(
+        needs("prometheus-alertmanager"),
+        f"--config.file={path}",
+        f"--storage.path={folder / 'alerts'}",
+        "--cluster.listen-address=",
+    ) as url:
+        await _ready(url, http)
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def _listening(*argv: str) -> AsyncIterator[str]:
+    """Run a program on any free port until the block ends; its log tells which one it got."""
     async with trio.open_nursery() as nursery:
-        while True:
-            url = f"http://127.0.0.1:{SystemRandom().choice(PORTS)}"
-            process = await nursery.start(
-                partial(
-                    trio.run_process,
-                    [
-                        program,
-                        f"--config.file={config}",
-                        f"--storage.tsdb.path={folder / 'data'}",
-                        f"--web.listen-address={url.removeprefix('http://')}",
-                        "--enable-feature=exemplar-storage",
-                        "--log.level=error",
-                    ],
-                    stderr=subprocess.DEVNULL,
-                    check=False,
-                )
+        process = await nursery.start(
+            partial(
+                trio.run_process,
+                [*argv, "--web.listen-address=127.0.0.1:0", "--log.level=info"],
+                stderr=subprocess.PIPE,
+                check=False,
             )
-            started = Prometheus(url, http)
-            if await _is_up(process, started, folder):
-                break
+        )
         try:
-            yield started
+            yield await nursery.start(_read_log, process)
         finally:
             process.kill()
 
 
-async def _is_up(process: trio.Process, started: Prometheus, folder: Path) -> bool:
-    """Wait until it answers, itself and not another one on that port; False if it has ended instead."""
-    while process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            ready = await started.http.get(f"{started.url}/-/ready")
-            if ready.status_code == 200:
-                flags = await started.get("status/flags")
-                if flags["storage.tsdb.path"] == str(folder / "data"):
-                    return True
+async def _read_log(process: trio.Process, task_status: trio.TaskStatus[str]) -> None:
+    """Report the URL once the log says it; then go on reading, so that the pipe never fills."""
+    log = b""
+    is_listening = False
+    assert process.stderr is not None
+    async for chunk in process.stderr:
+        if not is_listening:
+            log += chunk
+            address = re.search(rb'msg="Listening on" address=(\S+)\n', log)
+            if address is not None:
+                is_listening = True
+                task_status.started(f"http://{address[1].decode()}")
+    assert is_listening, log.decode()
+
+
+async def _ready(url: str, http: httpx.AsyncClient) -> None:
+    while True:
+        if (await http.get(f"{url}/-/ready")).status_code == 200:
+            return
         await trio.sleep(LOOK_AGAIN_SECONDS)
-    return False

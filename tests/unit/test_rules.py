@@ -1,9 +1,6 @@
-"""Recording rules and alerts: they name what exists, explain themselves, and do what their promtool tests say."""
+"""Recording rules and alerts: they name what exists, explain themselves, and each has promtool tests."""
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ from dashboards import files
 from dashboards.alerts import Alert, alerts
 from dashboards.boards import BOARDS
 from dashboards.rules import indicators, recording
-from dashboards.slo import SEVERITIES, Slo, load, seconds
+from dashboards.slo import SEVERITIES, load, seconds
 from tests.unit.promql_reading import family_of, labels, problems, selectors
 
 SLO = load()
@@ -135,51 +132,3 @@ def test_burn_alerts_ask_for_both_windows_and_enough_traffic(alert: Alert) -> No
     assert alert.expr.count(":ratio_rate") == 2 * len(burn.windows)
     for window in burn.windows:
         assert re.search(rf"increase\([a-z_]+(_count|_total)\[{window.long}\]", alert.expr)
-
-
-def promtool(*arguments: str | Path) -> str:
-    """Run promtool, or skip where it is missing and nobody promised it."""
-    if shutil.which("promtool") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("promtool is missing")
-        pytest.skip("promtool is not installed")
-    done = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.mark.real
-def test_promtool_accepts_configuration_and_rules() -> None:
-    prometheus = ROOT / "prometheus"
-    promtool("check", "rules", prometheus / "recording.yml", prometheus / "alerts.yml")
-    assert "2 rule files found" in promtool("check", "config", prometheus / "prometheus.yml")
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("stem", ["callers", "budgets-fast", "budgets-slow", "exporter"])
-def test_alerts_fire_stay_silent_and_recover_as_their_tests_say(stem: str) -> None:
-    promtool("test", "rules", ROOT / f"prometheus/tests/{stem}.yml")
-
-
-@pytest.mark.real
-def test_rules_of_other_objectives_pass_the_tests_generated_for_them(tmp_path: Path) -> None:
-    """The generator is right for any numbers, not for the shipped ones by chance."""
-    text = (ROOT / "slo.yml").read_text(encoding="utf-8")
-    for old, new in (
-        ("objective: 0.95", "objective: 0.9"),
-        ("threshold_seconds: 1.5", "threshold_seconds: 2"),
-        ("minimum: 10", "minimum: 60"),
-        ("budget: 0.02", "budget: 0.01"),
-        ("ratio: 0.2, minimum: 5", "ratio: 0.3, minimum: 8"),
-        ("seconds: 5, callers: 2", "seconds: 8, callers: 3"),
-        ("ratio: 0.8", "ratio: 0.6"),
-        ("window: 5m, ratio: 0.5, minimum: 10", "window: 10m, ratio: 0.3, minimum: 4"),
-    ):
-        assert old in text
-        text = text.replace(old, new, 1)
-    for name, content in files.render(Slo.parse(text)).items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
-    tests = tmp_path / "prometheus/tests"
-    promtool("test", "rules", *(tests / f"{stem}.yml" for stem in ("callers", "budgets-fast", "exporter")))

@@ -1,9 +1,6 @@
 """The stack to try: what can be known of it without a container engine."""
 
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -134,38 +131,3 @@ def test_routing_names_only_alerts_and_receivers_that_exist() -> None:
 
 def test_threshold_is_the_default_of_the_exporter() -> None:
     assert Settings().metrics.slo_response == SLO.response.threshold_seconds
-
-
-def _help(program: str) -> str:
-    if shutil.which(program) is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{program} is missing")
-        pytest.skip(f"{program} is not installed")
-    done = subprocess.run([program, "--help"], capture_output=True, text=True, check=False, timeout=20)
-    return done.stdout + done.stderr
-
-
-@pytest.mark.real
-@pytest.mark.parametrize(
-    ("service", "program"), [("prometheus", "prometheus"), ("alertmanager", "prometheus-alertmanager")]
-)
-def test_every_flag_exists(service: str, program: str) -> None:
-    text = _help(program)
-    for flag in SERVICES[service]["command"]:
-        name, _, value = flag.partition("=")
-        assert re.search(rf"^\s+{re.escape(name)}\b", text, re.MULTILINE), flag
-        if name == "--enable-feature":
-            assert value in text
-
-
-@pytest.mark.real
-def test_amtool_accepts_the_routing() -> None:
-    _help("amtool")
-    done = subprocess.run(
-        ["amtool", "check-config", str(ROOT / "dashboards/alertmanager/alertmanager.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=20,
-    )
-    assert done.returncode == 0, done.stderr
