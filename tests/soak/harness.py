@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.simulator.plan import plan
 from exporter.simulator.settings import SimulatorSettings, staged
 
-from .oracle import Absences, Totals, differences, expected
+from .oracle import Absences, Totals, differences, expected, is_history
 from .schedule import Life, lives
 
 T = TypeVar("T")
@@ -49,7 +50,10 @@ class Failed(Exception):
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """What to play. Equal runs draw equal plans and schedules; at which moment all meets is up to the machine."""
+    """What to play. Equal runs draw equal plans and schedules; at which moment all meets is up to the machine.
+
+    ``conversations``: how many the exporter has to count, beside those that were over before.
+    """
 
     seed: int
     conversations: int
@@ -61,6 +65,11 @@ class Run:
     long_downtime_s: float = 8.0
 
     def simulator(self) -> SimulatorSettings:
+        endless = self._simulator()
+        begun = takewhile(lambda each: each.created_ms <= 0, plan(staged(endless)[0]))
+        return attrs.evolve(endless, total=self.conversations + sum(is_history(each) for each in begun))
+
+    def _simulator(self) -> SimulatorSettings:
         return SimulatorSettings(
             listen_address="127.0.0.1:0",
             api_key=_KEY,
@@ -70,7 +79,6 @@ class Run:
             calls_per_minute=self.calls_per_minute,
             pace=self.pace,
             warm_up=self.warm_up_s,
-            total=self.conversations,
             fault=("latency-spike=0.05", "error-wave=0.05"),
             patient=True,
             refuse_ended=bool(self.seed % 2),

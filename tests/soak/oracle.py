@@ -45,9 +45,14 @@ def expected(conversations: Iterable[Conversation], absences: Absences) -> Total
     """The totals once the plan, these ``conversations``, was played to its end and everything was reconciled."""
     sheet = _Sheet()
     for conversation in conversations:
-        if conversation.ended_ms > 0:  # what was over when the simulator started is history
+        if not is_history(conversation):
             sheet.conversation(conversation, was_watched=not was_missed(conversation, absences))
     return sheet.totals()
+
+
+def is_history(conversation: Conversation) -> bool:
+    """Whether it was over when the simulator started, which is before the exporter did."""
+    return conversation.ended_ms <= 0
 
 
 def was_missed(conversation: Conversation, absences: Absences) -> bool:
@@ -116,8 +121,10 @@ class _Sheet:
 
 
 def differences(wanted: Totals, got: Totals) -> list[str]:
-    """One readable line for each sample that is not as it must be, the missing ones being 0."""
-    keys: Iterable[SampleKey] = sorted(wanted.keys() | got.keys(), key=lambda key: (key[0], sorted(key[1])))
+    """One readable line for each sample that is not as it must be, the missing ones being 0; buckets come last."""
+    keys: Iterable[SampleKey] = sorted(
+        wanted.keys() | got.keys(), key=lambda key: (key[0].endswith("_bucket"), key[0], sorted(key[1]))
+    )
     return [
         f"{name}{{{', '.join(f'{label}={value!r}' for label, value in sorted(labels))}}}: "
         f"expected {wanted.get((name, labels), 0)!r}, got {got.get((name, labels), 0)!r}"
