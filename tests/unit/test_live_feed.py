@@ -287,7 +287,7 @@ async def test_rude_peer_costs_one_attempt_of_bounded_time(
         started = trio.current_time()
         frames, closed = await read(socket_at(url))
     assert (frames, type(closed), closed.reason) == ([], kind, reason)
-    assert trio.current_time() - started < QUICK.connect + 1.5  # a busy machine, not a peer, may take the rest
+    assert trio.current_time() - started < QUICK.connect + 3.0  # a busy machine, not a peer, may take the rest
 
 
 async def test_refusal_without_end_is_not_read_until_the_deadline() -> None:
@@ -449,7 +449,7 @@ async def test_silent_feed_without_a_pong_is_lost_in_time() -> None:
             took = trio.current_time() - started
     assert frames == [AUDIO]
     assert (type(closed), closed.reason) == (FeedLost, FeedError.NO_PONG)
-    assert QUICK.idle + QUICK.pong <= took < QUICK.idle + QUICK.pong + 1.0
+    assert QUICK.idle + QUICK.pong <= took < QUICK.idle + QUICK.pong + 3.0
 
 
 async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
@@ -475,7 +475,7 @@ async def test_peer_that_never_answers_our_close_delays_us_by_the_disconnect_tim
             async with socket_at(url).open(ID) as feed:
                 await feed.receive()
                 started = trio.current_time()
-    assert QUICK.disconnect <= trio.current_time() - started < QUICK.disconnect + 1.0
+    assert QUICK.disconnect <= trio.current_time() - started < QUICK.disconnect + 3.0
 
 
 async def test_failure_after_the_block_is_nobodys_concern() -> None:
