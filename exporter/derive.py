@@ -106,7 +106,7 @@ class Progress:
     duplicates: int = 0
     position: tuple[int, float, float] = (-1, -1.0, -1.0)
     duration_ms: float | None = None
-    end_reason: str | None = None
+    end_reason: EndedBy | None = None  # closed: the checkpoint keeps nobody's words
     live: Live = Live()
 
 
@@ -224,7 +224,7 @@ class _Step:
                 duplicates=duplicates,
                 position=position if self.is_fresh else before.position,
                 duration_ms=duration if is_newest and duration is not None else before.duration_ms,
-                end_reason=conversation.ended_by or conversation.end_reason or before.end_reason,
+                end_reason=_ended_by(conversation) or before.end_reason,
                 live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
             ),
             additions,
@@ -402,8 +402,7 @@ def index_of(item: Item, position: int) -> int:
 
 
 def _ending(progress: Progress, record: Conversation | None) -> list[Addition]:
-    word = (record and (record.ended_by or record.end_reason)) or progress.end_reason
-    ended_by = EndedBy(word) if word else EndedBy.UNKNOWN
+    ended_by = (record and _ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
     additions: list[Addition] = [((What.ENDED, ended_by), 1)]
     if ended_by is EndedBy.OTHER:
         additions.append(UNKNOWN_ENDED_BY)
@@ -413,6 +412,11 @@ def _ending(progress: Progress, record: Conversation | None) -> list[Addition]:
         additions.append(((What.CONVERSATION_DURATION,), progress.duration_ms / 1000))
     additions.append(((What.CONVERSATION_TURNS,), len(progress.turns)))
     return additions
+
+
+def _ended_by(conversation: Conversation) -> EndedBy | None:
+    word = conversation.ended_by or conversation.end_reason
+    return EndedBy(word) if word else None
 
 
 def _record_only(record: Conversation) -> list[Addition]:

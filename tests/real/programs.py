@@ -94,9 +94,9 @@ class Program:
         return self.process.returncode
 
     async def _read(self) -> None:
-        assert self.process.stderr is not None
+        assert self.process.stdout is not None
         rest = b""
-        async for chunk in self.process.stderr:
+        async for chunk in self.process.stdout:
             *lines, rest = (rest + chunk).split(b"\n")
             self.lines += [line.decode() for line in lines]
             self._tell()
@@ -109,17 +109,20 @@ class Program:
 
 
 @contextlib.asynccontextmanager
-async def program(*argv: str, **environ: str) -> AsyncIterator[Program]:
-    """Start ``phonic-exporter`` with these arguments and no variables of ours but these; killed in the end."""
+async def program(*argv: str, sabotage: str = "", **environ: str) -> AsyncIterator[Program]:
+    """Start ``phonic-exporter`` with these arguments and no variables of ours but these; killed in the end.
+
+    ``sabotage`` is Python that runs in the process first: how else would a program without defects crash?
+    """
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             partial(
                 trio.run_process,
-                [sys.executable, "-m", "exporter", *argv],
+                [sys.executable, "-c", f"{sabotage}\nfrom exporter.cli import main\nmain()", *argv],
                 env=bare_environment(**environ),
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 check=False,
             )
         )
@@ -132,7 +135,7 @@ async def program(*argv: str, **environ: str) -> AsyncIterator[Program]:
 
 
 async def outcome(*argv: str, **environ: str) -> tuple[int, str]:
-    """Run the command to its end: exit code, and all that it wrote to stderr."""
+    """Run the command to its end: exit code, and all that it wrote."""
     async with program(*argv, **environ) as ended:
         return await ended.wait(), ended.text
 

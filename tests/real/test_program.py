@@ -288,7 +288,10 @@ async def test_check_config_shows_what_would_run_and_no_secret(tmp_path: Path) -
     environ = {"PHONIC_EXPORTER_WATCH_INTERVAL": "7", "PHONIC_API_KEY": "ph_very-secret"}
     with trio.fail_after(20):
         code, text = await outcome("check-config", f"--config.file={config}", "--log.format=json", **environ)
-        assert (code, text) == (0, "")
+        assert code == 0
+        assert "--watch.interval = 7.0" in text.splitlines()
+        assert "--metrics.labels = agent,origin" in text.splitlines()
+        assert "very-secret" not in text
         code, text = await outcome("check-config", f"--config.file={config}", "--watch.interval=-1", **environ)
     assert code == 2
     assert text.startswith("phonic-exporter: error: --watch.interval: ")

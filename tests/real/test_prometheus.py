@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from exporter.identity import is_conversation_id
-from tests.real.pages import scrape, scrape_until
+from tests.real.pages import scrape_until
 from tests.real.programs import ANY_PORT, program
 from tests.real.prometheus import needs, prometheus
 
@@ -65,16 +65,3 @@ async def test_promtool_has_nothing_to_say_about_the_page(http: httpx.AsyncClien
             check=False,
         )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
-
-
-async def test_demo_says_what_to_open_and_it_opens(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(30):
-        async with program("demo", "--web.listen-address=:0", *LIVELY) as demo:
-            line = await demo.line("demo is running")
-            landing, metrics = (each.partition("=")[2] for each in line.split()[-2:])
-            assert landing.startswith("http://localhost:")
-            assert metrics == f"{landing}/metrics"
-            page = await http.get(landing)
-            assert "/metrics" in page.text
-            assert (await scrape(http, landing)).total("phonic_exporter_build_info") == 1
-    assert not [each for each in demo.lines if "CTRL" in each]

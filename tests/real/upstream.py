@@ -13,7 +13,7 @@ import hypercorn.trio
 import trio
 from hypercorn.config import Config
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -53,7 +53,8 @@ class Upstream:
     """What is served. Everything may be changed while it is.
 
     ``frames``: what a live socket sends, by conversation; each new one is sent at once to all who listen.
-    ``records``: the REST objects by id. ``keys``: the credentials that are accepted.
+    ``records``: the REST objects by id. ``keys``: the credentials that are accepted. ``trouble``: status and body
+    of answers to requests whose path ends so, handshakes included.
     """
 
     url: str = ""
@@ -62,8 +63,7 @@ class Upstream:
     agents: list[Json] = attrs.field(factory=list)
     records: dict[str, Json] = attrs.field(factory=dict)
     frames: dict[str, list[str | bytes]] = attrs.field(factory=dict)
-    refused: int = 0
-    listeners: int = 0
+    trouble: dict[str, tuple[int, str]] = attrs.field(factory=dict)
     _grown: trio.Event = attrs.field(factory=trio.Event)
 
     def say(self, conversation_id: str, *frames: str | bytes) -> None:
@@ -95,30 +95,34 @@ class Upstream:
 
     def _answer(self, body_of: Any) -> Any:
         async def answer(request: Request) -> Response:
-            if not self._is_known(request.headers.get("authorization")):
-                return PlainTextResponse("Unauthorized", 401)
+            refusal = self._refusal(request)
+            if refusal is not None:
+                return refusal
             body = body_of(request)
             return JSONResponse(body) if body is not None else PlainTextResponse("Not Found", 404)
 
         return answer
 
     def _is_known(self, authorization: str | None) -> bool:
-        known = authorization in {f"Bearer {key}" for key in self.keys}
-        self.refused += not known
-        return known
+        return authorization in {f"Bearer {key}" for key in self.keys}
+
+    def _refusal(self, asked: HTTPConnection) -> Response | None:
+        for ending, (status, body) in self.trouble.items():
+            if asked.url.path.endswith(ending):
+                return PlainTextResponse(body, status)
+        if not self._is_known(asked.headers.get("authorization")):
+            return PlainTextResponse("Unauthorized", 401)
+        return None
 
     async def _live(self, websocket: WebSocket) -> None:
-        if not self._is_known(websocket.headers.get("authorization")):
-            await websocket.send_denial_response(PlainTextResponse("Unauthorized", 401))
+        refusal = self._refusal(websocket)
+        if refusal is not None:
+            await websocket.send_denial_response(refusal)
             return
         await websocket.accept()
-        self.listeners += 1
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_gone, websocket, nursery.cancel_scope)
-                await self._tell(websocket)
-        finally:
-            self.listeners -= 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_gone, websocket, nursery.cancel_scope)
+            await self._tell(websocket)
 
     async def _tell(self, websocket: WebSocket) -> None:
         said = 0
