@@ -12,7 +12,7 @@ import trio
 
 from tests.real.pages import OPENMETRICS, TEXT, TEXT_UTF8, Page, scrape, scrape_until
 from tests.real.programs import ANY_PORT, program
-from tests.real.upstream import ENDED, EXAMPLE, Json, live_object, record, updated, upstream
+from tests.real.upstream import ENDED, EXAMPLE, Json, apart, live_object, record, updated, upstream
 
 pytestmark = pytest.mark.real
 
@@ -80,9 +80,7 @@ def secret_frames() -> list[str | bytes]:
         updated({**live, "end_reason": planted("")}),
         updated(live),
     ]
-    # Something else after each, since of snapshots that follow each other only the newest need be read.
-    between = json.dumps({"type": "conversation-audio", "url": planted("")})
-    return [each for frame in frames for each in (frame, between)]
+    return apart(*frames)
 
 
 def unknown_words() -> str:

@@ -22,6 +22,7 @@ Json = dict[str, Any]
 
 PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
 ENDED = '{"type":"conversation-ended"}'
+AUDIO = '{"type":"conversation-audio","url":"https://example.com/live.m3u8"}'
 EXAMPLE: str = json.loads((PAYLOADS / "live_conversation_updated.co.json").read_text())["conversation"]["id"]
 PROJECT: Json = {
     "id": "proj_ad0334f1-2487-4155-9df3-abd8129b29ad",
@@ -46,6 +47,11 @@ def record(conversation_id: str = EXAMPLE, **changes: Any) -> Json:
 
 def updated(conversation: Json) -> str:
     return json.dumps({"type": "conversation-updated", "conversation": conversation})
+
+
+def apart(*frames: str | bytes) -> list[str | bytes]:
+    """The frames with something else after each: of snapshots that follow each other only the newest is read."""
+    return [each for frame in frames for each in (frame, AUDIO)]
 
 
 @attrs.define(eq=False)

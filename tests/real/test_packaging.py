@@ -1,0 +1,84 @@
+"""What is shipped and promised: the packages of the wheel, the image's commands, the README's make targets."""
+
+import json
+import os
+import re
+import tomllib
+from importlib.metadata import entry_points, version
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__, cli
+from exporter.settings import Settings
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Each instruction as one line: its name and the rest.
+DOCKERFILE = [
+    line.split(maxsplit=1)
+    for line in (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def instructions(name: str) -> list[str]:
+    """What the last stage of the Dockerfile says under this name."""
+    start = max(at for at, (each, _) in enumerate(DOCKERFILE) if each == "FROM")
+    return [rest for each, rest in DOCKERFILE[start:] if each == name]
+
+
+def test_wheel_holds_the_whole_package_and_nothing_else() -> None:
+    setuptools = PROJECT["tool"]["setuptools"]
+    sources = [
+        file for file in (ROOT / "exporter").rglob("*") if file.is_file() and "__pycache__" not in file.parts
+    ]
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in sources}
+    assert set(setuptools["packages"]) == folders
+    data = {file.relative_to(ROOT / "exporter").as_posix() for file in sources if file.suffix != ".py"}
+    assert setuptools["package-data"] == {"exporter": sorted(data)}
+    assert data == {"py.typed"}
+
+
+def test_installed_command_is_the_program_of_this_version() -> None:
+    [command] = entry_points(group="console_scripts", name="phonic-exporter")
+    assert command.load() is cli.main
+    assert version("phonic-exporter") == __version__
+    assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "exporter.__version__"}
+
+
+def test_image_runs_the_program_itself_without_root_and_checks_its_health() -> None:
+    assert [json.loads(each) for each in instructions("ENTRYPOINT")] == [["phonic-exporter"]]
+    [user] = instructions("USER")
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+    [health] = instructions("HEALTHCHECK")
+    program, command = json.loads(health.partition("CMD ")[2])
+    assert program == "phonic-exporter"
+    assert command in cli.app
+    [port] = instructions("EXPOSE")
+    assert Settings().web.listen_address == (f":{port}",)
+    [state] = instructions("VOLUME")
+    assert any(f"STATE_DIRECTORY={state}" in each for each in instructions("ENV"))
+
+
+def test_image_is_built_from_files_that_exist() -> None:
+    copied = [rest.split()[:-1] for name, rest in DOCKERFILE if name == "COPY"]
+    assert copied
+    for names in copied:
+        for name in names:
+            assert (ROOT / name).exists(), name
+
+
+def test_make_targets_that_the_documents_name_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    for document in ("README.md", ".ci/run"):
+        text = (ROOT / document).read_text()
+        named = set(re.findall(r"(?:^|`|\n)make ([a-z]+)", text))
+        assert named, document
+        assert named <= targets, document
+    [phony] = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
+    assert set(phony.split()) == targets
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
