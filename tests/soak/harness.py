@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 import httpx
@@ -25,14 +26,16 @@ from exporter.simulator.settings import SimulatorSettings, staged
 from .oracle import Absences, Totals, differences, expected, is_history
 from .schedule import Life, lives
 
-T = TypeVar("T")
-
 _KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
 _NO_INTERVAL_S: Final = 3600.0  # only the first and the last checkpoint are written
 _PATIENCE_S: Final = 180.0  # reconnects wait up to 30 s, unwatched conversations are looked for every 60 s
 _TAIL_S: Final = 8.0  # of the plan's time kept for the last life
 _LOOK_AGAIN_S: Final = 0.05
+# Messages that are no faults.
+_REGULAR: Final = frozenset(
+    {"conversation-updated", "conversation-ended", "conversation-saved", "conversation-audio"}
+)
 # What this process did; none of the faults may ever lead to it.
 _NEVER: Final = (
     "phonic_exporter_watcher_crashes",
@@ -108,13 +111,11 @@ class Outcome:
 def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
     """Play it all. Logs of all processes and the checkpoint stay in ``directory``. Raises Failed."""
     begun = time.monotonic()
-    scenario, _ = staged(run.simulator())
     faults: Counter[str] = Counter()
-    with contextlib.ExitStack() as stack:
-        http = stack.enter_context(httpx.Client(timeout=30))
-        phone = stack.enter_context(_simulator(run.simulator(), directory, http))
+    with httpx.Client(timeout=30) as http, _simulator(run.simulator(), directory, http) as phone:
         phone.post("hold")
-        for number, life in enumerate(run.lives()):
+        number = 0
+        for number, life in enumerate(run.lives(), 1):
             say(f"life {number}: {_summary(life)}")
             with _exporter(phone, directory, number, clock=life.clock, is_killed=life.is_killed) as exporter:
                 _live(life, exporter, phone, faults)
@@ -122,39 +123,23 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
             time.sleep(life.downtime_s)
             phone.post("hold")
         phone.faults()
-        number += 1
-        say(f"life {number}: the last one")
-        with _exporter(phone, directory, number, is_killed=False) as exporter:
-            phone.post("release")
-            absences: Absences = phone.state()["absences"]
-            wanted = expected(plan(scenario), absences)
-            ended = sum(value for (name, _), value in wanted.items() if name == "phonic_conversations_ended_total")
-            _until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
-            with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long
-                _until(lambda: _ended(exporter.totals()) >= ended and not exporter.watched(), "all is counted")
-            _compare(wanted, exporter.totals())
-            exporter.check()
-            exporter.end(is_killed=False)
-        number += 1
-        say(f"life {number}: nothing may be counted again")
-        with _exporter(phone, directory, number, is_killed=False) as exporter:
-            _until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
-            time.sleep(1.0)  # in which what the sweep found would be counted
-            compared = _compare(wanted, exporter.totals())
-            exporter.check()
-            exporter.end(is_killed=False)
+        absences: Absences = phone.state()["absences"]
+        wanted = expected(plan(staged(run.simulator())[0]), absences)
+        say(f"life {number + 1}: until all is over")
+        with _exporter(phone, directory, number + 1) as exporter:
+            _see_to_the_end(exporter, phone, wanted)
+        say(f"life {number + 2}: nothing may be counted again")
+        with _exporter(phone, directory, number + 2) as exporter:
+            compared = _see_nothing_new(exporter, wanted)
         faults.update({kind: count for kind, count in phone.state()["sent"].items() if kind not in _REGULAR})
     missed = wanted.get(("phonic_exporter_conversations_lost_total", frozenset({("reason", "never_live")})), 0)
     return Outcome(
-        conversations=int(ended),
+        conversations=int(_ended(wanted)),
         missed=int(missed),
         faults=faults,
         compared=compared,
         seconds=time.monotonic() - begun,
     )
-
-
-_REGULAR: Final = {"conversation-updated", "conversation-ended", "conversation-saved", "conversation-audio"}
 
 
 def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str]) -> None:
@@ -178,15 +163,37 @@ def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[st
     phone.post("hold")
     _until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
     if life.is_killed:
-        for _ in range(2):
-            last = exporter.last_checkpoint()
-            _until(lambda last=last: exporter.last_checkpoint() != last, "a checkpoint is written", exporter.tell)
+        for _ in range(2):  # one may have been under way already
+            before = exporter.last_checkpoint()
+            _until(partial(exporter.has_checkpoint_since, before), "a checkpoint is written", exporter.tell)
     exporter.check()
-    if each.faults is None:
+    if life.disturbances[-1].faults is None:
         phone.post("drop")  # once more, so that the end comes among reconnects
     time.sleep(life.linger_s)
     faults["kills" if life.is_killed else "stops"] += 1
     exporter.end(is_killed=life.is_killed)
+
+
+def _see_to_the_end(exporter: "_Exporter", phone: "_Phone", wanted: Totals) -> None:
+    """Let everything end, and compare once it was counted, or should have been."""
+    exporter.wait_serving()
+    phone.post("release")
+    _until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
+    with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long
+        _until(lambda: _ended(exporter.totals()) >= _ended(wanted) and not exporter.watched(), "all is counted")
+    _compare(wanted, exporter.totals())
+    exporter.check()
+    exporter.end(is_killed=False)
+
+
+def _see_nothing_new(exporter: "_Exporter", wanted: Totals) -> int:
+    """Compare again after a look at all that ever was; how many samples."""
+    _until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
+    time.sleep(1.0)  # in which what the sweep found would be counted
+    compared = _compare(wanted, exporter.totals())
+    exporter.check()
+    exporter.end(is_killed=False)
+    return compared
 
 
 def _summary(life: Life) -> str:
@@ -290,6 +297,9 @@ class _Exporter:
             (each.samples[0].value for each in self._families() if each.name == name and each.samples), 0.0
         )
 
+    def has_checkpoint_since(self, before: float) -> bool:
+        return self.last_checkpoint() != before
+
     def watched(self) -> list[Any]:
         return list(self._get("/api/v1/conversations").json()["conversations"])
 
@@ -316,7 +326,7 @@ class _Exporter:
         """The end of its log."""
         return f"{self.log}:\n" + "\n".join(self.log.read_text().splitlines()[-15:])
 
-    def _families(self) -> Iterator[Any]:
+    def _families(self) -> Iterable[Any]:
         return text_string_to_metric_families(self._get("/metrics").text)
 
     def _get(self, path: str) -> httpx.Response:
@@ -361,7 +371,12 @@ def _simulator(settings: SimulatorSettings, directory: Path, http: httpx.Client)
 
 @contextlib.contextmanager
 def _exporter(
-    phone: _Phone, directory: Path, number: int, *, is_killed: bool, clock: tuple[tuple[float, float], ...] = ()
+    phone: _Phone,
+    directory: Path,
+    number: int,
+    *,
+    is_killed: bool = False,
+    clock: tuple[tuple[float, float], ...] = (),
 ) -> Iterator[_Exporter]:
     flags = [
         f"--phonic.base-url={phone.url}",

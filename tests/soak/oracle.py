@@ -112,10 +112,10 @@ class _Sheet:
                 totals[f"{name}_bucket", labels | {("le", repr(float(text)))}] = below
         return totals
 
-    def _count(self, name: str, amount: int = 1, **labels: str) -> None:
+    def _count(self, name: str, amount: int = 1, /, **labels: str) -> None:
         self._counts[name, frozenset(labels.items())] += amount
 
-    def _observe(self, name: str, milliseconds: int, **labels: str) -> None:
+    def _observe(self, name: str, milliseconds: int, /, **labels: str) -> None:
         """One value in thousandths of the family's unit."""
         self._observed[name, frozenset(labels.items())].append(milliseconds)
 
