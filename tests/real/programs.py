@@ -58,7 +58,6 @@ class Program:
 
     process: trio.Process
     lines: list[str] = attrs.field(factory=list)
-    exit_code: int | None = None
     _more: trio.Event = attrs.field(factory=trio.Event)
     _is_over: bool = False
 
