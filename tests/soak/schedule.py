@@ -57,16 +57,16 @@ class Life:
 def lives(seed: int, *, kills: int, seconds: float, long_downtimes: int, long_downtime_s: float) -> list[Life]:
     """All lives but the last, in which nothing goes wrong any more. They fill about ``seconds`` seconds.
 
-    Beside the kills there is one SIGTERM for every four. The long downtimes follow kills, the first one included.
+    Beside the kills there is one SIGTERM for every four. The long downtimes follow kills.
     """
     rng = random.Random(f"soak/{seed}")
     is_killed = [True] * kills + [False] * -(-kills // 4)
     rng.shuffle(is_killed)
     killed = [number for number, each in enumerate(is_killed) if each]
     stillborn = set(rng.sample([each for each in killed if each], k=kills // 4))  # the first start must be seen
-    alive = len(is_killed) - len(stillborn)
+    alive = max(1, len(is_killed) - len(stillborn))
     others = [number for number in killed if number not in stillborn]
-    long = {others[0], *rng.sample(others[1:], k=min(long_downtimes, len(others)) - 1)}
+    long = set(rng.sample(others, k=min(long_downtimes, len(others))))
     lived_s = max(1.0, (seconds - long_downtimes * long_downtime_s) / alive - 2.5)  # less start, hold and downtime
     return [
         Life(

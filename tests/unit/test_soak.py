@@ -143,15 +143,14 @@ def test_a_difference_names_family_labels_and_both_values() -> None:
     assert differences({key: 2}, {key: 2.0, ("phonic_up_total", frozenset()): 0.0}) == []
 
 
-@pytest.mark.parametrize(("kills", "long_downtimes"), [(3, 1), (20, 4), (1, 1)])
+@pytest.mark.parametrize(("kills", "long_downtimes"), [(3, 1), (20, 4), (1, 1), (5, 0), (0, 0)])
 def test_schedules_kill_as_often_as_asked(kills: int, long_downtimes: int) -> None:
     for seed in range(50):
         drawn = lives(seed, kills=kills, seconds=60, long_downtimes=long_downtimes, long_downtime_s=8)
         assert drawn == lives(seed, kills=kills, seconds=60, long_downtimes=long_downtimes, long_downtime_s=8)
         assert sum(life.is_killed for life in drawn) == kills
         assert sum(life.downtime_s > 1 for life in drawn) == long_downtimes
-        assert drawn[0].stillborn_s is None
-        assert not drawn[0].clock
+        assert all(life.stillborn_s is None and not life.clock for life in drawn[:1])
         assert all(life.is_killed for life in drawn if life.stillborn_s is not None)
 
 
