@@ -1,15 +1,17 @@
 """State: a ledger and its page as a running exporter has them, filled without any network."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
+from prometheus_client.samples import Exemplar, Sample
 
 from exporter.gauges import gauges
 from exporter.metrics.formats import Format
@@ -70,33 +72,74 @@ def page(tally: Tally) -> Page:
     return Page(tally.ledger, fed, lambda _form, _names: b"")
 
 
-def _with_float_timestamp(sample: Sample) -> Sample:
-    """The parser keeps nanoseconds, which would be written where a live client writes a float."""
-    if sample.exemplar is None or sample.exemplar.timestamp is None:
-        return sample
-    moment = round(float(sample.exemplar.timestamp), 3)
-    return sample._replace(exemplar=sample.exemplar._replace(timestamp=moment))
-
-
-class _Prebuilt(Collector):
-    def __init__(self, metrics: list[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
-
-
 class Library:
-    """The same page by prometheus_client, at its best: the samples are there already, only text is made."""
+    """The same page by prometheus_client: a collector adds label values and numbers, the library writes them.
+
+    ``rendered`` is taken apart beforehand, so both sides begin with numbers that are in memory.
+    """
 
     def __init__(self, rendered: bytes, form: Format) -> None:
         is_text = form is not Format.OPENMETRICS_1_0_0
+        parsed = (parse_text if is_text else parse_openmetrics)(rendered.decode())
         self._registry = CollectorRegistry()
-        metrics = list((parse_text if is_text else parse_openmetrics)(rendered.decode()))
-        for metric in metrics:
-            metric.samples = [_with_float_timestamp(each) for each in metric.samples]
-        self._registry.register(_Prebuilt(metrics))
+        self._registry.register(_Collector([_Rows.of(metric) for metric in parsed]))
         self._generate = generate_latest if is_text else generate_openmetrics
 
     def render(self) -> bytes:
         return self._generate(self._registry)
+
+
+@attrs.frozen(kw_only=True)
+class _Rows:
+    """A family: arguments of ``add_metric`` for each of its series."""
+
+    name: str
+    help: str
+    kind: str
+    labels: list[str]
+    series: list[tuple[Any, ...]]
+
+    @classmethod
+    def of(cls, metric: Metric) -> "_Rows":
+        labels = [name for name in metric.samples[0].labels if name != "le"]
+        found: dict[tuple[str, ...], list[Sample]] = {}
+        for sample in metric.samples:
+            found.setdefault(tuple(sample.labels[name] for name in labels), []).append(sample)
+        series = [
+            (values, *(_histogram(samples) if metric.type == "histogram" else (samples[0].value,)))
+            for values, samples in found.items()
+        ]
+        return cls(name=metric.name, help=metric.documentation, kind=metric.type, labels=labels, series=series)
+
+
+class _Collector(Collector):
+    def __init__(self, families: list[_Rows]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for rows in self._families:
+            family = _KINDS[rows.kind](rows.name, rows.help, labels=rows.labels)
+            for arguments in rows.series:
+                family.add_metric(*arguments)
+            yield family
+
+
+_KINDS: dict[str, Callable[..., Any]] = {
+    "counter": CounterMetricFamily,
+    "gauge": GaugeMetricFamily,
+    "histogram": HistogramMetricFamily,
+}
+
+
+def _histogram(samples: list[Sample]) -> tuple[list[tuple[str, float, Exemplar | None]], float]:
+    """Buckets and sum, as ``add_metric`` wants them."""
+    buckets = [(each.labels["le"], each.value, _exemplar(each)) for each in samples if "le" in each.labels]
+    (total,) = (each.value for each in samples if each.name.endswith("_sum"))
+    return buckets, total
+
+
+def _exemplar(sample: Sample) -> Exemplar | None:
+    """The parser keeps nanoseconds, which would be written where a live client writes a float."""
+    if sample.exemplar is None or sample.exemplar.timestamp is None:
+        return sample.exemplar
+    return sample.exemplar._replace(timestamp=round(float(sample.exemplar.timestamp), 3))

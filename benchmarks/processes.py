@@ -35,6 +35,11 @@ class Process:
         return time.clock_gettime(~self._child.pid << 3 | 2)  # how Linux numbers the CPU clocks of processes
 
     @property
+    def waited_seconds(self) -> float:
+        """Time its main thread was ready to run and had no core: what other programs took from it."""
+        return int(Path(f"/proc/{self._child.pid}/schedstat").read_text().split()[1]) / 1e9
+
+    @property
     def resident_bytes(self) -> int:
         pages = Path(f"/proc/{self._child.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -6,7 +6,7 @@ import time
 from ..load import Load
 from ..options import Options
 from ..report import Goal, Plot, Report, Table, number
-from ..rig import EXPORTER, FLOOR, OPENMETRICS, following, scrape, serving
+from ..rig import EXPORTER, FLOOR, OPENMETRICS, Client, following, scrape, serving
 from .updates import Unequal
 
 _COUNTS = (100, 1000, 5000)
@@ -66,6 +66,11 @@ def _open(variant: str, count: int, tls: bool, options: Options) -> dict[str, fl
     }
 
 
+def _clocks(client: Client) -> tuple[float, float]:
+    """Seconds it ran, and was kept waiting."""
+    return client.process.cpu_seconds, client.process.waited_seconds
+
+
 def capacity(options: Options) -> Report:
     """The largest workspace: 5,000 live conversations on one core over TLS."""
     count = 250 if options.quick else 5000
@@ -77,12 +82,13 @@ def capacity(options: Options) -> Report:
         client.process.settle()
         server.go()
         server.wait_sent(2 * count)
-        first, cpu, start = server.played(), client.process.cpu_seconds, time.monotonic()
+        first, cpu, waited, start = server.played(), *_clocks(client), time.monotonic()
         end = start + (load.updates - 3) * load.period
         while time.monotonic() < end:
             pages.append(scrape(client.metrics_url, accept=OPENMETRICS, gzip=True).seconds * 1000)
             time.sleep(max(0.0, min(5.0, end - time.monotonic())))
-        last, cpu, seconds = server.played(), client.process.cpu_seconds - cpu, time.monotonic() - start
+        last, seconds = server.played(), time.monotonic() - start
+        cpu, waited = (now - before for now, before in zip(_clocks(client), (cpu, waited), strict=True))
         server.wait_sent(load.total)
         client.process.settle()
         received = client.updates()
@@ -90,6 +96,7 @@ def capacity(options: Options) -> Report:
     updates = last.sent - first.sent
     found = {
         "share of a core, %": cpu / seconds * 100,
+        "kept waiting for the core by other programs, %": waited / seconds * 100,
         "updates a second": updates / seconds,
         "CPU µs an update": cpu / updates * 1e6,
         "latest update sent behind its time, s": last.behind,

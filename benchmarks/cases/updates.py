@@ -26,9 +26,13 @@ class Unequal(Exception):
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """What a window cost a client. ``cpu_seconds`` for ``updates``, in ``seconds``; ``behind`` as in `Played`."""
+    """What a window cost a client. ``cpu_seconds`` for ``updates``, in ``seconds``; ``behind`` as in `Played`.
+
+    ``waited_seconds`` is how long other programs had its core, since its start: much of it makes the round useless.
+    """
 
     cpu_seconds: float
+    waited_seconds: float
     updates: int
     seconds: float
     behind: float
@@ -80,6 +84,7 @@ def paced(server: Server, client: Client) -> Cost:
 def _cost(client: Client, before: float, updates: int, seconds: float, behind: float) -> Cost:
     return Cost(
         cpu_seconds=client.process.cpu_seconds - before,
+        waited_seconds=client.process.waited_seconds,
         updates=updates,
         seconds=seconds,
         behind=behind,
@@ -126,11 +131,12 @@ def _report(name: str, title: str, load: Load, rounds: Rounds, goals: Sequence[G
             if load.period
             else number(1e6 / spread(each[variant]).median),
             number(max(cost.resident_bytes for cost in costs) / 2**20),
+            number(max(cost.waited_seconds for cost in costs)),
         )
         for variant, costs in rounds.items()
     ]
     rate = "% of a core" if load.period else "updates a core could take in a second"
-    columns = ("variant", "CPU µs an update", "to floor", "naive to it", rate, "resident MB")
+    columns = ("variant", "CPU µs an update", "to floor", "naive to it", rate, "resident MB", "s kept waiting")
     count = len(rounds[EXPORTER])
     return Report(
         name=name,
