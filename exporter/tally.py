@@ -24,6 +24,7 @@ from .vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Origin, Re
 
 log = structlog.get_logger("exporter.tally")
 
+NOT_FOUND_LIFE = 600.0  # seconds for which a conversation that nobody knows is not asked for again
 LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
 MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
 NONE, UNKNOWN = "none", "unknown"
@@ -81,6 +82,11 @@ class Tally:
         """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time."""
         self.ledger = ledger
         self.first_start = now()
+        # Counted with every message: found once.
+        self._messages = {kind: ledger.counter(catalogue.MESSAGES, kind) for kind in MessageType}
+        self._updates = ledger.counter(catalogue.UPDATES)
+        self._update_bytes = ledger.counter(catalogue.UPDATE_BYTES)
+        self._updates_superseded = ledger.counter(catalogue.UPDATES_SUPERSEDED)
         self._live_limit = live_limit
         self._now = now
         self._entries: dict[str, Entry] = {}
@@ -99,17 +105,16 @@ class Tally:
         log.debug("feed opened", conversation=conversation_id)
 
     def message(self, kind: MessageType, size: int) -> None:
-        self.ledger.count(catalogue.MESSAGES, kind)
+        self._messages[kind].add(1)
         if kind is MessageType.CONVERSATION_UPDATED:
-            self.ledger.count(catalogue.UPDATES)
-            self.ledger.count(catalogue.UPDATE_BYTES, amount=size)
+            self._updates.add(1)
+            self._update_bytes.add(size)
 
     def superseded(self, count: int, size: int) -> None:
-        count_of = self.ledger.count
-        count_of(catalogue.MESSAGES, MessageType.CONVERSATION_UPDATED, amount=count)
-        count_of(catalogue.UPDATES, amount=count)
-        count_of(catalogue.UPDATE_BYTES, amount=size)
-        count_of(catalogue.UPDATES_SUPERSEDED, amount=count)
+        self._messages[MessageType.CONVERSATION_UPDATED].add(count)
+        self._updates.add(count)
+        self._update_bytes.add(size)
+        self._updates_superseded.add(count)
 
     def invalid(self, conversation_id: str, reason: Invalid) -> None:
         self.ledger.count(catalogue.INVALID_MESSAGES, reason)
@@ -185,8 +190,10 @@ class Tally:
     def forget(self, conversation_id: str) -> None:
         if self.has_seen(conversation_id):
             self.finish(conversation_id, None)
-            return
-        self.ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
+        elif conversation_id not in self._tombstones:
+            self.ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
+            # A stone for a while only: a list that still shows it must not have it counted every few seconds.
+            self._tombstones[conversation_id] = self._now() - TOMBSTONE_LIFE + NOT_FOUND_LIFE
 
     def is_finished(self, conversation_id: str) -> bool:
         return conversation_id in self._tombstones

@@ -87,10 +87,15 @@ class Ledger:
 
     # --- counting
 
-    def count(self, family: Family, *labels: str, amount: int = 1) -> None:
-        """Add to a counter that no conversation's labels are on."""
+    def counter(self, family: Family, *labels: str) -> Counter:
+        """A counter of `Scope.PROCESS`, for those who count often."""
         series = self._series[family.name][labels]
         assert isinstance(series, Counter)  # noqa: S101  # a wrong family is our own bug, found by any test
+        return series
+
+    def count(self, family: Family, *labels: str, amount: int = 1) -> None:
+        """Add to a counter that no conversation's labels are on."""
+        series = self.counter(family, *labels)
         series.add(amount)
         self._changed.add(series)
 

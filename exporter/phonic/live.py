@@ -11,6 +11,7 @@ Strategy:
 import ssl
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
@@ -30,33 +31,41 @@ RECEIVE_BUFFER = 64 * 1024
 MAX_MESSAGE = 32 * 1024 * 1024
 # Each opening TLS handshake costs over a millisecond of CPU; more at once than this gains nothing.
 OPENING_AT_ONCE = 50
-# A feed that may be behind looks for newer snapshots on every 16th message, and on each one once it found any:
-# at most `DRAIN_MOST` and for `DRAIN_SECONDS`. A feed that keeps up pays for one such look in 16.
-PROBE_EVERY = 16
-DRAIN_MOST = 64
-DRAIN_SECONDS = 0.02
-SNAPSHOT_PREFIXES = ('{"type":"conversation-updated"', '{"type": "conversation-updated"')
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Deadlines of a feed, in seconds."""
+    """Times of a feed, in seconds.
+
+    ``evaluate``: snapshots that follow each other faster are not handed out one by one, the newest stands for all.
+    A feed at its usual pace pays nothing for it, a flood costs little more than receiving it.
+    """
 
     connect: float = 15.0
     idle: float = 30.0
     pong: float = 10.0
     disconnect: float = 2.0
+    evaluate: float = 0.25
 
 
 class LiveFeed:
     """One open feed. Receives only: nothing is ever sent after the handshake but pings."""
 
-    def __init__(self, connection: WebSocketConnection, line: Line, scope: trio.CancelScope) -> None:
+    def __init__(
+        self,
+        conversation_id: str,
+        connection: WebSocketConnection,
+        line: Line,
+        scope: trio.CancelScope,
+        evaluate: float,
+    ) -> None:
+        self._beginning = f'{{"type":"conversation-updated","conversation":{{"id":"{conversation_id}",'
         self._connection = connection
         self._line = line
         self._stash: str | bytes | None = None
         self._end: FeedClosed | None = None
-        self._until_probe = PROBE_EVERY
+        self._evaluate = evaluate
+        self._next_at = -inf  # when the next snapshot may be handed out
         self._scope = scope
         self.is_being_pinged = False
         self.superseded = 0
@@ -79,28 +88,36 @@ class LiveFeed:
                 self._end = _closed(closed)
         if self._end is not None:  # raised out here, or its context would hold the text of the peer
             raise self._end
-        self._until_probe -= 1
-        if self._until_probe <= 0 and is_snapshot(frame):
-            frame = await self._drain(frame)
+        if self._is_snapshot(frame):
+            if trio.current_time() < self._next_at:
+                frame = await self._newest(frame)
+            self._next_at = trio.current_time() + self._evaluate
         return frame
 
-    async def _drain(self, frame: str | bytes) -> str | bytes:
-        drained = 0
-        with trio.move_on_after(DRAIN_SECONDS):
+    async def _newest(self, frame: str | bytes) -> str | bytes:
+        """The last of the snapshots that arrive before the next may be handed out; other messages cut it short."""
+        with trio.CancelScope(deadline=self._next_at):
             try:
-                while drained < DRAIN_MOST:
+                while True:
                     newer = await self._connection.get_message()
-                    if not is_snapshot(newer):  # an end or an error is delivered in order, after the snapshot
+                    if not self._is_snapshot(
+                        newer
+                    ):  # an end or an error is delivered in order, after the snapshot
                         self._stash = newer
                         break
-                    drained += 1
                     self.superseded += 1
                     self.superseded_bytes += len(frame)
                     frame = newer
             except ConnectionClosed as closed:
                 self._end = _closed(closed)
-        self._until_probe = 1 if drained else PROBE_EVERY
         return frame
+
+    def _is_snapshot(self, frame: str | bytes) -> bool:
+        """Whether a frame is surely a whole snapshot of this conversation, so that it may stand for earlier ones.
+
+        Told from its ends alone; one that is written in another order is looked at by itself.
+        """
+        return isinstance(frame, str) and frame.startswith(self._beginning) and frame.endswith("}}")
 
     @property
     def last_heard(self) -> float:
@@ -117,11 +134,6 @@ class LiveFeed:
         self.is_being_pinged = False
         if deadline.cancelled_caught:
             self._scope.cancel()
-
-
-def is_snapshot(frame: str | bytes) -> bool:
-    """Whether a frame is a snapshot, told from its first bytes; in another order it is taken for a barrier."""
-    return isinstance(frame, str) and frame.startswith(SNAPSHOT_PREFIXES)
 
 
 class LiveSocket:
@@ -169,7 +181,7 @@ class LiveSocket:
         try:
             async with AsyncExitStack() as closing, trio.open_nursery() as reader:
                 connection, line = await self._connect(conversation_id, credential, reader, closing)
-                feed = LiveFeed(connection, line, scope)
+                feed = LiveFeed(conversation_id, connection, line, scope, self._timeouts.evaluate)
                 self._feeds.add(feed)
                 try:
                     with scope:

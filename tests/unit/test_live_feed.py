@@ -578,17 +578,30 @@ async def test_close_after_snapshots_is_raised_after_the_last_of_them(count: int
     assert closed.reason is FeedError.CLOSED_RESTART
 
 
-async def test_feed_that_keeps_up_supersedes_nothing() -> None:
+async def test_snapshots_at_their_usual_pace_are_all_handed_out() -> None:
     taken, more = trio.open_memory_channel[None](0)
     sent = [snapshot(ID, number % 7, duration_ms=number) for number in range(40)]
     steps = [step for each in sent for step in (each, more.receive)]
+    at_any_pace = Timeouts(evaluate=0)
     async with live_server(plays(*steps)) as server:
         with trio.fail_after(5):
-            async with socket_at(server.url).open(ID) as feed:
+            async with socket_at(server.url, timeouts=at_any_pace).open(ID) as feed:
                 for each in sent:
                     assert await feed.receive() == each
                     await taken.send(None)
                 assert (feed.superseded, feed.superseded_bytes) == (0, 0)
+
+
+async def test_a_snapshot_right_after_another_waits_for_newer_ones_but_not_for_long() -> None:
+    first, second = snapshot(ID, 1), snapshot(ID, 2)
+    async with live_server(plays(first, second, trio.sleep_forever)) as server:
+        with trio.fail_after(5):
+            async with socket_at(server.url, timeouts=Timeouts(evaluate=0.05)).open(ID) as feed:
+                assert await feed.receive() == first
+                handed_out_at = trio.current_time()
+                assert await feed.receive() == second
+                assert trio.current_time() - handed_out_at >= 0.05
+                assert feed.superseded == 0
 
 
 # --- credentials

@@ -248,13 +248,18 @@ def test_a_conversation_known_from_rest_alone_is_counted() -> None:
     assert count(tally, catalogue.CONVERSATIONS_LOST, "never_live") == 1
 
 
-def test_forgetting_what_was_seen_is_an_end_and_what_was_not_a_loss() -> None:
-    tally = new_tally()
+def test_forgetting_what_was_seen_is_an_end_and_what_was_not_a_loss_counted_once_in_ten_minutes() -> None:
+    clock = Clock()
+    tally = new_tally(now=clock)
     tally.update("conv_1", conversation())
     tally.forget("conv_1")
     tally.forget("conv_2")
+    tally.forget("conv_2")
     assert count(tally, catalogue.CONVERSATIONS_ENDED, "proj_1", "support", "unknown") == 1
     assert count(tally, catalogue.CONVERSATIONS_LOST, "not_found") == 1
+    assert (tally.is_finished("conv_1"), tally.is_finished("conv_2")) == (True, True)
+    clock.time += 601
+    tally.expire()
     assert (tally.is_finished("conv_1"), tally.is_finished("conv_2")) == (True, False)
 
 
