@@ -65,7 +65,7 @@ class Process:
             raise self._failed(f"no answer to {line}")
         return answer
 
-    def settle(self, seconds: float = 0.1) -> None:
+    def settle(self, seconds: float = 0.3) -> None:
         """Wait until it has nothing more to do: less than 3 % of a core for a while."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.metrics import catalogue
+from exporter.metrics.catalogue import Family
 
 from .calls import conversation_id
 from .load import Load, Played
@@ -114,10 +115,15 @@ class Client:
 
     def updates(self) -> int:
         """Snapshots received so far."""
-        if self.variant == FLOOR:
-            return int(self.process.ask("status"))
+        return int(self.process.ask("status")) if self.variant == FLOOR else self._counter(catalogue.UPDATES)
+
+    def superseded(self) -> int:
+        """Of these, the ones not evaluated because a newer one was there; only the exporter does that."""
+        return self._counter(catalogue.UPDATES_SUPERSEDED) if self.variant == EXPORTER else 0
+
+    def _counter(self, family: Family) -> int:
         page = scrape(self.metrics_url).page.decode()
-        return int(float(page.split("\nphonic_exporter_updates_total ")[1].split("\n")[0]))
+        return int(float(page.split(f"\n{family.sample_name} ")[1].split("\n")[0]))
 
     def totals(self) -> Totals:
         """What was counted; not for `FLOOR`, which counts nothing."""

@@ -26,14 +26,16 @@ class Unequal(Exception):
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """What a window cost a client. ``cpu_seconds`` for ``updates``, in ``seconds``; ``behind`` as in `Played`.
+    """What a window cost a client: ``cpu_seconds`` for ``updates``, in ``seconds``.
 
-    ``waited_seconds`` is how long other programs had its core, since its start: much of it makes the round useless.
+    ``behind`` as in `Played`. ``superseded``: updates not evaluated, of all of the load. ``waited_seconds`` is for
+    how long other programs had its core, since its start: if it is long, do not trust the round.
     """
 
     cpu_seconds: float
     waited_seconds: float
     updates: int
+    superseded: int
     seconds: float
     behind: float
     resident_bytes: int
@@ -86,6 +88,7 @@ def _cost(client: Client, before: float, updates: int, seconds: float, behind: f
         cpu_seconds=client.process.cpu_seconds - before,
         waited_seconds=client.process.waited_seconds,
         updates=updates,
+        superseded=0,
         seconds=seconds,
         behind=behind,
         resident_bytes=client.process.resident_bytes,
@@ -101,6 +104,7 @@ def measure(load: Load, window: Window, options: Options, variant: str) -> tuple
         cost = window(server, client)
         if (received := client.updates()) != load.total:
             raise Unequal(f"{variant} received {received} of {load.total} updates")
+        cost = attrs.evolve(cost, superseded=client.superseded())
         return cost, client.totals() if variant != FLOOR else {}
 
 
@@ -131,12 +135,22 @@ def _report(name: str, title: str, load: Load, rounds: Rounds, goals: Sequence[G
             if load.period
             else number(1e6 / spread(each[variant]).median),
             number(max(cost.resident_bytes for cost in costs) / 2**20),
+            number(spread([cost.superseded for cost in costs]).median / load.total * 100),
             number(max(cost.waited_seconds for cost in costs)),
         )
         for variant, costs in rounds.items()
     ]
     rate = "% of a core" if load.period else "updates a core could take in a second"
-    columns = ("variant", "CPU µs an update", "to floor", "naive to it", rate, "resident MB", "s kept waiting")
+    columns = (
+        "variant",
+        "CPU µs an update",
+        "to floor",
+        "naive to it",
+        rate,
+        "resident MB",
+        "% superseded",
+        "s kept waiting",
+    )
     count = len(rounds[EXPORTER])
     return Report(
         name=name,
