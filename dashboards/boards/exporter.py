@@ -7,7 +7,7 @@ from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
 from ..panels import GREEN, RED, PanelBuilder, Query, number, rising, trend
-from ..promql import SELECTED, gauge, rate, series
+from ..promql import SELECTED, gauge, rate, ratio, series
 from ..slo import Slo
 from .questions import in_progress_where_searched, per_minute
 
@@ -80,10 +80,12 @@ def _now(slo: Slo) -> list[PanelBuilder]:
         ),
         number(
             "Lost conversations",
-            "Conversations of the last five minutes whose timings were never seen, each minute.",
-            per_minute(rate(c.CONVERSATIONS_LOST)),
-            "cpm",
-            steps=rising(1e-9, lost.minimum),
+            "Share of the conversations of the last five minutes whose timings were never seen.",
+            ratio(rate(c.CONVERSATIONS_LOST), rate(c.CONVERSATIONS)),
+            "percentunit",
+            steps=rising(lost.ratio, 4 * lost.ratio),
+            empty="no calls",
+            decimals=1,
         ),
         number(
             "Memory",

@@ -34,16 +34,16 @@ from .questions import (
 
 
 def build(slo: Slo) -> Dashboard:
-    """Colours on top, trends below, then agent by agent."""
+    """Colours on top, then since when and at which agent, then everything else."""
     return board(
         uid="phonic-overview",
         title="Phonic / Overview",
         description="Are callers suffering, since when, and at which agent.",
         rows=[
             Row("Now", _now(slo)),
-            Row("Trends", _trends(slo)),
-            Row("Conversations", _conversations(slo)),
+            Row("Callers", _suffering(slo)),
             Row("Agents", [_agents(slo)]),
+            Row("Conversations", _conversations(slo)),
         ],
     )
 
@@ -137,28 +137,9 @@ def _now(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _trends(slo: Slo) -> list[PanelBuilder]:
+def _suffering(slo: Slo) -> list[PanelBuilder]:
     limit = slo.response.threshold_seconds
     return [
-        trend(
-            "Response time",
-            "The silence callers hear, from the end of the user's turn to the start of the assistant's. "
-            f"Dashed: the objective, {limit:g} s. Diamonds are single turns and lead to their conversation.",
-            "s",
-            *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.95, 0.99)),
-            steps=((None, "transparent"), (limit, RED)),
-        ),
-        trend(
-            "Live conversations and limits",
-            "Watched by the exporter, in progress as Phonic counts them, and the limits beyond which "
-            "calls are "
-            "refused.",
-            "short",
-            Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
-            Query(in_progress(), "in progress"),
-            Query(f"sum({gauge(c.PROJECT_LIMIT, 'project', operation='max')})", "limit of the projects"),
-            Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
-        ),
         trend(
             "Callers waiting, by agent",
             f"Live calls without an answer for more than {slo.alerts.callers_waiting.seconds:g} s, by "
@@ -170,6 +151,22 @@ def _trends(slo: Slo) -> list[PanelBuilder]:
             stacked=True,
             decimals=0,
         ),
+        trend(
+            "Response time",
+            "The silence callers hear, from the end of the user's turn to the start of the assistant's. "
+            f"Dashed: the objective, {limit:g} s. Diamonds are single turns and lead to their conversation.",
+            "s",
+            *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.95, 0.99)),
+            steps=((None, "transparent"), (limit, RED)),
+        ),
+    ]
+
+
+def _conversations(slo: Slo) -> list[PanelBuilder]:
+    response, conversations = indicators(slo)
+    short = slo.burn.fast.windows[0].long
+    fast, slow = slo.factor(slo.burn.fast.windows[0]), slo.factor(slo.burn.slow.windows[-1])
+    return [
         trend(
             "Share of error endings",
             "Share of ended conversations that ended in an error. "
@@ -184,14 +181,17 @@ def _trends(slo: Slo) -> list[PanelBuilder]:
             width=12,
             steps=((None, "transparent"), (1 - slo.conversations.objective, RED)),
         ),
-    ]
-
-
-def _conversations(slo: Slo) -> list[PanelBuilder]:
-    response, conversations = indicators(slo)
-    short = slo.burn.fast.windows[0].long
-    fast, slow = slo.factor(slo.burn.fast.windows[0]), slo.factor(slo.burn.slow.windows[-1])
-    return [
+        trend(
+            "Live conversations and limits",
+            "Watched by the exporter, in progress as Phonic counts them, and the limits beyond which "
+            "calls are "
+            "refused.",
+            "short",
+            Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
+            Query(in_progress(), "in progress"),
+            Query(f"sum({gauge(c.PROJECT_LIMIT, 'project', operation='max')})", "limit of the projects"),
+            Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
+        ),
         trend(
             "Starts",
             "Conversations seen for the first time, each minute, by project.",
@@ -302,4 +302,5 @@ def _agents(slo: Slo) -> PanelBuilder:
             ),
         ],
         sort="Slow turns",
+        height=8,
     )

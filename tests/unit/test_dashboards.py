@@ -195,7 +195,7 @@ def test_dashboards_survive_a_round_trip_through_the_typed_model(board: dict[str
 
 def test_columns_are_found_by_the_query_that_fills_them() -> None:
     found = {(q.panel, q.unit) for q in queries.panel_queries(LOADED["live"]) if q.kind == "table"}
-    assert {unit for _, unit in found} == {"s", "short"}
+    assert {unit for _, unit in found} == {"s", "dthms", "short"}
 
 
 def test_a_variable_that_is_not_given_is_an_error() -> None:

@@ -22,7 +22,7 @@ Board = dict[str, Any]
 Problems = Iterator[str]
 
 # Units of Grafana that these dashboards use; a misspelt one would be shown as text behind the number.
-UNITS = {"s", "short", "percentunit", "bytes", "Bps", "cps", "cpm"}
+UNITS = {"s", "dthms", "short", "percentunit", "bytes", "Bps", "cps", "cpm"}
 EXCLUSIONS = yaml.safe_load((ROOT / "grafana/.lint").read_text(encoding="utf-8"))["exclusions"]
 
 
