@@ -38,6 +38,7 @@ _COMPARED = (
     catalogue.TOOL_CALLS,
 )
 _MODULES = {FLOOR: "benchmarks.clients.floor", NAIVE: "benchmarks.clients.naive", EXPORTER: "exporter"}
+_LATE_SECONDS = 2.0
 _log_numbers = count()
 
 Totals = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -113,8 +114,14 @@ class Client:
         else:
             self.process.ask(f"open {feeds}")
 
-    def updates(self) -> int:
-        """Snapshots received so far."""
+    def updates(self, wanted: int | None = None) -> int:
+        """Snapshots received so far; waits a little for ``wanted``, since one held back for a newer counts late."""
+        deadline = time.monotonic() + _LATE_SECONDS
+        while (received := self._updates()) != wanted and wanted is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return received
+
+    def _updates(self) -> int:
         return int(self.process.ask("status")) if self.variant == FLOOR else self._counter(catalogue.UPDATES)
 
     def superseded(self) -> int:

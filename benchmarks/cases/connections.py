@@ -56,7 +56,7 @@ def _open(variant: str, count: int, tls: bool, options: Options) -> dict[str, fl
         server.wait_sent(count)
         process.settle()
         used = process.resident_bytes - memory
-        if client.updates() != count:
+        if client.updates(count) != count:
             raise Unequal(f"{variant} received {client.updates()} of {count} updates")
     return {
         "idle KB": idle / count / 1024,
@@ -91,7 +91,7 @@ def capacity(options: Options) -> Report:
         cpu, waited = (now - before for now, before in zip(_clocks(client), (cpu, waited), strict=True))
         server.wait_sent(load.total)
         client.process.settle()
-        received = client.updates()
+        received = client.updates(load.total)
         memory = client.process.resident_bytes
     updates = last.sent - first.sent
     found = {

@@ -102,7 +102,7 @@ def measure(load: Load, window: Window, options: Options, variant: str) -> tuple
         server.wait_open(load.conversations)
         client.process.settle()
         cost = window(server, client)
-        if (received := client.updates()) != load.total:
+        if (received := client.updates(load.total)) != load.total:
             raise Unequal(f"{variant} received {received} of {load.total} updates")
         cost = attrs.evolve(cost, superseded=client.superseded())
         return cost, client.totals() if variant != FLOOR else {}
