@@ -115,7 +115,7 @@ class Client:
             self.process.ask(f"open {feeds}")
 
     def updates(self, wanted: int | None = None) -> int:
-        """Snapshots received so far; waits a little for ``wanted``, since one held back for a newer counts late."""
+        """Snapshots received so far; waits a little for ``wanted``: one held back for a newer counts late."""
         deadline = time.monotonic() + _LATE_SECONDS
         while (received := self._updates()) != wanted and wanted is not None and time.monotonic() < deadline:
             time.sleep(0.05)
