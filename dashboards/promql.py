@@ -47,6 +47,14 @@ def total(family: Family, *by: str, matchers: tuple[str, ...] = (), part: str = 
     return f"{_sum(by)}(increase({series(family, *matchers, part=part)}[$__range]))"
 
 
+def occurring(expr: str, family: Family, *by: str) -> str:
+    """``expr`` for what was counted within the time range at all; 0, not gone, once it is over.
+
+    Without the 0 a legend would go on showing the last number of a trouble that has passed.
+    """
+    return f"{expr} and {total(family, *by)} > 0"
+
+
 def gauge(family: Family, *by: str, operation: str = "sum") -> str:
     """A gauge aggregated by labels."""
     return f"{_aggregate(operation, by)}({series(family)})"

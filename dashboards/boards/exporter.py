@@ -7,7 +7,7 @@ from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
 from ..panels import GREEN, RED, PanelBuilder, Query, number, rising, trend
-from ..promql import SELECTED, gauge, rate, ratio, series
+from ..promql import SELECTED, gauge, occurring, rate, ratio, series
 from ..slo import Slo
 from .questions import in_progress_where_searched, per_minute
 
@@ -144,7 +144,7 @@ def _watching() -> list[PanelBuilder]:
             "Messages",
             "Messages received from live feeds, by type.",
             "cps",
-            Query(rate(c.MESSAGES, "message") + " > 0", "{{message}}"),
+            Query(occurring(rate(c.MESSAGES, "message"), c.MESSAGES, "message"), "{{message}}"),
             width=8,
         ),
         trend(
@@ -349,5 +349,5 @@ def _reasons(family: Family, label: str, name: str = "all", prefix: str = "") ->
     """A counter each minute: as a whole, so that nothing shows as 0, and by the values that occurred."""
     return (
         Query(per_minute(rate(family)), name),
-        Query(f"{per_minute(rate(family, label))} > 0", f"{prefix}{{{{{label}}}}}"),
+        Query(occurring(per_minute(rate(family, label)), family, label), f"{prefix}{{{{{label}}}}}"),
     )

@@ -146,7 +146,8 @@ def _agents(slo: Slo) -> list[PanelBuilder]:
 
 
 def _stages() -> list[PanelBuilder]:
-    before = f"{mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)})"
+    # Below 0 where first audios of turns whose answer has yet to begin are counted already.
+    before = f"clamp_min({mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)}), 0)"
     return [
         trend(
             "Mean response, stage by stage",

@@ -18,7 +18,7 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import bound, gauge, quantile, rate, ratio, series, total, within
+from ..promql import bound, gauge, occurring, quantile, rate, ratio, series, total, within
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import (
@@ -174,8 +174,12 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
             "percentunit",
             Query(error_ratio(), "all"),
             Query(
-                f"{rate(c.CONVERSATION_ERRORS, 'reason')} / on () group_left () "
-                f"({rate(c.CONVERSATIONS_ENDED)} > 0) > 0",
+                occurring(
+                    f"{rate(c.CONVERSATION_ERRORS, 'reason')} / on () group_left () "
+                    f"({rate(c.CONVERSATIONS_ENDED)} > 0)",
+                    c.CONVERSATION_ERRORS,
+                    "reason",
+                ),
                 "{{reason}}",
             ),
             width=12,
@@ -204,7 +208,10 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
             "Ends by reason",
             "Conversations that ended, each minute, by what ended them.",
             "cpm",
-            Query(per_minute(rate(c.CONVERSATIONS_ENDED, "ended_by")) + " > 0", "{{ended_by}}"),
+            Query(
+                occurring(per_minute(rate(c.CONVERSATIONS_ENDED, "ended_by")), c.CONVERSATIONS_ENDED, "ended_by"),
+                "{{ended_by}}",
+            ),
             width=8,
             stacked=True,
         ),
@@ -253,7 +260,10 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
             "cpm",
             Query(per_minute(rate(c.TOOL_CALLS)), "calls"),
             Query(per_minute(rate(c.TOOL_CALL_FAILURES)), "failed"),
-            Query(per_minute(rate(c.TOOL_CALL_FAILURES, "reason")) + " > 0", "failed: {{reason}}"),
+            Query(
+                occurring(per_minute(rate(c.TOOL_CALL_FAILURES, "reason")), c.TOOL_CALL_FAILURES, "reason"),
+                "failed: {{reason}}",
+            ),
             width=8,
         ),
     ]

@@ -14,7 +14,7 @@ from .values import COLORS, PALETTE, color, legend, mapped, shown
 
 Json = Mapping[str, Any]
 
-WIDTH, CELL, GAP, MARGIN, HEAD = 1280, 30, 8, 8, 54
+WIDTH, CELL, GAP, MARGIN, HEAD = 1120, 30, 8, 8, 54
 _LEGEND_ROW, _MOST_LEGEND_ROWS, _TITLE = 17, 4, 30
 CAPTION = "Drawn from data of a real Prometheus by dashboards.pictures, not by Grafana."
 
@@ -29,7 +29,7 @@ header span, footer { color: #9fa7b3; margin-right: 14px; }
 h3 { margin: 7px 8px 0; font-size: 13px; font-weight: 500; height: 20px; white-space: nowrap; overflow: hidden; }
 .none { color: #9fa7b3; text-align: center; padding-top: 60px; font-size: 15px; }
 .big { color: #fff; font-size: 28px; text-align: center; padding-top: 24px; font-weight: 500; }
-.stat h3 { color: #fff; }
+.stat h3 { color: #fff; font-size: 12px; }
 table { border-collapse: collapse; width: 100%; }
 td, th { padding: 0 8px; height: 16px; text-align: right; font-weight: normal; white-space: nowrap; }
 th { color: #8ab8ff; }

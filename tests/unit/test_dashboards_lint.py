@@ -112,10 +112,14 @@ def target_promql_rule(board: Board) -> Problems:
 
 
 def target_rate_interval_rule(board: Board) -> Problems:
-    """Rates over $__rate_interval; an increase may span $__range where a table sums up the whole time range."""
+    """Rates over $__rate_interval; an increase may span $__range where a table sums up the whole time range.
+
+    Or where it only selects what happened within that at all.
+    """
     for panel, target in _targets(board):
         for function, window in re.findall(r"\b(i?rate|increase)\([^()]*\[([^\]]+)\]\)", target["expr"]):
-            whole = function == "increase" and window == "$__range" and panel["type"] == "table"
+            selects = re.search(r" and sum by \(\w+\) \(increase\([^()]*\[\$__range\]\)\) > 0$", target["expr"])
+            whole = function == "increase" and window == "$__range" and (panel["type"] == "table" or selects)
             if window != "$__rate_interval" and not whole:
                 yield f"{panel['title']}: {function}[{window}]"
 
