@@ -93,7 +93,7 @@ class PhonicSettings:
         "File with a session token, in place of an API key: no discovery, fewer labels, no data from REST.",
     )
     requests_per_second: float = _setting(
-        5.0,
+        4.0,
         "Most REST requests in a second; each ended conversation costs one or two. Phonic allows 500.",
     )
 
