@@ -17,6 +17,8 @@ from .options import Options
 from .processes import SERVER_CORE
 from .report import Report
 
+_RESULTS = Path(__file__).parent / "results"
+
 CASES: dict[str, Callable[[Options], Report]] = {
     "saturated": updates.short_calls,
     "saturated-long": updates.long_calls,
@@ -42,9 +44,7 @@ def main() -> None:
     parser.add_argument("case", nargs="*", help="all by default; see --list")
     parser.add_argument("--quick", action="store_true", help="small loads and one round: does it all still work?")
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each case")
-    parser.add_argument(
-        "--results", type=Path, default=Path(__file__).parent / "results", help="folder to write to"
-    )
+    parser.add_argument("--results", type=Path, help="folder to write to; by default a quick run writes nothing")
     parser.add_argument("--list", action="store_true", help="name the cases")
     given = parser.parse_args()
     if given.list:
@@ -56,12 +56,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     os.sched_setaffinity(0, {SERVER_CORE})
     logs.configure(LogSettings(level="error"))
+    folder_of_results = given.results or (None if given.quick else _RESULTS)
     for name in given.case or CASES:
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
             environment = machine.describe()
             report = CASES[name](Options(folder=Path(folder), quick=given.quick, rounds=given.rounds))
-        results.write(report, environment, given.results)
+        if folder_of_results is not None:
+            results.write(report, environment, folder_of_results)
         print(*(str(table) for table in report.tables), sep="\n")
         for goal in report.goals:
             print(" | ".join(goal.row))
