@@ -7,6 +7,7 @@ client's bytes.
 """
 
 from collections.abc import Iterable
+from typing import cast
 
 from .catalogue import Family, Kind
 from .formats import Format
@@ -25,12 +26,12 @@ def render(blocks: Iterable[Block], form: Format) -> bytes:
     for family, rows in blocks:
         start = len(out)
         out.append(_header(family, openmetrics=openmetrics))
-        name = family.sample_name
-        for row in rows:
-            if isinstance(row, tuple):
-                out.append(f"{name}{row[0]} {number_text(row[1])}\n")
-            else:
-                row.write(out, exemplars=openmetrics)
+        if family.kind is Kind.GAUGE:
+            samples = cast("Iterable[Sample]", rows)
+            out += [f"{family.name}{labels} {number_text(value)}\n" for labels, value in samples]
+        else:
+            for series in cast("Iterable[Series]", rows):
+                series.write(out, exemplars=openmetrics)
         if len(out) == start + 1:
             out.pop()
     return "".join(out).encode()

@@ -7,10 +7,10 @@ total does not depend on the order in which its parts arrived.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from math import inf, isnan
-
-import attrs
+from typing import NamedTuple
 
 from .catalogue import Family
 
@@ -18,6 +18,8 @@ NANO = 1_000_000_000
 EXEMPLAR_RUNES = 128  # Prometheus drops an exemplar whose label names and values are longer, without a word
 EXEMPLAR_LIFE = 60.0  # seconds for which the slowest observation of a bucket is shown: a few scrapes
 
+_EXPONENTS = tuple(f"e+{digits - 1:02d}" for digits in range(18))
+_SMALL = tuple(f"{count}.0" for count in range(1000))
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 
@@ -34,19 +36,21 @@ def number_text(value: float) -> str:
     text = repr(float(value))
     if -1_000_000 < value < 1_000_000:
         return text
+    if 1_000_000 <= value < 1e16:  # Go switches to exponents sooner than Python; every Unix time comes here
+        dot = text.index(".")
+        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
+        return mantissa + _EXPONENTS[dot]
     if value in (inf, -inf):
         return "+Inf" if value > 0 else "-Inf"
-    if isnan(value):
-        return "NaN"
-    dot = text.find(".")
-    if value > 0 and dot > 6:  # Go switches to exponents sooner than Python
-        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
-        return f"{mantissa}e+{dot - 1:02d}"
-    return text
+    return "NaN" if isnan(value) else text
 
 
-@attrs.frozen(kw_only=True)
-class Exemplar:
+def count_text(count: int) -> str:
+    """`number_text` of a whole number from 0: most are small, and their texts are kept."""
+    return _SMALL[count] if count < len(_SMALL) else number_text(count)
+
+
+class Exemplar(NamedTuple):
     """The conversation behind an observation: ``labels`` is exposition text, ``at`` Unix time."""
 
     labels: str
@@ -79,7 +83,7 @@ class Counter:
         (self.total,) = dumped
 
     def write(self, out: list[str], *, exemplars: bool) -> None:  # noqa: ARG002  # same call as a histogram's
-        out.append(f"{self.prefix}{number_text(self.total)}\n")
+        out.append(f"{self.prefix}{count_text(self.total)}\n")
 
 
 class Histogram:
@@ -113,7 +117,7 @@ class Histogram:
         if exemplar_labels:
             shown = self.exemplars[bucket]
             if shown is None or value >= shown.value or abs(at - shown.at) > EXEMPLAR_LIFE:
-                self.exemplars[bucket] = Exemplar(labels=exemplar_labels, value=value, at=round(at, 3))
+                self.exemplars[bucket] = Exemplar(exemplar_labels, value, round(at, 3))
 
     def dump(self) -> list[int]:
         return [self.nanos, *self.counts]
@@ -128,17 +132,18 @@ class Histogram:
                 self.bucket_prefixes, accumulate(self.counts), self.exemplars, strict=True
             ):
                 tail = exemplar.text if exemplar else ""
-                out.append(f"{prefix}{number_text(total)}{tail}\n")
+                out.append(f"{prefix}{count_text(total)}{tail}\n")
         else:
             for prefix, total in zip(self.bucket_prefixes, accumulate(self.counts), strict=True):
-                out.append(f"{prefix}{number_text(total)}\n")
-        out.append(f"{self.count_prefix}{number_text(total)}\n")
+                out.append(f"{prefix}{count_text(total)}\n")
+        out.append(f"{self.count_prefix}{count_text(total)}\n")
         out.append(f"{self.sum_prefix}{number_text(self.nanos / NANO)}\n")
 
 
 Series = Counter | Histogram
 
 
+@lru_cache(maxsize=8192)
 def exemplar_labels(conversation_id: str) -> str:
     """Exemplar label text for a conversation; empty where Prometheus would drop it for its length."""
     name = "conversation_id"
