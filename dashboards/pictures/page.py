@@ -29,7 +29,8 @@ header span, footer { color: #9fa7b3; margin-right: 14px; }
 h3 { margin: 7px 8px 0; font-size: 13px; font-weight: 500; height: 20px; white-space: nowrap; overflow: hidden; }
 .none { color: #9fa7b3; text-align: center; padding-top: 60px; font-size: 15px; }
 .big { color: #fff; font-size: 28px; text-align: center; padding-top: 24px; font-weight: 500; }
-.stat h3 { color: #fff; font-size: 12px; }
+.stat h3 { color: #fff; font-size: 11px; }
+.legend td:first-child { width: 100%; max-width: 0; overflow: hidden; text-overflow: ellipsis; }
 table { border-collapse: collapse; width: 100%; }
 td, th { padding: 0 8px; height: 16px; text-align: right; font-weight: normal; white-space: nowrap; }
 th { color: #8ab8ff; }
@@ -142,7 +143,7 @@ def _legend(series: list[Line], defaults: Json) -> str:
         f"<td>{_value(line.last, defaults)}</td><td>{_value(line.highest, defaults)}</td></tr>"
         for index, line in by_last[:_MOST_LEGEND_ROWS]
     )
-    return f"<table><tr><th>Name</th><th>Last *</th><th>Max</th></tr>{rows}</table>"
+    return f'<table class="legend"><tr><th>Name</th><th>Last *</th><th>Max</th></tr>{rows}</table>'
 
 
 def _value(value: float, defaults: Json) -> str:
