@@ -283,13 +283,7 @@ class Tally:
 
     def live(self) -> list[Entry]:
         """Live conversations with series of their own: the first ones up to the limit."""
-        shown: list[Entry] = []
-        for entry in self._entries.values():
-            if len(shown) >= self._live_limit:
-                break
-            if entry.is_live:
-                shown.append(entry)
-        return shown
+        return [entry for entry in self._entries.values() if entry.is_live][: self._live_limit]
 
     def live_counts(self) -> list[Sample]:
         """Samples of `phonic_conversations_live`, every known label set included."""
