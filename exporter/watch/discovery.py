@@ -33,7 +33,7 @@ from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from ..vocabulary import RestError, Started
 from .backoff import backoff
 from .ports import Directory, Sink, Source, Targets
-from .unwatched import OLDEST_LIVE, Unwatched, is_known
+from .unwatched import MEMORY, OLDEST_LIVE, Unwatched, is_known
 
 log = structlog.get_logger("exporter.watch")
 
@@ -42,8 +42,6 @@ WORKSPACE_SECONDS = 30.0
 AGENTS_SECONDS = 600.0
 WARNING_SECONDS = 3600.0  # between two warnings that a project has more active conversations than are found
 SHORT_ROUNDS = 3  # in a row before such a warning: conversations begin and end between two requests
-# Tombstones live 24 h by our clock; what ended longer ago could come twice. 10 minutes for clocks that differ.
-MEMORY = 24 * 3600.0 - 600.0
 CALL = 2 * 3600.0  # seconds; longer calls may escape that were over before the first look at a project
 OVERLAP = 300.0  # seconds between the creation of a row and its `started_at`, at most
 FIRST_LIMIT, LIMIT = 10, 100  # rows: whole conversations each, so an idle sweep asks for few

@@ -25,6 +25,7 @@ from ..phonic.model import Snapshot
 from ..vocabulary import Lost, Started, WatcherState
 from .backoff import backoff
 from .ports import OpenFeed, Records, RecordState, Sink, Source
+from .unwatched import MEMORY
 from .watcher import Outcome, Retry, watch
 
 log = structlog.get_logger("exporter.watch")
@@ -34,9 +35,6 @@ log = structlog.get_logger("exporter.watch")
 REFUSED_RETRY = 300.0
 NOT_FOUND_FIRST, NOT_FOUND_LONGEST = 4.0, 60.0
 CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
-# Seconds since its end after which a conversation nobody watched is history: its tombstone may be gone, so it
-# could have been counted before. 10 minutes less than tombstones live, for clocks that differ.
-HISTORY = 24 * 3600.0 - 600.0
 MOST_REFUSED = 100_000  # ids remembered that met the watch limit: 15 MB; beyond, the first ones may count twice
 
 
@@ -82,6 +80,7 @@ class Supervisor:
         self._retry = retry or Retry()
         self._rng = rng or Random()  # noqa: S311  # jitter
         self._watches: dict[str, Watch] = {}
+        self._wanted: set[Watch] = set()  # of these, those that count against the limit
         self._now = now
         self._refused: dict[str, None] = {}
         self._nursery: trio.Nursery | None = None
@@ -137,6 +136,8 @@ class Supervisor:
 
     def _begin(self, nursery: trio.Nursery, following: Watch) -> None:
         self._watches[following.conversation_id] = following
+        if not following.has_ended:
+            self._wanted.add(following)
         nursery.start_soon(self._follow, following)
 
     def stop(self, conversation_id: str) -> bool:
@@ -159,6 +160,7 @@ class Supervisor:
 
     def _stop(self, known: Watch) -> None:
         del self._watches[known.conversation_id]  # at once, so that it can be started again at once
+        self._wanted.discard(known)
         known.scope.cancel()
 
     def is_watched(self, conversation_id: str) -> bool:
@@ -173,7 +175,7 @@ class Supervisor:
     @property
     def watched_count(self) -> int:
         """Conversations that count against the limit: those whose feed is wanted."""
-        return sum(1 for each in self._watches.values() if not each.has_ended)
+        return len(self._wanted)
 
     def watches(self) -> Iterable[Watch]:
         return self._watches.values()
@@ -192,6 +194,7 @@ class Supervisor:
             with following.scope:
                 await self._contained(following)
         finally:  # sync: runs even when cancelled; the live series die here
+            self._wanted.discard(following)
             if self._watches.get(following.conversation_id) is following:
                 del self._watches[following.conversation_id]
             if following.conversation_id not in self._watches:  # stopped and started again, it is another's by now
@@ -261,6 +264,7 @@ class Supervisor:
 
     async def _finish(self, following: Watch) -> None:
         following.has_ended = True
+        self._wanted.discard(following)
         following.set_state(WatcherState.FINISHING)
         self._sink.ended(following.conversation_id)
         record = await self._records.complete(following.conversation_id) if self._records else None
@@ -273,4 +277,4 @@ class Supervisor:
 
     def _is_history(self, record: Snapshot) -> bool:
         ended = parse_time(record.conversation.ended_at)
-        return ended is not None and ended / 1e6 < max(self._sink.first_start, self._now() - HISTORY)
+        return ended is not None and ended / 1e6 < max(self._sink.first_start, self._now() - MEMORY)

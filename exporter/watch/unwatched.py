@@ -15,6 +15,9 @@ from .ports import Sink, Source, Targets
 from .reconcile import PATIENCE, is_complete
 
 OLDEST_LIVE = 24 * 3600.0  # seconds since its start; an older conversation without an end was never closed
+# Seconds since its end after which a conversation nobody watched is history: its tombstone may be gone, so it
+# could have been counted before. 10 minutes less than tombstones live, for clocks that differ.
+MEMORY = 24 * 3600.0 - 600.0
 FAILURES_IN_A_ROW = 5  # that end a pass: REST has stopped working
 MOST_FAILURES = 10  # passes in a row in which one record could not be read while REST worked: it is given up
 RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds after a failure

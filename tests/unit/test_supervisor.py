@@ -184,6 +184,23 @@ async def test_refused_conversation_that_is_withdrawn_is_forgotten() -> None:
 
 
 @in_virtual_time
+async def test_places_are_free_again_however_a_watcher_stops() -> None:
+    feeds = ScriptedFeeds(conv_a=[[ENDED]], conv_b=[NOT_FOUND] * 3, conv_c=[[]])
+    async with scene(feeds, limit=3) as on:
+        for each in (A, B, C):
+            on.supervisor.start(each, DISCOVERY)
+        assert on.supervisor.watched_count == 3
+        on.supervisor.stop(C)
+        on.supervisor.start(C, DISCOVERY)
+        await settle()
+        assert on.supervisor.watched_count == 2
+        await trio.sleep(60)
+        assert on.supervisor.watched_count == 1
+        on.supervisor.withdraw(C, DISCOVERY)
+        assert on.supervisor.watched_count == 0
+
+
+@in_virtual_time
 async def test_memory_of_refused_conversations_is_bounded() -> None:
     async with scene(limit=0) as on:
         for number in range(MOST_REFUSED + 2):
