@@ -180,8 +180,8 @@ class _Step:
     """
 
     __slots__ = (
-        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "snapshot", "tools", "turns",
-        "was_watched",
+        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "new_tools", "places",
+        "snapshot", "turns", "was_watched",
     )  # fmt: skip
 
     def __init__(
@@ -193,9 +193,10 @@ class _Step:
         self.was_watched = was_watched
         self.additions: list[Addition] = []
         self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied before the first change
-        self.tools = before.tools
+        self.new_tools: set[str] = set()  # a set of its own: adding to all known ones copies them each time
         self.items = snapshot.conversation.items or []
         self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
+        self.places: dict[int, int] | None = None  # of each index in the list; made when first needed
         self.last = max(self.indexes, default=-1)
 
     def run(self) -> tuple[Progress, list[Addition]]:
@@ -223,7 +224,7 @@ class _Step:
             Progress(
                 seen=True,
                 turns=self.turns,
-                tools=self.tools,
+                tools=before.tools | self.new_tools if self.new_tools else before.tools,
                 rejected=before.rejected if is_sound else self._conversation_rejections(),
                 malformed=malformed,
                 duplicates=duplicates,
@@ -330,8 +331,11 @@ class _Step:
         """The item with ``index``, most likely at position ``at``; before the first one, what is known of it."""
         if at >= 0 and self.indexes[at] == index:
             return self.items[at]
-        if index in self.indexes:
-            return self.items[self.indexes.index(index)]
+        if self.places is None:
+            self.places = {each: place for place, each in reversed(list(enumerate(self.indexes)))}
+        place = self.places.get(index)
+        if place is not None:
+            return self.items[place]
         return self.snapshot.before if self.snapshot.before_index == index else None
 
     def _role(self, index: int, item: Item) -> Role:
@@ -340,8 +344,8 @@ class _Step:
 
     def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
         for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
-            if call not in self.tools:
-                self.tools |= {call}
+            if call not in self.before.tools and call not in self.new_tools:
+                self.new_tools.add(call)
                 self.additions.append(TOOL_CALL)
 
     def _bad_values(self) -> dict[int, int]:
@@ -426,14 +430,18 @@ def _ended_by(conversation: Conversation) -> EndedBy | None:
 
 def _record_only(record: Conversation) -> list[Addition]:
     additions: list[Addition] = []
-    interruptions = record.analysis.interruptions_count if record.analysis else None
-    if interruptions and 0 < interruptions <= MOST_INTERRUPTIONS:
+    interruptions = (record.analysis and record.analysis.interruptions_count) or 0
+    if not 0 <= interruptions <= MOST_INTERRUPTIONS:
+        additions.append(rejected(Field.INTERRUPTIONS, _reason(interruptions)))
+    elif interruptions:
         additions.append(((What.INTERRUPTIONS,), interruptions))
-    for item in record.items or ():
-        for call in item.tool_calls or ():
-            failure = _failure(call)
-            if failure is not None:
-                additions.append(((What.TOOL_FAILURE, failure), 1))
+    failed: set[str] = set()  # ids; a record may repeat a call, as in the turn that asked and the one that used it
+    for call in (call for item in record.items or () for call in item.tool_calls or ()):
+        failure = _failure(call)
+        if failure is not None and call.id not in failed:
+            additions.append(((What.TOOL_FAILURE, failure), 1))
+            if call.id:
+                failed.add(call.id)
     return additions
 
 

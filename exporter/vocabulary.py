@@ -109,6 +109,7 @@ class Field(StrEnum):
     CONVERSATION_DURATION = "conversation_duration_ms"
     TOOL_CALLS = "tool_calls"
     TIMINGS = "timings"
+    INTERRUPTIONS = "interruptions_count"
 
 
 class Rejection(StrEnum):

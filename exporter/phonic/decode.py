@@ -168,7 +168,7 @@ def snapshot_from(document: Any) -> Snapshot:
         end_reason=_text(document.get("end_reason")),
         ended_by=_text(document.get("ended_by")),
         items=None if items is None else [_item(at, item, number, bad) for at, item in enumerate(usable)],
-        analysis=_analysis(document.get("analysis"), bad),
+        analysis=_analysis(document.get("analysis"), number, bad),
     )
     malformed = 0 if items is None else len(items) - len(usable)
     return Snapshot(conversation=conversation, bad=tuple(bad), malformed=malformed)
@@ -179,15 +179,11 @@ _TIMING_FIELDS = {field.value: field for field in (Field.MODEL_GENERATION, Field
 
 
 def _item(at: int, item: dict[str, Any], number: _Number, bad: list[BadValue]) -> Item:
-    index = number(at, Field.ITEM_IDX, item.get("item_idx"))
-    if index is not None and not index.is_integer():
-        bad.append(BadValue(at, Field.ITEM_IDX, Rejection.WRONG_TYPE))
-        index = None
     started_at = item.get("started_at")
     if started_at is not None and not isinstance(started_at, str):
         bad.append(BadValue(at, Field.STARTED_AT, Rejection.WRONG_TYPE))
     return Item(
-        item_idx=None if index is None else int(index),
+        item_idx=_whole(at, Field.ITEM_IDX, item.get("item_idx"), number, bad),
         id=_text(item.get("id")),
         role=_text(item.get("role")),
         started_at=_text(started_at),
@@ -197,6 +193,14 @@ def _item(at: int, item: dict[str, Any], number: _Number, bad: list[BadValue]) -
         tool_call_ids=_texts(at, item.get("tool_call_ids"), bad),
         tool_calls=_tool_calls(at, item.get("tool_calls"), bad),
     )
+
+
+def _whole(at: int, field: Field, value: Any, number: _Number, bad: list[BadValue]) -> int | None:
+    found = number(at, field, value)
+    if found is not None and not found.is_integer():
+        bad.append(BadValue(at, field, Rejection.WRONG_TYPE))
+        return None
+    return None if found is None else int(found)
 
 
 def _timings(at: int, value: Any, number: _Number, bad: list[BadValue]) -> dict[str, float | None] | None:
@@ -225,14 +229,13 @@ def _tool_calls(at: int, value: Any, bad: list[BadValue]) -> list[ToolCall] | No
     ]
 
 
-def _analysis(value: Any, bad: list[BadValue]) -> Analysis | None:
+def _analysis(value: Any, number: _Number, bad: list[BadValue]) -> Analysis | None:
     if not isinstance(value, dict):
         return None
     latencies = _elements(-1, Field.RESPONSE, value.get("latencies_ms"), (int, float), bad)
-    count = value.get("interruptions_count")
     return Analysis(
         latencies_ms=None if latencies is None else [float(each) for each in latencies],
-        interruptions_count=count if type(count) is int else None,
+        interruptions_count=_whole(-1, Field.INTERRUPTIONS, value.get("interruptions_count"), number, bad),
     )
 
 

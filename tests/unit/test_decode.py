@@ -2,7 +2,7 @@
 
 import json
 from contextlib import suppress
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from exporter.phonic.decode import (
     snapshot_from,
     unknown_fields,
 )
-from exporter.phonic.model import BadValue, Snapshot
+from exporter.phonic.model import Analysis, BadValue, Snapshot
 from exporter.vocabulary import Drift, Field, Invalid, MessageType, Rejection
 from tests.strategies import Json, damaged, frame, histories
 
@@ -291,6 +291,15 @@ def test_latencies_that_are_no_numbers_are_named() -> None:
         [1064.0],
         (BadValue(-1, Field.RESPONSE, WRONG_TYPE),),
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"), [("2", WRONG_TYPE), (True, WRONG_TYPE), (2.5, WRONG_TYPE), (inf, NOT_FINITE)]
+)
+def test_interruptions_that_are_no_count_are_named(count: Any, reason: Rejection) -> None:
+    snapshot = snapshot_from({"id": "conv_1", "analysis": {"interruptions_count": count}})
+    assert snapshot.conversation.analysis == Analysis()
+    assert snapshot.bad == (BadValue(-1, Field.INTERRUPTIONS, reason),)
 
 
 def test_missing_and_null_fields_are_nothing_special() -> None:

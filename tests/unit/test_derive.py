@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from math import inf, nan
+from time import process_time
 from typing import Any
 
 import attrs
 import pytest
 
-from exporter.additions import Addition, What
+from exporter.additions import Addition, What, rejected
 from exporter.derive import NOTHING, End, Live, Progress, derive, finish, index_of, parse_time
 from exporter.phonic.model import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
 from exporter.vocabulary import EndedBy, Field, Lost, Rejection, Role, ToolFailure
@@ -326,6 +327,16 @@ def test_tool_calls_count_once_by_id_on_both_roles_and_in_both_shapes() -> None:
     assert added(live, live, rest) == [(TOOL_CALL, 1)] * 3
 
 
+def test_a_megabyte_of_tool_calls_or_of_turns_in_any_order_holds_nobody_up() -> None:
+    calls = [f"tool_{number:08d}" for number in range(20_000)]
+    roles = ["user", "assistant"] * 10_000
+    turns = [turn(index, role, started_at=at(1), duration_ms=0.0) for index, role in enumerate(roles)]
+    begun = process_time()
+    assert added(snapshot(turn(0, tool_call_ids=calls))) == [(TOOL_CALL, 1)] * 20_000
+    assert added(snapshot(*reversed(turns))).count((RESPONSE, 0.0)) == 10_000
+    assert process_time() - begun < 2  # takes 0.1 s; with a cost that grows as their square, 7
+
+
 @pytest.mark.parametrize(
     ("call", "failure"),
     [
@@ -396,6 +407,20 @@ def test_a_record_revises_nothing() -> None:
     assert [each for each in ended if each[0][0] in (What.REVISED, What.TURN_DURATION)] == [
         ((What.TURN_DURATION, Role.ASSISTANT), 0.7)
     ]
+
+
+def test_the_failure_of_a_tool_call_counts_once_by_id() -> None:
+    call, other = ToolCall(id="a", timed_out=True), ToolCall(timed_out=True)
+    record = snapshot(turn(0, tool_calls=[call, call, other]), turn(1, tool_calls=[call, other]))
+    assert [key for key, _ in finish(NOTHING, End(record=record)) if key[0] == What.TOOL_FAILURE] == [
+        (What.TOOL_FAILURE, ToolFailure.TIMEOUT)
+    ] * 3
+
+
+@pytest.mark.parametrize(("count", "reason"), [(-1, "negative"), (10**9, "too_large")])
+def test_unusable_interruptions_are_rejected(count: int, reason: str) -> None:
+    ended = finish(NOTHING, End(record=snapshot(analysis=Analysis(interruptions_count=count))))
+    assert rejected(Field.INTERRUPTIONS, Rejection(reason)) in ended
 
 
 @pytest.mark.parametrize(("count", "counted"), [(3, [3]), (0, []), (-1, []), (10**9, []), (None, [])])
