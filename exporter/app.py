@@ -7,7 +7,7 @@ written, then the server finishes what it is answering. A second signal ends eve
 
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -25,7 +25,7 @@ from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
 from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
-from .phonic.live import LiveSocket, Timeouts
+from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
 from .settings import Settings, StateSettings, describe
 from .simulator import server as simulator_server
@@ -78,7 +78,7 @@ async def run(
         )
     )
     tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
-    stop, served = trio.Event(), trio.Event()
+    stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
     async with (
         _signals(stop),
         _checkpoint(settings.state, tally) as checkpoint,
@@ -86,7 +86,12 @@ async def run(
     ):
         live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
-        supervisor = Supervisor(open_feed=live.open, sink=tally, records=records, limit=settings.watch.limit)
+        supervisor = Supervisor(
+            open_feed=partial(_open_feed, live, tally, names_known),
+            sink=tally,
+            records=records,
+            limit=settings.watch.limit,
+        )
         discovery = _discovery(settings, rest, supervisor, tally)
         watch_file = _watch_file(settings, supervisor)
         page = Page(
@@ -132,10 +137,14 @@ async def run(
                 await watching.start(supervisor.run)
                 watching.start_soon(live.keep_alive)
                 watching.start_soon(_expire, tally)
+                watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)
+                for conversation_id in settings.watch.conversation:
+                    supervisor.start(conversation_id, Source.FLAG)
+                if watch_file is not None:
+                    watching.start_soon(watch_file.run)
                 if discovery is not None:
                     watching.start_soon(discovery.run)
-                watching.start_soon(_follow_named, settings, supervisor, watch_file, discovery)
                 task_status.started(Running(urls=urls, stop=stop))
                 await stop.wait()
                 serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
@@ -287,20 +296,23 @@ def _resume(supervisor: Supervisor, tally: Tally) -> None:
             supervisor.start(conversation_id, Source.CHECKPOINT)
 
 
-async def _follow_named(
-    settings: Settings, supervisor: Supervisor, watch_file: WatchFile | None, discovery: Discovery | None
-) -> None:
-    """Watch what flags and file name, and keep up with the file until cancelled.
-
-    Snapshots have only the id of their project, and labels are frozen with the first one: its name comes first.
-    """
+async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) -> None:
     if discovery is not None:
         with trio.move_on_after(NAMES_PATIENCE_SECONDS):
             await discovery.projects_known.wait()
-    for conversation_id in settings.watch.conversation:
-        supervisor.start(conversation_id, Source.FLAG)
-    if watch_file is not None:
-        await watch_file.run()
+    names_known.set()
+
+
+@asynccontextmanager
+async def _open_feed(
+    live: LiveSocket, tally: Tally, names_known: trio.Event, conversation_id: str
+) -> AsyncGenerator[LiveFeed, None]:
+    """Open a feed once labels can be decided: snapshots have only the id of their project, and the first one
+    freezes them."""
+    if tally.entry(conversation_id) is None:
+        await names_known.wait()
+    async with live.open(conversation_id) as feed:
+        yield feed
 
 
 async def _expire(tally: Tally) -> None:

@@ -7,7 +7,7 @@ import trio
 from exporter.settings import MetricsSettings, Settings, WatchSettings, WebSettings
 from tests.real.pages import scrape_until
 from tests.real.programs import ANY_PORT, exporting, settings_for, unread_scrape
-from tests.real.upstream import Upstream, live_object, updated, upstream
+from tests.real.upstream import PROJECT, Upstream, live_object, updated, upstream
 
 pytestmark = pytest.mark.real
 
@@ -123,6 +123,19 @@ async def test_conversations_are_pushed_and_withdrawn_over_http(http: httpx.Asyn
                 assert await put("conv_a") == 201  # watched again: its turns were counted already
                 phonic.say("conv_a", updated(live_object("conv_a", items=[*live_object()["items"], FOURTH])))
                 await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 7)
+
+
+async def test_a_conversation_pushed_before_the_names_of_projects_are_known_carries_them(
+    http: httpx.AsyncClient,
+) -> None:
+    with trio.fail_after(20):
+        async with upstream(frames=three_agents(), trouble={"/projects": (500, "")}) as phonic:
+            settings = settings_for(phonic.url, web=WebSettings(listen_address=(ANY_PORT,), enable_push_api=True))
+            async with exporting(settings) as url:
+                assert (await http.put(f"{url}/api/v1/conversations/conv_a")).status_code == 201
+                phonic.trouble.clear()
+                page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
+    assert page.values_of("phonic_conversations_total", "project") == {PROJECT["name"]}
 
 
 FOURTH = {"item_idx": 3, "role": "user", "started_at": "2025-07-30T23:45:10.000Z", "duration_ms": 900}
