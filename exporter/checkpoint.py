@@ -26,7 +26,8 @@ from .saved import TOMBSTONE_LIFE, Changes, Saved
 
 log = structlog.get_logger("exporter.checkpoint")
 
-_LAST_SECONDS: Final = 4.0  # for each of the two last steps, so that a hanging disk cannot hold up the end
+# For each of the two last steps: twice this and the 3 s of the last scrape are the 9 s that an end may take.
+_LAST_SECONDS: Final = 3.0
 _LONGEST_RETRY_SECONDS: Final = 60.0
 
 
@@ -105,7 +106,7 @@ class Checkpoint:
     async def write_now(self, collect: Collect, *, on_error: Callable[[], None]) -> bool:
         """Write what has changed; returns whether that worked. For the end, when `run` has been cancelled.
 
-        Cancellation: none, so that all else can be torn down meanwhile; takes at most 4 s.
+        Cancellation: none, so that all else can be torn down meanwhile; takes at most 3 s.
         """
         with trio.move_on_after(_LAST_SECONDS, shield=True):
             return await self._write(collect, on_error)
@@ -113,7 +114,7 @@ class Checkpoint:
         return False
 
     async def close(self) -> None:
-        """Let go of the file. Cancellation: none; takes at most 4 s."""
+        """Let go of the file. Cancellation: none; takes at most 3 s."""
         with trio.move_on_after(_LAST_SECONDS, shield=True):
             await trio.to_thread.run_sync(self._stop, abandon_on_cancel=True, limiter=self._one_thread)
 
