@@ -18,6 +18,7 @@ import trio
 
 from . import __version__
 from .checkpoint import Checkpoint
+from .filelimit import allow_files
 from .gauges import gauges
 from .identity import is_conversation_id
 from .metrics import catalogue
@@ -45,6 +46,7 @@ log = structlog.get_logger("exporter")
 
 STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
 EXPIRE_SECONDS = 60.0
+OTHER_FILES = 500  # open at once beside the feeds: scrapes and idle clients, REST, checkpoint
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
 NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
 
@@ -69,6 +71,9 @@ async def run(
     start (addresses, web config file, a checkpoint in use). Cancellation: ends at once, without a checkpoint.
     """
     log.info("starting", version=__version__, **describe(settings))
+    wanted = settings.watch.limit + OTHER_FILES
+    if (allowed := allow_files(wanted)) < wanted:
+        log.warning("too few open files for the watch limit", allowed=allowed, wanted=wanted)
     web_config = LiveConfig(settings.web.config_file)
     ledger = Ledger(
         LabelLimits(

@@ -20,6 +20,7 @@ PARTS: dict[str, set[str]] = {
     "vocabulary": set(),
     "saved": set(),
     "lockfile": set(),
+    "filelimit": set(),
     "logs": set(),
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
@@ -42,8 +43,8 @@ PARTS: dict[str, set[str]] = {
         "__init__", "checkpoint", "derive", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
     },
     "app": {
-        "__init__", "checkpoint", "errors", "gauges", "identity", "logs", "metrics", "phonic", "saved", "settings",
-        "simulator", "tally", "vocabulary", "watch", "web",
+        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
+        "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
     },
     "cli": {"__init__", "app", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web"},
     "__main__": {"cli"},
