@@ -132,7 +132,6 @@ class Tally:
         entry = self._entries.get(conversation_id)
         if entry is not None:
             entry.is_current = False
-        log.info("feed lost", conversation=conversation_id, reason=reason.value)
 
     def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # logged where it was contained
         self.ledger.count(catalogue.WATCHER_CRASHES)

@@ -56,6 +56,7 @@ async def watch(
     """
     delays = backoff(rng, first=retry.first, longest=retry.longest)
     not_found = 0
+    say = log.info
     while True:
         opened_at: float | None = None
         delay = 0.0
@@ -72,6 +73,11 @@ async def watch(
         except FeedClosed as closed:
             if closed.reason is not None:
                 sink.feed_error(conversation_id, closed.reason)
+                # One line when trouble begins: thousands of feeds may fail twice a minute for hours.
+                if opened_at is not None:
+                    say = log.info
+                say("feed lost", conversation=conversation_id, reason=closed.reason.value)
+                say = log.debug
             not_found = not_found + 1 if isinstance(closed, FeedNotFound) else 0
             if isinstance(closed, FeedRefused | FeedUnreadable):
                 return Outcome.REFUSED

@@ -7,6 +7,7 @@ from random import Random
 
 import attrs
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -122,6 +123,15 @@ def test_not_found_three_times_in_a_row_gives_up() -> None:
     assert result.outcome is Outcome.NOT_FOUND
     assert result.errors == [FeedError.HTTP_404] * 3
     assert result.waits == schedule(2)
+
+
+def test_trouble_with_a_feed_is_told_when_it_begins_and_its_repetitions_only_to_those_who_look() -> None:
+    with structlog.testing.capture_logs() as logged:
+        watched(DOWN, DOWN, [LOST], DOWN, DOWN, [ENDED])
+    assert [(each["log_level"], each["reason"]) for each in logged] == [
+        ("info", DOWN.reason), ("debug", DOWN.reason),
+        ("info", LOST.reason), ("debug", DOWN.reason), ("debug", DOWN.reason),
+    ]  # fmt: skip
 
 
 def test_not_found_is_counted_in_a_row_only() -> None:
