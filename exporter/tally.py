@@ -92,7 +92,7 @@ class Tally:
         self._entries: dict[str, Entry] = {}
         self._tombstones: dict[str, float] = {}
         self._project_names: dict[str, str] = {}
-        self._agents: dict[tuple[str, str, str], None] = {}
+        self._agents: dict[tuple[str, str, str], bool] = {}  # whether one of its conversations was seen
         self._logged_fields: set[tuple[Drift, str]] = set()
         self._changed: set[str] = set()
         self._new_tombstones: list[Tombstone] = []
@@ -237,14 +237,19 @@ class Tally:
     def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
         """Agents (id, name) of a project: their series exist at 0 before their first conversation."""
         for agent_id, name in agents:
-            self._learn_agent(_clean(project), _clean(name), _clean(agent_id))
+            self._learn_agent((_clean(project), _clean(name), _clean(agent_id)))
             if set(self.ledger.limits.names) <= {"project", "agent"}:
                 known = {"project": _clean(project), "agent": _clean(name)}
-                self.ledger.label_set([known[label] for label in self.ledger.limits.names], is_conversation=False)
+                self.ledger.expect([known[label] for label in self.ledger.limits.names])
 
-    def _learn_agent(self, project: str, agent: str, agent_id: str) -> None:
-        if len(self._agents) < self.ledger.limits.sets:
-            self._agents[project, agent, agent_id] = None
+    def _learn_agent(self, agent: tuple[str, str, str], *, was_seen: bool = False) -> None:
+        """Of more agents than the limits allow, those that have conversations matter."""
+        if was_seen and agent not in self._agents and len(self._agents) >= self.ledger.limits.sets:
+            idle = next((each for each, seen in self._agents.items() if not seen), None)
+            if idle is not None:
+                del self._agents[idle]
+        if agent in self._agents or len(self._agents) < self.ledger.limits.sets:
+            self._agents[agent] = was_seen or self._agents.get(agent, False)
 
     def _enter(self, conversation_id: str, conversation: Conversation) -> Entry:
         labels = self._labels(conversation)
@@ -258,7 +263,7 @@ class Tally:
         )
         self._entries[conversation_id] = entry
         if conversation.agent and conversation.agent.id:
-            self._learn_agent(labels["project"], labels["agent"], _clean(conversation.agent.id))
+            self._learn_agent((labels["project"], labels["agent"], _clean(conversation.agent.id)), was_seen=True)
         return entry
 
     def _labels(self, conversation: Conversation) -> dict[str, str]:

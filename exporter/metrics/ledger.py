@@ -2,7 +2,8 @@
 
 Rules for this file:
 - A label set is one combination of the labels chosen with ``--metrics.labels``. It is born with all its series
-  at 0, because Prometheus cannot see the first increment of a new series. It never goes away.
+  at 0, because Prometheus cannot see the first increment of a new series. It never goes away, unless it was
+  made ahead of its first conversation and the place is needed for one.
 - Label values are bounded here and nowhere else: beyond a limit a value becomes ``__other__``, and is counted.
 - Families that are guarded by progress (`Scope.CONVERSATIONS`, `Scope.COUNTED`) go into the checkpoint
   together with it; what only this process did (`Scope.PROCESS`) starts at 0 with it.
@@ -78,6 +79,7 @@ class Ledger:
             family.name: {} for family in CATALOGUE if _is_accumulated(family)
         }
         self._label_sets: dict[tuple[str, ...], LabelSet] = {}
+        self._ahead: dict[tuple[str, ...], LabelSet] = {}  # of these, those that no conversation has asked for
         self._values: list[set[str]] = [set() for _ in limits.names]
         self._changed: set[Series] = set()
         for family in CATALOGUE:
@@ -115,37 +117,69 @@ class Ledger:
                 series.add(int(value))
             changed.add(series)
 
-    def label_set(self, wanted: Sequence[str], *, is_conversation: bool = True) -> LabelSet:
-        """The label set for ``wanted`` values (in the order of ``limits.names``), folded at the limits.
-
-        ``is_conversation`` is False for sets made ahead of their first conversation, whose folding is not
-        news.
+    def label_set(self, wanted: Sequence[str]) -> LabelSet:
+        """The label set of a conversation with these values (in the order of ``limits.names``), folded at the
+        limits.
         """
         known = self._label_sets.get(tuple(wanted))
-        if known is not None:
-            return known
-        values = tuple(self._fold(at, value, is_conversation) for at, value in enumerate(wanted))
-        known = self._label_sets.get(values)
-        if known is None and len(self._label_sets) >= self.limits.sets:
-            if is_conversation:
-                self.count(catalogue.LABEL_VALUES_FOLDED, "label_set")
-            values = tuple(OTHER for _ in self.limits.names)
+        if known is None:
+            values = tuple(self._fold(at, value) for at, value in enumerate(wanted))
             known = self._label_sets.get(values)
-        return known or self._new_label_set(values)
+            if known is None and len(self._label_sets) >= self.limits.sets and self._ahead:
+                self._drop(next(iter(self._ahead)))
+            if known is None and len(self._label_sets) >= self.limits.sets:
+                self.count(catalogue.LABEL_VALUES_FOLDED, "label_set")
+                values = tuple(OTHER for _ in self.limits.names)
+                known = self._label_sets.get(values)
+            known = known or self._new_label_set(values)
+        self._ahead.pop(known.values, None)
+        return known
 
-    def _fold(self, at: int, value: str, is_conversation: bool) -> str:
+    def expect(self, wanted: Sequence[str]) -> None:
+        """Make a label set ahead of its first conversation, where the limits leave room for it."""
+        values = tuple(wanted)
+        has_room = len(self._label_sets) < self.limits.sets and all(
+            value in seen or len(seen) < self.limits.values
+            for seen, value in zip(self._values, values, strict=True)
+        )
+        if has_room and values not in self._label_sets:
+            self._ahead[values] = made = self._new_label_set(values)
+            self._changed.add(next(iter(made.series.values())))  # one row is enough for the checkpoint to know it
+
+    def _fold(self, at: int, value: str) -> str:
         seen = self._values[at]
         if value in seen or value == OTHER:
             return value
+        if len(seen) >= self.limits.values:
+            self._make_room(at)
         if len(seen) < self.limits.values:
             seen.add(value)
             return value
-        if is_conversation:
-            self.count(catalogue.LABEL_VALUES_FOLDED, self.limits.names[at])
+        self.count(catalogue.LABEL_VALUES_FOLDED, self.limits.names[at])
         return OTHER
+
+    def _make_room(self, at: int) -> None:
+        """Give up a value that only label sets made ahead have, if there is one."""
+        used = {values[at] for values in self._label_sets.keys() - self._ahead.keys()}
+        spare = next((values[at] for values in self._ahead if values[at] not in used), None)
+        for values in [values for values in self._ahead if values[at] == spare]:
+            self._drop(values)
+
+    def _drop(self, values: tuple[str, ...]) -> None:
+        """Forget a label set made ahead, and its values where no other has them."""
+        del self._ahead[values]
+        for series in self._label_sets.pop(values).series.values():
+            del self._series[series.family.name][series.labels]
+            self._changed.discard(series)
+        for at, value in enumerate(values):
+            if all(each[at] != value for each in self._label_sets):
+                self._values[at].discard(value)
 
     def _new_label_set(self, values: tuple[str, ...]) -> LabelSet:
         label_set = self._label_sets[values] = LabelSet(values)
+        for seen, value in zip(self._values, values, strict=True):
+            if value != OTHER:
+                seen.add(value)
         for what, family in _FAMILY_OF.items():
             if family.scope is Scope.CONVERSATIONS:
                 for own in product(*family.values):
@@ -205,16 +239,13 @@ class Ledger:
                 reset.add(row.family)
                 continue
             if family.scope is Scope.CONVERSATIONS:
-                self._restore_label_set(row.labels[: len(self.limits.names)])
+                values = row.labels[: len(self.limits.names)]
+                if values not in self._label_sets:
+                    self._ahead[values] = self._new_label_set(values)
+                if any(row.numbers):
+                    self._ahead.pop(values, None)
             (self._series[family.name].get(row.labels) or self._new(family, row.labels)).load(row.numbers)
         return reset
-
-    def _restore_label_set(self, values: tuple[str, ...]) -> None:
-        if values not in self._label_sets:
-            for seen, value in zip(self._values, values, strict=True):
-                if value != OTHER:
-                    seen.add(value)
-            self._new_label_set(values)
 
 
 def _is_accumulated(family: Family) -> bool:

@@ -112,27 +112,63 @@ def test_an_agent_really_called_other_is_no_news() -> None:
     assert total(ledger, catalogue.LABEL_VALUES_FOLDED, "agent") == 0
 
 
-def test_folding_ahead_of_any_conversation_is_not_counted() -> None:
-    ledger = Ledger(LabelLimits(values=1, sets=1))
+def test_label_sets_made_ahead_take_only_room_that_is_there() -> None:
+    ledger = Ledger(LabelLimits(values=2, sets=2))
+    ledger.label_set(("main", "called"))
     for agent in ("a", "b", "c"):
-        ledger.label_set(("main", agent), is_conversation=False)
+        ledger.expect(("main", agent))
+    assert [each.values for each in ledger.label_sets] == [("main", "called"), ("main", "a")]
     assert not any(each.dump()[0] for each in ledger.series(catalogue.LABEL_VALUES_FOLDED))
 
 
+def test_label_sets_made_ahead_give_way_to_conversations() -> None:
+    ledger = Ledger(LabelLimits(values=100, sets=200))
+    for number in range(10_000):
+        ledger.expect(("main", f"idle {number}"))
+    assert len(ledger.label_sets) == 100
+    for number in range(102):
+        apply(ledger, ledger.label_set(("main", f"busy {number}")), TURN[Role.USER])
+    assert [each.values[1] for each in ledger.label_sets] == [*(f"busy {number}" for number in range(100)), OTHER]
+    assert {each.labels[1] for each in ledger.series(catalogue.RESPONSE)} == {
+        each.values[1] for each in ledger.label_sets
+    }
+    assert total(ledger, catalogue.LABEL_VALUES_FOLDED, "agent") == 2
+
+
+def test_a_label_set_made_ahead_stays_once_a_conversation_has_it() -> None:
+    ledger = Ledger(LabelLimits(values=100, sets=1))
+    ledger.expect(("main", "support"))
+    called = ledger.label_set(("main", "support"))
+    assert ledger.label_set(("main", "sales")).values == (OTHER, OTHER)
+    assert ledger.label_set(("main", "support")) is called
+
+
+_NAMES = st.text("abcde", min_size=1, max_size=1)
+
+
 @given(
-    st.lists(st.tuples(st.text(max_size=3), st.text(max_size=3)), max_size=40),
+    st.lists(st.tuples(_NAMES, st.text(max_size=2), st.booleans()), max_size=60),
     st.integers(1, 4),
     st.integers(1, 6),
 )
 def test_no_input_makes_more_label_sets_than_the_limits_allow(
-    wanted: list[tuple[str, str]], values: int, sets: int
+    wanted: list[tuple[str, str, bool]], values: int, sets: int
 ) -> None:
     ledger = Ledger(LabelLimits(values=values, sets=sets))
-    for each in wanted:
-        assert ledger.label_set(each) is ledger.label_set(each)
-    assert len(ledger.label_sets) <= sets + 1
-    for at in range(2):
-        assert len({each.values[at] for each in ledger.label_sets} - {OTHER}) <= values
+    given_out: list[LabelSet] = []
+    for project, agent, is_ahead in wanted:
+        if is_ahead:
+            ledger.expect((project, agent))
+        else:
+            given_out.append(ledger.label_set((project, agent)))
+            assert ledger.label_set((project, agent)) is given_out[-1]
+        assert len(ledger.label_sets) <= sets + 1
+        for at in range(2):
+            assert len({each.values[at] for each in ledger.label_sets} - {OTHER}) <= values
+    assert all(each in ledger.label_sets for each in given_out)
+    assert {each.labels for each in ledger.series(catalogue.CONVERSATIONS)} == {
+        each.values for each in ledger.label_sets
+    }
 
 
 def test_without_chosen_labels_there_is_one_label_set() -> None:
@@ -201,6 +237,16 @@ def test_families_of_another_version_are_left_out() -> None:
     process = SavedSeries(catalogue.MESSAGES.name, ("error",), (), (7,))
     assert restored.restore([unknown, process]) == set()
     assert total(restored, catalogue.MESSAGES, "error") == 0
+
+
+def test_a_label_set_that_counted_nothing_yet_survives_a_restart_and_still_gives_way() -> None:
+    ledger = Ledger(LabelLimits())
+    ledger.expect(("main", "support"))
+    restored = Ledger(LabelLimits(sets=1))
+    restored.restore(ledger.changes())
+    assert total(restored, catalogue.TURNS, "main", "support", "user") == 0
+    assert restored.label_set(("main", "sales")).values == ("main", "sales")
+    assert [each.values for each in restored.label_sets] == [("main", "sales")]
 
 
 def test_restored_label_values_use_up_the_limits() -> None:

@@ -146,6 +146,15 @@ def test_agents_that_are_known_have_series_before_their_first_conversation() -> 
     assert totals(tally) == {}
 
 
+def test_agents_with_conversations_are_named_before_those_that_only_exist() -> None:
+    tally = new_tally(LabelLimits(sets=3))
+    tally.learn_agents("proj_1", [(f"agent_{number}", f"agent {number}") for number in range(10, 15)])
+    for number in range(5):
+        tally.update(f"conv_{number}", turns("user", agent=Agent(f"agent_{number}", f"agent {number}")))
+    tally.learn_agents("proj_1", [("agent_1", "agent 1"), ("agent_10", "agent 10")])
+    assert [agent for (_, agent, _), _ in tally.agents()] == ["agent 0", "agent 1", "agent 2"]
+
+
 def test_agents_make_no_series_where_their_other_labels_cannot_be_known() -> None:
     tally = new_tally(LabelLimits(names=("agent", "origin")))
     tally.learn_agents("main", [("agent_1", "support")])
@@ -328,7 +337,7 @@ def test_changes_are_only_what_changed() -> None:
 def test_a_conversation_folded_before_a_restart_stays_folded_after_it() -> None:
     limits = LabelLimits(values=1)
     tally = new_tally(limits)
-    tally.learn_agents("proj_1", [("agent_1", "known"), ("agent_2", "silent so far")])
+    tally.update("conv_0", turns("user", agent=Agent("agent_0", "known")))
     tally.update("conv_1", turns("user"))
     again = restarted(tally, limits=limits)
     again.update("conv_1", turns("user", "user"))
