@@ -16,7 +16,9 @@ log = structlog.get_logger("exporter.watch")
 
 PATIENCE = 30.0  # seconds; the documented webhooks came 6.6 s after the end
 ENDURANCE = 600.0  # seconds
-CONCURRENCY = 8  # reads under way, so that a wave of endings leaves room for discovery at the rate limit
+# Reads under way. All requests pass one gate in the order they came, so in a wave of endings discovery waits for
+# this many turns, 1 s at 4 requests a second; and with answers within 1 s the gate is still never idle.
+CONCURRENCY = 4
 FIRST_DELAY, LONGEST_DELAY = 3.0, 15.0  # usually the second read, at the latest the third, finds all
 
 

@@ -103,11 +103,11 @@ async def test_waiting_in_the_queue_costs_no_patience(
     sink, rest = Sink(), Rest([COMPLETE], latency=10.0)
     records = reconciler(rest, sink)
     async with trio.open_nursery() as nursery:
-        for _ in range(80):
+        for _ in range(40):
             nursery.start_soon(records.complete, "c")
-    assert sink.results == [Reconciled.COMPLETE] * 80
-    assert trio.current_time() - rest.times[0] == pytest.approx(100)  # ten batches of eight
-    assert rest.most_under_way == 8
+    assert sink.results == [Reconciled.COMPLETE] * 40
+    assert trio.current_time() - rest.times[0] == pytest.approx(100)  # ten batches of four
+    assert rest.most_under_way == 4
 
 
 async def test_incomplete_record_is_read_few_times(
