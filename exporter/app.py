@@ -141,7 +141,7 @@ async def run(
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.keep_alive)
-                watching.start_soon(_expire, tally)
+                watching.start_soon(_expire, tally, supervisor)
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)
                 for conversation_id in settings.watch.conversation:
@@ -320,10 +320,10 @@ async def _open_feed(
         yield feed
 
 
-async def _expire(tally: Tally) -> None:
+async def _expire(tally: Tally, supervisor: Supervisor) -> None:
     while True:
         await trio.sleep(EXPIRE_SECONDS)
-        tally.expire()
+        tally.expire(is_followed=supervisor.is_watched)
 
 
 class _Push:

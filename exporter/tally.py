@@ -216,14 +216,17 @@ class Tally:
         self._tombstones[conversation_id] = now
         self._new_tombstones.append(Tombstone(conversation_id, now))
 
-    def expire(self) -> None:
-        """Drop tombstones of 24 h, and conversations that nobody has followed for as long."""
+    def expire(self, *, is_followed: Callable[[str], bool]) -> None:
+        """Drop tombstones of 24 h, and conversations of which nobody has heard for as long.
+
+        What somebody follows stays, be it refused for days or over: it would be counted again otherwise.
+        """
         before = self._now() - TOMBSTONE_LIFE
         self._tombstones = {each: at for each, at in self._tombstones.items() if at > before}
         # Without a checkpoint nobody takes these.
         self._new_tombstones = [each for each in self._new_tombstones if each.finished_at > before]
         for entry in list(self._entries.values()):
-            if not entry.is_live and entry.updated_at <= before:
+            if entry.updated_at <= before and not is_followed(entry.conversation_id):
                 del self._entries[entry.conversation_id]
                 self._changed.discard(entry.conversation_id)
                 self._forgotten.append(entry.conversation_id)

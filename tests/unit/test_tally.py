@@ -268,26 +268,32 @@ def test_forgetting_what_was_seen_is_an_end_and_what_was_not_a_loss_counted_once
     assert count(tally, catalogue.CONVERSATIONS_LOST, "not_found") == 1
     assert (tally.is_finished("conv_1"), tally.is_finished("conv_2")) == (True, True)
     clock.time += 601
-    tally.expire()
+    tally.expire(is_followed=nobody)
     assert (tally.is_finished("conv_1"), tally.is_finished("conv_2")) == (True, False)
+
+
+def nobody(_: str) -> bool:
+    return False
 
 
 def test_tombstones_and_abandoned_conversations_go_after_a_day() -> None:
     clock = Clock()
     tally = new_tally(now=clock)
-    for each in ("finished", "abandoned", "followed"):
+    for each in ("finished", "abandoned", "refused", "over"):
         tally.update(each, conversation(each))
     tally.finish("finished", None)
     tally.stopped("abandoned")
+    tally.stopped("refused")
+    tally.ended("over")
     tally.changes()
     clock.time += TOMBSTONE_LIFE - 1
-    tally.expire()
+    tally.expire(is_followed=nobody)
     assert tally.is_finished("finished")
     assert tally.has_seen("abandoned")
     clock.time += 1
-    tally.expire()
+    tally.expire(is_followed={"refused", "over"}.__contains__)
     assert not tally.is_finished("finished")
-    assert [each for each, _ in tally.unfinished()] == ["followed"]
+    assert [each for each, _ in tally.unfinished()] == ["refused", "over"]
     assert tally.changes().forgotten == ["abandoned"]
 
 
@@ -297,7 +303,7 @@ def test_without_a_checkpoint_tombstones_do_not_pile_up() -> None:
     tally.update("conv_1", conversation())
     tally.finish("conv_1", None)
     clock.time += TOMBSTONE_LIFE
-    tally.expire()
+    tally.expire(is_followed=nobody)
     assert tally.changes().finished == []
 
 
