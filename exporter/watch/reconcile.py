@@ -8,14 +8,14 @@ import trio
 
 from ..phonic.model import Snapshot
 from ..phonic.rest import RestFailed
-from ..vocabulary import Reconciled
+from ..vocabulary import Reconciled, RestError
 from .backoff import backoff
 from .ports import RecordState, Sink
 
 log = structlog.get_logger("exporter.watch")
 
 PATIENCE = 30.0  # seconds; the documented webhooks came 6.6 s after the end
-ENDURANCE = 600.0  # seconds
+ENDURANCE = 600.0  # seconds; also bounds how many can wait, where more end than the rate limit lets be read
 # Reads under way. All requests pass one gate in the order they came, so in a wave of endings discovery waits for
 # this many turns, 1 s at 4 requests a second; and with answers within 1 s the gate is still never idle.
 CONCURRENCY = 4
@@ -44,8 +44,8 @@ class Reconciler:
         """``read`` is `RestApi.record`.
 
         ``patience``: seconds to wait for an incomplete record, from the first read that found it so.
-        ``endurance``: seconds to wait for REST while it fails, from the first failure; long, for nothing is
-        lost by waiting.
+        ``endurance``: seconds to wait for REST, from the start of the first attempt that failed, or for a turn
+        to ask; long, for nothing is lost by waiting.
         """
         self._read = read
         self._sink = sink
@@ -76,6 +76,7 @@ class Reconciler:
         result = Reconciled.UNAVAILABLE
         since: dict[bool, float] = {}  # when REST answered too little, and when not at all, for the first time
         while True:
+            asked = trio.current_time()
             try:
                 found = await self._read_in_turn(conversation_id)
             except RestFailed:
@@ -87,7 +88,7 @@ class Reconciler:
                 if found and is_complete(found):
                     result = Reconciled.COMPLETE
                     break
-            first = since.setdefault(has_answered, trio.current_time())
+            first = since.setdefault(has_answered, trio.current_time() if has_answered else asked)
             left = first + (self._patience if has_answered else self._endurance) - trio.current_time()
             if left <= 0:
                 log.info("record not complete", conversation=conversation_id, result=result.value)
@@ -97,5 +98,12 @@ class Reconciler:
         return record
 
     async def _read_in_turn(self, conversation_id: str) -> Snapshot | None:
-        async with self._slots:
+        """Raises `RestFailed`, also when no turn comes."""
+        with trio.move_on_after(self._endurance) as waiting:
+            await self._slots.acquire()
+        if waiting.cancelled_caught:
+            raise RestFailed(RestError.TIMEOUT)
+        try:
             return await self._read(conversation_id)
+        finally:
+            self._slots.release()

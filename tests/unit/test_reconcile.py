@@ -128,6 +128,19 @@ async def test_cancelled_wait_reports_nothing(
     assert sink.results == []
 
 
+async def test_those_for_whom_no_turn_comes_are_given_up_so_that_the_queue_does_not_grow_for_ever(
+    autojump_clock: Clock,  # noqa: ARG001  # pytest-trio looks among the arguments
+) -> None:
+    sink, rest, begun = Sink(), Rest([COMPLETE], latency=10.0), trio.current_time()
+    records = reconciler(rest, sink)
+    async with trio.open_nursery() as nursery:
+        for _ in range(300):
+            nursery.start_soon(records.complete, "c")
+    assert sink.results.count(Reconciled.UNAVAILABLE) == pytest.approx(300 - 4 * 60, abs=4)
+    assert sink.results.count(Reconciled.COMPLETE) == 300 - sink.results.count(Reconciled.UNAVAILABLE)
+    assert trio.current_time() - begun <= 610
+
+
 @pytest.mark.parametrize(
     ("reply", "state"),
     [
