@@ -4,7 +4,7 @@ A conversation's life, each step in its own small method:
 
     start -> CONNECTING/LIVE/WAITING (`watch`) -> ended              -> FINISHING (record from REST) -> finished
                                                -> refused, not found -> ask REST: over  -> FINISHING
-                                                                        live  -> REFUSED, a slow retry
+                                                                        live  -> REFUSED, a slow retry for a day
                                                                         gone  -> finished or forgotten
 
 Rules for this file: only the supervisor's task touches its nursery; exactly one place contains a crash; whatever
@@ -13,6 +13,7 @@ happens to one conversation, the others do not notice.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from random import Random
 
 import attrs
@@ -34,6 +35,9 @@ log = structlog.get_logger("exporter.watch")
 # credential is the problem, where hurry only makes a storm; 404 may be a call whose socket is not up yet.
 REFUSED_RETRY = 300.0
 NOT_FOUND_FIRST, NOT_FOUND_LONGEST = 4.0, 60.0
+# Seconds since its first refusal after which a conversation is tried no more. Phonic never closed it, or the token
+# that could see it is gone: without an end to the trying, those that pile up would use up the rate limit.
+PERSISTENCE = 24 * 3600.0
 CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
 MOST_REFUSED = 100_000  # ids remembered that met the watch limit: 15 MB; beyond, the first ones may count twice
 
@@ -223,6 +227,7 @@ class Supervisor:
             await self._finish(following)
             return
         not_found_delays = backoff(self._rng, first=NOT_FOUND_FIRST, longest=NOT_FOUND_LONGEST)
+        given_up_at = inf
         while True:
             outcome = await watch(
                 following.conversation_id,
@@ -244,8 +249,9 @@ class Supervisor:
             if state is RecordState.ENDED:
                 await self._finish(following)
                 return
-            if state is RecordState.NOT_FOUND:
-                log.warning("conversation not found", conversation=following.conversation_id)
+            given_up_at = min(given_up_at, trio.current_time() + PERSISTENCE)
+            if state is RecordState.NOT_FOUND or trio.current_time() >= given_up_at:
+                log.warning("conversation given up", conversation=following.conversation_id, record=state.value)
                 self._sink.forget(following.conversation_id)
                 return
             log.warning(

@@ -15,7 +15,7 @@ from exporter.phonic.feed import FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.phonic.model import Conversation, Snapshot
 from exporter.vocabulary import FeedError, Lost, Started, WatcherState
 from exporter.watch.ports import RecordState, Source
-from exporter.watch.supervisor import MOST_REFUSED, Supervisor
+from exporter.watch.supervisor import MOST_REFUSED, PERSISTENCE, Supervisor
 from tests.feeds import ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 
 A, B, C = "conv_a", "conv_b", "conv_c"
@@ -397,6 +397,23 @@ async def test_conversation_whose_socket_is_not_there_yet_is_tried_again_soon(st
 
 
 # --- one's trouble stays its own
+
+
+@pytest.mark.parametrize("script", [REFUSED, NOT_FOUND])
+@pytest.mark.parametrize("seen", [True, False])
+@in_virtual_time
+async def test_conversation_that_is_refused_for_a_day_is_forgotten(
+    script: FeedRefused | FeedNotFound, seen: bool
+) -> None:
+    feeds = ScriptedFeeds(*([[snapshot(A), LOST]] if seen else []), script)
+    async with scene(feeds, records=ScriptedRecords(RecordState.LIVE)) as on:
+        on.supervisor.start(A, DISCOVERY)
+        await trio.sleep(PERSISTENCE - 60)
+        assert on.supervisor.is_watched(A)
+        await trio.sleep(600)
+        assert not on.supervisor.is_watched(A)
+        assert on.sink.calls(A)[-1] == "stopped"
+        assert "forget" in on.sink.calls(A)
 
 
 @in_virtual_time
