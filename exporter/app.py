@@ -8,7 +8,7 @@ written, then the server finishes what it is answering. A second signal ends eve
 import gc
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
