@@ -69,6 +69,7 @@ class _SavedEntry:
     label_values: tuple[str, ...]
     progress: Progress
     has_ended: bool
+    updated_at: float | None = None  # which older checkpoints lack
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -206,8 +207,15 @@ class Tally:
         return self._entries.get(conversation_id)
 
     def unfinished(self) -> Iterator[tuple[str, bool]]:
-        """Conversations to go on with after a restart, and whether they had ended already."""
-        return ((each.conversation_id, each.has_ended) for each in list(self._entries.values()))
+        """Conversations to go on with after a restart, and whether they had ended already.
+
+        One of which nobody has heard for 24 h is over, whether or not anybody said so.
+        """
+        before = self._now() - TOMBSTONE_LIFE
+        return (
+            (each.conversation_id, each.has_ended or each.updated_at <= before)
+            for each in list(self._entries.values())
+        )
 
     def _bury(self, conversation_id: str) -> None:
         now = self._now()
@@ -332,6 +340,7 @@ class Tally:
             label_values=entry.label_set.values,
             progress=entry.progress,
             has_ended=entry.has_ended,
+            updated_at=entry.updated_at,
         )
         return SavedConversation(id=entry.conversation_id, blob=_encode(saved))
 
@@ -364,7 +373,7 @@ class Tally:
                 entry.labels,
                 progress=entry.progress,
                 has_ended=entry.has_ended,
-                updated_at=self._now(),
+                updated_at=self._now() if entry.updated_at is None else entry.updated_at,
             )
 
     def _reset(self, reason: Reset, what: str) -> None:

@@ -328,6 +328,18 @@ def test_a_restart_goes_on_with_numbers_progress_labels_and_ends() -> None:
     assert shown(again) == ["running"]
 
 
+def test_a_conversation_unheard_of_for_a_day_is_over_at_the_next_restart_however_many_there_were() -> None:
+    clock = Clock()
+    tally = new_tally(now=clock)
+    tally.update("conv_1", conversation("conv_1"))
+    for _ in range(3):
+        disk = Disk()
+        disk.write(tally.changes(everything=True))
+        tally = disk.restored(new_tally(now=clock))
+        assert list(tally.unfinished()) == [("conv_1", clock.time - NOW >= TOMBSTONE_LIFE)]
+        clock.time += TOMBSTONE_LIFE / 2
+
+
 def test_changes_are_only_what_changed() -> None:
     tally = new_tally()
     tally.update("conv_1", turns("user"))
