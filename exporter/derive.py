@@ -3,7 +3,7 @@
 Every message repeats the whole conversation and every reconnect repeats it again, so nothing here asks what
 changed since the last message; it asks which identities and values have not been counted yet.
 
-Rules for this file (design, Semantics 1 to 7):
+What the end adds is in `ending.py`. Rules for this file (design, Semantics 1 to 6):
 - `Progress` is immutable and holds all memory; the same snapshots in any order, any number of times, give the
   same additions in total, as long as no value is revised on the way.
 - A turn is its index. It counts when first seen, with the role it had then. Nothing is ever taken back.
@@ -28,7 +28,6 @@ from .additions import (
     TOOL_CALL,
     TURN,
     TURN_DURATION,
-    UNKNOWN_ENDED_BY,
     UNKNOWN_ROLE,
     UNKNOWN_TIMING,
     Addition,
@@ -37,13 +36,12 @@ from .additions import (
     rejected,
 )
 from .phonic.model import Conversation, Item, Snapshot, ToolCall
-from .vocabulary import ERROR_ENDINGS, EndedBy, Field, Lost, Rejection, Role, ToolFailure
+from .vocabulary import EndedBy, Field, Rejection, Role
 
 LONGEST_TIMING_MS = 600_000.0
 LONGEST_TURN_MS = 24 * 3_600_000.0
 LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
 LARGEST_INDEX = 100_000  # a turn every second for a day; beyond it an index is nonsense
-MOST_INTERRUPTIONS = 100_000
 
 Turn = tuple[int, float | None, float | None, float | None, float | None]
 """What is remembered of a turn: flags (below), and the values in ms that were observed: model generation, first
@@ -118,45 +116,26 @@ class Progress:
 NOTHING = Progress()
 
 
-@attrs.frozen(kw_only=True)
-class End:
-    """What is known of an ended conversation: its REST record, if any, and whether it was ever watched.
-
-    ``lost`` says why its timings were never seen, for one that was not.
-    """
-
-    record: Snapshot | None
-    lost: Lost | None = None
-
-
 def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Addition]]:
     """What ``snapshot`` adds. Returns the progress after it, and the additions, in the order of the turns."""
     return _Step(progress, snapshot).run()
 
 
-def finish(progress: Progress, end: End) -> list[Addition]:
-    """What the end of a conversation adds, once: its last turns' durations, the end itself, what only REST has.
+def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) -> tuple[Progress, list[Addition]]:
+    """What the REST record of an ended conversation adds: every turn is settled, nothing counts as revised.
 
-    The progress may be forgotten afterwards; a conversation is finished once (the caller keeps tombstones).
+    ``was_watched``: response times are computed from the turns; if not, REST has a list of its own.
     """
-    additions: list[Addition] = []
-    record = end.record.conversation if end.record else None
-    if end.record is not None:
-        step = _Step(progress, end.record, is_record=True, was_watched=end.lost is None)
-        progress, additions = step.run()
-    elif not progress.seen:
-        additions.append(CONVERSATION)
-    for flags, *_, duration in progress.turns.values():
-        if not flags & _DURATION_OBSERVED and duration is not None:
-            additions.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000))
-    additions += _ending(progress, record)
-    if record is not None:
-        additions += _record_only(record)
-        if end.lost is not None:
-            additions += _reported_latencies(record)
-    if end.lost is not None:
-        additions.append(((What.LOST, end.lost), 1))
-    return additions
+    return _Step(progress, record, is_record=True, was_watched=was_watched).run()
+
+
+def settle(progress: Progress) -> list[Addition]:
+    """The durations not observed yet, as they were last seen: no turn changes after the end."""
+    return [
+        (TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000)
+        for flags, *_, duration in progress.turns.values()
+        if not flags & _DURATION_OBSERVED and duration is not None
+    ]
 
 
 def parse_time(text: str | None) -> int | None:
@@ -175,8 +154,7 @@ def parse_time(text: str | None) -> int | None:
 class _Step:
     """One derivation: the turns and additions while they are being built.
 
-    ``is_record``: a REST record of an ended conversation (every turn is settled, nothing counts as revised).
-    ``was_watched``: response times are computed from the turns; if not, REST's own list is used instead.
+    ``is_record`` and ``was_watched`` as in `derive_record`.
     """
 
     __slots__ = (
@@ -230,7 +208,7 @@ class _Step:
                 duplicates=duplicates,
                 position=position if self.is_fresh else before.position,
                 duration_ms=duration if is_newest and duration is not None else before.duration_ms,
-                end_reason=_ended_by(conversation) or before.end_reason,
+                end_reason=ended_by(conversation) or before.end_reason,
                 live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
             ),
             additions,
@@ -250,7 +228,7 @@ class _Step:
             if role is Role.OTHER:
                 self.additions.append(UNKNOWN_ROLE)
         if index != item.item_idx and item.item_idx is not None:
-            rejections |= _rejection_bit(Field.ITEM_IDX, _reason(item.item_idx))
+            rejections |= _rejection_bit(Field.ITEM_IDX, reason_of(item.item_idx))
         flags, *timed, duration = known
         if item.timings and not _are_observed(item.timings, known):
             flags, rejections = self._timings(item.timings, flags, timed, rejections)
@@ -279,7 +257,7 @@ class _Step:
             if value is None:
                 continue
             if not 0 <= value <= LONGEST_TIMING_MS:
-                rejections |= _rejection_bit(field, _reason(value))
+                rejections |= _rejection_bit(field, reason_of(value))
             elif not flags & _OBSERVED << at:
                 flags |= _OBSERVED << at
                 observed[at] = value
@@ -296,7 +274,7 @@ class _Step:
         self, value: float, flags: int, known: float | None, rejections: int, settled: bool
     ) -> tuple[int, float | None, int]:
         if not 0 <= value <= LONGEST_TURN_MS:
-            return flags, known, rejections | _rejection_bit(Field.DURATION, _reason(value))
+            return flags, known, rejections | _rejection_bit(Field.DURATION, reason_of(value))
         if flags & _DURATION_OBSERVED:
             if value != known and settled and not self.is_record and not flags & _DURATION_REVISED:
                 flags |= _DURATION_REVISED
@@ -366,7 +344,7 @@ class _Step:
         now = {(bad.field, bad.reason) for bad in self.snapshot.bad if bad.position < 0}
         duration = self.snapshot.conversation.duration_ms
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
-            now.add((Field.CONVERSATION_DURATION, _reason(duration)))
+            now.add((Field.CONVERSATION_DURATION, reason_of(duration)))
         self.additions.extend(rejected(*each) for each in sorted(now - self.before.rejected))
         return self.before.rejected | now
 
@@ -410,60 +388,9 @@ def index_of(item: Item, position: int) -> int:
     return position
 
 
-def _ending(progress: Progress, record: Conversation | None) -> list[Addition]:
-    ended_by = (record and _ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
-    additions: list[Addition] = [((What.ENDED, ended_by), 1)]
-    if ended_by is EndedBy.OTHER:
-        additions.append(UNKNOWN_ENDED_BY)
-    if ended_by in ERROR_ENDINGS:
-        additions.append(((What.ERROR, ended_by), 1))
-    if progress.duration_ms is not None:
-        additions.append(((What.CONVERSATION_DURATION,), progress.duration_ms / 1000))
-    additions.append(((What.CONVERSATION_TURNS,), len(progress.turns)))
-    return additions
-
-
-def _ended_by(conversation: Conversation) -> EndedBy | None:
+def ended_by(conversation: Conversation) -> EndedBy | None:
     word = conversation.ended_by or conversation.end_reason
     return EndedBy(word) if word else None
-
-
-def _record_only(record: Conversation) -> list[Addition]:
-    additions: list[Addition] = []
-    interruptions = (record.analysis and record.analysis.interruptions_count) or 0
-    if not 0 <= interruptions <= MOST_INTERRUPTIONS:
-        additions.append(rejected(Field.INTERRUPTIONS, _reason(interruptions)))
-    elif interruptions:
-        additions.append(((What.INTERRUPTIONS,), interruptions))
-    failed: set[str] = set()  # ids; a record may repeat a call, as in the turn that asked and the one that used it
-    for call in (call for item in record.items or () for call in item.tool_calls or ()):
-        failure = _failure(call)
-        if failure is not None and call.id not in failed:
-            additions.append(((What.TOOL_FAILURE, failure), 1))
-            if call.id:
-                failed.add(call.id)
-    return additions
-
-
-def _failure(call: ToolCall) -> ToolFailure | None:
-    if call.timed_out:
-        return ToolFailure.TIMEOUT
-    status = call.response_status_code or 0
-    if 400 <= status < 500:
-        return ToolFailure.HTTP_4XX
-    if 500 <= status < 600:
-        return ToolFailure.HTTP_5XX
-    return ToolFailure.ERROR if call.error_message else None
-
-
-def _reported_latencies(record: Conversation) -> list[Addition]:
-    additions: list[Addition] = []
-    for latency in (record.analysis and record.analysis.latencies_ms) or ():
-        if 0 <= latency <= LONGEST_TIMING_MS:
-            additions.append((_RESPONSE, latency / 1000))
-        else:
-            additions.append(rejected(Field.RESPONSE, _reason(latency)))
-    return additions
 
 
 def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
@@ -478,7 +405,7 @@ def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
     )
 
 
-def _reason(value: float) -> Rejection:
+def reason_of(value: float) -> Rejection:
     """Why a number outside its range is not used."""
     if value != value or value in (inf, -inf):
         return Rejection.NOT_FINITE

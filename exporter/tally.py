@@ -13,8 +13,9 @@ import attrs
 import msgspec
 import structlog
 
-from . import derive
-from .derive import End, Progress
+from . import derive, ending
+from .derive import Progress
+from .ending import End
 from .metrics import catalogue
 from .metrics.ledger import LabelSet, Ledger
 from .metrics.series import Sample, labels_text
@@ -182,7 +183,7 @@ class Tally:
         entry = self._entries.get(conversation_id)
         if entry is None:
             entry = self._enter(conversation_id, record.conversation if record else Conversation(conversation_id))
-        additions = derive.finish(entry.progress, End(record=record, lost=lost))
+        additions = ending.finish(entry.progress, End(record=record, lost=lost))
         self.ledger.apply(entry.label_set, additions, conversation_id=conversation_id, at=self._now())
         self._bury(conversation_id)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)

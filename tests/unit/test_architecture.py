@@ -27,9 +27,10 @@ PARTS: dict[str, set[str]] = {
     "phonic.model": {"vocabulary"},
     "phonic": {"phonic.model", "vocabulary", "errors", "__init__"},
     "derive": {"additions", "phonic.model", "vocabulary"},
+    "ending": {"additions", "derive", "phonic.model", "vocabulary"},
     "metrics.formats": set(),
     "metrics": {"metrics.formats", "additions", "saved", "vocabulary"},
-    "tally": {"derive", "metrics", "phonic.model", "saved", "vocabulary"},
+    "tally": {"derive", "ending", "metrics", "phonic.model", "saved", "vocabulary"},
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"derive", "phonic", "phonic.model", "vocabulary", "errors", "identity", "logs"},
     "database": {"saved", "errors"},

@@ -9,7 +9,8 @@ import attrs
 import pytest
 
 from exporter.additions import Addition, What, rejected
-from exporter.derive import NOTHING, End, Live, Progress, derive, finish, index_of, parse_time
+from exporter.derive import NOTHING, Live, Progress, derive, index_of, parse_time
+from exporter.ending import End, finish
 from exporter.phonic.model import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
 from exporter.vocabulary import EndedBy, Field, Lost, Rejection, Role, ToolFailure
 

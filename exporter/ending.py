@@ -1,0 +1,101 @@
+"""Pure: what the end of a conversation adds, once: its last turns, the end itself, and what only REST has.
+
+The live feed says only that a conversation is over; who ended it, interruptions and failures of tools are in its
+REST record (design, Semantics 7). A conversation that nobody watched is counted from its record alone.
+"""
+
+import attrs
+
+from .additions import CONVERSATION, UNKNOWN_ENDED_BY, Addition, What, rejected
+from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, reason_of, settle
+from .phonic.model import Conversation, Snapshot, ToolCall
+from .vocabulary import ERROR_ENDINGS, EndedBy, Field, Lost, ToolFailure
+
+MOST_INTERRUPTIONS = 100_000
+
+
+@attrs.frozen(kw_only=True)
+class End:
+    """What is known of an ended conversation: its REST record, if any, and whether it was ever watched.
+
+    ``lost`` says why its timings were never seen, for one that was not.
+    """
+
+    record: Snapshot | None
+    lost: Lost | None = None
+
+
+def finish(progress: Progress, end: End) -> list[Addition]:
+    """What the end adds to ``progress``, which may be forgotten afterwards.
+
+    A conversation is finished once: the caller keeps tombstones.
+    """
+    additions: list[Addition] = []
+    record = end.record.conversation if end.record else None
+    if end.record is not None:
+        progress, additions = derive_record(progress, end.record, was_watched=end.lost is None)
+    elif not progress.seen:
+        additions.append(CONVERSATION)
+    additions += settle(progress)
+    additions += _the_end(progress, record)
+    if record is not None:
+        additions += _interruptions(record)
+        additions += _tool_failures(record)
+        if end.lost is not None:
+            additions += _reported_latencies(record)
+    if end.lost is not None:
+        additions.append(((What.LOST, end.lost), 1))
+    return additions
+
+
+def _the_end(progress: Progress, record: Conversation | None) -> list[Addition]:
+    word = (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
+    additions: list[Addition] = [((What.ENDED, word), 1)]
+    if word is EndedBy.OTHER:
+        additions.append(UNKNOWN_ENDED_BY)
+    if word in ERROR_ENDINGS:
+        additions.append(((What.ERROR, word), 1))
+    if progress.duration_ms is not None:
+        additions.append(((What.CONVERSATION_DURATION,), progress.duration_ms / 1000))
+    additions.append(((What.CONVERSATION_TURNS,), len(progress.turns)))
+    return additions
+
+
+def _interruptions(record: Conversation) -> list[Addition]:
+    count = (record.analysis and record.analysis.interruptions_count) or 0
+    if not 0 <= count <= MOST_INTERRUPTIONS:
+        return [rejected(Field.INTERRUPTIONS, reason_of(count))]
+    return [((What.INTERRUPTIONS,), count)] if count else []
+
+
+def _tool_failures(record: Conversation) -> list[Addition]:
+    additions: list[Addition] = []
+    failed: set[str] = set()  # ids; a record may repeat a call, as in the turn that asked and the one that used it
+    for call in (call for item in record.items or () for call in item.tool_calls or ()):
+        failure = _failure(call)
+        if failure is not None and call.id not in failed:
+            additions.append(((What.TOOL_FAILURE, failure), 1))
+            if call.id:
+                failed.add(call.id)
+    return additions
+
+
+def _failure(call: ToolCall) -> ToolFailure | None:
+    if call.timed_out:
+        return ToolFailure.TIMEOUT
+    status = call.response_status_code or 0
+    if 400 <= status < 500:
+        return ToolFailure.HTTP_4XX
+    if 500 <= status < 600:
+        return ToolFailure.HTTP_5XX
+    return ToolFailure.ERROR if call.error_message else None
+
+
+def _reported_latencies(record: Conversation) -> list[Addition]:
+    additions: list[Addition] = []
+    for latency in (record.analysis and record.analysis.latencies_ms) or ():
+        if 0 <= latency <= LONGEST_TIMING_MS:
+            additions.append(((What.RESPONSE,), latency / 1000))
+        else:
+            additions.append(rejected(Field.RESPONSE, reason_of(latency)))
+    return additions
