@@ -254,6 +254,7 @@ class Discovery:
         """Do what a row asks for, once; whether it is a live conversation."""
         if row.ended_at is not None:
             project.listed.pop(row.id, None)
+            self._targets.over(row.id)
             if self._is_ours(row) and not self._is_known(row.id):
                 self._unwatched.add(row.id)
             return False

@@ -101,6 +101,9 @@ class Targets(Protocol):
     def withdraw(self, conversation_id: str, source: Source) -> None:
         """This source no longer asks for it."""
 
+    def over(self, conversation_id: str) -> None:
+        """REST has its end: whoever follows it without a feed need not try to get one any more."""
+
     def is_watched(self, conversation_id: str) -> bool:
         """Whether somebody follows it, be it only to complete its record."""
         ...

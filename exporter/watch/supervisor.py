@@ -138,6 +138,14 @@ class Supervisor:
             )
             self._begin(self._nursery, ended)
 
+    def over(self, conversation_id: str) -> None:
+        """REST has its end. Idempotent; an open feed is left to tell the end itself, after its last snapshot."""
+        known = self._watches.get(conversation_id)
+        has_no_feed = (WatcherState.WAITING, WatcherState.REFUSED)
+        if known is not None and not known.has_ended and known.state in has_no_feed:
+            self._stop(known)
+            self.complete(conversation_id)
+
     def _begin(self, nursery: trio.Nursery, following: Watch) -> None:
         self._watches[following.conversation_id] = following
         if not following.has_ended:

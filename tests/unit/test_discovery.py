@@ -164,6 +164,7 @@ class Desk:
     limit: int = 1000
     watching: set[str] = attrs.field(factory=set)
     refused: set[str] = attrs.field(factory=set)
+    told_over: set[str] = attrs.field(factory=set)
     seen: set[str] = attrs.field(factory=set)
     finished: dict[str, Lost | None] = attrs.field(factory=dict)
     complete: set[str] = attrs.field(factory=set)
@@ -193,6 +194,9 @@ class Desk:
         self.watching.add(conversation_id)
         self.seen.add(conversation_id)
         return Started.STARTED
+
+    def over(self, conversation_id: str) -> None:
+        self.told_over.add(conversation_id)
 
     def is_watched(self, conversation_id: str) -> bool:
         self._settle()
@@ -362,6 +366,14 @@ async def test_wave_larger_than_a_page_is_found_at_once(autojump_clock: Clock) -
     desk = Desk(phonic)
     await run_for(17, discovery(phonic, desk))
     assert len(desk.watching) == 400
+
+
+async def test_end_that_rest_knows_is_told_to_those_who_watch(autojump_clock: Clock) -> None:
+    now = autojump_clock.current_time()
+    phonic = Phonic([Call(id="c", ended=now + 12), Call(id="d")])
+    desk = Desk(phonic)
+    await run_for(20, discovery(phonic, desk))
+    assert desk.told_over == {"c"}
 
 
 async def test_ringing_conversation_is_watched(autojump_clock: Clock) -> None:

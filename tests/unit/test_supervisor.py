@@ -336,6 +336,23 @@ async def test_completion_after_a_restart_opens_no_feed(has_rest: bool) -> None:
         assert on.feeds.opened == {}
 
 
+@in_virtual_time
+async def test_end_known_from_elsewhere_spares_a_watcher_without_a_feed_the_waiting() -> None:
+    feeds = ScriptedFeeds(conv_a=[[snapshot(A), LOST], LOST], conv_b=[[snapshot(B)]], conv_c=[[]])
+    async with scene(feeds, records=ScriptedRecords(RecordState.ENDED, takes=1.0)) as on:
+        on.supervisor.start(A, FLAG)
+        on.supervisor.start(B, FLAG)
+        await trio.sleep(120)
+        for each in (A, A, B, C):
+            on.supervisor.over(each)
+        tries = len(on.feeds.opened[A])
+        await trio.sleep(2)
+        assert len(on.sink.of("finish", A)) == 1
+        assert len(on.feeds.opened[A]) == tries
+        assert on.sink.live == {B}
+        assert on.watched() == {B}
+
+
 # --- refused and not found
 
 

@@ -48,6 +48,9 @@ class Asked:
         assert source is Source.FILE
         self.calls.append(("withdraw", conversation_id))
 
+    def over(self, conversation_id: str) -> None:
+        raise NotImplementedError(conversation_id)
+
     def is_watched(self, conversation_id: str) -> bool:
         raise NotImplementedError(conversation_id)
 
