@@ -206,7 +206,8 @@ class LiveSocket:
     async def _connect(
         self, conversation_id: str, credential: Credential, reader: trio.Nursery, closing: AsyncExitStack
     ) -> tuple[WebSocketConnection, Line]:
-        resource = f"{self._root}{quote(conversation_id, safe='')}/live/ws"
+        segment = quote(conversation_id, safe="").replace(".", "%2E")  # dots too, for `..` means another place
+        resource = f"{self._root}{segment}/live/ws"
         if credential.query:
             resource = f"{resource}?{urlencode(credential.query)}"
         line: Line | None = None

@@ -89,9 +89,9 @@ async def test_address_has_path_of_base_url_and_quoted_id_and_host_header_its_po
         requests.append((await stream.receive_some()).split(b"\r\n"))
 
     async with rude_server(listen) as url:
-        await read(socket_at(f"{url}/proxy/"), "conv_/?#\u00e9")
+        await read(socket_at(f"{url}/proxy/"), "../conv_?#\u00e9")
         [[first, *others]] = requests
-        assert first == b"GET /proxy/v1/conversations/conv_%2F%3F%23%C3%A9/live/ws HTTP/1.1"
+        assert first == b"GET /proxy/v1/conversations/%2E%2E%2Fconv_%3F%23%C3%A9/live/ws HTTP/1.1"
         assert f"Host: {url.removeprefix('http://')}".encode() in others
 
 
