@@ -1,13 +1,15 @@
 """Settings that show in what a whole exporter serves: labels and limits, the push API, concurrent scrapes."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 import trio
 
 from exporter.settings import MetricsSettings, Settings, WatchSettings, WebSettings
 from tests.real.pages import scrape_until
-from tests.real.programs import ANY_PORT, exporting, settings_for, unread_scrape
-from tests.real.upstream import PROJECT, Upstream, live_object, updated, upstream
+from tests.real.programs import ANY_PORT, exporting, program, settings_for, unread_scrape
+from tests.real.upstream import ENDED, PROJECT, Upstream, live_object, updated, upstream
 
 pytestmark = pytest.mark.real
 
@@ -136,6 +138,28 @@ async def test_a_conversation_pushed_before_the_names_of_projects_are_known_carr
                 phonic.trouble.clear()
                 page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
     assert page.values_of("phonic_conversations_total", "project") == {PROJECT["name"]}
+
+
+async def test_a_session_token_follows_named_conversations_to_their_end_without_rest(
+    http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("ph_session_test")
+    with trio.fail_after(20):
+        async with (
+            upstream(frames={"conv_a": [updated(live_object("conv_a", end_reason="user")), ENDED]}) as phonic,
+            program(
+                f"--phonic.base-url={phonic.url}", f"--phonic.session-token-file={token}", "--state.file=",
+                f"--web.listen-address={ANY_PORT}", "--watch.conversation=conv_a",
+            ) as exporter,
+        ):  # fmt: skip
+            phonic.keys, phonic.tokens = set(), {"ph_session_test"}
+            url = await exporter.url()
+            page = await scrape_until(http, url, lambda page: page.total("phonic_conversations_ended_total") == 1)
+            assert (await http.get(f"{url}/-/ready")).status_code == 200
+    assert page.total("phonic_turns_total") == 3
+    assert page.total("phonic_conversations_ended_total", ended_by="user") == 1
+    assert page.samples("phonic_up") == []
 
 
 FOURTH = {"item_idx": 3, "role": "user", "started_at": "2025-07-30T23:45:10.000Z", "duration_ms": 900}

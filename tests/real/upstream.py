@@ -59,7 +59,8 @@ class Upstream:
     """What is served. Everything may be changed while it is.
 
     ``frames``: what a live socket sends, by conversation; each new one is sent at once to all who listen.
-    ``records``: the REST objects by id. ``keys``: the credentials that are accepted. ``trouble``: status and body
+    ``records``: the REST objects by id. ``keys`` and session ``tokens``: the
+    credentials that are accepted. ``trouble``: status and body
     of answers to requests whose path ends so, handshakes included.
     """
 
@@ -67,6 +68,7 @@ class Upstream:
     keys: set[str] = attrs.field(factory=lambda: {"ph_test"})
     projects: list[Json] = attrs.field(factory=lambda: [PROJECT])
     agents: list[Json] = attrs.field(factory=list)
+    tokens: set[str] = attrs.field(factory=set)
     records: dict[str, Json] = attrs.field(factory=dict)
     frames: dict[str, list[str | bytes]] = attrs.field(factory=dict)
     trouble: dict[str, tuple[int, str]] = attrs.field(factory=dict)
@@ -109,14 +111,17 @@ class Upstream:
 
         return answer
 
-    def _is_known(self, authorization: str | None) -> bool:
-        return authorization in {f"Bearer {key}" for key in self.keys}
+    def _is_known(self, asked: HTTPConnection) -> bool:
+        authorization, token = asked.headers.get("authorization"), asked.query_params.get("session_token")
+        if authorization is None:
+            return token in self.tokens
+        return token is None and authorization in {f"Bearer {key}" for key in self.keys}
 
     def _refusal(self, asked: HTTPConnection) -> Response | None:
         for ending, (status, body) in self.trouble.items():
             if asked.url.path.endswith(ending):
                 return PlainTextResponse(body, status)
-        if not self._is_known(asked.headers.get("authorization")):
+        if not self._is_known(asked):
             return PlainTextResponse("Unauthorized", 401)
         return None
 
