@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench soak dashboards clean
+.PHONY: help demo test lint check bench soak dashboards pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the log says what to open"
@@ -13,6 +13,7 @@ help:
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long crash and fault test; prints its seeds"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
+	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -46,6 +47,9 @@ soak: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+
+pictures: $(STAMP)
+	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/real/test_dashboards_live.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
