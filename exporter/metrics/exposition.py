@@ -1,9 +1,9 @@
 """Pure: the page, in the three formats Prometheus reads, byte for byte as its own client would write it.
 
 Strategy: each series keeps the finished text before its value (`series.py`), so a scrape appends numbers and
-joins once. Against ``prometheus_client.generate_latest`` on the same numbers this is 20 to 35 times faster,
-which is what lets a page of ten thousand samples be written on the event loop; ``tests`` hold it to the
-client's bytes.
+joins once. Against ``prometheus_client.generate_latest`` on the same numbers this is 7 (text) to 13 times
+(OpenMetrics) faster with 1,000 live conversations, which is what lets a page of ten thousand samples be written
+on the event loop; ``tests`` hold it to the client's bytes.
 """
 
 from collections.abc import Iterable
