@@ -43,17 +43,13 @@ class TailDecoder:
     def __init__(self, conversation_id: str) -> None:
         self._conversation_id = conversation_id
         self._cut: _Cut | None = None
-        self.hits = 0
-        self.misses = 0
 
     def decode(self, frame: str | bytes) -> Message:
         """Read one frame. Raises `InvalidMessage`, also for a snapshot of another conversation."""
         if self._cut is not None:
             message = self._decode_tail(frame, self._cut) if isinstance(frame, str) else None
             if message is not None:
-                self.hits += 1
                 return message
-            self.misses += 1
             self._cut = None
         message = decode(frame)
         snapshot = message.snapshot

@@ -33,7 +33,7 @@ from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from ..vocabulary import RestError, Started
 from .backoff import backoff
 from .ports import Directory, Sink, Source, Targets
-from .unwatched import MEMORY, OLDEST_LIVE, Unwatched, is_known
+from .unwatched import OLDEST_LIVE, Unwatched, history_ends, is_known
 
 log = structlog.get_logger("exporter.watch")
 
@@ -274,7 +274,7 @@ class Discovery:
     def _is_ours(self, row: ListedRow) -> bool:
         """Whether an ended conversation is no history. One that ended who knows when is ours if it began so."""
         moment = parse_time(row.ended_at) or parse_time(row.started_at)
-        return moment is not None and moment >= max(self._sink.first_start * _SECOND, self._ago(MEMORY))
+        return moment is not None and moment >= history_ends(self._sink, self._now()) * _SECOND
 
     def _ago(self, seconds: float) -> float:
         return (self._now() - seconds) * _SECOND
@@ -364,7 +364,7 @@ class Discovery:
     def _horizon(self, project: _Project, unwatched: Iterable[int | None]) -> float:
         """The start, in Unix microseconds, before which this sweep need not look."""
         if project.swept_to is None:
-            return max(self._sink.first_start * _SECOND, self._ago(MEMORY)) - CALL * _SECOND
+            return (history_ends(self._sink, self._now()) - CALL) * _SECOND
         starts = [start for start in unwatched if start is not None]
         return (
             min(project.swept_to, *starts) - OVERLAP * _SECOND if starts else project.swept_to - OVERLAP * _SECOND

@@ -26,7 +26,7 @@ from ..phonic.model import Snapshot
 from ..vocabulary import Lost, Started, WatcherState
 from .backoff import backoff
 from .ports import OpenFeed, Records, RecordState, Sink, Source
-from .unwatched import MEMORY
+from .unwatched import history_ends
 from .watcher import Outcome, Retry, watch
 
 log = structlog.get_logger("exporter.watch")
@@ -291,4 +291,4 @@ class Supervisor:
 
     def _is_history(self, record: Snapshot) -> bool:
         ended = parse_time(record.conversation.ended_at)
-        return ended is not None and ended / 1e6 < max(self._sink.first_start, self._now() - MEMORY)
+        return ended is not None and ended / 1e6 < history_ends(self._sink, self._now())

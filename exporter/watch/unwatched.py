@@ -23,6 +23,11 @@ MOST_FAILURES = 10  # passes in a row in which one record could not be read whil
 RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds after a failure
 
 
+def history_ends(sink: Sink, now: float) -> float:
+    """The Unix time before which an end is history and not ours to count."""
+    return max(sink.first_start, now - MEMORY)
+
+
 def is_known(conversation_id: str, targets: Targets, sink: Sink) -> bool:
     """Whether the end of a conversation was counted, or a watcher will see to that."""
     return targets.is_watched(conversation_id) or sink.is_finished(conversation_id)
