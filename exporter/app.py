@@ -141,7 +141,7 @@ async def run(
                 log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
-                watching.start_soon(live.keep_alive)
+                watching.start_soon(live.run)
                 watching.start_soon(_expire, tally, supervisor)
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)

@@ -14,6 +14,7 @@ import trio
 
 from ..vocabulary import FeedError
 from .feed import FeedLost
+from .rounds import Rounds, RoundStream
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _STATUS_LINE_LENGTH = 12
@@ -44,10 +45,10 @@ async def dial(address: Address, closing: AsyncExitStack) -> "Line":
     Raises `FeedLost`. The deadline is the caller's.
     """
     try:
-        tcp = await trio.open_tcp_stream(address.host, address.port)
+        tcp = RoundStream(await trio.open_tcp_stream(address.host, address.port))
         closing.push_async_callback(trio.aclose_forcefully, tcp)
         if address.tls is None:
-            return Line(tcp)
+            return Line(tcp, tcp)
         secure = trio.SSLStream(tcp, address.tls, server_hostname=address.host, https_compatible=True)
         await secure.do_handshake()
     except OSError:
@@ -55,18 +56,23 @@ async def dial(address: Address, closing: AsyncExitStack) -> "Line":
     except trio.BrokenResourceError as broken:
         is_tls = isinstance(broken.__cause__, ssl.SSLError)
         raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
-    return Line(secure)
+    return Line(secure, tcp)
 
 
 class Line(trio.abc.Stream):
     """A connection that knows when it last brought anything, and whose end before the upgrade is an error."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, tcp: RoundStream) -> None:
         self._stream = stream
+        self._tcp = tcp
         self._head = b""
         self._status = 0
         self._refusal_size = 0
         self.last_heard = trio.current_time()
+
+    def join(self, rounds: Rounds) -> None:
+        """Be read in rounds from now on."""
+        self._tcp.join(rounds)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""

@@ -3,49 +3,50 @@
 Strategy:
 - A snapshot is the whole conversation, so when several wait only the newest matters (`LiveFeed.receive`).
 - A silent feed is a suspect feed: one task for all feeds pings those that were silent for too long and ends
-  those whose pong does not come (`LiveSocket.keep_alive`).
+  those whose pong does not come (`LiveSocket.run`).
 - The library's errors become those of `exporter.phonic.feed`, by status or close code only. Their texts hold
   response headers and bodies and are never looked at.
 """
 
 import ssl
+from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from math import inf
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 import trio
+from trio.lowlevel import ParkingLot
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from ..vocabulary import FeedError
 from .credentials import Credential, Credentials
 from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
 from .line import Address, Line, Refusal, dial
+from .rounds import RECEIVE_BUFFER, Rounds
 
-# One 20 KB message is five reads of the library's default 4 KiB, each a scheduler pass: 64 KiB makes receiving
-# 2.8 times cheaper at 20 KB and 4.7 times at 150 KB.
-RECEIVE_BUFFER = 64 * 1024
 # The default of 1 MiB is reached at about 1,350 turns, and a reconnect would bring the same message again. The
 # limit counts characters, of which a single emoji makes Python keep 4 bytes each: at worst 128 MiB for one call.
 MAX_MESSAGE = 32 * 1024 * 1024
 # Each opening TLS handshake costs over a millisecond of CPU; more at once than this gains nothing.
 OPENING_AT_ONCE = 50
+# Frames of one feed that wait for their watcher, a snapshot and an end as a rule. Beyond it nothing is read.
+MOST_WAITING = 8
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
     """Times of a feed, in seconds.
 
-    ``evaluate``: snapshots that follow each other faster are not handed out one by one, the newest stands for all.
-    A feed at its usual pace pays nothing for it, a flood costs little more than receiving it.
+    ``round``: how often feeds are looked at (`exporter.phonic.rounds`). A snapshot is handed out at most two
+    rounds after it has come, and of several that come within one the newest stands for all.
     """
 
     connect: float = 15.0
     idle: float = 30.0
     pong: float = 10.0
     disconnect: float = 2.0
-    evaluate: float = 0.25
+    round: float = 0.1
 
 
 class LiveFeed:
@@ -57,16 +58,17 @@ class LiveFeed:
         connection: WebSocketConnection,
         line: Line,
         scope: trio.CancelScope,
-        evaluate: float,
+        rounds: Rounds,
     ) -> None:
         self._beginning = f'{{"type":"conversation-updated","conversation":{{"id":"{conversation_id}",'
         self._connection = connection
         self._line = line
-        self._stash: str | bytes | None = None
-        self._end: FeedClosed | None = None
-        self._evaluate = evaluate
-        self._next_at = -inf  # when the next snapshot may be handed out
         self._scope = scope
+        self._rounds = rounds
+        self._frames: deque[str | bytes] = deque()
+        self._end: FeedClosed | None = None
+        self._ends_with_snapshot = False
+        self._arrival, self._room = ParkingLot(), ParkingLot()
         self.is_being_pinged = False
         self.superseded = 0
         self.superseded_bytes = 0
@@ -75,42 +77,41 @@ class LiveFeed:
         """The next frame, or the newest of several waiting snapshots.
 
         ``superseded`` and ``superseded_bytes`` grow by what was dropped. Raises a `FeedClosed`; frames that
-        arrived before the close are handed out first. Cancellation loses no frame that was not handed out,
-        except when a drain is cancelled with its connection.
+        arrived before the close are handed out first. Cancellation loses no frame.
         """
-        if self._stash is not None:
-            frame, self._stash = self._stash, None
-            return frame
-        if self._end is None:
-            try:
-                frame = await self._connection.get_message()
-            except ConnectionClosed as closed:
-                self._end = _closed(closed)
-        if self._end is not None:  # raised out here, or its context would hold the text of the peer
-            raise self._end
-        if self._is_snapshot(frame):
-            if trio.current_time() < self._next_at:
-                frame = await self._newest(frame)
-            self._next_at = trio.current_time() + self._evaluate
-        return frame
+        if self._frames or self._end is not None:
+            await trio.lowlevel.checkpoint()
+        while not self._frames:
+            if self._end is not None:
+                raise self._end
+            await self._arrival.park()
+        self._room.unpark()
+        return self._frames.popleft()
 
-    async def _newest(self, frame: str | bytes) -> str | bytes:
-        """The last of the snapshots that arrive before the next may be handed out; other messages cut it short."""
-        with trio.CancelScope(deadline=self._next_at):
-            try:
-                while True:
-                    newer = await self._connection.get_message()
-                    if not self._is_snapshot(
-                        newer
-                    ):  # an end or an error is delivered in order, after the snapshot
-                        self._stash = newer
-                        break
-                    self.superseded += 1
-                    self.superseded_bytes += len(frame)
-                    frame = newer
-            except ConnectionClosed as closed:
-                self._end = _closed(closed)
-        return frame
+    async def fill(self) -> None:
+        """Take frames off the connection until its end."""
+        try:
+            while True:
+                self._put(await self._connection.get_message())
+                while len(self._frames) >= MOST_WAITING:
+                    await self._room.park()
+        except ConnectionClosed as closed:
+            self._end = _closed(closed)
+        self._arrival.unpark()
+
+    def _put(self, frame: str | bytes) -> None:
+        if not self._is_snapshot(frame):  # an end or an error is delivered at once, and in order
+            self._ends_with_snapshot = False
+            self._frames.append(frame)
+            self._arrival.unpark()
+        elif self._frames and self._ends_with_snapshot:
+            self.superseded += 1
+            self.superseded_bytes += len(self._frames[-1])
+            self._frames[-1] = frame
+        else:
+            self._ends_with_snapshot = True
+            self._frames.append(frame)
+            self._rounds.promise(self._arrival)
 
     def _is_snapshot(self, frame: str | bytes) -> bool:
         """Whether a frame is surely a whole snapshot of this conversation, so that it may stand for earlier ones.
@@ -166,6 +167,7 @@ class LiveSocket:
         self._max_message = max_message
         self._opening = trio.CapacityLimiter(OPENING_AT_ONCE)
         self._feeds: set[LiveFeed] = set()
+        self._rounds = Rounds(self._timeouts.round)
 
     @asynccontextmanager
     async def open(self, conversation_id: str) -> AsyncGenerator[LiveFeed, None]:
@@ -181,7 +183,9 @@ class LiveSocket:
         try:
             async with AsyncExitStack() as closing, trio.open_nursery() as reader:
                 connection, line = await self._connect(conversation_id, credential, reader, closing)
-                feed = LiveFeed(conversation_id, connection, line, scope, self._timeouts.evaluate)
+                line.join(self._rounds)
+                feed = LiveFeed(conversation_id, connection, line, scope, self._rounds)
+                reader.start_soon(feed.fill)
                 self._feeds.add(feed)
                 try:
                     with scope:
@@ -253,10 +257,14 @@ class LiveSocket:
             return FeedNotFound(reason)
         return FeedLost(reason, _retry_after(headers))
 
-    async def keep_alive(self) -> None:
-        """Ping silent feeds until cancelled. Errors of a feed end that feed only."""
+    async def run(self) -> None:
+        """Look after the feeds until cancelled: without it none hands anything out.
+
+        Errors of a feed end that feed only.
+        """
         idle, pong = self._timeouts.idle, self._timeouts.pong
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._rounds.run)
             while True:
                 await trio.sleep(min(1.0, idle / 4))
                 before = trio.current_time() - idle

@@ -80,6 +80,7 @@ LIBRARIES: dict[str, set[str]] = {
         "phonic.line",
         "phonic.live",
         "phonic.rest",
+        "phonic.rounds",
         "watch.",
         "web.",
         "simulator.",

@@ -16,7 +16,7 @@ from trio_websocket import WebSocketRequest
 from exporter import logs
 from exporter.phonic.credentials import ApiKey, Credentials, SessionToken, load
 from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
-from exporter.phonic.live import LiveSocket, Timeouts
+from exporter.phonic.live import LiveFeed, LiveSocket, Timeouts
 from exporter.settings import LogSettings
 from exporter.vocabulary import FeedError
 from exporter.watch.ports import Feed
@@ -39,15 +39,36 @@ from tests.unit.certificates import make_authority, make_certificate, trusting
 ID = "conv_1"
 KEY = Credentials(ApiKey("ph_planted_secret"))
 TOKEN = Credentials(SessionToken("ph_session_planted_secret"))
-QUICK = Timeouts(connect=0.3, idle=0.2, pong=0.2, disconnect=0.2)
+QUICK = Timeouts(connect=0.3, idle=0.2, pong=0.2, disconnect=0.2, round=0.01)
 
 
 def socket_at(url: str, credentials: Credentials = KEY, timeouts: Timeouts = QUICK) -> LiveSocket:
     return LiveSocket(url, credentials, timeouts)
 
 
+@asynccontextmanager
+async def looked_after(socket: LiveSocket) -> AsyncIterator[LiveSocket]:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(socket.run)
+        yield socket
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def opened(socket: LiveSocket) -> AsyncIterator[LiveFeed]:
+    """The only feed of a socket."""
+    async with looked_after(socket), socket.open(ID) as feed:
+        yield feed
+
+
 async def read(socket: LiveSocket, conversation_id: str = ID) -> tuple[list[str | bytes], FeedClosed]:
-    """All frames of a feed and how it ended."""
+    """All frames of the only feed of a socket and how it ended."""
+    async with looked_after(socket):
+        return await read_one_of(socket, conversation_id)
+
+
+async def read_one_of(socket: LiveSocket, conversation_id: str = ID) -> tuple[list[str | bytes], FeedClosed]:
+    """The same for one feed of several."""
     frames: list[str | bytes] = []
     with trio.fail_after(5):
         try:
@@ -405,14 +426,6 @@ async def test_peer_without_tls_costs_one_attempt(pems: Path, talk: Talk, reason
 # --- silence, close, cancellation
 
 
-@asynccontextmanager
-async def kept_alive(socket: LiveSocket) -> AsyncIterator[None]:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(socket.keep_alive)
-        yield
-        nursery.cancel_scope.cancel()
-
-
 async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
     pings = 0
     pinged_often = trio.Event()
@@ -432,9 +445,9 @@ async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
 
     async with rude_server(answer_pings) as url:
         # A pong deadline that a busy machine keeps.
-        socket = socket_at(url, timeouts=Timeouts(idle=0.05, pong=3, disconnect=0.2))
-        async with kept_alive(socket):
-            frames, closed = await read(socket)
+        frames, closed = await read(
+            socket_at(url, timeouts=Timeouts(idle=0.05, pong=3, disconnect=0.2, round=0.01))
+        )
     assert pinged_often.is_set()
     assert frames == [ENDED]
     assert isinstance(closed, FeedEnded)
@@ -442,11 +455,9 @@ async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
 
 async def test_silent_feed_without_a_pong_is_lost_in_time() -> None:
     async with rude_server(after_upgrade(frame(AUDIO.encode()))) as url:
-        socket = socket_at(url)
-        async with kept_alive(socket):
-            started = trio.current_time()
-            frames, closed = await read(socket)
-            took = trio.current_time() - started
+        started = trio.current_time()
+        frames, closed = await read(socket_at(url))
+        took = trio.current_time() - started
     assert frames == [AUDIO]
     assert (type(closed), closed.reason) == (FeedLost, FeedError.NO_PONG)
     assert QUICK.idle + QUICK.pong <= took < QUICK.idle + QUICK.pong + 3.0
@@ -454,10 +465,11 @@ async def test_silent_feed_without_a_pong_is_lost_in_time() -> None:
 
 async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
     release = trio.Event()
-    async with rude_server(after_upgrade()) as deaf, live_server(plays(release, ENDED, 1000)) as server:
+    async with rude_server(after_upgrade()) as deaf, live_server(plays(release, ENDED)) as server:
         # A pong deadline that a busy machine keeps.
-        lost, kept = socket_at(deaf), socket_at(server.url, timeouts=Timeouts(idle=0.05, pong=3, disconnect=0.2))
-        async with kept_alive(lost), kept_alive(kept), trio.open_nursery() as nursery:
+        patient = Timeouts(idle=0.05, pong=3, disconnect=0.2, round=0.01)
+        lost, kept = socket_at(deaf), socket_at(server.url, timeouts=patient)
+        async with trio.open_nursery() as nursery:
 
             async def lose() -> None:
                 _, closed = await read(lost)
@@ -465,14 +477,15 @@ async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
                 release.set()
 
             nursery.start_soon(lose)
-            frames, _ = await read(kept)
-    assert frames == [ENDED]
+            with trio.fail_after(5):
+                async with opened(kept) as feed:
+                    assert await feed.receive() == ENDED
 
 
 async def test_peer_that_never_answers_our_close_delays_us_by_the_disconnect_timeout_only() -> None:
     async with rude_server(after_upgrade(frame(b"{}"))) as url:
         with trio.fail_after(5):
-            async with socket_at(url).open(ID) as feed:
+            async with opened(socket_at(url)) as feed:
                 await feed.receive()
                 started = trio.current_time()
     assert QUICK.disconnect <= trio.current_time() - started < QUICK.disconnect + 3.0
@@ -485,7 +498,7 @@ async def test_failure_after_the_block_is_nobodys_concern() -> None:
 
     async with rude_server(after_upgrade(frame(b"{}"), then=rude_about_close)) as url:
         with trio.fail_after(5):
-            async with socket_at(url).open(ID) as feed:
+            async with opened(socket_at(url)) as feed:
                 await feed.receive()
 
 
@@ -513,10 +526,10 @@ async def test_many_at_once_are_opened_a_few_at_a_time_and_all_of_them() -> None
         results: list[list[str | bytes]] = []
 
         async def read_one(conversation_id: str) -> None:
-            frames, _ = await read(socket, conversation_id)
+            frames, _ = await read_one_of(socket, conversation_id)
             results.append(frames)
 
-        async with trio.open_nursery() as nursery:
+        async with looked_after(socket), trio.open_nursery() as nursery:
             for number in range(80):
                 nursery.start_soon(read_one, f"conv_{number}")
     assert results == [[ENDED]] * 80
@@ -536,10 +549,13 @@ async def drained(*after: str | int, count: int = 200) -> tuple[list[str | bytes
     messages = [snapshot(ID, number % 7, duration_ms=number) for number in range(count)]
     handed: list[str | bytes] = []
     closed = None
-    async with live_server(plays(*messages, tell, *after)) as server:
+    async with (
+        live_server(plays(*messages, tell, *after)) as server,
+        looked_after(socket_at(server.url)) as socket,
+    ):
         with trio.fail_after(5):
             try:
-                async with socket_at(server.url).open(ID) as feed:
+                async with socket.open(ID) as feed:
                     await sent.wait()
                     try:
                         while not handed or handed[-1] not in (messages[-1], *after):
@@ -582,26 +598,13 @@ async def test_snapshots_at_their_usual_pace_are_all_handed_out() -> None:
     taken, more = trio.open_memory_channel[None](0)
     sent = [snapshot(ID, number % 7, duration_ms=number) for number in range(40)]
     steps = [step for each in sent for step in (each, more.receive)]
-    at_any_pace = Timeouts(evaluate=0)
     async with live_server(plays(*steps)) as server:
         with trio.fail_after(5):
-            async with socket_at(server.url, timeouts=at_any_pace).open(ID) as feed:
+            async with opened(socket_at(server.url)) as feed:
                 for each in sent:
                     assert await feed.receive() == each
                     await taken.send(None)
                 assert (feed.superseded, feed.superseded_bytes) == (0, 0)
-
-
-async def test_a_snapshot_right_after_another_waits_for_newer_ones_but_not_for_long() -> None:
-    first, second = snapshot(ID, 1), snapshot(ID, 2)
-    async with live_server(plays(first, second, trio.sleep_forever)) as server:
-        with trio.fail_after(5):
-            async with socket_at(server.url, timeouts=Timeouts(evaluate=0.05)).open(ID) as feed:
-                assert await feed.receive() == first
-                handed_out_at = trio.current_time()
-                assert await feed.receive() == second
-                assert trio.current_time() - handed_out_at >= 0.05
-                assert feed.superseded == 0
 
 
 # --- credentials
@@ -696,8 +699,8 @@ async def scripted(*steps: str, end: FeedClosed, code: int) -> AsyncIterator[Ope
 
 @asynccontextmanager
 async def real(*steps: str, end: FeedClosed, code: int) -> AsyncIterator[OpenFeed]:  # noqa: ARG001
-    async with live_server(plays(*steps, code)) as server:
-        yield socket_at(server.url).open
+    async with live_server(plays(*steps, code)) as server, looked_after(socket_at(server.url)) as socket:
+        yield socket.open
 
 
 Backend = Callable[..., AbstractAsyncContextManager[OpenFeed]]

@@ -100,7 +100,7 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
     tally.all_finished = trio.Event()
     with trio.fail_after(10):
         async with rude_server(talk) as url, trio.open_nursery() as nursery:
-            live = LiveSocket(url, Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2))
+            live = LiveSocket(url, Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2, round=0.01))
             supervisor = Supervisor(
                 open_feed=live.open,
                 sink=tally,
@@ -110,7 +110,7 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
                 rng=Random(1),
             )
             await nursery.start(supervisor.run)
-            nursery.start_soon(live.keep_alive)
+            nursery.start_soon(live.run)
             for each in (STEADY, BROKEN):
                 assert supervisor.start(each, Source.FLAG) is Started.STARTED
             await tally.all_finished.wait()
