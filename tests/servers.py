@@ -124,11 +124,15 @@ async def request(stream: trio.SocketStream) -> bytes:
 
 async def upgrade(stream: trio.SocketStream, received: bytes = b"") -> None:
     """Accept the WebSocket by hand; ``received`` is the handshake if it was read already."""
-    received = received or await request(stream)
+    await stream.send_all(accepting(received or await request(stream)))
+
+
+def accepting(received: bytes) -> bytes:
+    """The answer to a handshake."""
     [key] = [line.split(b": ")[1] for line in received.split(b"\r\n") if b"sec-websocket-key" in line.lower()]
     accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324
     lines = b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"
-    await stream.send_all(b"\r\n".join((*lines, b"Sec-WebSocket-Accept: " + accept, b"", b"")))
+    return b"\r\n".join((*lines, b"Sec-WebSocket-Accept: " + accept, b"", b""))
 
 
 async def reset(stream: trio.SocketStream) -> None:

@@ -14,10 +14,13 @@ import trio
 
 from ..vocabulary import FeedError
 from .feed import FeedLost
+from .inbox import Inbox
 from .rounds import Rounds, RoundStream
+from .sieve import Sieve
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _STATUS_LINE_LENGTH = 12
+_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, on which the library rests
 _ACCEPTED = 101
 LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body that nobody reads
 
@@ -39,7 +42,7 @@ class Address:
     tls: ssl.SSLContext | None
 
 
-async def dial(address: Address, closing: AsyncExitStack) -> "Line":
+async def dial(address: Address, closing: AsyncExitStack, inbox: Inbox, max_message: int) -> "Line":
     """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
 
     Raises `FeedLost`. The deadline is the caller's.
@@ -48,7 +51,7 @@ async def dial(address: Address, closing: AsyncExitStack) -> "Line":
         tcp = RoundStream(await trio.open_tcp_stream(address.host, address.port))
         closing.push_async_callback(trio.aclose_forcefully, tcp)
         if address.tls is None:
-            return Line(tcp, tcp)
+            return Line(tcp, tcp, inbox, max_message)
         secure = trio.SSLStream(tcp, address.tls, server_hostname=address.host, https_compatible=True)
         await secure.do_handshake()
     except OSError:
@@ -56,18 +59,23 @@ async def dial(address: Address, closing: AsyncExitStack) -> "Line":
     except trio.BrokenResourceError as broken:
         is_tls = isinstance(broken.__cause__, ssl.SSLError)
         raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
-    return Line(secure, tcp)
+    return Line(secure, tcp, inbox, max_message)
 
 
 class Line(trio.abc.Stream):
-    """A connection that knows when it last brought anything, and whose end before the upgrade is an error."""
+    """A connection that knows when it last brought anything, and whose end before the upgrade is an error.
 
-    def __init__(self, stream: trio.abc.Stream, tcp: RoundStream) -> None:
+    Text messages go into ``inbox``; the library gets to read all else.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, tcp: RoundStream, inbox: Inbox, max_message: int) -> None:
         self._stream = stream
         self._tcp = tcp
-        self._head = b""
+        self._inbox = inbox
+        self._sieve = Sieve(inbox.put, max_message)
+        self._answer = b""  # to the handshake, as far as it is read
         self._status = 0
-        self._refusal_size = 0
+        self._is_open = False
         self.last_heard = trio.current_time()
 
     def join(self, rounds: Rounds) -> None:
@@ -76,30 +84,38 @@ class Line(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
-        try:
-            data = await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError:
-            if self._status == _ACCEPTED:
-                raise
-            raise self.cut_off(FeedError.CONNECT) from None
-        self.last_heard = trio.current_time()
-        if self._status != _ACCEPTED:
-            self._read_answer(data)
-        return data
+        while True:
+            await self._inbox.wait_room()
+            try:
+                data = await self._stream.receive_some(max_bytes)
+            except trio.BrokenResourceError:
+                if self._is_open:
+                    raise
+                raise self.cut_off(FeedError.CONNECT) from None
+            self.last_heard = trio.current_time()
+            rest = self._sieve.pour(data) if self._is_open else self._read_answer(data)
+            if rest or not data:
+                return rest
 
-    def _read_answer(self, data: bytes | bytearray) -> None:
+    def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
+        """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""
         if not data:
             raise self.cut_off(FeedError.CONNECT)
+        self._answer += data
         if not self._status:
-            self._head += data[:_STATUS_LINE_LENGTH]
-            found = _STATUS_LINE.match(self._head)
+            found = _STATUS_LINE.match(self._answer)
             if found:
                 self._status = int(found[1])
-            elif len(self._head) >= _STATUS_LINE_LENGTH:
+            elif len(self._answer) >= _STATUS_LINE_LENGTH:
                 raise FeedLost(FeedError.PROTOCOL)
-        self._refusal_size += len(data)
-        if self._refusal_size > LARGEST_REFUSAL and self._status != _ACCEPTED:
+        if self._status == _ACCEPTED and (found := _HEAD_END.search(self._answer)):
+            behind = len(data) - (len(self._answer) - found.end())
+            self._is_open = True
+            self._answer = b""
+            return data[:behind] + self._sieve.pour(data[behind:])
+        if len(self._answer) > LARGEST_REFUSAL:
             raise self.cut_off(FeedError.PROTOCOL)
+        return data
 
     def cut_off(self, reason: FeedError) -> FeedLost | Refusal:
         """What an end now means: ``reason``, or the refusal of which at least the status was heard."""
@@ -110,7 +126,7 @@ class Line(trio.abc.Stream):
             await self._stream.send_all(data)
         except trio.BrokenResourceError:
             # A server may refuse and hang up before it read the request: its answer says more than this error.
-            if self._status == _ACCEPTED:
+            if self._is_open:
                 raise
 
     async def wait_send_all_might_not_block(self) -> None:

@@ -1,7 +1,7 @@
 """Edge: the live conversation WebSocket (API 1), carried by trio-websocket; its errors end here.
 
 Strategy:
-- A snapshot is the whole conversation, so when several wait only the newest matters (`LiveFeed.receive`).
+- A snapshot is the whole conversation, so when several wait only the newest matters (`exporter.phonic.inbox`).
 - A silent feed is a suspect feed: one task for all feeds pings those that were silent for too long and ends
   those whose pong does not come (`LiveSocket.run`).
 - The library's errors become those of `exporter.phonic.feed`, by status or close code only. Their texts hold
@@ -9,19 +9,18 @@ Strategy:
 """
 
 import ssl
-from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 import trio
-from trio.lowlevel import ParkingLot
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from ..vocabulary import FeedError
 from .credentials import Credential, Credentials
 from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from .inbox import Inbox
 from .line import Address, Line, Refusal, dial
 from .rounds import RECEIVE_BUFFER, Rounds
 
@@ -30,8 +29,6 @@ from .rounds import RECEIVE_BUFFER, Rounds
 MAX_MESSAGE = 32 * 1024 * 1024
 # Each opening TLS handshake costs over a millisecond of CPU; more at once than this gains nothing.
 OPENING_AT_ONCE = 50
-# Frames of one feed that wait for their watcher, a snapshot and an end as a rule. Beyond it nothing is read.
-MOST_WAITING = 8
 
 
 @attrs.frozen(kw_only=True)
@@ -52,73 +49,37 @@ class Timeouts:
 class LiveFeed:
     """One open feed. Receives only: nothing is ever sent after the handshake but pings."""
 
-    def __init__(
-        self,
-        conversation_id: str,
-        connection: WebSocketConnection,
-        line: Line,
-        scope: trio.CancelScope,
-        rounds: Rounds,
-    ) -> None:
-        self._beginning = f'{{"type":"conversation-updated","conversation":{{"id":"{conversation_id}",'
+    def __init__(self, inbox: Inbox, connection: WebSocketConnection, line: Line, scope: trio.CancelScope) -> None:
+        self._inbox = inbox
         self._connection = connection
         self._line = line
         self._scope = scope
-        self._rounds = rounds
-        self._frames: deque[str | bytes] = deque()
-        self._end: FeedClosed | None = None
-        self._ends_with_snapshot = False
-        self._arrival, self._room = ParkingLot(), ParkingLot()
         self.is_being_pinged = False
-        self.superseded = 0
-        self.superseded_bytes = 0
 
     async def receive(self) -> str | bytes:
         """The next frame, or the newest of several waiting snapshots.
 
-        ``superseded`` and ``superseded_bytes`` grow by what was dropped. Raises a `FeedClosed`; frames that
-        arrived before the close are handed out first. Cancellation loses no frame.
+        Raises a `FeedClosed`; frames that arrived before the close are handed out first. Cancellation loses none.
         """
-        if self._frames or self._end is not None:
-            await trio.lowlevel.checkpoint()
-        while not self._frames:
-            if self._end is not None:
-                raise self._end
-            await self._arrival.park()
-        self._room.unpark()
-        return self._frames.popleft()
+        return await self._inbox.receive()
+
+    @property
+    def superseded(self) -> int:
+        """Snapshots that were dropped for a newer one."""
+        return self._inbox.superseded
+
+    @property
+    def superseded_bytes(self) -> int:
+        return self._inbox.superseded_bytes
 
     async def fill(self) -> None:
-        """Take frames off the connection until its end."""
+        """Take what the library reads off the connection until its end."""
         try:
             while True:
-                self._put(await self._connection.get_message())
-                while len(self._frames) >= MOST_WAITING:
-                    await self._room.park()
+                self._inbox.put(await self._connection.get_message())
+                await self._inbox.wait_room()
         except ConnectionClosed as closed:
-            self._end = _closed(closed)
-        self._arrival.unpark()
-
-    def _put(self, frame: str | bytes) -> None:
-        if not self._is_snapshot(frame):  # an end or an error is delivered at once, and in order
-            self._ends_with_snapshot = False
-            self._frames.append(frame)
-            self._arrival.unpark()
-        elif self._frames and self._ends_with_snapshot:
-            self.superseded += 1
-            self.superseded_bytes += len(self._frames[-1])
-            self._frames[-1] = frame
-        else:
-            self._ends_with_snapshot = True
-            self._frames.append(frame)
-            self._rounds.promise(self._arrival)
-
-    def _is_snapshot(self, frame: str | bytes) -> bool:
-        """Whether a frame is surely a whole snapshot of this conversation, so that it may stand for earlier ones.
-
-        Told from its ends alone; one that is written in another order is looked at by itself.
-        """
-        return isinstance(frame, str) and frame.startswith(self._beginning) and frame.endswith("}}")
+            self._inbox.end(_closed(closed))
 
     @property
     def last_heard(self) -> float:
@@ -182,9 +143,10 @@ class LiveSocket:
         failed: BaseExceptionGroup[Exception] | None = None
         try:
             async with AsyncExitStack() as closing, trio.open_nursery() as reader:
-                connection, line = await self._connect(conversation_id, credential, reader, closing)
+                inbox = Inbox(conversation_id, self._rounds)
+                connection, line = await self._connect(conversation_id, inbox, credential, reader, closing)
                 line.join(self._rounds)
-                feed = LiveFeed(conversation_id, connection, line, scope, self._rounds)
+                feed = LiveFeed(inbox, connection, line, scope)
                 reader.start_soon(feed.fill)
                 self._feeds.add(feed)
                 try:
@@ -194,6 +156,7 @@ class LiveSocket:
                     left = error
                 finally:
                     self._feeds.discard(feed)
+                    inbox.shut()
                 if not scope.cancelled_caught:
                     with trio.move_on_after(self._timeouts.disconnect):
                         await connection.aclose()
@@ -208,7 +171,12 @@ class LiveSocket:
             raise await self._failure(failed, credential)
 
     async def _connect(
-        self, conversation_id: str, credential: Credential, reader: trio.Nursery, closing: AsyncExitStack
+        self,
+        conversation_id: str,
+        inbox: Inbox,
+        credential: Credential,
+        reader: trio.Nursery,
+        closing: AsyncExitStack,
     ) -> tuple[WebSocketConnection, Line]:
         segment = quote(conversation_id, safe="").replace(".", "%2E")  # dots too, for `..` means another place
         resource = f"{self._root}{segment}/live/ws"
@@ -217,7 +185,7 @@ class LiveSocket:
         line: Line | None = None
         async with self._opening:
             with trio.move_on_after(self._timeouts.connect):
-                line = await dial(self._address, closing)
+                line = await dial(self._address, closing, inbox, self._max_message)
                 connection = await wrap_client_stream(
                     reader,
                     line,  # type: ignore[arg-type]  # annotated too narrowly: any stream, says its documentation

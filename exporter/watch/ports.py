@@ -22,8 +22,13 @@ class Source(StrEnum):
 class Feed(Protocol):
     """An open live feed of one conversation. See `exporter.phonic.live`."""
 
-    superseded: int
-    superseded_bytes: int
+    @property
+    def superseded(self) -> int:
+        """How many snapshots were dropped for a newer one so far."""
+        ...
+
+    @property
+    def superseded_bytes(self) -> int: ...
 
     async def receive(self) -> str | bytes:
         """The newest frame worth looking at. Raises the errors of `exporter.phonic.feed`."""

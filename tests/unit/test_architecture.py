@@ -77,6 +77,7 @@ LIBRARIES: dict[str, set[str]] = {
         "app",
         "cli",
         "checkpoint",
+        "phonic.inbox",
         "phonic.line",
         "phonic.live",
         "phonic.rest",
@@ -89,8 +90,8 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed metrics.catalogue
-    metrics.exposition metrics.formats
+    additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed phonic.sieve
+    metrics.catalogue metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import socket
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,12 +25,14 @@ from tests.feeds import AUDIO, ENDED, NESTED_ERROR, SAVED, TOP_LEVEL_ERROR, Scri
 from tests.servers import (
     Answer,
     Talk,
+    accepting,
     close_frame,
     frame,
     live_server,
     plays,
     refused_url,
     refuses,
+    request,
     reset,
     rude_server,
     upgrade,
@@ -147,6 +150,24 @@ async def test_message_in_pieces_is_one_frame() -> None:
     async with rude_server(in_pieces) as url:
         frames, _ = await read(socket_at(url))
     assert frames == ["abcd"]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100_000])
+async def test_messages_right_behind_the_answer_to_the_handshake_are_frames_like_any(size: int) -> None:
+    sent = [snapshot(ID, 1), AUDIO, snapshot(ID, 2), ENDED]
+    behind = frame(b"ping", 9).join(frame(each.encode()) for each in sent) + close_frame(1000)
+
+    async def in_pieces(stream: trio.SocketStream) -> None:
+        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        answer = accepting(await request(stream)) + behind
+        for at in range(0, len(answer), size):
+            await stream.send_all(answer[at : at + size])
+        await trio.sleep_forever()
+
+    async with rude_server(in_pieces) as url:
+        frames, closed = await read(socket_at(url))
+    assert frames == sent
+    assert isinstance(closed, FeedEnded)
 
 
 async def test_message_far_beyond_the_default_limit_arrives() -> None:

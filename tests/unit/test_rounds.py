@@ -10,8 +10,9 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wa
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
 from exporter.phonic.feed import FeedClosed, FeedEnded
+from exporter.phonic.inbox import Inbox
 from exporter.phonic.line import Line
-from exporter.phonic.live import LiveFeed
+from exporter.phonic.live import MAX_MESSAGE, LiveFeed
 from exporter.phonic.rounds import TOGETHER, Rounds, RoundStream
 from tests.feeds import AUDIO, ENDED, snapshot
 
@@ -60,9 +61,11 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept, nursery)
-            client = await wrap_client_stream(nursery, ours, "host", "/")
+            inbox = Inbox(ID, rounds)
+            line = Line(ours, RoundStream(ours), inbox, MAX_MESSAGE)
+            client = await wrap_client_stream(nursery, line, "host", "/")
+            feed = LiveFeed(inbox, client, line, trio.CancelScope())
             await wait_all_tasks_blocked()
-            feed = LiveFeed(ID, client, Line(ours, RoundStream(ours)), trio.CancelScope(), rounds)
             fed = Fed(feed, accepted[0])
             nursery.start_soon(feed.fill)
             nursery.start_soon(rounds.run)
