@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import cast
 
 from .catalogue import Family, Kind
+from .digits import number_text
 from .formats import Format
-from .series import Sample, Series, number_text
+from .series import Sample, Series
 
 Block = tuple[Family, Iterable[Series] | Iterable[Sample]]
 """A family and its series: accumulators, or label text and value."""
