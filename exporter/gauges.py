@@ -1,15 +1,15 @@
 """Wiring: which part of the program feeds which gauge at the moment of a scrape."""
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from . import __version__
 from .checkpoint import Checkpoint
-from .derive import Live
 from .metrics import catalogue
-from .metrics.catalogue import Family
-from .metrics.page import Rows, one, rows
-from .metrics.series import Sample
+from .metrics.catalogue import CATALOGUE, Family, Scope
+from .metrics.page import Rows, Source, one, rows
+from .metrics.series import Column
 from .phonic.rest import RestApi
 from .tally import Tally
 from .vocabulary import ReloadedFile
@@ -18,7 +18,7 @@ from .watch.supervisor import Supervisor
 from .watch.targets import WatchFile
 from .web.live_config import LiveConfig
 
-Gauges = Mapping[Family, Callable[[], Iterable[Sample]]]
+Gauges = Mapping[Family, Source]
 
 
 def gauges(
@@ -33,6 +33,7 @@ def gauges(
     slo_response: float,
 ) -> Gauges:
     """All gauges of the catalogue but the page's own. What a part that is off would feed is absent, not 0."""
+    live = partial(_live, tally)
     return dict(
         (
             rows(catalogue.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
@@ -41,7 +42,7 @@ def gauges(
             one(catalogue.SLO_RESPONSE, lambda: slo_response),
             one(catalogue.LABEL_SETS, lambda: float(len(tally.ledger.label_sets))),
             rows(catalogue.WATCHERS, supervisor.states),
-            *_live(tally),
+            *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
             *_upstream(rest, discovery),
             *_checkpoint(checkpoint),
             *_files(watch_file, web_config),
@@ -49,40 +50,27 @@ def gauges(
     )
 
 
-_Feeds = list[tuple[Family, Callable[[], Iterable[Sample]]]]
+_Feeds = list[tuple[Family, Source]]
 
 
-def _live(tally: Tally) -> _Feeds:
-    def each(family: Family, number: Callable[[Live], float | None]) -> tuple[Family, Callable[[], list[Sample]]]:
-        def numbers() -> list[Sample]:
-            return [
-                (entry.live_text, value)
-                for entry in tally.live()
-                if (value := number(entry.progress.live)) is not None
-            ]
-
-        return family, numbers
-
-    return [
-        (catalogue.LIVE_INFO, lambda: [(entry.info_text, 1.0) for entry in tally.live()]),
-        each(catalogue.LIVE_TURNS, lambda live: live.turns),
-        each(catalogue.LIVE_DURATION, lambda live: live.duration),
-        each(catalogue.LIVE_GENERATION, lambda live: live.model_generation),
-        each(catalogue.LIVE_FIRST_AUDIO, lambda live: live.first_audio),
-        (
-            catalogue.LIVE_LAST_UPDATE,
-            lambda: [(entry.live_text, round(entry.updated_at, 3)) for entry in tally.live()],
-        ),
-        (
-            catalogue.LIVE_WAITING_SINCE,
-            # While a feed is lost an answer may have begun: nobody knows who waits.
-            lambda: [
-                (entry.live_text, since)
-                for entry in tally.live()
-                if entry.is_current and (since := entry.progress.live.waiting_since) is not None
-            ],
-        ),
-    ]
+def _live(tally: Tally) -> Mapping[Family, Column]:
+    """All families of the live conversations, from one walk: a walk for each would make a page 8 % slower."""
+    entries = tally.live()
+    texts = [entry.live_text for entry in entries]
+    lives = [entry.progress.live for entry in entries]
+    # round(…, 3) would make a page 5 % slower.
+    updated = [round(entry.updated_at * 1000) / 1000 for entry in entries]
+    # While a feed is lost an answer may have begun: nobody knows who waits.
+    waiting = [entry.progress.live.waiting_since if entry.is_current else None for entry in entries]
+    return {
+        catalogue.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
+        catalogue.LIVE_TURNS: Column(texts, [live.turns for live in lives]),
+        catalogue.LIVE_DURATION: Column.present(texts, [live.duration for live in lives]),
+        catalogue.LIVE_GENERATION: Column.present(texts, [live.model_generation for live in lives]),
+        catalogue.LIVE_FIRST_AUDIO: Column.present(texts, [live.first_audio for live in lives]),
+        catalogue.LIVE_LAST_UPDATE: Column(texts, updated),
+        catalogue.LIVE_WAITING_SINCE: Column.present(texts, waiting),
+    }
 
 
 def _upstream(rest: RestApi | None, discovery: Discovery | None) -> _Feeds:

@@ -1,19 +1,20 @@
 """Pure: the page, in the three formats Prometheus reads, byte for byte as its own client would write it.
 
 Strategy: each series keeps the finished text before its value (`series.py`), so a scrape appends numbers and
-joins once. Against ``prometheus_client.generate_latest`` on the same numbers this is 7 (text) to 13 times
-(OpenMetrics) faster with 1,000 live conversations, which is what lets a page of ten thousand samples be written
-on the event loop; ``tests`` hold it to the client's bytes.
+joins; the numbers of a gauge are written all at once (`digits.py`). Against ``prometheus_client.generate_latest``
+on the same numbers this is 12 (text) to 20 times (OpenMetrics) faster with 1,000 live conversations, which is what
+lets a page of ten thousand samples be written on the event loop; ``tests`` hold it to the client's bytes.
 """
 
 from collections.abc import Iterable
 from typing import cast
 
 from .catalogue import Family, Kind
+from .digits import number_texts
 from .formats import Format
-from .series import Sample, Series, number_text
+from .series import Column, Sample, Series
 
-Block = tuple[Family, Iterable[Series] | Iterable[Sample]]
+Block = tuple[Family, Iterable[Series] | Iterable[Sample] | Column]
 """A family and its series: accumulators, or label text and value."""
 
 EOF = b"# EOF\n"
@@ -22,19 +23,21 @@ EOF = b"# EOF\n"
 def render(blocks: Iterable[Block], form: Format) -> bytes:
     """The page of ``blocks`` without its end mark: see `finish`. Families without series are left out."""
     openmetrics = form is Format.OPENMETRICS_1_0_0
-    out: list[str] = []
+    parts: list[bytes] = []
     for family, rows in blocks:
-        start = len(out)
-        out.append(_header(family, openmetrics=openmetrics))
+        out = [_header(family, openmetrics=openmetrics)]
         if family.kind is Kind.GAUGE:
-            samples = cast("Iterable[Sample]", rows)
-            out += [f"{family.name}{labels} {number_text(value)}\n" for labels, value in samples]
+            column = rows if isinstance(rows, Column) else Column.of(cast("Iterable[Sample]", rows))
+            name, texts = family.name, number_texts(column.values)
+            out += [f"{name}{labels} {text}\n" for labels, text in zip(column.labels, texts, strict=True)]
         else:
             for series in cast("Iterable[Series]", rows):
                 series.write(out, exemplars=openmetrics)
-        if len(out) == start + 1:
-            out.pop()
-    return "".join(out).encode()
+        # Encoded family by family: a page of 10,000 live conversations is 4 to 8 % faster, and one of 1,000 with a
+        # label that is not ASCII 30 %, because that widens the characters of its own family and not of all.
+        if len(out) > 1:
+            parts.append("".join(out).encode())
+    return b"".join(parts)
 
 
 def finish(parts: Iterable[bytes], form: Format) -> bytes:

@@ -8,9 +8,11 @@ from .catalogue import CATALOGUE, Family
 from .exposition import Block, finish, has_samples_named, render
 from .formats import Format
 from .ledger import Ledger, accumulated
-from .series import Sample, samples
+from .series import Column, Sample, Series, samples
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
+Source = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
+"""What a gauge is now: its samples, or the columns of all the families that share the source."""
 
 
 class Page:
@@ -23,7 +25,7 @@ class Page:
     def __init__(
         self,
         ledger: Ledger,
-        gauges: Mapping[Family, Callable[[], Iterable[Sample]]],
+        gauges: Mapping[Family, Source],
         process: Callable[[Format, frozenset[str] | None], bytes],
     ) -> None:
         self._ledger = ledger
@@ -44,10 +46,22 @@ class Page:
         return page
 
     def _blocks(self, names: frozenset[str] | None) -> Iterator[Block]:
+        shared: dict[Family, Column] = {}
         for family in CATALOGUE:
             if names is None or has_samples_named(family, names):
-                source = self._gauges.get(family)
-                yield family, source() if source else self._ledger.series(family)
+                yield family, self._rows(family, shared)
+
+    def _rows(self, family: Family, shared: dict[Family, Column]) -> Iterable[Series] | Iterable[Sample] | Column:
+        """A family's series; ``shared`` is what sources of several families have already given for this page."""
+        source = self._gauges.get(family)
+        if source is None:
+            return self._ledger.series(family)
+        if family not in shared:
+            given = source()
+            if not isinstance(given, Mapping):
+                return given
+            shared.update(given)
+        return shared[family]
 
     def _own_cost(self) -> list[Sample]:
         return [] if self._duration is None else [("", self._duration)]

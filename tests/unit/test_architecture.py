@@ -66,6 +66,7 @@ LIBRARIES: dict[str, set[str]] = {
     "msgspec": {
         "phonic.decode",
         "phonic.rows",
+        "metrics.digits",
         "tally",
         "database",
         "watch.targets",
@@ -91,7 +92,7 @@ EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
     additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed phonic.sieve
-    metrics.catalogue metrics.exposition metrics.formats
+    metrics.catalogue metrics.digits metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, count
 
 import pytest
 from hypothesis import given
@@ -30,7 +30,7 @@ from exporter.metrics.formats import Format
 from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
 from exporter.metrics.page import Page, one, rows
 from exporter.metrics.process import process_metrics
-from exporter.metrics.series import Counter, Histogram, samples
+from exporter.metrics.series import Column, Counter, Histogram, samples
 from exporter.vocabulary import EndedBy, Field, Lost, MessageType, Rejection, Role
 from tests.unit.tallies import live, new_tally, page_of
 
@@ -174,6 +174,15 @@ def test_a_large_page_is_the_clients_too(form: Format) -> None:
     assert by_us(ledger, gauges, form) == by_client(ledger, gauges, form)
 
 
+@given(st.lists(st.tuples(names, st.floats() | st.integers(0, 10**10)), max_size=5, unique_by=lambda row: row[0]))
+def test_a_column_is_written_as_its_samples_are(found: list[tuple[str, float]]) -> None:
+    rows = samples(catalogue.LIVE_TURNS, [((name,), value) for name, value in found])
+    for form in Format:
+        assert render([(catalogue.LIVE_TURNS, Column.of(rows))], form) == render(
+            [(catalogue.LIVE_TURNS, rows)], form
+        )
+
+
 def families_of(page: bytes, form: Format) -> list[Metric]:
     parse = parse_openmetrics if form is Format.OPENMETRICS_1_0_0 else parse_text
     return list(parse(page.decode()))
@@ -285,6 +294,24 @@ def test_gauges_come_from_their_owners_at_each_scrape() -> None:
     assert list(source()) == [("", 1.0)]
     family, source = rows(catalogue.WATCHERS, lambda: [(("live",), 3.0)])
     assert (family, list(source())) == (catalogue.WATCHERS, [('{state="live"}', 3.0)])
+
+
+def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -> None:
+    moments = count(1)
+
+    def both() -> dict[Family, Column]:
+        now = next(moments)
+        return {catalogue.LIVE_TURNS: Column(["a", "b"], [now, 0]), catalogue.LIVE_DURATION: Column(["a"], [now])}
+
+    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    page = Page(Ledger(LabelLimits()), {**gauges, **dict.fromkeys(both(), both)}, lambda _form, _names: b"")
+    for moment, names in ((2, None), (3, frozenset({catalogue.LIVE_DURATION.name})), (4, None)):
+        lines = page.render(Format.TEXT_0_0_4, names).decode().splitlines()
+        turns = [f"{catalogue.LIVE_TURNS.name}a {moment}.0", f"{catalogue.LIVE_TURNS.name}b 0.0"]
+        duration = [f"{catalogue.LIVE_DURATION.name}a {moment}.0"]
+        assert [line for line in lines if "_live_" in line and "#" not in line] == (
+            duration if names else turns + duration
+        )
 
 
 def test_a_page_tells_what_the_one_before_it_cost() -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from prometheus_client.utils import floatToGoString
 
 from exporter.metrics import catalogue
-from exporter.metrics.series import EXEMPLAR_LIFE, Histogram, exemplar_labels, labels_text, number_text
+from exporter.metrics.digits import number_text
+from exporter.metrics.series import EXEMPLAR_LIFE, Column, Histogram, exemplar_labels, labels_text
 
 ID = '{conversation_id="conv_1"}'
 
@@ -116,3 +117,7 @@ def test_an_exemplar_prometheus_would_drop_is_not_written(length: int, is_kept: 
     series = histogram()
     series.observe(0.45, exemplar_labels("x" * length), 1000.0)
     assert ("#" in bucket(series, "0.5")) is is_kept
+
+
+def test_of_a_column_only_what_has_a_value_is_present() -> None:
+    assert Column.present(["a", "b", "c"], [0.0, None, 1.5]) == Column(["a", "c"], [0.0, 1.5])
