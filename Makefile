@@ -4,10 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check bench soak dashboards pictures clean
+.PHONY: help demo unit test lint check bench soak dashboards pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the log says what to open"
+	@echo "make unit        the fast part of the tests"
 	@echo "make test        all tests"
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
@@ -23,6 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/phonic-exporter demo
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests/unit
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
