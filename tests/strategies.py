@@ -268,27 +268,33 @@ class Expected:
         return totals
 
 
+# Made once: a strategy made at each draw is checked and measured again each time, which costs more than the draw.
 _timing = st.integers(0, 60_000) | st.integers(0, 8_000_000).map(lambda eighths: eighths / 16)
+_number_of_turns = st.integers(0, 5)
+_role = st.sampled_from(("user", "assistant"))
+_pause_ms = st.integers(-900, 4_000)
+_lengths_ms = st.lists(st.integers(0, 30_000), min_size=1, max_size=3)
+_timings = st.dictionaries(st.sampled_from(tuple(TIMING_METRICS)), _timing)
+_yes_or_no = st.booleans()
+_one_in_five = st.integers(0, 4)
+_calls = st.lists(st.sampled_from(tuple(FAILURES)), max_size=2)
 
 
 @st.composite
 def _turns(draw: st.DrawFn) -> tuple[Turn, ...]:
     turns: list[Turn] = []
     end = 0
-    for at in range(draw(st.integers(0, 5))):
-        role = draw(st.sampled_from(("user", "assistant")))
+    for at in range(draw(_number_of_turns)):
+        role = draw(_role)
         is_assistant = role == "assistant"
         turn = Turn(
             role=role,
-            start_ms=max(0, end + draw(st.integers(-900, 4_000))),
-            lengths_ms=tuple(sorted(draw(st.lists(st.integers(0, 30_000), min_size=1, max_size=3)))),
-            timings=draw(st.dictionaries(st.sampled_from(tuple(TIMING_METRICS)), _timing)) if is_assistant else {},
-            timings_late=draw(st.booleans()),
-            is_silent=is_assistant and draw(st.integers(0, 4)) == 0,
-            tools={
-                f"call {at}.{n}": how
-                for n, how in enumerate(draw(st.lists(st.sampled_from(tuple(FAILURES)), max_size=2)))
-            },
+            start_ms=max(0, end + draw(_pause_ms)),
+            lengths_ms=tuple(sorted(draw(_lengths_ms))),
+            timings=draw(_timings) if is_assistant else {},
+            timings_late=draw(_yes_or_no),
+            is_silent=is_assistant and draw(_one_in_five) == 0,
+            tools={f"call {at}.{n}": how for n, how in enumerate(draw(_calls))},
         )
         turns.append(turn)
         end = turn.end_ms

@@ -1,22 +1,12 @@
-"""The benchmarks measure what they say: all variants count the same, and the two pages are one."""
-
-from pathlib import Path
+"""The benchmarks measure what they say: calls have their size, and the two pages are one."""
 
 import pytest
 
 from benchmarks import calls, pages
 from benchmarks.__main__ import CASES
-from benchmarks.cases import decoding, updates
-from benchmarks.load import Load
-from benchmarks.options import Options
+from benchmarks.cases import decoding
 from benchmarks.report import Goal, Report, Table, ratio
 from exporter.metrics.formats import Format
-
-
-def test_variants_count_the_same_on_a_tiny_load(tmp_path: Path) -> None:
-    load = Load(conversations=5, turns=12, updates=12, non_ascii=True)
-    rounds = updates.play(load, updates.saturated, Options(folder=tmp_path), 1)
-    assert [[cost.updates for cost in rounds[variant]] for variant in updates.VARIANTS] == [[60], [60], [60]]
 
 
 def test_calls_have_the_size_they_are_named_for() -> None:

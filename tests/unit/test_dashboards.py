@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -173,13 +174,15 @@ def test_objective_is_drawn_where_responses_are() -> None:
     ids=lambda family: family.name,
 )
 def test_every_family_about_conversations_is_shown_or_alerted_on(family: Any) -> None:
-    asked = {
-        selector.name
-        for board in LOADED.values()
-        for query in queries.panel_queries(board)
-        for selector in selectors(query.expr)
-    } | {selector.name for alert in alerts(SLO) for selector in selectors(alert.expr)}
-    assert family in {family_of(name) for name in asked}
+    assert family in {family_of(name) for name in asked()}
+
+
+@cache
+def asked() -> set[str]:
+    """The series that dashboards and alerts read."""
+    expressions = [query.expr for board in LOADED.values() for query in queries.panel_queries(board)]
+    expressions += [alert.expr for alert in alerts(SLO)]
+    return {selector.name for expr in expressions for selector in selectors(expr)}
 
 
 def test_every_alert_is_in_exactly_one_group() -> None:

@@ -1,6 +1,7 @@
 """Recording rules and alerts: they name what exists, explain themselves, and each has promtool tests."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,15 @@ def test_alert_has_tests_in_which_it_fires_and_is_silent(alert: Alert) -> None:
 
 
 def _cases(alert: str) -> list[dict[str, Any]]:
+    return [case for case in _all_cases() if case["alert_rule_test"][0]["alertname"] == alert]
+
+
+@cache
+def _all_cases() -> list[dict[str, Any]]:
     return [
         case
         for path in sorted((ROOT / "prometheus/tests").glob("*.yml"))
         for case in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]
-        if case["alert_rule_test"][0]["alertname"] == alert
     ]
 
 

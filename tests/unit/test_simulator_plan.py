@@ -28,6 +28,7 @@ from exporter.simulator.views import LiveView, analysis, iso, rest_object
 
 PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
 EPOCH_MS = 1_753_919_100_123
+WORKSPACE = workspace(Scenario())
 
 SCENARIOS = st.builds(
     Scenario,
@@ -41,11 +42,11 @@ SCENARIOS = st.builds(
 
 
 def live(conversation: Conversation, now_ms: int, over_ms: int | None = None) -> dict:
-    return LiveView(conversation, workspace(Scenario()), EPOCH_MS).at(now_ms, over_ms=over_ms)
+    return LiveView(conversation, WORKSPACE, EPOCH_MS).at(now_ms, over_ms=over_ms)
 
 
 def rest(conversation: Conversation, now_ms: int, over_ms: int | None = None) -> dict:
-    return rest_object(conversation, workspace(Scenario()), EPOCH_MS, now_ms, over_ms=over_ms)
+    return rest_object(conversation, WORKSPACE, EPOCH_MS, now_ms, over_ms=over_ms)
 
 
 def unix_ms(text: str) -> int:
@@ -190,7 +191,7 @@ def test_snapshots_only_grow_and_change_only_at_change_times(scenario: Scenario)
 
 def test_an_earlier_snapshot_can_be_taken_again() -> None:
     conversation = next(each for each in plan(Scenario(total=50)) if len(each.turns) > 6)
-    view = LiveView(conversation, workspace(Scenario()), EPOCH_MS)
+    view = LiveView(conversation, WORKSPACE, EPOCH_MS)
     middle = conversation.turns[3].visible_ms
     first = json.dumps(view.at(middle))
     view.at(conversation.ended_ms)
@@ -254,7 +255,7 @@ def test_timestamps_keep_every_millisecond() -> None:
 
 def test_a_session_token_sees_the_reduced_object_with_timings() -> None:
     conversation = next(each for each in plan(Scenario(total=50)) if len(each.turns) > 6)
-    view = LiveView(conversation, workspace(Scenario()), EPOCH_MS).at(conversation.ended_ms, reduced=True)
+    view = LiveView(conversation, WORKSPACE, EPOCH_MS).at(conversation.ended_ms, reduced=True)
     assert view.keys() == {
         "id",
         "external_id",

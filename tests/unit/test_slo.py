@@ -9,6 +9,7 @@ from dashboards.slo import Slo
 from exporter.errors import ConfigError
 from exporter.metrics.catalogue import RESPONSE_BUCKETS
 
+SHIPPED = slo.load()
 TEXT = slo.PATH.read_text(encoding="utf-8")
 
 
@@ -24,12 +25,11 @@ def refusal(text: str) -> str:
 
 
 def test_shipped_objectives_give_the_factors_of_the_sre_workbook() -> None:
-    shipped = slo.load()
-    assert [shipped.factor(window) for window in shipped.burn.windows()] == [14.4, 6, 3, 1]
+    assert [SHIPPED.factor(window) for window in SHIPPED.burn.windows()] == [14.4, 6, 3, 1]
 
 
 def test_ranges_are_ordered_by_length_and_unique() -> None:
-    assert slo.load().burn.ranges() == ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+    assert SHIPPED.burn.ranges() == ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,7 @@ def test_a_burn_without_windows_is_refused() -> None:
 @given(objective=st.floats(min_value=0.01, max_value=0.999))
 def test_burns_are_accepted_exactly_when_a_total_outage_would_fire_them(objective: float) -> None:
     text = changed("objective: 0.95", f"objective: {objective!r}")  # the first, of responses
-    shipped = slo.load()
-    largest = max(shipped.factor(window) for window in shipped.burn.windows())
+    largest = max(SHIPPED.factor(window) for window in SHIPPED.burn.windows())
     if largest * (1 - objective) < 1:
         assert Slo.parse(text).response.objective == objective
     else:

@@ -9,8 +9,8 @@ import trio
 from structlog.testing import capture_logs
 
 from exporter.web.live_config import LiveConfig
+from tests.edges.serving import GET_METRICS, TLS, serving, status_of, web_config
 from tests.unit.certificates import make_authority, make_certificate, trusting
-from tests.unit.serving import GET_METRICS, TLS, serving, status_of, web_config
 
 
 @pytest.fixture(scope="session")

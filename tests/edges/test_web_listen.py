@@ -7,7 +7,7 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.web.listen import bind, parse_address
-from tests.unit.serving import serving, status_of
+from tests.edges.serving import serving, status_of
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import httpx
 import pytest
 import trio
 
-from tests.unit.serving import serving, status_of, web_config
+from tests.edges.serving import serving, status_of, web_config
 
 PASSWORD = "correct horse"
 

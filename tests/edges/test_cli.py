@@ -116,19 +116,28 @@ def test_file_changes_the_setting(key: str, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("key", [key for key in SAMPLES if key != "state.file"])
-def test_command_line_beats_variable_beats_file(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_beats_variable_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {"true": "false", "false": "true", "warn": "error", "json": "logfmt"}
-    text, value = SAMPLES[key]
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    other = others.get(text) or ("3" if numeric else "conv_other")
-    in_file = toml(tmp_path, as_toml(key, other, value))
+    samples = {key: sample for key, sample in SAMPLES.items() if key != "state.file"}
+    other = {
+        key: others.get(text) or ("3" if type(value) in (int, float) else "conv_other")
+        for key, (text, value) in samples.items()
+    }
+    wanted = {key: value for key, (_, value) in samples.items()}
+
+    def shown(*argv: str) -> dict[str, object]:
+        return {key: value for key, value in describe(parsed(*argv)).items() if key in samples}
+
+    in_file = toml(tmp_path, "\n".join(as_toml(key, other[key], wanted[key]) for key in samples))
     monkeypatch.setenv("PHONIC_EXPORTER_CONFIG_FILE", in_file)
-    assert describe(parsed())[key] != value
-    monkeypatch.setenv(VARIABLES[key], text)
-    assert describe(parsed())[key] == value
-    monkeypatch.setenv(VARIABLES[key], other)
-    assert describe(parsed(f"--{key}={text}"))[key] == value
+    from_file = shown()
+    assert [key for key in samples if from_file[key] == wanted[key]] == []
+    for key, (text, _) in samples.items():
+        monkeypatch.setenv(VARIABLES[key], text)
+    assert shown() == wanted
+    for key in samples:
+        monkeypatch.setenv(VARIABLES[key], other[key])
+    assert shown(*(f"--{key}={text}" for key, (text, _) in samples.items())) == wanted
 
 
 def test_lists_are_repeated_flags_comma_separated_variables_and_toml_lists(

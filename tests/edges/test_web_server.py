@@ -12,8 +12,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from structlog.testing import capture_logs
 
+from tests.edges.serving import GET_METRICS, TLS, Served, serving, status_of, web_config
 from tests.unit.certificates import make_authority, make_certificate, trusting
-from tests.unit.serving import GET_METRICS, TLS, Served, serving, status_of, web_config
 
 PAGE = b"x" * 20_000_000  # more than socket buffers hold
 
