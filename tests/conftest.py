@@ -10,9 +10,9 @@ import structlog
 from hypothesis import settings
 
 # No deadlines: the machine may be busy. A developer runs the tests often: few examples, others each time. On CI
-# the same examples every time, so red means red. `--hypothesis-profile=thorough` searches for minutes.
+# more, and the same every time, so red means red. `--hypothesis-profile=thorough` searches for minutes.
 settings.register_profile("developer", deadline=None, max_examples=30)
-settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
