@@ -115,7 +115,7 @@ async def run(
             process_metrics(),
         )
         exported = Exported(
-            render=page.render,
+            page=page.parts,
             not_ready=lambda: (
                 ["first discovery not done"]
                 if settings.watch.discover and discovery and not discovery.first_round_done

@@ -6,7 +6,7 @@ on the same numbers this is 12 (text) to 20 times (OpenMetrics) faster with 1,00
 lets a page of ten thousand samples be written on the event loop; ``tests`` hold it to the client's bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from .catalogue import Family, Kind
@@ -20,10 +20,12 @@ Block = tuple[Family, Iterable[Series] | Iterable[Sample] | Column]
 EOF = b"# EOF\n"
 
 
-def render(blocks: Iterable[Block], form: Format) -> bytes:
-    """The page of ``blocks`` without its end mark: see `finish`. Families without series are left out."""
+def render(blocks: Iterable[Block], form: Format) -> Iterator[bytes]:
+    """The page of ``blocks``, family by family and without its end mark: see `finish`.
+
+    Families without series are left out.
+    """
     openmetrics = form is Format.OPENMETRICS_1_0_0
-    parts: list[bytes] = []
     for family, rows in blocks:
         out = [_header(family, openmetrics=openmetrics)]
         if family.kind is Kind.GAUGE:
@@ -36,14 +38,14 @@ def render(blocks: Iterable[Block], form: Format) -> bytes:
         # Encoded family by family: a page of 10,000 live conversations is 4 to 8 % faster, and one of 1,000 with a
         # label that is not ASCII 30 %, because that widens the characters of its own family and not of all.
         if len(out) > 1:
-            parts.append("".join(out).encode())
-    return b"".join(parts)
+            yield "".join(out).encode()
 
 
-def finish(parts: Iterable[bytes], form: Format) -> bytes:
-    """Join pages of disjoint families into one."""
-    body = b"".join(parts)
-    return body + EOF if form is Format.OPENMETRICS_1_0_0 else body
+def finish(parts: Iterable[bytes], form: Format) -> Iterator[bytes]:
+    """Pages of disjoint families, one after the other, as one."""
+    yield from parts
+    if form is Format.OPENMETRICS_1_0_0:
+        yield EOF
 
 
 def _header(family: Family, *, openmetrics: bool) -> str:

@@ -1,6 +1,7 @@
 """State: the page of one exporter: every family of the catalogue, where its series come from, and its cost."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from time import perf_counter
 
 from . import catalogue
@@ -10,13 +11,16 @@ from .formats import Format
 from .ledger import Ledger, accumulated
 from .series import Column, Sample, Series, samples
 
+PART = 64 * 1024
+"""Bytes of a part of a page, at least: about 0.3 ms of work."""
+
 Rows = Iterable[tuple[tuple[str, ...], float]]
 Source = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
 """What a gauge is now: its samples, or the columns of all the families that share the source."""
 
 
 class Page:
-    """Renders the metrics page.
+    """Writes the metrics page.
 
     ``gauges`` maps a gauge family to what its owner says at this moment; ``process`` renders ``process_*``.
     A family of the catalogue without a source is an error here, not a gap found by a user.
@@ -37,13 +41,38 @@ class Page:
             if family not in held and family not in self._gauges:
                 raise ValueError(f"nothing feeds {family.name}")
 
-    def render(self, form: Format, names: frozenset[str] | None = None) -> bytes:
-        """The page in a format; ``names`` restricts it to families (by family or sample name). Never awaits."""
+    def parts(self, form: Format, names: frozenset[str] | None = None) -> Iterator[bytes]:
+        """The page in a format; ``names`` restricts it to families (by family or sample name).
+
+        All numbers are of the moment of the call. Their text is made part by part as these are taken: a page of
+        1,000 live conversations takes 5 ms and more, for which nobody else on the loop needs to wait in one piece.
+        """
         started = perf_counter()
-        page = finish((render(self._blocks(names), form), self._process(form, names)), form)
-        if names is None:
-            self._duration = perf_counter() - started
-        return page
+        blocks = list(self._blocks(names))
+        process = self._process(form, names)
+        return self._write(blocks, process, form, perf_counter() - started, is_whole=names is None)
+
+    def render(self, form: Format, names: frozenset[str] | None = None) -> bytes:
+        """`parts` in one piece."""
+        return b"".join(self.parts(form, names))
+
+    def _write(
+        self, blocks: Iterable[Block], process: bytes, form: Format, spent: float, *, is_whole: bool
+    ) -> Iterator[bytes]:
+        started = perf_counter()
+        waiting: list[bytes] = []
+        size = 0
+        for part in finish(chain(render(blocks, form), (process,)), form):
+            waiting.append(part)
+            size += len(part)
+            if size >= PART:
+                spent += perf_counter() - started
+                yield b"".join(waiting)
+                started = perf_counter()
+                waiting, size = [], 0
+        if is_whole:
+            self._duration = spent + perf_counter() - started
+        yield b"".join(waiting)
 
     def _blocks(self, names: frozenset[str] | None) -> Iterator[Block]:
         shared: dict[Family, Column] = {}
@@ -51,15 +80,15 @@ class Page:
             if names is None or has_samples_named(family, names):
                 yield family, self._rows(family, shared)
 
-    def _rows(self, family: Family, shared: dict[Family, Column]) -> Iterable[Series] | Iterable[Sample] | Column:
-        """A family's series; ``shared`` is what sources of several families have already given for this page."""
+    def _rows(self, family: Family, shared: dict[Family, Column]) -> list[Series] | Column:
+        """A family's series as they are now; ``shared`` is what sources of several families gave for this page."""
         source = self._gauges.get(family)
         if source is None:
-            return self._ledger.series(family)
+            return [series.copy() for series in self._ledger.series(family)]
         if family not in shared:
             given = source()
             if not isinstance(given, Mapping):
-                return given
+                return Column.of(given)
             shared.update(given)
         return shared[family]
 

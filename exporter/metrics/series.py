@@ -62,6 +62,12 @@ class Counter:
     def add(self, amount: int) -> None:
         self.total += amount
 
+    def copy(self) -> "Counter":
+        """The numbers of this moment, with the same texts."""
+        copy = Counter.__new__(Counter)
+        copy.family, copy.labels, copy.prefix, copy.total = self.family, self.labels, self.prefix, self.total
+        return copy
+
     def dump(self) -> list[int]:
         return [self.total]
 
@@ -104,6 +110,15 @@ class Histogram:
             shown = self.exemplars[bucket]
             if shown is None or value >= shown.value or abs(at - shown.at) > EXEMPLAR_LIFE:
                 self.exemplars[bucket] = Exemplar(exemplar_labels, value, round(at, 3))
+
+    def copy(self) -> "Histogram":
+        """The numbers of this moment, with the same texts."""
+        copy = Histogram.__new__(Histogram)
+        copy.family, copy.labels, copy.bounds = self.family, self.labels, self.bounds
+        copy.counts, copy.nanos, copy.exemplars = self.counts[:], self.nanos, self.exemplars[:]
+        copy.bucket_prefixes = self.bucket_prefixes
+        copy.count_prefix, copy.sum_prefix = self.count_prefix, self.sum_prefix
+        return copy
 
     def dump(self) -> list[int]:
         return [self.nanos, *self.counts]

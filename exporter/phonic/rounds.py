@@ -16,7 +16,7 @@ from trio.lowlevel import ParkingLot
 RECEIVE_BUFFER = 64 * 1024
 """Bytes of one read: 20 KB in reads of 4 KiB, each a pass of the scheduler, cost 2.8 times as much."""
 # Tasks woken at once. What they do takes up to 0.1 ms each, and everybody else on the loop waits for it.
-TOGETHER = 25
+TOGETHER = 10
 
 
 class Rounds:

@@ -6,7 +6,7 @@ Rules for this file: it knows nothing of what the numbers mean, the rest of the 
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -59,8 +59,8 @@ class PushTargets(Protocol):
 class Exported:
     """What the rest of the program offers to HTTP. The callables are sync and run on the trio thread."""
 
-    render: Callable[[Format, frozenset[str] | None], bytes]
-    """The page, whole or restricted to the families of these names."""
+    page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]
+    """The page of this moment in parts, whole or restricted to the families of these names."""
     not_ready: Callable[[], Sequence[str]]
     """Short reasons why the numbers are not complete yet; empty when ready."""
     conversations: Callable[[], Sequence[dict[str, object]]]
@@ -78,14 +78,14 @@ def build_app(exported: Exported, *, telemetry_path: str, max_requests: int) -> 
     check_telemetry_path(telemetry_path)
     if max_requests < 0:
         raise ConfigError("--web.max-requests", "must be 0 (no limit) or more")
-    pages = _Pages(exported.render)
+    pages = _Pages(exported.page)
 
     async def landing(_: Request) -> Response:
         page = landing_page(telemetry_path=telemetry_path, version=exported.version)
         return HTMLResponse(page, headers={"Content-Security-Policy": _LANDING_POLICY})
 
     async def healthy(_: Request) -> Response:
-        if pages.can_be_rendered():
+        if await pages.can_be_rendered():
             return PlainTextResponse("healthy\n")
         return PlainTextResponse("the metrics page cannot be rendered\n", 503)
 
@@ -126,27 +126,30 @@ _LANDING_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-a
 class _Pages:
     """Renders pages, and remembers for the health check how that went."""
 
-    def __init__(self, render: Callable[[Format, frozenset[str] | None], bytes]) -> None:
-        self._render = render
-        self._worked = False
+    def __init__(self, page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]) -> None:
+        self._page = page
+        self._worked: bool | None = None  # None: nothing was ever rendered to its end
         self._tried_at = -float("inf")
 
-    def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
-        """None where it went wrong, which is logged."""
+    async def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
+        """None where it went wrong, which is logged. Others on the loop have their turn after each part."""
         self._tried_at = trio.current_time()
+        parts = []
         try:
-            page = self._render(form, names)
+            for part in self._page(form, names):
+                parts.append(part)
+                await trio.lowlevel.checkpoint()
         except Exception:
             log.error("metrics page cannot be rendered", exc_info=True)
             self._worked = False
             return None
         self._worked = True
-        return page
+        return b"".join(parts)
 
-    def can_be_rendered(self) -> bool:
-        if trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
-            self.render(Format.TEXT_0_0_4, None)
-        return self._worked
+    async def can_be_rendered(self) -> bool:
+        if self._worked is None or trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
+            await self.render(Format.TEXT_0_0_4, None)
+        return self._worked is True
 
 
 class _Scrape:
@@ -172,7 +175,7 @@ class _Scrape:
     async def _answer(self, request: Request) -> Response:
         negotiated = negotiate(_header(request, "accept"))
         names = request.query_params.getlist("name[]")
-        page = self._pages.render(negotiated.format, frozenset(names) if names else None)
+        page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
         if page is None:
             return PlainTextResponse("the metrics page cannot be rendered\n", 500)
         headers = {"Content-Type": negotiated.content_type, "Vary": "Accept, Accept-Encoding"}

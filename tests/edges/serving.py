@@ -50,7 +50,9 @@ async def serving(
     deadline_seconds: float = 20,
 ) -> AsyncIterator[Served]:
     """Serve until the block ends; `stopped` is set when the server has returned."""
-    exported = Exported(render=render, not_ready=list, conversations=list, push=None, version="1.2.3")
+    exported = Exported(
+        page=lambda *asked: [render(*asked)], not_ready=list, conversations=list, push=None, version="1.2.3"
+    )
     stop, stopped = trio.Event(), trio.Event()
     run = partial(
         serve,

@@ -95,7 +95,7 @@ def by_us(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes:
         (family, ledger.series(family) if family in held else samples(family, gauges.get(family, [])))
         for family in CATALOGUE
     )
-    return finish([render(blocks, form)], form)
+    return b"".join(finish(render(blocks, form), form))
 
 
 # Label values as agents may be called, without what no UTF-8 can carry.
@@ -178,9 +178,8 @@ def test_a_large_page_is_the_clients_too(form: Format) -> None:
 def test_a_column_is_written_as_its_samples_are(found: list[tuple[str, float]]) -> None:
     rows = samples(catalogue.LIVE_TURNS, [((name,), value) for name, value in found])
     for form in Format:
-        assert render([(catalogue.LIVE_TURNS, Column.of(rows))], form) == render(
-            [(catalogue.LIVE_TURNS, rows)], form
-        )
+        column = render([(catalogue.LIVE_TURNS, Column.of(rows))], form)
+        assert list(column) == list(render([(catalogue.LIVE_TURNS, rows)], form))
 
 
 def families_of(page: bytes, form: Format) -> list[Metric]:
@@ -243,7 +242,7 @@ def test_no_family_comes_twice_and_none_is_empty(form: Format) -> None:
 
 
 def test_only_openmetrics_ends_with_a_mark() -> None:
-    pages = {form: finish([b"a\n", b"b\n"], form) for form in Format}
+    pages = {form: b"".join(finish([b"a\n", b"b\n"], form)) for form in Format}
     assert pages == {
         Format.TEXT_0_0_4: b"a\nb\n",
         Format.TEXT_1_0_0: b"a\nb\n",
@@ -312,6 +311,32 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
         assert [line for line in lines if "_live_" in line and "#" not in line] == (
             duration if names else turns + duration
         )
+
+
+@FORMATS
+def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> None:
+    ledger = busy_ledger()
+    turns = [("a", 1.0)]
+    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    gauges[catalogue.LIVE_TURNS] = lambda: turns
+
+    def page() -> Page:
+        return Page(ledger, gauges, lambda _form, _names: b"")
+
+    before = page().render(form)
+    parts = page().parts(form)
+    taken = [next(parts)]
+    for family in accumulated():
+        for series in ledger.series(family):
+            if isinstance(series, Histogram):
+                series.observe(1e-9, '{conversation_id="conv_later"}', 2e9)
+            else:
+                series.add(1)
+    turns[:] = [("a", 2.0), ("b", 2.0)]
+    taken += parts
+    assert len(taken) > 2
+    assert b"".join(taken) == before
+    assert page().render(form) != before
 
 
 def test_a_page_tells_what_the_one_before_it_cost() -> None:

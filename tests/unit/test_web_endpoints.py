@@ -1,7 +1,7 @@
 """Routing and answers, in process: what is at which path, with which status, headers and body."""
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import attrs
@@ -29,11 +29,13 @@ class Program:
     finished: set[str] = attrs.field(factory=set)
     limit: int = 2
 
-    def render(self, form: Format, names: frozenset[str] | None) -> bytes:
+    def parts(self, form: Format, names: frozenset[str] | None) -> Iterator[bytes]:
         self.rendered.append((form, names))
+        half = len(self.page) // 2
+        yield self.page[:half]
         if self.crash:
             raise self.crash
-        return self.page
+        yield self.page[half:]
 
     def conversations(self) -> Sequence[dict[str, object]]:
         return [{"conversation_id": conversation_id} for conversation_id in sorted(self.watched)]
@@ -70,7 +72,7 @@ def client(program: Program) -> Client:
         *, telemetry_path: str = "/metrics", max_requests: int = 0, push: bool = False, version: str = "1.2.3"
     ) -> httpx.AsyncClient:
         exported = Exported(
-            render=program.render,
+            page=program.parts,
             not_ready=lambda: program.reasons,
             conversations=program.conversations,
             push=program if push else None,
@@ -176,6 +178,37 @@ async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
         assert (await http.get("/api/v1/conversations")).status_code == 200
         program.crash = None
         assert (await http.get("/metrics")).status_code == 200
+
+
+async def test_others_have_their_turn_between_the_parts_of_a_page() -> None:
+    turns = 0
+    seen: list[int] = []
+
+    def parts(_form: Format, _names: frozenset[str] | None) -> Iterator[bytes]:
+        for _ in range(5):
+            seen.append(turns)
+            yield b"part"
+
+    async def take_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    exported = Exported(page=parts, not_ready=list, conversations=list, push=None, version="1")
+    app = build_app(exported, telemetry_path="/metrics", max_requests=0)
+    async with trio.open_nursery() as nursery, httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as http:
+        nursery.start_soon(take_turns)
+        assert (await http.get("http://exporter/metrics")).text == 5 * "part"
+        nursery.cancel_scope.cancel()
+    assert seen[-1] - seen[0] >= 3  # one for each of four steps, give or take the order in which two tasks run
+
+
+async def test_health_check_before_the_first_page_is_finished_waits_for_one_of_its_own(client: Client) -> None:
+    async with client() as http, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(http.get, "/metrics")
+        assert (await http.get("/-/healthy")).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/livez"])
