@@ -557,6 +557,17 @@ async def test_many_at_once_are_opened_a_few_at_a_time_and_all_of_them() -> None
     assert {each.conversation_id for each in server.asked} == {f"conv_{number}" for number in range(80)}
 
 
+@pytest.mark.parametrize("then", [hang_up, reset, silent], ids=["hangs up", "resets", "stays"])
+async def test_feeds_one_after_another_that_get_the_same_descriptor_are_not_confused(then: Talk) -> None:
+    async with rude_server(after_upgrade(frame(ENDED.encode()), then=then)) as url:
+        socket = socket_at(url, timeouts=Timeouts(disconnect=0.01, round=0.01))
+        with trio.fail_after(10):
+            async with looked_after(socket):
+                for number in range(20):
+                    async with socket.open(f"conv_{number}") as feed:
+                        assert await feed.receive() == ENDED
+
+
 # --- newest wins
 
 
