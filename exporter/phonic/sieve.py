@@ -2,9 +2,10 @@
 
 Strategy: almost all that ever comes is text messages of one frame, and a library that can read any frame pays for
 that with each of them: 57 µs of CPU for 18 KB in a flood, of which 20 are left. So messages, pings and pongs are
-told by their first bytes; messages are handed out, pings and pongs passed on. At the first frame that is anything else (a close, a part of a message, binary, too large, not
-UTF-8, against RFC 6455) the sieve steps aside for good: from there on the library reads everything. So what is
-allowed and how it is refused is decided in one place, by the library; a test holds both ways to be equal.
+told by their first bytes; messages are handed out, pings and pongs passed on. At the first frame that is anything
+else (a close, a part of a message, binary, too large, not UTF-8, against RFC 6455) the sieve steps aside for good:
+from there on the library reads everything. So what is allowed and how it is refused is decided in one place, by
+the library; a test holds both ways to be equal.
 """
 
 from collections.abc import Callable
