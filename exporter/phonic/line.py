@@ -84,18 +84,23 @@ class Line(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
-        while True:
+        rest = None
+        while rest is None:
             await self._inbox.wait_room()
             try:
-                data = await self._stream.receive_some(max_bytes)
+                # Never in a variable here, which would keep what came last for as long as a feed is silent.
+                rest = self._heard(await self._stream.receive_some(max_bytes))
             except trio.BrokenResourceError:
                 if self._is_open:
                     raise
                 raise self.cut_off(FeedError.CONNECT) from None
-            self.last_heard = trio.current_time()
-            rest = self._sieve.pour(data) if self._is_open else self._read_answer(data)
-            if rest or not data:
-                return rest
+        return rest
+
+    def _heard(self, data: bytes | bytearray) -> bytes | bytearray | None:
+        """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
+        self.last_heard = trio.current_time()
+        rest = self._sieve.pour(data) if self._is_open else self._read_answer(data)
+        return rest if rest or not data else None
 
     def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
         """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""

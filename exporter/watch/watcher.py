@@ -92,27 +92,44 @@ async def watch(
 
 async def _read(conversation_id: str, feed: Feed, sink: Sink) -> None:
     """Count messages until one says that the conversation is over. Raises a `FeedClosed`."""
-    superseded = superseded_size = 0
-    looked_for_drift = False
-    decoder = TailDecoder(conversation_id)
-    while True:
-        frame = await feed.receive()
-        if feed.superseded != superseded:
-            sink.superseded(feed.superseded - superseded, feed.superseded_bytes - superseded_size)
-            superseded, superseded_size = feed.superseded, feed.superseded_bytes
+    counting = _Counting(conversation_id, feed, sink)
+    # Never in a variable here, which would keep the last message for as long as the feed is silent.
+    while not counting.is_over_with(await feed.receive()):
+        pass
+
+
+class _Counting:
+    """Counts the messages of one connection."""
+
+    def __init__(self, conversation_id: str, feed: Feed, sink: Sink) -> None:
+        self._conversation_id = conversation_id
+        self._feed = feed
+        self._sink = sink
+        self._decoder = TailDecoder(conversation_id)
+        self._superseded = self._superseded_size = 0
+        self._looked_for_drift = False
+
+    def is_over_with(self, frame: str | bytes) -> bool:
+        """Count a message; whether it says that the conversation is over. Raises a `FeedClosed` for an error."""
+        self._count_superseded()
         try:
-            message = decoder.decode(frame)
+            message = self._decoder.decode(frame)
         except InvalidMessage as bad:
-            sink.invalid(conversation_id, bad.reason)
-            continue
-        sink.message(message.type, len(frame))
+            self._sink.invalid(self._conversation_id, bad.reason)
+            return False
+        self._sink.message(message.type, len(frame))
         if message.snapshot is not None:
-            sink.update(conversation_id, message.snapshot)
-            if not looked_for_drift:
-                looked_for_drift = True
-                sink.drift(unknown_fields(frame))
-        elif message.type in (MessageType.CONVERSATION_ENDED, MessageType.CONVERSATION_SAVED):
-            return
+            self._sink.update(self._conversation_id, message.snapshot)
+            if not self._looked_for_drift:
+                self._looked_for_drift = True
+                self._sink.drift(unknown_fields(frame))
         elif message.type is MessageType.ERROR:
             closed = FeedRefused if message.denied else FeedLost
             raise closed(FeedError.ERROR_MESSAGE)
+        return message.type in (MessageType.CONVERSATION_ENDED, MessageType.CONVERSATION_SAVED)
+
+    def _count_superseded(self) -> None:
+        count, size = self._feed.superseded, self._feed.superseded_bytes
+        if count != self._superseded:
+            self._sink.superseded(count - self._superseded, size - self._superseded_size)
+            self._superseded, self._superseded_size = count, size
