@@ -1,6 +1,8 @@
 """One watcher under a virtual clock: when it tries again, when it gives up, and what a bad message costs."""
 
 import json
+import sys
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
@@ -9,7 +11,7 @@ import attrs
 import pytest
 import structlog
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
 from exporter.vocabulary import Drift, FeedError, Invalid, MessageType, WatcherState
@@ -245,3 +247,31 @@ def test_cancellation_leaves_at_once_and_opens_nothing_more() -> None:
     assert result.outcome is None
     assert result.seconds == pytest.approx(100)
     assert result.feeds.open_now[ID] == 0
+
+
+def test_a_silent_feed_does_not_keep_its_last_message() -> None:
+    frame = snapshot(ID, 2)
+
+    async def run() -> tuple[int, int]:
+        feeds, sink = ScriptedFeeds([frame]), RecordingSink()
+        before = sys.getrefcount(frame)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(
+                    watch,
+                    ID,
+                    open_feed=feeds.open,
+                    sink=sink,
+                    retry=Retry(),
+                    rng=Random(SEED),
+                    set_state=lambda _: None,
+                )
+            )
+            await wait_all_tasks_blocked()
+            assert sink.of("update") == [2]
+            after = sys.getrefcount(frame)
+            nursery.cancel_scope.cancel()
+        return before, after
+
+    before, after = trio.run(run)
+    assert after == before
