@@ -21,6 +21,7 @@ from .sieve import Sieve
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _STATUS_LINE_LENGTH = 12
 _HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, on which the library rests
+_HEAD_END_LENGTH = 3
 _ACCEPTED = 101
 LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body that nobody reads
 
@@ -100,12 +101,14 @@ class Line(trio.abc.Stream):
         """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
         self.last_heard = trio.current_time()
         rest = self._sieve.pour(data) if self._is_open else self._read_answer(data)
+        self._tcp.is_awaited = self._sieve.is_amid_a_frame
         return rest if rest or not data else None
 
     def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
         """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""
         if not data:
             raise self.cut_off(FeedError.CONNECT)
+        seen = max(0, len(self._answer) - _HEAD_END_LENGTH)
         self._answer += data
         if not self._status:
             found = _STATUS_LINE.match(self._answer)
@@ -113,7 +116,7 @@ class Line(trio.abc.Stream):
                 self._status = int(found[1])
             elif len(self._answer) >= _STATUS_LINE_LENGTH:
                 raise FeedLost(FeedError.PROTOCOL)
-        if self._status == _ACCEPTED and (found := _HEAD_END.search(self._answer)):
+        if self._status == _ACCEPTED and (found := _HEAD_END.search(self._answer, seen)):
             behind = len(data) - (len(self._answer) - found.end())
             self._is_open = True
             self._answer = b""

@@ -140,6 +140,7 @@ class LiveSocket:
         credential = self._credentials.current()
         scope = trio.CancelScope()  # cancelled when no pong comes
         left: Exception | None = None
+        is_done = False
         failed: BaseExceptionGroup[Exception] | None = None
         try:
             async with AsyncExitStack() as closing, trio.open_nursery() as reader:
@@ -152,6 +153,7 @@ class LiveSocket:
                 try:
                     with scope:
                         yield feed
+                        is_done = True
                 except Exception as error:  # leaves further below, where it does not become part of a group
                     left = error
                 finally:
@@ -167,7 +169,7 @@ class LiveSocket:
             raise left
         if scope.cancelled_caught:
             raise FeedLost(FeedError.NO_PONG)
-        if failed is not None:
+        if failed is not None and not is_done:  # what goes wrong while we hang up is nobody's concern
             raise await self._failure(failed, credential)
 
     async def _connect(

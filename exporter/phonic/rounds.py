@@ -63,7 +63,10 @@ async def _wake(lots: Iterable[ParkingLot]) -> None:
 
 
 class RoundStream(trio.abc.Stream):
-    """A TCP stream that is read as data comes, and once it has joined the rounds, in these."""
+    """A TCP stream that is read as data comes, and once it has joined the rounds, in these.
+
+    While it ``is_awaited`` it is read at once all the same: what was begun, a message in many pieces, is finished.
+    """
 
     def __init__(self, tcp: trio.SocketStream) -> None:
         self._tcp = tcp
@@ -71,6 +74,7 @@ class RoundStream(trio.abc.Stream):
         self._descriptor = -1
         self._readable = ParkingLot()
         self._is_drained = True
+        self.is_awaited = False
 
     def join(self, rounds: Rounds) -> None:
         """From the next read but one on: a read that waits already is left alone."""
@@ -81,7 +85,7 @@ class RoundStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Up to ``max_bytes``, by default `RECEIVE_BUFFER`."""
         size = max_bytes or RECEIVE_BUFFER
-        if self._rounds is not None and self._is_drained:
+        if self._rounds is not None and self._is_drained and not self.is_awaited:
             await self._readable.park()
         data = await self._tcp.receive_some(size)
         self._is_drained = len(data) < size  # else more is waiting: a flood is read until it ebbs

@@ -24,21 +24,25 @@ class Sieve:
         """``put`` gets each text message of at most ``largest`` bytes."""
         self._put = put
         self._largest = largest
-        self._pieces: list[bytes | bytearray] = []  # of a frame that is not complete
+        self._held = bytearray()  # of a frame that is not complete
         self._missing = 0  # bytes without which it stays so
         self._is_aside = False
+
+    @property
+    def is_amid_a_frame(self) -> bool:
+        """Whether something is held back until the rest of it comes."""
+        return bool(self._held)
 
     def pour(self, data: bytes | bytearray) -> bytes | bytearray:
         """What of ``data``, and of what was held back before, is the library's to read."""
         if self._is_aside:
             return data
-        if self._pieces:
-            self._pieces.append(data)
+        if self._held:
+            self._held += data
             self._missing -= len(data)
             if self._missing > 0:
                 return b""
-            data = b"".join(self._pieces)
-            self._pieces = []
+            data, self._held = self._held, bytearray()
         passed: list[bytes | bytearray] = []
         start = 0
         while start < len(data) and not self._is_aside:
@@ -58,7 +62,7 @@ class Sieve:
         if self._is_aside:
             passed.append(data[start:])
         elif start < len(data):
-            self._pieces.append(data[start:])
+            self._held += data[start:]
             self._missing = end - len(data)
         return b"".join(passed)
 

@@ -177,6 +177,18 @@ async def test_message_far_beyond_the_default_limit_arrives() -> None:
     assert frames == [large]
 
 
+async def test_a_message_beyond_what_the_kernel_holds_is_not_put_off_round_by_round() -> None:
+    large = snapshot(ID, text="x" * 8_000_000)
+    slow = Timeouts(round=0.5)
+    async with live_server(plays(AUDIO, large, ENDED)) as server:
+        with trio.fail_after(30):
+            async with opened(socket_at(server.url, timeouts=slow)) as feed:
+                assert await feed.receive() == AUDIO
+                start = trio.current_time()
+                assert [await feed.receive(), await feed.receive()] == [large, ENDED]
+    assert trio.current_time() - start < 4 * slow.round
+
+
 # --- ends
 
 
@@ -521,6 +533,20 @@ async def test_failure_after_the_block_is_nobodys_concern() -> None:
         with trio.fail_after(5):
             async with opened(socket_at(url)) as feed:
                 await feed.receive()
+
+
+async def test_ping_while_we_close_does_not_make_the_end_an_error() -> None:
+    """The library answers it with an error of its own (python-hyper/wsproto: no pong after our Close)."""
+
+    async def ping_late(stream: trio.SocketStream) -> None:
+        await stream.receive_some()  # our Close
+        await stream.send_all(frame(b"still there?", 9))
+        await stream.send_all(close_frame(1000))
+
+    async with rude_server(after_upgrade(frame(ENDED.encode()), then=ping_late)) as url:
+        with trio.fail_after(5):
+            async with opened(socket_at(url)) as feed:
+                assert await feed.receive() == ENDED
 
 
 @pytest.mark.parametrize("talk", [silent, after_upgrade(), after_upgrade(frame(b"x" * 900)[:500])])
