@@ -11,8 +11,8 @@ from .formats import Format
 from .ledger import Ledger, accumulated
 from .series import Column, Sample, Series, samples
 
-PART = 64 * 1024
-"""Bytes of a part of a page, at least: about 0.3 ms of work."""
+PART = 128 * 1024
+"""Bytes of a part of a page, at least: about 0.5 ms of work. A family is never cut."""
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
 Source = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
@@ -53,7 +53,7 @@ class Page:
         return self._write(blocks, process, form, perf_counter() - started, is_whole=names is None)
 
     def render(self, form: Format, names: frozenset[str] | None = None) -> bytes:
-        """`parts` in one piece."""
+        """`parts` in one piece, for those who need not share a loop."""
         return b"".join(self.parts(form, names))
 
     def _write(

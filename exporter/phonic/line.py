@@ -101,7 +101,7 @@ class Line(trio.abc.Stream):
         """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
         self.last_heard = trio.current_time()
         rest = self._sieve.pour(data) if self._is_open else self._read_answer(data)
-        self._tcp.is_awaited = self._sieve.is_amid_a_frame
+        self._tcp.is_awaited = self._sieve.wants_more
         return rest if rest or not data else None
 
     def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:

@@ -65,7 +65,8 @@ async def _wake(lots: Iterable[ParkingLot]) -> None:
 class RoundStream(trio.abc.Stream):
     """A TCP stream that is read as data comes, and once it has joined the rounds, in these.
 
-    While it ``is_awaited`` it is read at once all the same: what was begun, a message in many pieces, is finished.
+    While it ``is_awaited`` it is read at once all the same: a message that has begun is read to its end, in however
+    many pieces it comes.
     """
 
     def __init__(self, tcp: trio.SocketStream) -> None:

@@ -3,9 +3,10 @@
 Strategy: almost all that ever comes is text messages of one frame, and a library that can read any frame pays for
 that with each of them: 57 µs of CPU for 18 KB in a flood, of which 20 are left. So messages, pings and pongs are
 told by their first bytes; messages are handed out, pings and pongs passed on. At the first frame that is anything
-else (a close, a part of a message, binary, too large, not UTF-8, against RFC 6455) the sieve steps aside for good:
-from there on the library reads everything. So what is allowed and how it is refused is decided in one place, by
-the library; a test holds both ways to be equal.
+else (a close, a part of a message, binary, too large, not UTF-8, against RFC 6455), and in a flood of tiny ones,
+the sieve steps aside for good: from there on the library reads everything. So what is allowed and how it is
+refused is decided in one place, by the library. A test holds both ways to be equal, except that the library would
+refuse some text frames before all of them has come.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from collections.abc import Callable
 # First bytes of a frame that is a whole message (RFC 6455, 5.2): final bit, no extension, opcode.
 _TEXT, _PING, _PONG = 0x81, 0x89, 0x8A
 _LONGEST_CONTROL = 125
+# Messages of one read, of 64 KiB as a rule. More are a flood of tiny ones, for the library to read: it lets others
+# have their turn after each.
+_MOST_AT_ONCE = 64
 # Values of the second byte: the length itself, or of how many bytes it is. The highest bit would be a mask's.
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 
@@ -29,9 +33,9 @@ class Sieve:
         self._is_aside = False
 
     @property
-    def is_amid_a_frame(self) -> bool:
-        """Whether something is held back until the rest of it comes."""
-        return bool(self._held)
+    def wants_more(self) -> bool:
+        """Whether a frame is incomplete, or might be: once it stepped aside nobody here knows."""
+        return self._is_aside or bool(self._held)
 
     def pour(self, data: bytes | bytearray) -> bytes | bytearray:
         """What of ``data``, and of what was held back before, is the library's to read."""
@@ -44,10 +48,10 @@ class Sieve:
                 return b""
             data, self._held = self._held, bytearray()
         passed: list[bytes | bytearray] = []
-        start = 0
+        start = found = 0
         while start < len(data) and not self._is_aside:
             begin, end = _payload(data, start)
-            if not self._is_known(data[start], end - begin):
+            if found == _MOST_AT_ONCE or not self._is_known(data[start], end - begin):
                 self._is_aside = True
             elif end > len(data):
                 break
@@ -59,6 +63,7 @@ class Sieve:
             else:
                 self._put(text)
                 start = end
+                found += 1
         if self._is_aside:
             passed.append(data[start:])
         elif start < len(data):
@@ -83,7 +88,7 @@ def _payload(data: bytes | bytearray, start: int) -> tuple[int, int]:
     length = data[start + 1]
     if length < _TWO_BYTES:
         return begin, begin + length
-    if length > _EIGHT_BYTES:
+    if length > _EIGHT_BYTES or data[start] != _TEXT:  # a control frame is short
         return begin, start
     at, begin = begin, begin + (2 if length == _TWO_BYTES else 8)
     if len(data) < begin:

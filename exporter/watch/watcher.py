@@ -94,7 +94,7 @@ async def _read(conversation_id: str, feed: Feed, sink: Sink) -> None:
     """Count messages until one says that the conversation is over. Raises a `FeedClosed`."""
     counting = _Counting(conversation_id, feed, sink)
     # Never in a variable here, which would keep the last message for as long as the feed is silent.
-    while not counting.is_over_with(await feed.receive()):
+    while not counting.count(await feed.receive()):
         pass
 
 
@@ -109,8 +109,8 @@ class _Counting:
         self._superseded = self._superseded_size = 0
         self._looked_for_drift = False
 
-    def is_over_with(self, frame: str | bytes) -> bool:
-        """Count a message; whether it says that the conversation is over. Raises a `FeedClosed` for an error."""
+    def count(self, frame: str | bytes) -> bool:
+        """Count a message; True where the conversation is over with it. Raises a `FeedClosed` for an error."""
         self._count_superseded()
         try:
             message = self._decoder.decode(frame)

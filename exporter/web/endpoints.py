@@ -128,28 +128,28 @@ class _Pages:
 
     def __init__(self, page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]) -> None:
         self._page = page
-        self._worked: bool | None = None  # None: nothing was ever rendered to its end
+        self._worked = False
         self._tried_at = -float("inf")
 
     async def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
         """None where it went wrong, which is logged. Others on the loop have their turn after each part."""
-        self._tried_at = trio.current_time()
+        page: bytes | None = None
         parts = []
         try:
             for part in self._page(form, names):
                 parts.append(part)
                 await trio.lowlevel.checkpoint()
+            page = b"".join(parts)
         except Exception:
             log.error("metrics page cannot be rendered", exc_info=True)
-            self._worked = False
-            return None
-        self._worked = True
-        return b"".join(parts)
+        if names is None:  # a part of the page that works says nothing about the whole
+            self._worked, self._tried_at = page is not None, trio.current_time()
+        return page
 
     async def can_be_rendered(self) -> bool:
-        if self._worked is None or trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
+        if trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
             await self.render(Format.TEXT_0_0_4, None)
-        return self._worked is True
+        return self._worked
 
 
 class _Scrape:

@@ -130,13 +130,24 @@ def cut(data: bytes, at: Sequence[int]) -> list[bytes]:
     return [data[start:end] for start, end in pairwise(places)]
 
 
+def check(pieces: list[bytes]) -> None:
+    """The same is heard; refused, too, once all has come of what the sieve may be holding back."""
+    data = b"".join(pieces)
+    heard, _ = sieved(pieces)
+    assert (heard.messages, heard.controls) == (alone(data).messages, alone(data).controls)
+    rest = bytes(LARGEST + 10)
+    heard, _ = sieved([*pieces, rest])
+    assert heard == alone(data + rest)
+
+
 @given(streams(SHORT | LONG), CUTS)
 @example(frame(b"a") + frame(b"", 9) + frame(b"b", final=False) + frame(b"c"), [])
 @example(frame("é".encode()[:1]) + frame(b"never heard"), [])
 @example(frame(b"\x03\xe8", 8) + frame(b"after the end"), [])
+@example(b"\x81\x04\xfe\xe0", [])
+@example(b"\x89\x7e", [])
 def test_with_it_and_without_it_the_same_is_heard_however_the_bytes_are_cut(data: bytes, at: list[int]) -> None:
-    heard, _ = sieved(cut(data, at))
-    assert heard == alone(data)
+    check(cut(data, at))
 
 
 @pytest.mark.parametrize("odd", NOT_PLAIN)
@@ -150,8 +161,7 @@ def test_what_is_not_plain_is_judged_by_the_library_and_what_follows_it_too(odd:
 
 @given(streams(SHORT))
 def test_the_same_is_heard_one_byte_at_a_time(data: bytes) -> None:
-    heard, _ = sieved(data[at : at + 1] for at in range(len(data)))
-    assert heard == alone(data)
+    check([data[at : at + 1] for at in range(len(data))])
 
 
 @given(st.lists(st.builds(frame, SHORT) | CONTROLS, max_size=8), CUTS)
@@ -176,3 +186,22 @@ def test_what_comes_after_it_stepped_aside_is_handed_on_as_it_is() -> None:
     later = frame(b"text"), frame(b"ping", 9)
     _, read = sieved([frame(b"binary", 2), *later])
     assert read == [frame(b"binary", 2), *later]
+
+
+def test_of_a_flood_of_tiny_messages_few_are_taken_at_once_and_the_rest_is_the_librarys() -> None:
+    flood = frame(b"") * 10_000
+    taken: list[str] = []
+    rest = Sieve(taken.append, LARGEST).pour(flood)
+    assert len(taken) < 100
+    assert rest == flood[2 * len(taken) :]
+    heard, _ = sieved([flood])
+    assert heard == alone(flood)
+
+
+def test_it_wants_more_while_a_frame_is_incomplete_and_wherever_it_cannot_know() -> None:
+    sieve = Sieve(lambda _: None, LARGEST)
+    wanted = []
+    for piece in (frame(b"text")[:3], frame(b"text")[3:], frame(b"binary", 2)):
+        sieve.pour(piece)
+        wanted.append(sieve.wants_more)
+    assert wanted == [True, False, True]

@@ -225,6 +225,17 @@ async def test_health_says_whether_a_page_can_be_rendered(
         assert (await http.get(path)).status_code == 200
 
 
+async def test_a_part_of_the_page_that_works_does_not_make_the_whole_healthy(
+    program: Program, client: Client
+) -> None:
+    async with client() as http:
+        program.crash = ValueError()
+        assert (await http.get("/metrics")).status_code == 500
+        program.crash = None
+        assert (await http.get("/metrics?name[]=up")).status_code == 200
+        assert (await http.get("/-/healthy")).status_code == 503
+
+
 async def test_frequent_health_checks_render_once_in_five_seconds(
     program: Program, client: Client, mock_clock: trio.testing.MockClock
 ) -> None:
