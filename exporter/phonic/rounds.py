@@ -65,8 +65,7 @@ async def _wake(lots: Iterable[ParkingLot]) -> None:
 class RoundStream(trio.abc.Stream):
     """A TCP stream that is read as data comes, and once it has joined the rounds, in these.
 
-    While it ``is_awaited`` it is read at once all the same: a message that has begun is read to its end, in however
-    many pieces it comes.
+    While it ``is_awaited`` it is read at once all the same: a message that has begun is read to its end.
     """
 
     def __init__(self, tcp: trio.SocketStream) -> None:
