@@ -4,9 +4,10 @@ Rules for this file: it knows nothing of what the numbers mean, the rest of the 
 ``Exported``. Every endpoint runs on the trio thread, which owns the numbers, and waits for its own answer only.
 """
 
+import math
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import attrs
@@ -55,9 +56,17 @@ class PushTargets(Protocol):
         ...
 
 
+async def _at_once(_: float | None) -> None:
+    """Nothing to prepare."""
+
+
+def _nothing() -> None:
+    """Nothing to say."""
+
+
 @attrs.frozen(kw_only=True)
 class Exported:
-    """What the rest of the program offers to HTTP. The callables are sync and run on the trio thread."""
+    """What the rest of the program offers to HTTP. All but ``prepare`` is sync; all runs on the trio thread."""
 
     page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]
     """The page of this moment in parts, whole or restricted to the families of these names."""
@@ -68,6 +77,10 @@ class Exported:
     push: PushTargets | None
     """None: conversations cannot be named from outside."""
     version: str
+    prepare: Callable[[float | None], Awaitable[None]] = _at_once
+    """Brings the numbers of a scrape's page up to date; gets the scrape's time-out in seconds, if it has one."""
+    whole_page: Callable[[], Callable[[], None]] = lambda: _nothing
+    """Called when a scrape takes a whole page; what it returns is called when the client has got all of it."""
 
 
 def build_app(exported: Exported, *, telemetry_path: str, max_requests: int) -> Starlette:
@@ -98,7 +111,7 @@ def build_app(exported: Exported, *, telemetry_path: str, max_requests: int) -> 
         return _json({"conversations": exported.conversations()})
 
     routes = [
-        Route(telemetry_path, _Scrape(pages, max_requests), methods=["GET"]),
+        Route(telemetry_path, _Scrape(pages, exported, max_requests), methods=["GET"]),
         *(Route(path, healthy, methods=["GET"]) for path in ("/-/healthy", "/livez")),
         *(Route(path, ready, methods=["GET"]) for path in ("/-/ready", "/readyz")),
         Route("/api/v1/conversations", conversations, methods=["GET"]),
@@ -155,8 +168,9 @@ class _Pages:
 class _Scrape:
     """The metrics page. A scrape holds its place until the client has taken the answer, which takes memory."""
 
-    def __init__(self, pages: _Pages, max_requests: int) -> None:
+    def __init__(self, pages: _Pages, exported: Exported, max_requests: int) -> None:
         self._pages = pages
+        self._exported = exported
         self._max_requests = max_requests
         self._under_way = 0
 
@@ -167,17 +181,22 @@ class _Scrape:
             return
         self._under_way += 1
         try:
-            response = await self._answer(Request(scope))
+            response, sent = await self._answer(Request(scope))
             await response(scope, receive, send)
+            sent()
         finally:
             self._under_way -= 1
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> tuple[Response, Callable[[], None]]:
+        """The answer, and what to call once it is sent."""
         negotiated = negotiate(_header(request, "accept"))
         names = request.query_params.getlist("name[]")
+        await self._exported.prepare(_scrape_timeout(request))
+        is_whole = not names and request.method == "GET"
+        sent = self._exported.whole_page() if is_whole else _nothing
         page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
         if page is None:
-            return PlainTextResponse("the metrics page cannot be rendered\n", 500)
+            return PlainTextResponse("the metrics page cannot be rendered\n", 500), _nothing
         headers = {"Content-Type": negotiated.content_type, "Vary": "Accept, Accept-Encoding"}
         if len(page) >= _GZIP_FROM_BYTES and accepts_gzip(_header(request, "accept-encoding")):
             headers["Content-Encoding"] = "gzip"
@@ -185,7 +204,7 @@ class _Scrape:
                 page = await trio.to_thread.run_sync(_gzip, page)
             else:
                 page = _gzip(page)
-        return Response(page, headers=headers)
+        return Response(page, headers=headers), sent
 
 
 def _push_route(push: PushTargets) -> Route:
@@ -204,6 +223,15 @@ def _push_route(push: PushTargets) -> Route:
 
     # `path` takes slashes too: an id that holds an encoded one is told that it is malformed.
     return Route("/api/v1/conversations/{conversation_id:path}", conversation, methods=["PUT", "DELETE"])
+
+
+def _scrape_timeout(request: Request) -> float | None:
+    """Seconds after which Prometheus gives the scrape up, as it says itself; None where it does not."""
+    try:
+        seconds = float(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _header(request: Request, name: str) -> str | None:
