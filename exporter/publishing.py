@@ -69,7 +69,7 @@ class Publisher:
         """Without a state file: what was counted counts as written."""
         self._source.committed(self._source.changes())
 
-    def whole_page(self) -> Callable[[], None]:
+    def whole_page(self, by_prometheus: bool) -> Callable[[], None]:
         """A client takes a whole page of this moment. Returns what to call once all of it is sent."""
-        births = self._ledger.unseen()
-        return lambda: self._ledger.seen(births, trio.current_time())
+        births = self._ledger.held_now()
+        return lambda: self._ledger.seen(births, trio.current_time(), by_prometheus=by_prometheus)

@@ -15,10 +15,11 @@ all families at once; `Ledger.put_back` returns a copy whose write failed. `Ledg
 without a state file, and for one that cannot write it.
 
 Held. Prometheus' ``increase`` does not see the first sample of a series, so a new series is shown at 0 for a while
-before its numbers: on one whole page at least, and where it could not be known ahead for ``hold`` seconds after
-it, so that each of several Prometheus servers sees the 0. A `_Birth` is a group of series that are held together.
-That it is over is itself written to the file before a page tells the numbers, so a crash cannot make them fall to
-0 again.
+before its numbers: where it could not be known ahead for ``hold`` seconds after the first whole page with it, so
+that each of several Prometheus servers sees the 0; where it was known ahead on two scrapes of Prometheus, of which
+one may have failed on its way, or for `AHEAD_HOLD` seconds after anybody got it. A `_Birth` is a group of series
+that are held together. That it is over is itself written to the file before a page tells the numbers, so a crash
+cannot make them fall to 0 again.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ from .catalogue import CATALOGUE, Family, Kind, Scope
 from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
 
 OTHER = "__other__"
+AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
 
 _FAMILY_OF: Mapping[What, Family] = {
     What.CONVERSATION: catalogue.CONVERSATIONS,
@@ -84,11 +86,23 @@ class LabelSet:
 
 @attrs.define(eq=False)
 class _Birth:
-    """Series that are shown at 0 so far. ``seen_at``: when a whole page first showed them; seconds, any clock."""
+    """Series that are shown at 0 so far.
+
+    ``seen_at``: when a whole page first showed them; seconds, any clock. ``scrapes``: how often Prometheus got
+    one.
+    """
 
     held: Held
     series: list[Series] = attrs.field(factory=list)
     seen_at: float | None = None
+    scrapes: int = 0
+
+    def is_due(self, now: float, hold: float) -> bool:
+        if self.seen_at is None:
+            return False
+        if not self.held.is_ahead:
+            return now - self.seen_at >= hold
+        return self.scrapes >= AHEAD_SCRAPES or now - self.seen_at >= min(hold, AHEAD_HOLD)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -277,24 +291,20 @@ class Ledger:
                 birth.series.append(each)
             self._births_changed = True
 
-    def unseen(self) -> list[_Birth]:
-        """The held series that no page has shown yet: for a new page, which says so to `seen` when it is sent."""
-        return [birth for birth in self._births.values() if birth.seen_at is None]
+    def held_now(self) -> list[_Birth]:
+        """The groups of held series: for a new whole page, which tells `seen` when it is sent."""
+        return list(self._births.values())
 
-    def seen(self, births: Iterable[_Birth], at: float) -> None:
+    def seen(self, births: Iterable[_Birth], at: float, *, by_prometheus: bool) -> None:
         """A whole page showed these series at 0. ``at``: seconds, of the clock that `release` gets."""
         for birth in births:
             if birth.seen_at is None:
                 birth.seen_at = at
+            birth.scrapes += by_prometheus
 
     def release(self, now: float) -> None:
         """No longer hold series that were shown at 0 for long enough: their numbers go into the next copy."""
-        due = [
-            key
-            for key, birth in self._births.items()
-            if birth.seen_at is not None and now - birth.seen_at >= (0.0 if birth.held.is_ahead else self._hold)
-        ]
-        for key in due:
+        for key in [key for key, birth in self._births.items() if birth.is_due(now, self._hold)]:
             for series in self._births.pop(key).series:
                 series.is_held = False
                 self._changed.add(series)

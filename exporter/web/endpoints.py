@@ -79,8 +79,9 @@ class Exported:
     version: str
     prepare: Callable[[float | None], Awaitable[None]] = _at_once
     """Brings the numbers of a scrape's page up to date; gets the scrape's time-out in seconds, if it has one."""
-    whole_page: Callable[[], Callable[[], None]] = lambda: _nothing
-    """Called when a scrape takes a whole page; what it returns is called when the client has got all of it."""
+    whole_page: Callable[[bool], Callable[[], None]] = lambda _: _nothing
+    """Called when a client takes a whole page, with whether it scrapes as Prometheus does; what it returns is
+    called when the client has got all of it."""
 
 
 def build_app(exported: Exported, *, telemetry_path: str, max_requests: int) -> Starlette:
@@ -191,9 +192,11 @@ class _Scrape:
         """The answer, and what to call once it is sent."""
         negotiated = negotiate(_header(request, "accept"))
         names = request.query_params.getlist("name[]")
-        await self._exported.prepare(_scrape_timeout(request))
-        is_whole = not names and request.method == "GET"
-        sent = self._exported.whole_page() if is_whole else _nothing
+        scrape_timeout = _scrape_timeout(request)
+        await self._exported.prepare(scrape_timeout)
+        sent = _nothing
+        if not names and request.method == "GET":
+            sent = self._exported.whole_page(scrape_timeout is not None)
         page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
         if page is None:
             return PlainTextResponse("the metrics page cannot be rendered\n", 500), _nothing
