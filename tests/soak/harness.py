@@ -25,12 +25,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.simulator.plan import plan
 from exporter.simulator.settings import SimulatorSettings, staged
 
+from .disk import SmallDisk
 from .oracle import Absences, Totals, differences, expected, is_history
 from .schedule import Life, lives
 from .scraping import SCRAPE_S, Prometheus, scraping
 
 _KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
+# While a Prometheus scrapes, it is scrapes that have the file written. One that shows more than the file holds is
+# found out by a kill between two writes of its own.
+_SCRAPED_STATE_INTERVAL_S: Final = 1.5
+_SCRAPED_LINGER: Final = 3.0  # times as long, so that talk goes on between the last write and the kill
 _NO_INTERVAL_S: Final = 3600.0  # only the first and the last checkpoint are written
 _PATIENCE_S: Final = 180.0  # reconnects wait up to 30 s, unwatched conversations are looked for every 60 s
 _TAIL_S: Final = 8.0  # of the plan's time kept for the last life
@@ -41,13 +46,15 @@ _REGULAR: Final = frozenset(
     {"conversation-updated", "conversation-ended", "conversation-saved", "conversation-audio"}
 )
 # What this process did; none of the faults may ever lead to it.
-_NEVER: Final = (
-    "phonic_exporter_watcher_crashes",
-    "phonic_exporter_turns_revised",
-    "phonic_exporter_turns_skipped",
-    "phonic_exporter_checkpoint_errors",
-    "phonic_exporter_checkpoint_resets",
-    "phonic_exporter_label_values_folded",
+_NEVER: Final = frozenset(
+    {
+        "phonic_exporter_watcher_crashes",
+        "phonic_exporter_turns_revised",
+        "phonic_exporter_turns_skipped",
+        "phonic_exporter_checkpoint_errors",
+        "phonic_exporter_checkpoint_resets",
+        "phonic_exporter_label_values_folded",
+    }
 )
 
 
@@ -74,6 +81,8 @@ class Run:
     long_downtime_s: float = 8.0
     agents: int = 7
     prometheus: str | None = None
+    disk: SmallDisk | None = None
+    """Where the state file is, full at the start of some lives and in the middle of others."""
     mutation: str = ""
     """Python that runs in the exporter's process first: what the comparison must find."""
 
@@ -137,8 +146,11 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
         number = 0
         for number, life in enumerate(run.lives(), 1):
             say(f"life {number}: {_summary(life)}")
+            if run.disk is not None and number % 3 == 2:
+                faults["starts with a full disk"] += 1
+                run.disk.fill()
             with start(number, clock=life.clock, is_killed=life.is_killed) as exporter:
-                _live(life, exporter, phone, faults, run.lasting_faults())
+                _live(life, exporter, phone, faults, run)
             phone.post("leave")
             time.sleep(life.downtime_s)
             phone.post("hold")
@@ -147,10 +159,10 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
         wanted = expected(plan(staged(run.simulator())[0]), absences)
         say(f"life {number + 1}: until all is over")
         with start(number + 1) as exporter:
-            _see_to_the_end(exporter, phone, wanted, prometheus)
+            _see_to_the_end(exporter, phone, wanted, prometheus, run)
         say(f"life {number + 2}: nothing may be counted again")
         with start(number + 2) as exporter:
-            compared = _see_nothing_new(exporter, wanted, prometheus)
+            compared = _see_nothing_new(exporter, wanted, prometheus, run)
         faults.update({kind: count for kind, count in phone.state()["sent"].items() if kind not in _REGULAR})
     missed = wanted.get(("phonic_exporter_conversations_lost_total", frozenset({("reason", "never_live")})), 0)
     return Outcome(
@@ -169,9 +181,7 @@ def _free_port() -> int:
         return port
 
 
-def _live(
-    life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str], lasting: tuple[str, ...]
-) -> None:
+def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str], run: Run) -> None:
     """From the start of a process to its end. Ends are held before and after."""
     faults["clock steps"] += len(life.clock)
     faults["downtimes"] += 1
@@ -179,26 +189,33 @@ def _live(
         time.sleep(life.stillborn_s)
         faults["kills while starting"] += 1
         exporter.end(is_killed=True)
+        if run.disk is not None:
+            run.disk.free()
         return
     exporter.wait_serving()
     phone.post("release")
-    for each in life.disturbances:
+    for number, each in enumerate(life.disturbances):
         time.sleep(each.after_s)
+        if run.disk is not None and number == 0:
+            faults["disk full in the middle"] += 1
+            run.disk.fill()
         if each.faults is None:
             faults["storms"] += 1
             phone.post("drop")
         else:
-            phone.faults(*each.faults, *lasting)
+            phone.faults(*each.faults, *run.lasting_faults())
     phone.post("hold")
+    if run.disk is not None:
+        run.disk.free()
     _until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
     if life.is_killed:
         for _ in range(2):  # one may have been under way already
             before = exporter.last_checkpoint()
             _until(partial(exporter.has_checkpoint_since, before), "a checkpoint is written", exporter.tell)
-    exporter.check()
+    exporter.check(run)
     if life.disturbances[-1].faults is None:
         phone.post("drop")  # once more, so that the end comes among reconnects
-    time.sleep(life.linger_s)
+    time.sleep(life.linger_s * (_SCRAPED_LINGER if run.prometheus else 1))
     faults["kills" if life.is_killed else "stops"] += 1
     if life.is_killed and life.is_stopped_first:
         faults["stalls before a kill"] += 1
@@ -207,7 +224,9 @@ def _live(
     exporter.end(is_killed=life.is_killed)
 
 
-def _see_to_the_end(exporter: "_Exporter", phone: "_Phone", wanted: Totals, prometheus: Prometheus | None) -> None:
+def _see_to_the_end(
+    exporter: "_Exporter", phone: "_Phone", wanted: Totals, prometheus: Prometheus | None, run: Run
+) -> None:
     """Let everything end, and compare once it was counted, or should have been."""
     exporter.wait_serving()
     phone.post("release")
@@ -216,18 +235,18 @@ def _see_to_the_end(exporter: "_Exporter", phone: "_Phone", wanted: Totals, prom
         _until(lambda: _ended(exporter.totals()) >= _ended(wanted) and not exporter.watched(), "all is counted")
     _until(lambda: not exporter.held(), "no series is held at 0", exporter.tell)
     _compare(wanted, exporter.totals())
-    _compare_with(prometheus, wanted)
-    exporter.check()
+    _compare_with(prometheus, wanted | exporter.unplanned())
+    exporter.check(run)
     exporter.end(is_killed=False)
 
 
-def _see_nothing_new(exporter: "_Exporter", wanted: Totals, prometheus: Prometheus | None) -> int:
+def _see_nothing_new(exporter: "_Exporter", wanted: Totals, prometheus: Prometheus | None, run: Run) -> int:
     """Compare again after a look at all that ever was; how many samples."""
     _until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
     time.sleep(1.0)  # in which what the sweep found would be counted
     compared = _compare(wanted, exporter.totals())
-    _compare_with(prometheus, wanted)
-    exporter.check()
+    _compare_with(prometheus, wanted | exporter.unplanned())
+    exporter.check(run)
     exporter.end(is_killed=False)
     return compared
 
@@ -333,12 +352,23 @@ class _Exporter:
             for sample in family.samples
         }
 
-    def check(self) -> None:
+    def unplanned(self) -> Totals:
+        """Counters that the state file keeps and no plan knows: values of noise that were not used."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in self._families()
+            if family.name == "phonic_exporter_rejected_values"
+            for sample in family.samples
+            if sample.value
+        }
+
+    def check(self, run: Run) -> None:
         """Raises Failed when this process met what it must not meet."""
+        never = _NEVER if run.disk is None else _NEVER - {"phonic_exporter_checkpoint_errors"}
         met = [
             f"{sample.name}{sample.labels} is {sample.value}"
             for family in self._families()
-            if family.name in _NEVER
+            if family.name in never
             for sample in family.samples
             if sample.value
         ]
@@ -439,12 +469,13 @@ def _exporter(
     is_killed: bool = False,
     clock: tuple[tuple[float, float], ...] = (),
 ) -> Iterator[_Exporter]:
+    interval = _STATE_INTERVAL_S if run.prometheus is None else _SCRAPED_STATE_INTERVAL_S
     flags = [
         f"--phonic.base-url={phone.url}",
         "--phonic.requests-per-second=200",
         "--watch.interval=0.2",
-        f"--state.file={directory / 'exporter.db'}",
-        f"--state.interval={_STATE_INTERVAL_S if is_killed else _NO_INTERVAL_S}",
+        f"--state.file={(run.disk.folder if run.disk else directory) / 'exporter.db'}",
+        f"--state.interval={interval if is_killed else _NO_INTERVAL_S}",
         f"--web.listen-address={address}",
         f"--metrics.hold-new-series={0 if run.prometheus is None else _HOLD_S}",
         "--log.level=debug",
