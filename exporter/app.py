@@ -6,6 +6,7 @@ written, then the server finishes what it is answering. A second signal ends eve
 """
 
 import gc
+import os
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -29,6 +30,8 @@ from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
+from .phonic.trust import trusting
+from .proxies import Proxies, Proxy
 from .settings import Settings, StateSettings, describe
 from .simulator import server as simulator_server
 from .simulator.settings import SimulatorSettings, staged
@@ -71,7 +74,11 @@ async def run(
     ``started`` when the pages are served and watching has begun. Errors: ConfigError for what only shows at
     start (addresses, web config file, a checkpoint in use). Cancellation: ends at once, without a checkpoint.
     """
+    proxies = Proxies.from_environment(os.environ)
+    proxy = proxies.for_url(settings.phonic.base_url)
     log.info("starting", version=__version__, **describe(settings))
+    for variable, reason in proxies.warnings:
+        log.warning("proxy variable", variable=variable, reason=reason)
     wanted = settings.watch.limit + OTHER_FILES
     if (allowed := allow_files(wanted)) < wanted:
         log.warning("too few open files for the watch limit", allowed=allowed, wanted=wanted)
@@ -88,9 +95,15 @@ async def run(
     async with (
         _signals(stop),
         _checkpoint(settings.state, tally) as checkpoint,
-        _rest(settings, credentials, tally) as rest,
+        _rest(settings, credentials, tally, proxy) as rest,
     ):
-        live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
+        live = LiveSocket(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        )
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
             open_feed=partial(_open_feed, live, tally, names_known),
@@ -255,7 +268,9 @@ def _count_checkpoint_error(ledger: Ledger) -> None:
 
 
 @asynccontextmanager
-async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> AsyncIterator[RestApi | None]:
+async def _rest(
+    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None
+) -> AsyncIterator[RestApi | None]:
     """The REST API while the block runs; None with a session token, which cannot read it."""
     if not isinstance(credentials.current(), ApiKey):
         yield None
@@ -269,6 +284,8 @@ async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> A
         credentials,
         on_error=on_error,
         requests_per_second=settings.phonic.requests_per_second,
+        proxy=proxy,
+        ca_file=settings.phonic.ca_file,
     ) as rest:
         yield rest
 

@@ -28,6 +28,7 @@ from cyclopts.config import Dict, Env
 from . import __version__, healthcheck, logs, settings
 from .errors import ConfigError
 from .phonic import credentials
+from .proxies import Proxies
 from .settings import LogSettings, OptionalPath, Settings
 from .simulator.settings import SimulatorSettings
 from .web.listen import parse_address
@@ -142,6 +143,8 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     from .web.endpoints import check_telemetry_path
 
     ready, _ = _judged(given)
+    for variable, reason in Proxies.from_environment(os.environ).warnings:
+        structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
     if ready.web.config_file is not None:
         from .web import server
@@ -203,6 +206,10 @@ def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
     )
     ready = settings.resolve(given, has_api_key=isinstance(found.current(), credentials.ApiKey))
     _validate(ready)
+    Proxies.from_environment(os.environ).for_url(ready.phonic.base_url)
+    from .phonic import trust
+
+    trust.trusting(ready.phonic.ca_file)
     return ready, found
 
 

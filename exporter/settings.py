@@ -9,7 +9,6 @@ judges, because a check inside a class would escape from the command line as a t
 
 # ruff: noqa: RUF009  # `_setting` returns an attrs field, which the rule cannot see
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from cyclopts import Parameter, Token
 from .errors import ConfigError
 from .identity import is_conversation_id
 from .metrics.catalogue import LABEL_CHOICES, RESPONSE_BUCKETS
+from .proxies import is_loopback
 
 VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
 CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."
@@ -91,6 +91,11 @@ class PhonicSettings:
     session_token_file: OptionalPath = _setting(
         None,
         "File with a session token, in place of an API key: no discovery, fewer labels, no data from REST.",
+    )
+    ca_file: OptionalPath = _setting(
+        None,
+        "File with the certificates of the authorities to trust (PEM), in place of the system's; for REST, the "
+        "live feed and an https proxy.",
     )
     requests_per_second: float = _setting(
         4.0,
@@ -277,7 +282,7 @@ def _check_base_url(phonic: PhonicSettings) -> None:
         raise ConfigError(flag, "must not have a query or fragment")
     if re.search(r"\s", phonic.base_url):
         raise ConfigError(flag, "must not contain spaces")
-    if url.scheme == "http" and not phonic.allow_http and not _is_loopback(host):
+    if url.scheme == "http" and not phonic.allow_http and not is_loopback(host):
         raise ConfigError(
             flag, "plain http would send the credential in clear; use https, or --phonic.allow-http to insist"
         )
@@ -312,13 +317,6 @@ def _check_metrics(metrics: MetricsSettings) -> None:
     if metrics.slo_response not in RESPONSE_BUCKETS:
         boundaries = ", ".join(f"{boundary:g}" for boundary in RESPONSE_BUCKETS)
         raise ConfigError("--metrics.slo-response", f"must be a bucket boundary: {boundaries}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _masked(url: str) -> str:

@@ -24,6 +24,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "phonic.requests-per-second": ("50", 50.0),
     "phonic.api-key-file": ("a/key", "a/key"),
     "phonic.session-token-file": ("a/token", "a/token"),
+    "phonic.ca-file": ("a/ca.pem", "a/ca.pem"),
     "watch.conversation": ("conv_1", ("conv_1",)),
     "watch.file": ("ids.txt", "ids.txt"),
     "watch.discover": ("false", False),

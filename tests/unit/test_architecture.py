@@ -22,10 +22,11 @@ PARTS: dict[str, set[str]] = {
     "lockfile": set(),
     "filelimit": set(),
     "logs": set(),
+    "proxies": {"errors"},
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
     "phonic.model": {"vocabulary"},
-    "phonic": {"phonic.model", "vocabulary", "errors", "__init__"},
+    "phonic": {"phonic.model", "proxies", "vocabulary", "errors", "__init__"},
     "derive": {"additions", "phonic.model", "vocabulary"},
     "ending": {"additions", "derive", "phonic.model", "vocabulary"},
     "metrics.formats": set(),
@@ -38,16 +39,18 @@ PARTS: dict[str, set[str]] = {
     "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
     "simulator": {"errors"},
     # At the top: how it all fits.
-    "settings": {"errors", "identity", "metrics"},
+    "settings": {"errors", "identity", "metrics", "proxies"},
     "healthcheck": {"errors", "web"},
     "gauges": {
         "__init__", "checkpoint", "derive", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
     },
     "app": {
         "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
-        "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
+        "proxies", "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
     },
-    "cli": {"__init__", "app", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web"},
+    "cli": {
+        "__init__", "app", "errors", "healthcheck", "logs", "phonic", "proxies", "settings", "simulator", "web",
+    },
     "__main__": {"cli"},
 }  # fmt: skip
 
@@ -83,6 +86,7 @@ LIBRARIES: dict[str, set[str]] = {
         "phonic.live",
         "phonic.rest",
         "phonic.rounds",
+        "phonic.tunnel",
         "watch.",
         "web.",
         "simulator.",
@@ -91,7 +95,7 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed phonic.sieve
+    additions vocabulary errors identity proxies saved derive phonic.model phonic.decode phonic.feed phonic.sieve
     metrics.catalogue metrics.digits metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
