@@ -23,6 +23,8 @@ PARTS: dict[str, set[str]] = {
     "filelimit": set(),
     "logs": set(),
     "proxies": {"errors"},
+    "running": set(),
+    "signals": set(),
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
     "phonic.model": {"vocabulary"},
@@ -46,12 +48,13 @@ PARTS: dict[str, set[str]] = {
     },
     "app": {
         "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
-        "proxies", "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
+        "proxies", "running", "saved", "settings", "signals", "simulator", "tally", "vocabulary", "watch", "web",
     },
     "cli": {
-        "__init__", "app", "errors", "healthcheck", "logs", "phonic", "proxies", "settings", "simulator", "web",
+        "__init__", "app", "errors", "healthcheck", "logs", "phonic", "proxies", "running", "settings",
+        "simulator", "web",
     },
-    "__main__": {"cli"},
+    "__main__": {"cli", "signals"},
 }  # fmt: skip
 
 # The only modules (or packages, with a dot at the end) that may import a library.
