@@ -155,6 +155,7 @@ async def run(
                     stop=served,
                 )
             )
+            at_work.enter_context(announced(urls, os.environ))
             # Said now, for what is wrong with the settings has shown by now, and is one line of its own.
             log.info("starting", version=__version__, **describe(settings))
             for variable, reason in proxies.warnings:
@@ -165,7 +166,6 @@ async def run(
                 )
             for url in urls:
                 log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
-            at_work.enter_context(announced(urls, os.environ))
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.run)

@@ -125,19 +125,21 @@ async def test_hangup_reads_files_again_and_ends_nothing(tmp_path: Path, http: h
     web.write_text("http_server_config: {headers: {X-Frame-Options: deny}}\n")
     files = ("--phonic.api-key-file", str(key), "--watch.file", str(ids), "--web.config.file", str(web))
     with trio.fail_after(30):
-        async with upstream(frames={"conv_a": [updated(live_object("conv_a"))]}) as phonic:
-            async with program(*QUICK[:2], "--phonic.base-url", phonic.url, *files) as running:
-                url = await running.url()
+        async with (
+            upstream(frames={"conv_a": [updated(live_object("conv_a"))]}) as phonic,
+            program(*QUICK[:2], "--phonic.base-url", phonic.url, *files) as running,
+        ):
+            url = await running.url()
+            await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
+            await running.line("watch file read")
+            web.write_text("bogus: 1\n")
+            running.signal(signal.SIGHUP)
+            line = await running.line("signal received, reading files again")
+            assert "files=credential,web_config,watch_file" in line
+            await running.line("web config file not reloaded")
+            await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
+            while running.text.count("watch file read") < 2:
                 await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
-                await running.line("watch file read")
-                web.write_text("bogus: 1\n")
-                running.signal(signal.SIGHUP)
-                line = await running.line("signal received, reading files again")
-                assert "files=credential,web_config,watch_file" in line
-                await running.line("web config file not reloaded")
-                await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
-                while running.text.count("watch file read") < 2:
-                    await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
-                running.signal(signal.SIGTERM)
-                assert await running.wait() == 0
+            running.signal(signal.SIGTERM)
+            assert await running.wait() == 0
     assert sum("SIGHUP" in line for line in running.lines) == 1
