@@ -6,10 +6,11 @@ written, then the server finishes what it is answering. A second signal ends eve
 """
 
 import gc
+import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
 
@@ -17,9 +18,9 @@ import attrs
 import structlog
 import trio
 
-from . import __version__
+from . import __version__, signals
 from .checkpoint import Checkpoint
-from .filelimit import allow_files
+from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
 from .identity import is_conversation_id
 from .metrics import catalogue
@@ -29,10 +30,13 @@ from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
+from .phonic.trust import trusting
+from .proxies import Proxies, Proxy
 from .publishing import Publisher
+from .running import announced
 from .settings import Settings, StateSettings, describe
 from .simulator import server as simulator_server
-from .simulator.settings import SimulatorSettings, staged
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
 from .tally import Tally
 from .vocabulary import Reset, RestError, Started
 from .watch.access import Access
@@ -73,10 +77,11 @@ async def run(
     ``started`` when the pages are served and watching has begun. Errors: ConfigError for what only shows at
     start (addresses, web config file, a checkpoint in use). Cancellation: ends at once, without a checkpoint.
     """
-    log.info("starting", version=__version__, **describe(settings))
+    proxies = Proxies.from_environment(os.environ)
+    proxy = proxies.for_url(settings.phonic.base_url)
     wanted = settings.watch.limit + OTHER_FILES
-    if (allowed := allow_files(wanted)) < wanted:
-        log.warning("too few open files for the watch limit", allowed=allowed, wanted=wanted)
+    allowed = allow_files(wanted)
+    watch_limit = min(settings.watch.limit, files_for_feeds(allowed, others=OTHER_FILES))
     web_config = LiveConfig(settings.web.config_file)
     ledger = Ledger(
         LabelLimits(
@@ -88,23 +93,36 @@ async def run(
     )
     tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
     stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
+    read_again: dict[str, Callable[[], Awaitable[object]]] = {
+        "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
+        "web_config": web_config.reread,
+    }
     async with (
-        _signals(stop),
+        _signals(stop, read_again),
+        AsyncExitStack() as at_work,
         _checkpoint(settings.state, tally) as checkpoint,
-        _rest(settings, credentials, tally) as rest,
+        _rest(settings, credentials, tally, proxy) as rest,
     ):
         access = Access(credentials, rest.projects) if rest else None
         publisher = Publisher(ledger, tally, checkpoint)
-        live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
+        live = LiveSocket(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        )
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
             open_feed=partial(_open_feed, live, tally, names_known, access),
             sink=tally,
             records=records,
-            limit=settings.watch.limit,
+            limit=watch_limit,
         )
         discovery = _discovery(settings, rest, supervisor, tally)
         watch_file = _watch_file(settings, supervisor)
+        if watch_file is not None:
+            read_again["watch_file"] = watch_file.reread
         page = Page(
             ledger,
             gauges(
@@ -142,6 +160,15 @@ async def run(
                     stop=served,
                 )
             )
+            at_work.enter_context(announced(urls, os.environ))
+            # Said now, for what is wrong with the settings has shown by now, and is one line of its own.
+            log.info("starting", version=__version__, **describe(settings))
+            for variable, reason in proxies.warnings:
+                log.warning("proxy variable", variable=variable, reason=reason)
+            if watch_limit < settings.watch.limit:
+                log.warning(
+                    "too few open files for the watch limit", allowed=allowed, wanted=wanted, watched=watch_limit
+                )
             for url in urls:
                 log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
             async with trio.open_nursery() as watching:
@@ -177,7 +204,8 @@ async def demo(
 ) -> None:
     """The exporter against a simulated Phonic in this process, until a signal."""
     async with trio.open_nursery() as playing:
-        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address="127.0.0.1:0")))
+        listen = simulator.listen_address or "127.0.0.1:0"
+        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address=listen)))
         settings = attrs.evolve(settings, phonic=attrs.evolve(settings.phonic, base_url=base_url))
         async with trio.open_nursery() as exporting:
             running = await exporting.start(run, settings, Credentials(ApiKey(simulator.api_key)))
@@ -206,7 +234,7 @@ async def _simulate(
     scenario, faults = staged(simulator)
     await simulator_server.serve(
         scenario,
-        listen=simulator.listen_address,
+        listen=simulator.listen_address or LISTEN_ADDRESS,
         api_key=simulator.api_key,
         faults=faults,
         patient=simulator.patient,
@@ -216,19 +244,36 @@ async def _simulate(
 
 
 @asynccontextmanager
-async def _signals(stop: trio.Event) -> AsyncIterator[None]:
-    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second."""
+async def _signals(
+    stop: trio.Event, read_again: Mapping[str, Callable[[], Awaitable[object]]] | None = None
+) -> AsyncIterator[None]:
+    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second; SIGHUP reads files again."""
     async with trio.open_nursery() as nursery:
 
-        async def listen() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
+        async def hang_up() -> None:
+            files = read_again or {}
+            log.info("signal received, reading files again", signal="SIGHUP", files=list(files))
+            for name, read in list(files.items()):
+                try:
+                    await read()
+                except Exception:  # whatever is wrong with a file is no reason to end
+                    log.exception("file not read again", file=name)
+
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+                task_status.started()
+                if signals.missed_hangup():
+                    nursery.start_soon(hang_up)
+                async for number in received:
+                    if number == signal.SIGHUP:
+                        nursery.start_soon(hang_up)  # a file may hang, and the next signal must be heard
+                        continue
                     log.info("signal received", signal=signal.Signals(number).name)
                     if stop.is_set():
                         nursery.cancel_scope.cancel()
                     stop.set()
 
-        nursery.start_soon(listen)
+        await nursery.start(listen)
         yield
         nursery.cancel_scope.cancel()
 
@@ -263,7 +308,9 @@ def _count_checkpoint_error(ledger: Ledger) -> None:
 
 
 @asynccontextmanager
-async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> AsyncIterator[RestApi | None]:
+async def _rest(
+    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None
+) -> AsyncIterator[RestApi | None]:
     """The REST API while the block runs; None with a session token, which cannot read it."""
     if not isinstance(credentials.current(), ApiKey):
         yield None
@@ -277,6 +324,8 @@ async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> A
         credentials,
         on_error=on_error,
         requests_per_second=settings.phonic.requests_per_second,
+        proxy=proxy,
+        ca_file=settings.phonic.ca_file,
     ) as rest:
         yield rest
 

@@ -148,8 +148,11 @@ class FeedError(StrEnum):
     """What went wrong on a live feed. See `exporter.phonic.live` for the translation."""
 
     CONNECT = "connect"
+    DNS = "dns"
+    REFUSED = "refused"
     TIMEOUT = "timeout"
     TLS = "tls"
+    PROXY = "proxy"
     HTTP_401 = "http_401"
     HTTP_403 = "http_403"
     HTTP_404 = "http_404"

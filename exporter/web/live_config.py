@@ -66,6 +66,11 @@ class LiveConfig:
                 await self._reload()
         return self._in_force
 
+    async def reread(self) -> None:
+        """Read the files again, changed or not: a mended permission or mount changes none of what is looked at."""
+        self._seen = ()
+        await self.current()
+
     async def _reload(self) -> None:
         before = self._in_force
         try:

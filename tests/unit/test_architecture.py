@@ -24,10 +24,13 @@ PARTS: dict[str, set[str]] = {
     "lockfile": set(),
     "filelimit": set(),
     "logs": set(),
+    "proxies": {"errors"},
+    "running": set(),
+    "signals": set(),
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
     "phonic.model": {"vocabulary"},
-    "phonic": {"phonic.model", "vocabulary", "errors", "__init__"},
+    "phonic": {"phonic.model", "proxies", "vocabulary", "errors", "__init__"},
     "derive": {"additions", "phonic.model", "vocabulary"},
     "ending": {"additions", "derive", "phonic.model", "vocabulary"},
     "blob": {"derive", "vocabulary"},
@@ -44,7 +47,7 @@ PARTS: dict[str, set[str]] = {
     "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
     "simulator": {"errors"},
     # At the top: how it all fits.
-    "settings": {"errors", "identity", "metrics"},
+    "settings": {"errors", "identity", "metrics", "proxies"},
     "healthcheck": {"errors", "web"},
     "gauges": {
         "__init__", "checkpoint", "derive", "metrics", "phonic", "publishing", "tally", "vocabulary", "watch",
@@ -52,12 +55,14 @@ PARTS: dict[str, set[str]] = {
     },
     "app": {
         "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
-        "publishing", "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
+        "proxies", "publishing", "running", "saved", "settings", "signals", "simulator", "tally", "vocabulary",
+        "watch", "web",
     },
     "cli": {
-        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web",
+        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "proxies", "running",
+        "settings", "simulator", "web",
     },
-    "__main__": {"cli"},
+    "__main__": {"cli", "signals"},
 }  # fmt: skip
 
 # The only modules (or packages, with a dot at the end) that may import a library.
@@ -93,6 +98,7 @@ LIBRARIES: dict[str, set[str]] = {
         "phonic.live",
         "phonic.rest",
         "phonic.rounds",
+        "phonic.tunnel",
         "watch.",
         "web.",
         "simulator.",
@@ -101,8 +107,8 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    additions vocabulary errors identity saved retention ended derive ending blob phonic.model phonic.decode
-    phonic.feed phonic.sieve metrics.catalogue metrics.digits metrics.exposition metrics.formats
+    additions vocabulary errors identity proxies saved retention ended derive ending blob phonic.model
+    phonic.decode phonic.feed phonic.sieve metrics.catalogue metrics.digits metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()
