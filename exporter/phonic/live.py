@@ -6,10 +6,13 @@ Strategy:
   those whose pong does not come (`LiveSocket.run`).
 - The library's errors become those of `exporter.phonic.feed`, by status or close code only. Their texts hold
   response headers and bodies and are never looked at.
+- However Phonic refuses (a status, a close code, an error message), the credential is read again: a feed that was
+  refused with one that has been replaced is a lost feed, which is tried again.
 """
 
 import ssl
-from collections.abc import AsyncGenerator, Iterable
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -19,16 +22,18 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from ..vocabulary import FeedError
 from .credentials import Credential, Credentials
-from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from .inbox import Inbox
 from .line import Address, Line, Refusal, dial
 from .rounds import RECEIVE_BUFFER, Rounds
+from .wire import retry_after
 
 # The default of 1 MiB is reached at about 1,350 turns, and a reconnect would bring the same message again. The
 # limit counts characters, of which a single emoji makes Python keep 4 bytes each: at worst 128 MiB for one call.
 MAX_MESSAGE = 32 * 1024 * 1024
 # Each opening TLS handshake costs over a millisecond of CPU; more at once than this gains nothing.
 OPENING_AT_ONCE = 50
+LONGEST_RETRY_AFTER = 30.0  # seconds; a call is short, and what is said meanwhile is lost
 
 
 @attrs.frozen(kw_only=True)
@@ -109,9 +114,10 @@ class LiveSocket:
         *,
         tls: ssl.SSLContext | None = None,
         max_message: int = MAX_MESSAGE,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """``base_url`` as in ``--phonic.base-url``; ``tls`` replaces the system's trust; ``max_message`` in
-        characters.
+        """``base_url`` as in ``--phonic.base-url``; ``tls`` replaces the system's trust; ``max_message`` in bytes;
+        ``now`` is the Unix time, with which the dates of a server are compared.
         """
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
@@ -126,6 +132,7 @@ class LiveSocket:
         self._credentials = credentials
         self._timeouts = timeouts or Timeouts()
         self._max_message = max_message
+        self._now = now
         self._opening = trio.CapacityLimiter(OPENING_AT_ONCE)
         self._feeds: set[LiveFeed] = set()
         self._rounds = Rounds(self._timeouts.round)
@@ -166,11 +173,11 @@ class LiveSocket:
         except* Exception as group:
             failed = group
         if left is not None:
-            raise left
+            raise await self._judged(left, credential)
         if scope.cancelled_caught:
             raise FeedLost(FeedError.NO_PONG)
         if failed is not None and not is_done:  # what goes wrong while we hang up is nobody's concern
-            raise await self._failure(failed, credential)
+            raise await self._judged(self._failure(failed), credential)
 
     async def _connect(
         self,
@@ -201,31 +208,36 @@ class LiveSocket:
                 return connection, line
         raise line.cut_off(FeedError.TIMEOUT) if line else FeedLost(FeedError.TIMEOUT)
 
-    async def _failure(self, failed: BaseExceptionGroup[Exception], credential: Credential) -> FeedClosed:
+    def _failure(self, failed: BaseExceptionGroup[Exception]) -> FeedClosed:
         """What became of a feed whose opening or whose reader failed; `FeedLost` when the peer talks nonsense."""
         for error in failed.exceptions:
             if isinstance(error, FeedClosed):
                 return error
             if isinstance(error, Refusal):
-                return await self._rejection(error.status, (), credential)
+                return self._rejection(error.status, ())
             if isinstance(error, ConnectionRejected):
-                return await self._rejection(error.status_code, error.headers, credential)
+                return self._rejection(error.status_code, error.headers)
         return FeedLost(FeedError.PROTOCOL)
 
-    async def _rejection(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], credential: Credential
-    ) -> FeedClosed:
+    def _rejection(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> FeedClosed:
         reason = _STATUS.get(status) or _STATUS_CLASS.get(status // 100, FeedError.HTTP_OTHER)
-        if status == 401:
-            await trio.to_thread.run_sync(self._credentials.reload)
-            # Not what `reload` says: of many feeds refused with the old key, only the first one reads the new one.
-            if self._credentials.current() != credential:
-                return FeedLost(reason)
         if status in (401, 403):
             return FeedRefused(reason)
         if status // 100 == 4 and status != 429:
             return FeedNotFound(reason)
-        return FeedLost(reason, _retry_after(headers))
+        named = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
+        return FeedLost(reason, retry_after(named, self._now(), LONGEST_RETRY_AFTER))
+
+    async def _judged(self, left: Exception, credential: Credential) -> Exception:
+        """What to raise for ``left``: a refusal of a credential that has been replaced is worth another try."""
+        if not isinstance(left, FeedClosed):
+            return left
+        if not isinstance(left, FeedRefused) and left.reason is not FeedError.ERROR_MESSAGE:
+            return left
+        await trio.to_thread.run_sync(self._credentials.reload)
+        # Not what `reload` says: of many feeds refused with the old key, only the first one reads the new one.
+        is_replaced = self._credentials.current() != credential
+        return FeedLost(left.reason) if is_replaced else left
 
     async def run(self) -> None:
         """Look after the feeds until cancelled: without it none hands anything out.
@@ -269,12 +281,5 @@ def _closed(closed: ConnectionClosed) -> FeedClosed:
     if code == 1008:
         return FeedRefused(FeedError.CLOSED_POLICY)
     if code == 1009:  # sent by this side, for a message beyond `MAX_MESSAGE`
-        return FeedUnreadable(FeedError.CLOSED_TOO_LARGE)
+        return FeedLost(FeedError.CLOSED_TOO_LARGE)
     return FeedLost(_CLOSE_CODE.get(code, FeedError.CLOSED_OTHER))
-
-
-def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
-    for name, value in headers:
-        if name.lower() == b"retry-after" and value.isdigit() and len(value) < 6:
-            return float(value)
-    return None

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from ..phonic.decode import InvalidMessage, unknown_fields
-from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from ..phonic.tail import TailDecoder
 from ..vocabulary import FeedError, MessageType, WatcherState
 from .backoff import backoff
@@ -27,7 +27,7 @@ class Outcome(Enum):
     """Why a watcher stopped."""
 
     ENDED = "ended"  # the feed said that the conversation is over
-    REFUSED = "refused"  # 401, 403, 1008, or a message that can never be read
+    REFUSED = "refused"  # 401, 403, 1008, or an error message that says so
     NOT_FOUND = "not_found"  # 404 several times in a row
 
 
@@ -79,7 +79,7 @@ async def watch(
                 say("feed lost", conversation=conversation_id, reason=closed.reason.value)
                 say = log.debug
             not_found = not_found + 1 if isinstance(closed, FeedNotFound) else 0
-            if isinstance(closed, FeedRefused | FeedUnreadable):
+            if isinstance(closed, FeedRefused):
                 return Outcome.REFUSED
             if not_found >= retry.not_found_most:
                 return Outcome.NOT_FOUND

@@ -13,7 +13,7 @@ import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.vocabulary import Drift, FeedError, Invalid, MessageType, WatcherState
 from exporter.watch.backoff import backoff
 from exporter.watch.watcher import Outcome, Retry, watch
@@ -105,7 +105,6 @@ def test_close_1000_at_the_handshake_ends_it() -> None:
         (FeedRefused(FeedError.HTTP_401), FeedError.HTTP_401),
         (FeedRefused(FeedError.HTTP_403), FeedError.HTTP_403),
         ([FeedRefused(FeedError.CLOSED_POLICY)], FeedError.CLOSED_POLICY),
-        ([FeedUnreadable(FeedError.CLOSED_TOO_LARGE)], FeedError.CLOSED_TOO_LARGE),
         ([NESTED_ERROR], FeedError.ERROR_MESSAGE),
         ([snapshot(ID), TOP_LEVEL_ERROR], FeedError.ERROR_MESSAGE),
     ],
