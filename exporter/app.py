@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint
 from .filelimit import allow_files
 from .gauges import gauges
 from .identity import is_conversation_id
+from .looplag import LoopLag
 from .metrics import catalogue
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
@@ -99,6 +100,7 @@ async def run(
             limit=settings.watch.limit,
         )
         discovery = _discovery(settings, rest, supervisor, tally)
+        loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
         page = Page(
             ledger,
@@ -111,6 +113,7 @@ async def run(
                 watch_file=watch_file,
                 web_config=web_config if settings.web.config_file else None,
                 slo_response=settings.metrics.slo_response,
+                loop_lag=loop_lag,
             ),
             process_metrics(),
         )
@@ -126,6 +129,7 @@ async def run(
             version=__version__,
         )
         async with trio.open_nursery() as serving:
+            serving.start_soon(loop_lag.run)
             urls = await serving.start(
                 partial(
                     web_server.serve,

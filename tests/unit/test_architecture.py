@@ -21,6 +21,7 @@ PARTS: dict[str, set[str]] = {
     "saved": set(),
     "lockfile": set(),
     "filelimit": set(),
+    "looplag": set(),
     "logs": set(),
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
@@ -41,11 +42,11 @@ PARTS: dict[str, set[str]] = {
     "settings": {"errors", "identity", "metrics"},
     "healthcheck": {"errors", "web"},
     "gauges": {
-        "__init__", "checkpoint", "derive", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
+        "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
     },
     "app": {
-        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
-        "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
+        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "looplag", "metrics",
+        "phonic", "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
     },
     "cli": {"__init__", "app", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web"},
     "__main__": {"cli"},
@@ -78,6 +79,7 @@ LIBRARIES: dict[str, set[str]] = {
         "app",
         "cli",
         "checkpoint",
+        "looplag",
         "phonic.inbox",
         "phonic.line",
         "phonic.live",
@@ -92,7 +94,7 @@ EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
     additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed phonic.sieve
-    metrics.catalogue metrics.digits metrics.exposition metrics.formats
+    phonic.wire metrics.catalogue metrics.digits metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()
