@@ -93,6 +93,7 @@ class Invalid(StrEnum):
     NOT_JSON = "not_json"
     WRONG_SHAPE = "wrong_shape"
     WRONG_CONVERSATION = "wrong_conversation"
+    TOO_LARGE = "too_large"
 
 
 class Field(StrEnum):
@@ -167,6 +168,7 @@ class FeedError(StrEnum):
     CLOSED_OTHER = "closed_other"
     NO_PONG = "no_pong"
     ERROR_MESSAGE = "error_message"
+    TOO_LARGE = "too_large"
 
 
 class RestError(StrEnum):

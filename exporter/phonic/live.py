@@ -68,6 +68,10 @@ class LiveFeed:
         """
         return await self._inbox.receive()
 
+    async def pause(self) -> None:
+        """Let others run in the middle of a frame that takes long to read."""
+        await trio.lowlevel.checkpoint()
+
     @property
     def superseded(self) -> int:
         """Snapshots that were dropped for a newer one."""

@@ -66,6 +66,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cyclopts": {"cli", "settings"},
     "msgspec": {
         "phonic.decode",
+        "phonic.model",
         "phonic.rows",
         "metrics.digits",
         "tally",
@@ -94,7 +95,7 @@ EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
     additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed phonic.sieve
-    phonic.wire metrics.catalogue metrics.digits metrics.exposition metrics.formats
+    phonic.wire phonic.walker metrics.catalogue metrics.digits metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()
