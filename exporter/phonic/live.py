@@ -24,12 +24,13 @@ from ..vocabulary import FeedError
 from .credentials import Credential, Credentials
 from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from .inbox import Inbox
+from .limits import Memory, Share
 from .line import Address, Line, Refusal, dial
 from .rounds import RECEIVE_BUFFER, Rounds
 from .wire import retry_after
 
-# The default of 1 MiB is reached at about 1,350 turns, and a reconnect would bring the same message again. The
-# limit counts characters, of which a single emoji makes Python keep 4 bytes each: at worst 128 MiB for one call.
+# 1 MiB would be reached at about 1,350 turns, and a reconnect would bring the same message again. A single emoji
+# makes Python keep 4 bytes for each character: at worst 128 MiB for one message.
 MAX_MESSAGE = 32 * 1024 * 1024
 # Each opening TLS handshake costs over a millisecond of CPU; more at once than this gains nothing.
 OPENING_AT_ONCE = 50
@@ -40,22 +41,28 @@ LONGEST_RETRY_AFTER = 30.0  # seconds; a call is short, and what is said meanwhi
 class Timeouts:
     """Times of a feed, in seconds.
 
-    ``round``: how often feeds are looked at (`exporter.phonic.rounds`). A snapshot is handed out at most two
-    rounds after it has come, and of several that come within one the newest stands for all.
+    ``message``: the longest pause in the middle of a message. ``round``: how often feeds are looked at
+    (`exporter.phonic.rounds`). A snapshot is handed out at most two rounds after it has come, and of several that
+    come within one the newest stands for all. With 0 there are no rounds: each snapshot is handed out as it comes,
+    which costs more and is simpler to debug.
     """
 
     connect: float = 15.0
     idle: float = 30.0
     pong: float = 10.0
     disconnect: float = 2.0
+    message: float = 30.0
     round: float = 0.1
 
 
 class LiveFeed:
     """One open feed. Receives only: nothing is ever sent after the handshake but pings."""
 
-    def __init__(self, inbox: Inbox, connection: WebSocketConnection, line: Line, scope: trio.CancelScope) -> None:
+    def __init__(
+        self, inbox: Inbox, connection: WebSocketConnection, line: Line, rounds: Rounds, scope: trio.CancelScope
+    ) -> None:
         self._inbox = inbox
+        self._rounds = rounds
         self._connection = connection
         self._line = line
         self._scope = scope
@@ -66,11 +73,13 @@ class LiveFeed:
 
         Raises a `FeedClosed`; frames that arrived before the close are handed out first. Cancellation loses none.
         """
-        return await self._inbox.receive()
+        frame = await self._inbox.receive()
+        self._line.count_memory()
+        return frame
 
     async def pause(self) -> None:
         """Let others run in the middle of a frame that takes long to read."""
-        await trio.lowlevel.checkpoint()
+        await self._rounds.turn()
 
     @property
     def superseded(self) -> int:
@@ -82,11 +91,9 @@ class LiveFeed:
         return self._inbox.superseded_bytes
 
     async def fill(self) -> None:
-        """Take what the library reads off the connection until its end."""
+        """Wait for the end of the connection: the line takes all messages."""
         try:
-            while True:
-                self._inbox.put(await self._connection.get_message())
-                await self._inbox.wait_room()
+            await self._connection.get_message()
         except ConnectionClosed as closed:
             self._inbox.end(_closed(closed))
 
@@ -94,6 +101,11 @@ class LiveFeed:
     def last_heard(self) -> float:
         """When anything was last received, a pong or a part of a long message included; in trio's time."""
         return self._line.last_heard
+
+    def give_up_if_stuck(self, patience: float) -> None:
+        """Lose the feed if nothing came for so long of a message that has begun."""
+        if self._line.is_stuck(patience):
+            self._line.give_up(FeedError.PROTOCOL)
 
     async def check(self, pong_timeout: float) -> None:
         """Ping; without a pong in time the feed is lost: its scope is cancelled."""
@@ -118,10 +130,11 @@ class LiveSocket:
         *,
         tls: ssl.SSLContext | None = None,
         max_message: int = MAX_MESSAGE,
+        memory: Memory | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """``base_url`` as in ``--phonic.base-url``; ``tls`` replaces the system's trust; ``max_message`` in bytes;
-        ``now`` is the Unix time, with which the dates of a server are compared.
+        ``memory`` bounds what all feeds hold together; ``now`` is the Unix time, with which dates are compared.
         """
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
@@ -136,6 +149,7 @@ class LiveSocket:
         self._credentials = credentials
         self._timeouts = timeouts or Timeouts()
         self._max_message = max_message
+        self._memory = memory or Memory()
         self._now = now
         self._opening = trio.CapacityLimiter(OPENING_AT_ONCE)
         self._feeds: set[LiveFeed] = set()
@@ -155,10 +169,12 @@ class LiveSocket:
         failed: BaseExceptionGroup[Exception] | None = None
         try:
             async with AsyncExitStack() as closing, trio.open_nursery() as reader:
+                share = self._memory.share(lambda: line.give_up(FeedError.TOO_LARGE))
+                closing.callback(share.close)
                 inbox = Inbox(conversation_id, self._rounds)
-                connection, line = await self._connect(conversation_id, inbox, credential, reader, closing)
-                line.join(self._rounds)
-                feed = LiveFeed(inbox, connection, line, scope)
+                connection, line = await self._connect(conversation_id, inbox, share, credential, reader, closing)
+                line.join()
+                feed = LiveFeed(inbox, connection, line, self._rounds, scope)
                 reader.start_soon(feed.fill)
                 self._feeds.add(feed)
                 try:
@@ -187,6 +203,7 @@ class LiveSocket:
         self,
         conversation_id: str,
         inbox: Inbox,
+        share: Share,
         credential: Credential,
         reader: trio.Nursery,
         closing: AsyncExitStack,
@@ -198,15 +215,14 @@ class LiveSocket:
         line: Line | None = None
         async with self._opening:
             with trio.move_on_after(self._timeouts.connect):
-                line = await dial(self._address, closing, inbox, self._max_message)
+                line = await dial(self._address, closing, inbox, share, self._rounds, self._max_message)
                 connection = await wrap_client_stream(
                     reader,
                     line,  # type: ignore[arg-type]  # annotated too narrowly: any stream, says its documentation
                     self._host_header,
                     resource,
                     extra_headers=[(name.encode(), value.encode()) for name, value in credential.headers.items()],
-                    message_queue_size=4,
-                    max_message_size=self._max_message,
+                    max_message_size=0,  # it is given none but those it is to refuse
                     receive_buffer_size=RECEIVE_BUFFER,
                 )
                 return connection, line
@@ -248,13 +264,14 @@ class LiveSocket:
 
         Errors of a feed end that feed only.
         """
-        idle, pong = self._timeouts.idle, self._timeouts.pong
+        idle, pong, message = self._timeouts.idle, self._timeouts.pong, self._timeouts.message
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._rounds.run)
             while True:
-                await trio.sleep(min(1.0, idle / 4))
+                await trio.sleep(min(1.0, idle / 4, message / 4))
                 before = trio.current_time() - idle
                 for feed in self._feeds:
+                    feed.give_up_if_stuck(message)
                     if feed.last_heard <= before and not feed.is_being_pinged:
                         feed.is_being_pinged = True
                         nursery.start_soon(feed.check, pong)
@@ -269,9 +286,10 @@ _STATUS = {
 _STATUS_CLASS = {4: FeedError.HTTP_4XX, 5: FeedError.HTTP_5XX}
 _CLOSE_CODE = {
     1001: FeedError.CLOSED_GOING_AWAY,
-    1002: FeedError.PROTOCOL,  # 1002 and 1007 are also the library's own verdict on what the peer sent
+    1002: FeedError.PROTOCOL,  # 1002, 1007 and 1009 are also the verdict of this side on what the peer sent
     1006: FeedError.CLOSED_ABNORMALLY,
     1007: FeedError.PROTOCOL,
+    1009: FeedError.CLOSED_TOO_LARGE,
     1011: FeedError.CLOSED_INTERNAL_ERROR,
     1012: FeedError.CLOSED_RESTART,
 }
@@ -284,6 +302,4 @@ def _closed(closed: ConnectionClosed) -> FeedClosed:
         return FeedEnded()
     if code == 1008:
         return FeedRefused(FeedError.CLOSED_POLICY)
-    if code == 1009:  # sent by this side, for a message beyond `MAX_MESSAGE`
-        return FeedLost(FeedError.CLOSED_TOO_LARGE)
     return FeedLost(_CLOSE_CODE.get(code, FeedError.CLOSED_OTHER))
