@@ -23,6 +23,7 @@ from .checkpoint import Checkpoint
 from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
 from .identity import is_conversation_id
+from .looplag import LoopLag
 from .metrics import catalogue
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
@@ -120,6 +121,7 @@ async def run(
             limit=watch_limit,
         )
         discovery = _discovery(settings, rest, supervisor, tally)
+        loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
         if watch_file is not None:
             read_again["watch_file"] = watch_file.reread
@@ -136,6 +138,7 @@ async def run(
                 access=access,
                 web_config=web_config if settings.web.config_file else None,
                 slo_response=settings.metrics.slo_response,
+                loop_lag=loop_lag,
             ),
             process_metrics(),
         )
@@ -149,6 +152,7 @@ async def run(
             version=__version__,
         )
         async with trio.open_nursery() as serving:
+            serving.start_soon(loop_lag.run)
             urls = await serving.start(
                 partial(
                     web_server.serve,

@@ -93,6 +93,7 @@ class Invalid(StrEnum):
     NOT_JSON = "not_json"
     WRONG_SHAPE = "wrong_shape"
     WRONG_CONVERSATION = "wrong_conversation"
+    TOO_LARGE = "too_large"
 
 
 class Field(StrEnum):
@@ -171,6 +172,7 @@ class FeedError(StrEnum):
     NO_PONG = "no_pong"
     NO_SNAPSHOT = "no_snapshot"
     ERROR_MESSAGE = "error_message"
+    TOO_LARGE = "too_large"
 
 
 class RestError(StrEnum):

@@ -23,6 +23,7 @@ PARTS: dict[str, set[str]] = {
     "ended": set(),
     "lockfile": set(),
     "filelimit": set(),
+    "looplag": set(),
     "logs": set(),
     "proxies": {"errors"},
     "running": set(),
@@ -50,13 +51,13 @@ PARTS: dict[str, set[str]] = {
     "settings": {"errors", "identity", "metrics", "proxies"},
     "healthcheck": {"errors", "web"},
     "gauges": {
-        "__init__", "checkpoint", "derive", "metrics", "phonic", "publishing", "tally", "vocabulary", "watch",
-        "web",
+        "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "publishing", "tally", "vocabulary",
+        "watch", "web",
     },
     "app": {
-        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
-        "proxies", "publishing", "running", "saved", "settings", "signals", "simulator", "tally", "vocabulary",
-        "watch", "web",
+        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "looplag", "metrics",
+        "phonic", "proxies", "publishing", "running", "saved", "settings", "signals", "simulator", "tally",
+        "vocabulary", "watch", "web",
     },
     "cli": {
         "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "proxies", "running",
@@ -79,6 +80,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cyclopts": {"cli", "settings"},
     "msgspec": {
         "phonic.decode",
+        "phonic.model",
         "phonic.rows",
         "metrics.digits",
         "blob",
@@ -93,6 +95,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli",
         "checkpoint",
         "publishing",
+        "looplag",
         "phonic.inbox",
         "phonic.line",
         "phonic.live",
@@ -108,7 +111,8 @@ EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
     additions vocabulary errors identity proxies saved retention ended derive ending blob phonic.model
-    phonic.decode phonic.feed phonic.sieve metrics.catalogue metrics.digits metrics.exposition metrics.formats
+    phonic.decode phonic.feed phonic.sieve phonic.wire phonic.walker metrics.catalogue metrics.digits
+    metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()
