@@ -35,6 +35,7 @@ _TAKEN = re.compile(r"/(-|api|livez|readyz)(/|$)")
 _GZIP_FROM_BYTES: Final = 1024  # below, the headers weigh more than what is saved
 _GZIP_IN_THREAD_FROM_BYTES: Final = 256 * 1024  # level 1 does about 100 KB/ms: a few ms, longer would be felt
 _HEALTH_MAX_AGE_SECONDS: Final = 5.0
+_PLACE_WAIT_SECONDS: Final = 3.0
 
 
 _STATUS_OF: Final = {
@@ -128,6 +129,7 @@ class _Pages:
 
     def __init__(self, page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]) -> None:
         self._page = page
+        self._one_at_a_time = trio.Lock()
         self._worked = False
         self._tried_at = -float("inf")
 
@@ -136,10 +138,11 @@ class _Pages:
         page: bytes | None = None
         parts = []
         try:
-            for part in self._page(form, names):
-                parts.append(part)
-                await trio.lowlevel.checkpoint()
-            page = b"".join(parts)
+            async with self._one_at_a_time:  # the loop is one: two at the same time would both be late
+                for part in self._page(form, names):
+                    parts.append(part)
+                    await trio.lowlevel.checkpoint()
+                page = b"".join(parts)
         except Exception:
             log.error("metrics page cannot be rendered", exc_info=True)
         if names is None:  # a part of the page that works says nothing about the whole
@@ -157,20 +160,27 @@ class _Scrape:
 
     def __init__(self, pages: _Pages, max_requests: int) -> None:
         self._pages = pages
-        self._max_requests = max_requests
-        self._under_way = 0
+        self._places = trio.Semaphore(max_requests) if max_requests else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if 0 < self._max_requests <= self._under_way:
+        if not await self._take_place():
             busy = PlainTextResponse("too many scrapes at once\n", 503, {"Retry-After": "1"})
             await busy(scope, receive, send)
             return
-        self._under_way += 1
         try:
             response = await self._answer(Request(scope))
             await response(scope, receive, send)
         finally:
-            self._under_way -= 1
+            if self._places is not None:
+                self._places.release()
+
+    async def _take_place(self) -> bool:
+        """Whether there is a place, at once or soon; whoever has waited longest is next."""
+        with trio.move_on_after(_PLACE_WAIT_SECONDS):
+            if self._places is not None:
+                await self._places.acquire()
+            return True
+        return False
 
     async def _answer(self, request: Request) -> Response:
         negotiated = negotiate(_header(request, "accept"))
@@ -235,7 +245,7 @@ async def _say_crash(request: Request, _: Exception) -> Response:
 
 
 def _said(request: Request, text: str, status: int, headers: Mapping[str, str] | None) -> Response:
-    if request.url.path.startswith("/api/"):
+    if request.scope["path"].startswith("/api/"):
         response = _json({"error": text}, status)
     else:
         response = PlainTextResponse(f"{text}\n", status)
