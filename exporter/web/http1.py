@@ -257,6 +257,8 @@ def _check(request: h11.Request) -> None:
         raise _Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
     if len(request.target) > MOST_TARGET_BYTES:
         raise _Refused(HTTPStatus.REQUEST_URI_TOO_LONG)
+    if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEAD_BYTES:
+        raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     lengths = [value for name, value in request.headers if name == b"content-length"]
     if lengths and int(lengths[0]) > MOST_BODY_BYTES:
         raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
