@@ -53,13 +53,20 @@ class LiveConfig:
     force was read; without a file both stay at their start.
     """
 
-    def __init__(self, path: Path | None, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        now: Callable[[], float] = time.time,
+        patience_seconds: float = LOOK_SECONDS,
+    ) -> None:
         """Read the file and what it names. Blocks on files.
 
         Errors: ConfigError naming the key, which is also what ``check-config`` reports.
         """
         self._path = path
         self._now = now
+        self._patience_seconds = patience_seconds
         self._one_at_a_time = trio.Lock()
         self._one_thread = trio.CapacityLimiter(1)
         self._files: tuple[Path, ...] = ()
@@ -80,13 +87,13 @@ class LiveConfig:
         return self._in_force
 
     async def current(self) -> InForce:
-        """What is in force now, after a look at the files in a thread, for at most ``LOOK_SECONDS``."""
+        """What is in force now, after a look at the files in a thread, which is waited for a while only."""
         if self._path is None:
             return self._in_force
         async with self._one_at_a_time:
             if self._one_thread.borrowed_tokens:  # an earlier look hangs
                 return self._in_force
-            with trio.move_on_after(LOOK_SECONDS) as patience:
+            with trio.move_on_after(self._patience_seconds) as patience:
                 look = await trio.to_thread.run_sync(
                     _look,
                     self._path,
