@@ -8,7 +8,7 @@ written, then the server finishes what it is answering. A second signal ends eve
 import gc
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
@@ -23,13 +23,15 @@ from .filelimit import allow_files
 from .gauges import gauges
 from .identity import is_conversation_id
 from .metrics import catalogue
+from .metrics.catalogue import CATALOGUE
+from .metrics.formats import Format
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
 from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
-from .settings import Settings, StateSettings, describe
+from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import SimulatorSettings, staged
 from .tally import Tally
@@ -42,12 +44,14 @@ from .watch.targets import WatchFile
 from .web import server as web_server
 from .web.endpoints import Exported
 from .web.live_config import LiveConfig
+from .web.push import BudgetedTargets, budget
 
 log = structlog.get_logger("exporter")
 
 STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
 EXPIRE_SECONDS = 60.0
 OTHER_FILES = 500  # open at once beside the feeds: scrapes and idle clients, REST, checkpoint
+KEPT_OWN = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
 NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
 
@@ -115,14 +119,14 @@ async def run(
             process_metrics(),
         )
         exported = Exported(
-            page=page.parts,
+            page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
             not_ready=lambda: (
                 ["first discovery not done"]
                 if settings.watch.discover and discovery and not discovery.first_round_done
                 else []
             ),
             conversations=lambda: _conversations(supervisor, tally),
-            push=_Push(supervisor) if settings.web.enable_push_api else None,
+            push=_push(settings, supervisor, tally) if settings.web.enable_push_api else None,
             version=__version__,
         )
         async with trio.open_nursery() as serving:
@@ -135,10 +139,14 @@ async def run(
                     max_requests=settings.web.max_requests,
                     web_config=web_config,
                     stop=served,
+                    systemd_socket=settings.web.systemd_socket,
+                    route_prefix=route_prefix(settings.web),
+                    external_url=settings.web.external_url,
                 )
             )
             for url in urls:
-                log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
+                page_url = url + route_prefix(settings.web)
+                log.info("serving", metrics=page_url + settings.web.telemetry_path, landing_page=page_url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.run)
@@ -356,6 +364,32 @@ class _Push:
 
     def stop(self, conversation_id: str) -> bool:
         return self._supervisor.stop(conversation_id)
+
+
+def _push(settings: Settings, supervisor: Supervisor, tally: Tally) -> BudgetedTargets:
+    return BudgetedTargets(
+        _Push(supervisor),
+        budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
+        is_watched=supervisor.is_watched,
+        is_real=lambda conversation_id: tally.entry(conversation_id) is not None,
+        now=trio.current_time,
+    )
+
+
+def _without_own(
+    page: Callable[[Format, frozenset[str] | None], Iterable[bytes]],
+) -> Callable[[Format, frozenset[str] | None], Iterable[bytes]]:
+    """The page without metrics about the exporter itself, but its version and the objective that others use."""
+    shown = frozenset(family.name for family in CATALOGUE if not _is_own(family.name))
+
+    def restricted(form: Format, names: frozenset[str] | None) -> Iterable[bytes]:
+        return page(form, shown if names is None else frozenset(name for name in names if not _is_own(name)))
+
+    return restricted
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(("process_", "phonic_exporter_")) and name not in KEPT_OWN
 
 
 def _conversations(supervisor: Supervisor, tally: Tally) -> list[dict[str, object]]:

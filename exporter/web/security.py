@@ -50,6 +50,10 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def give_back(self) -> None:
+        """Undo an ``allow`` that was not needed after all."""
+        self._tokens = min(float(self._limit.burst), self._tokens + 1)
+
 
 class TooManyLogins(Exception):
     """So many logins wait to be checked that one more would only wait too."""

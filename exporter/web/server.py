@@ -5,10 +5,13 @@ docs/decisions/0001-http-server.md. Each connection is one task that contains it
 socket; `crowd` says which connections there may be.
 """
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 import trio
@@ -16,8 +19,9 @@ from starlette.types import ASGIApp
 
 from .crowd import Crowd, Visit
 from .endpoints import Exported, build_app
+from .fence import fence
 from .http1 import linger, serve_http
-from .listen import bind, url
+from .listen import bind, inherit, parse_address, url
 from .live_config import LiveConfig
 from .security import Protection, guard
 from .tls import HandshakeFailed, handshake
@@ -43,20 +47,39 @@ async def serve(
     max_requests: int,
     web_config: LiveConfig,
     stop: trio.Event,
+    systemd_socket: bool = False,
+    route_prefix: str = "",
+    external_url: str = "",
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``stop`` is set, then return within a few seconds; ``started`` gets one URL for each socket.
 
+    With ``systemd_socket`` the sockets are those that systemd passed, and not of ``listen_addresses``.
+    ``route_prefix`` begins every path here, the path of ``external_url`` every link.
     After ``stop`` no connection is accepted, answers under way are finished, idle connections are closed.
     Errors: ConfigError for addresses, path or limit that cannot be used, before ``started``.
     Cancellation: cuts every connection at once.
     """
-    app = build_app(exported, telemetry_path=telemetry_path, max_requests=max_requests)
+    app = build_app(
+        exported,
+        telemetry_path=telemetry_path,
+        max_requests=max_requests,
+        route_prefix=route_prefix,
+        link_prefix=urlsplit(external_url).path.rstrip("/") if external_url else None,
+        fence=fence(
+            external_url=external_url,
+            listen_hosts=[parse_address(address)[0] for address in listen_addresses],
+            machine=gethostname(),
+        ),
+    )
 
     async def protection() -> Protection:
         return (await web_config.current()).protection
 
-    sockets = await trio.to_thread.run_sync(bind, listen_addresses)
+    if systemd_socket:
+        sockets = inherit(os.environ)
+    else:
+        sockets = await trio.to_thread.run_sync(bind, listen_addresses)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
     crowd = Crowd()

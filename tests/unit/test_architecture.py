@@ -44,8 +44,8 @@ PARTS: dict[str, set[str]] = {
         "__init__", "checkpoint", "derive", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
     },
     "app": {
-        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics", "phonic",
-        "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
+        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics",
+        "metrics.formats", "phonic", "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
     },
     "cli": {"__init__", "app", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web"},
     "__main__": {"cli"},
