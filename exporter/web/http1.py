@@ -25,6 +25,8 @@ REQUEST_SECONDS: Final = 10  # from the first byte of a request to its last
 UNREAD_SECONDS: Final = 10  # for a piece of an answer
 ANSWER_SECONDS: Final = 60  # for the whole of it, from its first byte
 LINGER_SECONDS: Final = 1
+# A client that has closed looks like one that has only closed its sending side and still waits, as socat does.
+HALF_CLOSED_SECONDS: Final = 0.5
 
 MOST_HEAD_BYTES: Final = 16 * 1024
 MOST_TARGET_BYTES: Final = 8 * 1024
@@ -93,6 +95,7 @@ class _Wire:
     def __init__(self, stream: trio.abc.Stream, crowd: Crowd, visit: Visit) -> None:
         self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
         self.ahead_bytes = 0
+        self.is_half_closed = False
         self._stream = stream
         self._crowd = crowd
         self._visit = visit
@@ -101,19 +104,24 @@ class _Wire:
         self._crowd.move(self._visit, phase)
 
     async def read(self) -> bytes:
+        if data := await self._read():
+            return data
+        raise _Left
+
+    async def _read(self) -> bytes:
+        if self.is_half_closed:
+            return b""
         try:
-            data = await self._stream.receive_some(_PIECE_BYTES)
+            data = bytes(await self._stream.receive_some(_PIECE_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise _Left from None
-        if not data:
-            raise _Left
-        return bytes(data)
+        self.is_half_closed = not data
+        return data
 
     async def read_ahead(self) -> None:
-        """Read until the client has left. What it sends within the bound is for the next request."""
+        """Read until the client has closed. What it sends within the bound is for the next request."""
         self.ahead_bytes = len(self.http.trailing_data[0])
-        while True:
-            data = await self.read()
+        while data := await self._read():
             self.ahead_bytes += len(data)
             if self.ahead_bytes <= MOST_AHEAD_BYTES:
                 self.http.receive_data(data)
@@ -167,8 +175,10 @@ class _Exchange:
     async def _watch_client(self) -> None:
         try:
             await self._wire.read_ahead()
+            await trio.sleep(HALF_CLOSED_SECONDS)
         except _Left:
-            self._give_up()
+            pass
+        self._give_up()
 
     def _give_up(self) -> None:
         self._client_left = True

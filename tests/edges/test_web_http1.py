@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import trio.testing
 from exporter.web.crowd import Crowd, Phase
 from exporter.web.http1 import linger, serve_http
 from tests.edges.serving import GET_METRICS, serving
+from tests.servers import reset
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 END = b"\r\n"
@@ -198,16 +199,36 @@ async def test_more_requests_ahead_than_anybody_needs_end_the_connection_after_t
     assert len(app.asked) == 1
 
 
-@pytest.mark.parametrize("how", [trio.SocketStream.aclose, trio.SocketStream.send_eof])
-async def test_answer_is_not_made_for_a_client_that_has_left(how: Callable[..., Any]) -> None:
+async def test_answer_is_not_made_for_a_client_that_has_left(mock_clock: trio.testing.MockClock) -> None:
+    """It looks like one that has closed its sending side only, for which answers are made for half a second."""
+    app = App(hold=trio.Event())
+    async with connected(app) as stream:
+        await stream.send_all((GET + END) * 2)
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert app.cancelled == 0
+        mock_clock.jump(0.5)
+        await trio.testing.wait_all_tasks_blocked()
+    assert (len(app.asked), app.sent, app.cancelled) == (1, 0, 1)
+
+
+async def test_answer_is_not_made_for_a_client_that_has_reset_its_connection() -> None:
     app = App(hold=trio.Event())
     async with connected(app) as stream:
         await stream.send_all(GET + END)
         await trio.testing.wait_all_tasks_blocked()
-        await how(stream)
-        while not app.cancelled:
-            await trio.testing.wait_all_tasks_blocked()
-    assert (len(app.asked), app.sent, app.cancelled) == (1, 0, 1)
+        await reset(stream)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (len(app.asked), app.sent, app.cancelled) == (1, 0, 1)
+
+
+async def test_client_that_has_closed_its_sending_side_gets_its_answers() -> None:
+    app = App()
+    async with connected(app) as stream:
+        await stream.send_all((GET + END) * 3)
+        await stream.send_eof()
+        assert (await rest(stream)).count(b"HTTP/1.1 200 OK") == 3
 
 
 async def test_answer_counts_as_sent_only_when_the_system_has_it(mock_clock: trio.testing.MockClock) -> None:

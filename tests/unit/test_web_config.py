@@ -20,6 +20,17 @@ from tests.unit.certificates import make_authority, make_certificate
 
 TLS = 'tls_server_config: {cert_file: "server.pem", key_file: "server.key"%s}\n'
 HASH = "$2y$10$qRTBuFoULoYNA7AQ/F3ck.trZBPyjV64.oA4ZsSBCIWvXuvQlQTuu"
+
+
+def can_be_limited_to_x25519() -> bool:
+    """Python 3.11.2 of Debian 12 and others cannot, whatever OpenSSL can."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve("X25519")
+    except ValueError:
+        return False
+    return True
+
+
 ALL_CIPHERS = """
   TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
   TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
@@ -85,7 +96,11 @@ def indented(pem: Path) -> str:
         ),
         pytest.param(TLS % ", curve_preferences: [CurveP256, CurveP384, CurveP521, X25519]", id="all curves"),
         pytest.param(TLS % ", curve_preferences: [CurveP521], min_version: TLS13", id="one curve"),
-        pytest.param(TLS % ", curve_preferences: [X25519]", id="X25519"),
+        pytest.param(
+            TLS % ", curve_preferences: [X25519]",
+            id="X25519",
+            marks=pytest.mark.skipif(not can_be_limited_to_x25519(), reason="this Python's ssl cannot set X25519"),
+        ),
         pytest.param(
             """
 http_server_config:
@@ -197,6 +212,12 @@ def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "web.yml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not UTF-8"):
         validate(tmp_path / "web.yml")
+
+
+@pytest.mark.skipif(can_be_limited_to_x25519(), reason="this Python's ssl can set X25519")
+def test_curve_that_python_cannot_set_is_refused_and_python_is_named(pems: Path) -> None:
+    with pytest.raises(ConfigError, match="Python's ssl module here cannot be limited to X25519"):
+        check(pems, TLS % ", curve_preferences: [X25519]")
 
 
 def test_certificates_may_be_inline(pems: Path) -> None:
