@@ -41,6 +41,8 @@ class Noticed:
     bytes_before: int = 0
     most_bytes: int = 0
     files_before: int = 0
+    turns_said: int = 3
+    turns_counted: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -54,7 +56,7 @@ async def exporter(phonic: Upstream, *flags: str) -> AsyncIterator[tuple[Program
 
 
 async def attacked(
-    started: Program, url: str, name: str, *, seconds: float = SECONDS, **client: object
+    phonic: Upstream, started: Program, url: str, name: str, *, seconds: float = SECONDS, **client: object
 ) -> Noticed:
     """Let an attack happen, and see how good clients fare meanwhile."""
     address = httpx.URL(url)
@@ -64,12 +66,15 @@ async def attacked(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_check_health, http, noticed, started)
             nursery.start_soon(_scrape, http, noticed)
+            nursery.start_soon(_talk, phonic, noticed)
             await trio.run_process(
                 [sys.executable, "-m", "tests.attacks", name, str(address.host), str(address.port), str(seconds)],
                 cwd=ROOT,
             )
             nursery.cancel_scope.cancel()
-        assert (await http.get("/metrics")).status_code == 200
+        said = noticed.turns_said
+        page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") >= said)
+        noticed.turns_counted = int(page.total("phonic_turns_total"))
     with trio.fail_after(RECOVERY_SECONDS):
         while open_files(started) > noticed.files_before + OWN_FILES:  # noqa: ASYNC110  # /proc tells nobody
             await trio.sleep(0.05)
@@ -92,6 +97,17 @@ async def _scrape(http: httpx.AsyncClient, noticed: Noticed) -> None:
         await trio.sleep(0.5)
 
 
+async def _talk(phonic: Upstream, noticed: Noticed) -> None:
+    """The conversation goes on: a turn every 200 ms, each update with all of them."""
+    items = list(live_object()["items"])
+    while True:
+        index = noticed.turns_said
+        items.append({"item_idx": index, "role": "user", "duration_ms": 900})
+        phonic.say("conv_a", updated(live_object("conv_a", items=items)))
+        noticed.turns_said += 1
+        await trio.sleep(0.2)
+
+
 def resident_bytes(started: Program) -> int:
     status = Path(f"/proc/{started.process.pid}/status").read_text()
     return 1024 * int(status.partition("VmRSS:")[2].split()[0])
@@ -104,6 +120,7 @@ def open_files(started: Program) -> int:
 def assert_unharmed(noticed: Noticed) -> None:
     assert max(noticed.answers) < LONGEST_ANSWER_SECONDS
     assert set(noticed.scrapes) == {200}
+    assert noticed.turns_counted == noticed.turns_said > 3
     assert noticed.most_bytes - noticed.bytes_before < MOST_GROWTH_BYTES
 
 
@@ -115,7 +132,7 @@ def watched() -> dict[str, list[str | bytes]]:
 async def test_good_clients_hardly_notice_an_attack(name: str) -> None:
     with trio.fail_after(60):
         async with upstream(frames=watched()) as phonic, exporter(phonic) as (started, url):
-            noticed = await attacked(started, url, name)
+            noticed = await attacked(phonic, started, url, name)
     assert_unharmed(noticed)
 
 
@@ -130,7 +147,7 @@ async def test_good_clients_hardly_notice_an_attack_on_tls(name: str, tmp_path: 
             upstream(frames=watched()) as phonic,
             exporter(phonic, f"--web.config.file={config}") as (started, url),
         ):
-            noticed = await attacked(started, url, name, verify=trusting(tmp_path))
+            noticed = await attacked(phonic, started, url, name, verify=trusting(tmp_path))
     assert_unharmed(noticed)
 
 
@@ -145,5 +162,5 @@ async def test_guessed_logins_do_not_keep_out_who_knows_one(tmp_path: Path) -> N
             upstream(frames=watched()) as phonic,
             exporter(phonic, f"--web.config.file={config}") as (started, url),
         ):
-            noticed = await attacked(started, url, "guess", auth=GOOD)
+            noticed = await attacked(phonic, started, url, "guess", auth=GOOD)
     assert_unharmed(noticed)

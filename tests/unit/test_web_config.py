@@ -26,7 +26,7 @@ def can_be_limited_to_x25519() -> bool:
     """Python 3.11.2 of Debian 12 and others cannot, whatever OpenSSL can."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve("X25519")
-    except ValueError:
+    except (ssl.SSLError, ValueError):
         return False
     return True
 
