@@ -82,6 +82,7 @@ _BOOLEANS: Final = {
 }
 _NULLS: Final = ("", "~", "null", "Null", "NULL")
 _MERGE: Final = "<<"
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _SECONDS: Final = {
@@ -272,7 +273,8 @@ def _section(name: str, value: Any, known: tuple[str, ...] | None) -> _Section:
         _refuse(name, "must be a mapping")
     for key in value:
         if known is not None and key not in known:
-            _refuse(name, f"unknown key {key[:60]!r}; known are {', '.join(known)}")
+            shown = f" {key!r}" if _KEY.fullmatch(key) else ""  # anything else may be a value, for want of a colon
+            _refuse(name, f"unknown key{shown}; known are {', '.join(known)}")
     return _Section(name, value)
 
 

@@ -96,6 +96,7 @@ class _Wire:
         self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
         self.ahead_bytes = 0
         self.is_half_closed = False
+        self.is_head = False  # the request is, so that its answer has no body
         self._stream = stream
         self._crowd = crowd
         self._visit = visit
@@ -200,7 +201,7 @@ class _Exchange:
             return
         data = [self._head] if self._head else []
         body = message.get("body", b"")
-        if body and self._has_body:
+        if body and not self._wire.is_head:
             data += http.send_with_data_passthrough(h11.Data(data=body)) or ()
         if not message.get("more_body", False):
             data += http.send_with_data_passthrough(h11.EndOfMessage()) or ()
@@ -211,10 +212,6 @@ class _Exchange:
         except _Left:
             self._give_up()
             await trio.sleep_forever()  # until the cancellation, which is due at once
-
-    @property
-    def _has_body(self) -> bool:
-        return self._request.method != b"HEAD"
 
 
 async def _wait_for_request(wire: _Wire, patience_seconds: float) -> None:
@@ -236,6 +233,7 @@ async def _read_request(wire: _Wire) -> tuple[h11.Request, bytes]:
             request = await _next(wire)
             if not isinstance(request, h11.Request):
                 raise _Left
+            wire.is_head = request.method == b"HEAD"
             _check(request)
             body = bytearray()
             while isinstance(data := await _next(wire), h11.Data):
@@ -286,7 +284,7 @@ async def _send_refusal(wire: _Wire, status: HTTPStatus) -> bool:
     ]
     said = [
         wire.http.send(_response(status, headers)) or b"",
-        wire.http.send(h11.Data(data=text)) or b"",
+        b"" if wire.is_head else wire.http.send(h11.Data(data=text)) or b"",
         wire.http.send(h11.EndOfMessage()) or b"",
     ]
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from exporter.errors import ConfigError
 from exporter.web.live_config import LiveConfig
 
-SECRET = "hunter2"
+SECRET = "hunter$2"  # no key looks so
 FOLDER = Path(tempfile.mkdtemp())
 
 
@@ -19,4 +19,4 @@ def check(data: bytes) -> None:
         said = str(refused)
         assert "\n" not in said, said
         said.encode()
-        assert SECRET not in said or SECRET in str(FOLDER), said
+        assert SECRET not in said, said

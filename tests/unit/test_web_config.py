@@ -136,6 +136,8 @@ def test_good_file_is_accepted(pems: Path, text: str) -> None:
         ("basic_auth_users: &a\n  x: *a\n", "not valid YAML"),
         (f"basic_auth_users:\n  a: {HASH}\n  a: {HASH}\n", "a key given twice at or after line 2"),
         ("tls_config: {}", "unknown key 'tls_config'"),
+        ("tls_server_config: {key 'hunter2'}", "tls_server_config: unknown key; known are cert,"),
+        ("tls_server_config: {key=hunter2: }", "tls_server_config: unknown key; known are cert,"),
         ("tls_server_config: {cert_filse: server.pem}", "tls_server_config: unknown key 'cert_filse'"),
         ("tls_server_config: server.pem", "tls_server_config: must be a mapping"),
         ("tls_server_config: {cert_file: [server.pem]}", "tls_server_config.cert_file: must be a single"),
