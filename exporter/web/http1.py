@@ -228,6 +228,7 @@ async def _wait_for_request(wire: _Wire, patience_seconds: float) -> None:
 
 
 async def _read_request(wire: _Wire) -> tuple[h11.Request, bytes]:
+    wire.is_head = False
     try:
         with trio.move_on_after(REQUEST_SECONDS):
             request = await _next(wire)

@@ -179,6 +179,12 @@ async def test_head_has_the_headers_of_get_and_no_body() -> None:
     assert second.endswith(b"\r\n\r\nhello")
 
 
+async def test_refusal_after_a_head_request_has_its_words() -> None:
+    async with connected(App()) as stream:
+        await stream.send_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nno HTTP\r\n\r\n")
+        assert (await rest(stream)).endswith(b"\r\n\r\nBad Request\n")
+
+
 async def test_requests_sent_ahead_are_answered_in_their_order_one_at_a_time() -> None:
     app = App(hold=trio.Event())
     async with connected(app) as stream:
