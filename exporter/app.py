@@ -9,7 +9,7 @@ import gc
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
@@ -25,6 +25,8 @@ from .gauges import gauges
 from .identity import is_conversation_id
 from .looplag import LoopLag
 from .metrics import catalogue
+from .metrics.catalogue import CATALOGUE
+from .metrics.formats import Format
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
 from .metrics.process import process_metrics
@@ -35,7 +37,7 @@ from .phonic.trust import trusting
 from .proxies import Proxies, Proxy
 from .publishing import Publisher
 from .running import announced
-from .settings import Settings, StateSettings, describe
+from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
 from .tally import Tally
@@ -49,12 +51,14 @@ from .watch.targets import WatchFile
 from .web import server as web_server
 from .web.endpoints import Exported
 from .web.live_config import LiveConfig
+from .web.push import BudgetedTargets, budget
 
 log = structlog.get_logger("exporter")
 
 STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
 EXPIRE_SECONDS = 60.0
 OTHER_FILES = 500  # open at once beside the feeds: scrapes and idle clients, REST, checkpoint
+KEPT_OWN = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
 NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
 
@@ -144,11 +148,11 @@ async def run(
         )
         exported = Exported(
             prepare=publisher.prepare,
-            page=page.parts,
+            page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
             whole_page=publisher.whole_page,
             not_ready=partial(_not_ready, settings, discovery, access),
             conversations=lambda: _conversations(supervisor, tally),
-            push=_Push(supervisor) if settings.web.enable_push_api else None,
+            push=_push(settings, supervisor, tally) if settings.web.enable_push_api else None,
             version=__version__,
         )
         async with trio.open_nursery() as serving:
@@ -162,6 +166,9 @@ async def run(
                     max_requests=settings.web.max_requests,
                     web_config=web_config,
                     stop=served,
+                    systemd_socket=settings.web.systemd_socket,
+                    route_prefix=route_prefix(settings.web),
+                    external_url=settings.web.external_url,
                 )
             )
             at_work.enter_context(announced(urls, os.environ))
@@ -174,7 +181,8 @@ async def run(
                     "too few open files for the watch limit", allowed=allowed, wanted=wanted, watched=watch_limit
                 )
             for url in urls:
-                log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
+                page_url = url + route_prefix(settings.web)
+                log.info("serving", metrics=page_url + settings.web.telemetry_path, landing_page=page_url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.run)
@@ -431,6 +439,32 @@ class _Push:
 
     def stop(self, conversation_id: str) -> bool:
         return self._supervisor.stop(conversation_id)
+
+
+def _push(settings: Settings, supervisor: Supervisor, tally: Tally) -> BudgetedTargets:
+    return BudgetedTargets(
+        _Push(supervisor),
+        budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
+        is_watched=supervisor.is_watched,
+        is_real=lambda conversation_id: tally.entry(conversation_id) is not None,
+        now=trio.current_time,
+    )
+
+
+def _without_own(
+    page: Callable[[Format, frozenset[str] | None], Iterable[bytes]],
+) -> Callable[[Format, frozenset[str] | None], Iterable[bytes]]:
+    """The page without metrics about the exporter itself, but its version and the objective that others use."""
+    shown = frozenset(family.name for family in CATALOGUE if not _is_own(family.name))
+
+    def restricted(form: Format, names: frozenset[str] | None) -> Iterable[bytes]:
+        return page(form, shown if names is None else frozenset(name for name in names if not _is_own(name)))
+
+    return restricted
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(("process_", "phonic_exporter_")) and name not in KEPT_OWN
 
 
 def _conversations(supervisor: Supervisor, tally: Tally) -> list[dict[str, object]]:

@@ -240,4 +240,5 @@ class Started(StrEnum):
     STARTED = "started"
     ALREADY_WATCHED = "already watched"
     LIMIT_REACHED = "watch limit reached"
+    TOO_FAST = "too many new ids; come back later"
     FINISHED = "conversation is over"

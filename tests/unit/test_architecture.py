@@ -56,8 +56,8 @@ PARTS: dict[str, set[str]] = {
     },
     "app": {
         "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "looplag", "metrics",
-        "phonic", "proxies", "publishing", "running", "saved", "settings", "signals", "simulator", "tally",
-        "vocabulary", "watch", "web",
+        "metrics.formats", "phonic", "proxies", "publishing", "running", "saved", "settings", "signals",
+        "simulator", "tally", "vocabulary", "watch", "web",
     },
     "cli": {
         "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "proxies", "running",
@@ -72,7 +72,8 @@ LIBRARIES: dict[str, set[str]] = {
     "httpx": {"phonic.rest"},
     "prometheus_client": {"metrics.process"},
     "sqlite3": {"database"},
-    "hypercorn": {"web.server", "simulator.server"},
+    "hypercorn": {"simulator.server"},
+    "h11": {"web.http1"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
