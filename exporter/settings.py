@@ -261,7 +261,8 @@ def validate(settings: Settings) -> None:
     _check_base_url(settings.phonic)
     _check_watch(settings)
     _check_metrics(settings.metrics)
-    if settings.state.file is not None and settings.state.file.is_dir():
+    # Unlike `Path.is_dir` before Python 3.14, this is False where it cannot be told.
+    if settings.state.file is not None and os.path.isdir(settings.state.file):  # noqa: PTH112
         raise ConfigError("--state.file", "is a folder; name a file in it")
     if not settings.web.listen_address:
         raise ConfigError("--web.listen-address", "needs at least one address, such as :10058")
