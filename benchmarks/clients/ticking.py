@@ -1,7 +1,7 @@
 """Tasks: a client with a ticker on its event loop, to learn how late everything on that loop is.
 
 ``python -m benchmarks.clients.ticking exporter|naive TICKS URL FILE [STATE]`` follows the conversations of the
-watch file FILE, or of the commands that `feeds` knows; the exporter has the state file STATE, if any. At the end it
+watch file FILE, or of the commands that `feeds` knows; the exporter has the state file STATE. At the end it
 writes the ticks to the file TICKS: a JSON list of (due, seconds late), times of the machine's monotonic clock.
 """
 
