@@ -702,14 +702,13 @@ async def test_what_is_not_ours_is_left_as_it_is_and_refused(path: Path, make: C
 async def test_database_whose_tables_are_in_its_log_only_is_left_as_it_is(path: Path) -> None:
     path.parent.mkdir()
     other_database_in_its_log(path)
-    before = files(path.parent)
     for _ in range(2):  # a refused start leaves no lock behind
         with pytest.raises(ConfigError, match="a database of another program"):
             await Checkpoint.open(path, label_names=NAMES, now=Clock())
     rows = sqlite3.connect(path)
     assert rows.execute("SELECT name FROM sqlite_master").fetchall() == [("calls",)]
     rows.close()
-    del before
+    assert not list(path.parent.glob("*.corrupt-*"))
 
 
 def nothing(path: Path) -> None:
@@ -785,6 +784,27 @@ async def test_file_that_took_the_place_of_ours_keeps_its_log(path: Path) -> Non
             numbers.count("turns", "conv_1")
             assert not await found.checkpoint.write_now(numbers, on_error=numbers.failed)
     assert_holds_writes(await read(path, now=0), 2)
+
+
+@pytest.mark.parametrize("command", [[], ["check-config"]], ids=["start", "check-config"])
+@pytest.mark.parametrize("name", ["key", "other database"])
+async def test_program_refuses_what_is_not_ours_in_one_line(path: Path, name: str, command: list[str]) -> None:
+    path.parent.mkdir()
+    NOT_OURS[name](path)
+    before = files(path.parent)
+    done = await trio.run_process(
+        [sys.executable, "-m", "exporter", *command,
+         "--state.file", str(path), "--web.listen-address", "127.0.0.1:0"],
+        env={**os.environ, "PHONIC_API_KEY": "ph_x"},
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.decode().splitlines() if not line.startswith("ts=")]
+    assert len(errors) == 1
+    assert errors[0].startswith("phonic-exporter: error: --state.file: ")
+    assert files(path.parent) == before
 
 
 async def test_folder_that_may_not_be_read_is_said_to_be_so(path: Path) -> None:

@@ -296,3 +296,18 @@ def test_pages_of_counted_numbers_fall_after_a_kill() -> None:
 def test_series_that_are_not_held_are_born_with_their_numbers() -> None:
     with pytest.raises(BornLate):
         call_of_a_new_agent(Exporter(hold=0.0))
+
+
+def test_series_of_other_labels_than_before_begin_at_zero_and_the_rest_goes_on() -> None:
+    snapshots = call(turns=4).snapshots()
+    exporter = Exporter()
+    exporter.tally.update("conv_1", live(snapshots[1]))
+    exporter.tally.forget("conv_2")
+    exporter.settle()
+    exporter.limits = LabelLimits(names=("origin",))
+    exporter.crash(after_all=False)
+    exporter.tally.update("conv_1", live(snapshots[-1]))
+    exporter.settle()
+    increase = exporter.prometheus.increase
+    assert increase["phonic_turns_total", ("proj_1", "support", "user")] == (1,)
+    assert increase["phonic_turns_total", ("inbound", "user")] == (3,)
