@@ -156,7 +156,6 @@ async def run(
             version=__version__,
         )
         async with trio.open_nursery() as serving:
-            serving.start_soon(loop_lag.run)
             urls = await serving.start(
                 partial(
                     web_server.serve,
@@ -185,6 +184,7 @@ async def run(
                 log.info("serving", metrics=page_url + settings.web.telemetry_path, landing_page=page_url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
+                watching.start_soon(loop_lag.run)
                 watching.start_soon(live.run)
                 watching.start_soon(_expire, tally, supervisor, publisher if checkpoint is None else None)
                 if access is not None:

@@ -12,6 +12,7 @@ Rules for this file:
 - A file that this process has neither read nor made is never written to, nor set aside.
 """
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -131,6 +132,7 @@ class Checkpoint:
                 problem = str(trouble)
             if await trio.to_thread.run_sync(_is_missing, self._path):
                 log.error("state file cannot be made, going on without it", file=str(path), reason=problem)
+                self._behind_since = -math.inf  # there is nothing committed to show meanwhile
                 return None, problem
             if trio.current_time() >= give_up_at:
                 raise StateUnavailable("--state.file", f"{path} cannot be read: {problem}")

@@ -148,7 +148,8 @@ async def test_what_cannot_work_is_one_line_and_exit_2(tmp_path: Path) -> None:
 
 async def test_corrupt_checkpoint_is_set_aside_and_told(tmp_path: Path, http: httpx.AsyncClient) -> None:
     state = tmp_path / "state.db"
-    state.write_bytes(b"\x00not a database" * 1000)
+    header = b"SQLite format 3\0".ljust(68, b"\0") + b"PhEx"  # it says that it is ours
+    state.write_bytes(header + b"\x00not a database" * 1000)
     with trio.fail_after(20):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
             watch = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
