@@ -1097,9 +1097,12 @@ async def test_scrape_does_not_wait_while_writing_fails_and_pages_go_on_with_cou
     path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     numbers = some_numbers()
-    path.parent.write_text("")
     found = await Checkpoint.open(path, label_names=NAMES, now=Clock())
     write = partial(found.checkpoint.write_now, numbers, on_error=numbers.failed)
+    assert await write()
+    shutil.rmtree(path.parent)
+    path.parent.write_text("")
+    numbers.count("turns", "conv_9")
     assert not await write()
     await found.checkpoint.commit(3600)  # the clock stands still: this would wait for ever
     mock_clock.jump(COUNTED_AFTER)
@@ -1110,8 +1113,19 @@ async def test_scrape_does_not_wait_while_writing_fails_and_pages_go_on_with_cou
         assert found.checkpoint.is_behind
     assert [each["log_level"] for each in logs] == ["error"]
     path.parent.unlink()
+    assert not await write()  # which finds that the file is lost
     with capture_logs() as logs:
         assert await write()
     assert [each["log_level"] for each in logs] == ["info"]
+    assert not found.checkpoint.is_behind
+    await found.checkpoint.close()
+
+
+async def test_exporter_that_can_make_no_file_shows_counted_numbers_from_the_start(path: Path) -> None:
+    path.parent.write_text("")
+    found = await Checkpoint.open(path, label_names=NAMES, now=Clock())
+    assert found.checkpoint.is_behind
+    path.parent.unlink()
+    assert await found.checkpoint.write_now(some_numbers(), on_error=pytest.fail)
     assert not found.checkpoint.is_behind
     await found.checkpoint.close()
