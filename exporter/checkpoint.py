@@ -292,6 +292,9 @@ class Checkpoint:
 
     def _reconnect(self) -> None:
         """Open the file again, or for the first time. A file that this process has not read is not its own."""
+        if self._lock is not None and not lockfile.is_held(self._lock, self._path):
+            os.close(self._lock)  # the lock file went with its folder: it keeps no one else out
+            self._lock = None
         if self._lock is None:
             self._lock = _acquire(self._path)
         found = identity(self._path)

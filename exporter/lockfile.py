@@ -49,3 +49,13 @@ def acquire(path: Path) -> int:
         # The line end makes what an earlier, longer id left behind of no account.
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def is_held(descriptor: int, path: Path) -> bool:
+    """Whether the lock that `acquire` gave is still on the lock file of ``path``, not on one that was removed."""
+    try:
+        found = Path(f"{path}.lock").stat()
+    except OSError:
+        return False
+    held = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
