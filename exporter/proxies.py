@@ -61,7 +61,8 @@ class _Exception:
         if self.port not in (None, port):
             return False
         if self.network is not None:
-            return address is not None and address.version == self.network.version and address in self.network
+            forms = (address, getattr(address, "ipv4_mapped", None))
+            return any(form is not None and form in self.network for form in forms)
         return not self.name or host == self.name or host.endswith(f".{self.name}")
 
 
@@ -119,7 +120,9 @@ class Proxies:
 def is_loopback(host: str) -> bool:
     """Whether a host of a URL is this machine: ``localhost``, 127.0.0.0/8 or ::1."""
     address = _address(host)
-    return host.rstrip(".").lower() == "localhost" if address is None else address.is_loopback
+    if address is None:
+        return host.rstrip(".").lower() == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
@@ -181,7 +184,6 @@ def _exception(entry: str) -> _Exception | None:
 
 def _address(host: str) -> _Address | None:
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        return ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
