@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
@@ -24,7 +24,10 @@ from .checkpoint import Checkpoint
 from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
 from .identity import is_conversation_id
+from .looplag import LoopLag
 from .metrics import catalogue
+from .metrics.catalogue import CATALOGUE
+from .metrics.formats import Format
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
 from .metrics.process import process_metrics
@@ -33,12 +36,14 @@ from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
 from .phonic.trust import trusting
 from .proxies import Proxies, Proxy
+from .publishing import Publisher
 from .running import announced
-from .settings import Settings, StateSettings, describe
+from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
 from .tally import Tally
 from .vocabulary import Reset, RestError, Started
+from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.ports import Source
 from .watch.reconcile import Reconciler
@@ -47,12 +52,14 @@ from .watch.targets import WatchFile
 from .web import server as web_server
 from .web.endpoints import Exported
 from .web.live_config import LiveConfig
+from .web.push import BudgetedTargets, budget
 
 log = structlog.get_logger("exporter")
 
 STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
 EXPIRE_SECONDS = 60.0
 OTHER_FILES = 500  # open at once beside the feeds: scrapes and idle clients, REST, checkpoint
+KEPT_OWN = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
 NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
 
@@ -87,7 +94,8 @@ async def run(
             names=settings.metrics.labels,
             values=settings.metrics.label_limit,
             sets=settings.metrics.label_set_limit,
-        )
+        ),
+        hold=settings.metrics.hold_new_series,
     )
     tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
     stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
@@ -101,6 +109,8 @@ async def run(
         _checkpoint(settings.state, tally) as checkpoint,
         _rest(settings, credentials, tally, proxy) as rest,
     ):
+        access = Access(credentials, rest.projects) if rest else None
+        publisher = Publisher(ledger, tally, checkpoint)
         live = LiveSocket(
             settings.phonic.base_url,
             credentials,
@@ -110,12 +120,13 @@ async def run(
         )
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
-            open_feed=partial(_open_feed, live, tally, names_known),
+            open_feed=partial(_open_feed, live, tally, names_known, access),
             sink=tally,
             records=records,
             limit=watch_limit,
         )
         discovery = _discovery(settings, rest, supervisor, tally)
+        loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
         if watch_file is not None:
             read_again["watch_file"] = watch_file.reread
@@ -128,23 +139,25 @@ async def run(
                 discovery=discovery,
                 checkpoint=checkpoint,
                 watch_file=watch_file,
+                publisher=publisher,
+                access=access,
                 web_config=web_config if settings.web.config_file else None,
                 slo_response=settings.metrics.slo_response,
+                loop_lag=loop_lag,
             ),
             process_metrics(),
         )
         exported = Exported(
-            page=page.parts,
-            not_ready=lambda: (
-                ["first discovery not done"]
-                if settings.watch.discover and discovery and not discovery.first_round_done
-                else []
-            ),
+            prepare=publisher.prepare,
+            page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
+            whole_page=publisher.whole_page,
+            not_ready=partial(_not_ready, settings, discovery, access),
             conversations=lambda: _conversations(supervisor, tally),
-            push=_Push(supervisor) if settings.web.enable_push_api else None,
+            push=_push(settings, supervisor, tally) if settings.web.enable_push_api else None,
             version=__version__,
         )
         async with trio.open_nursery() as serving:
+            serving.start_soon(loop_lag.run)
             urls = await serving.start(
                 partial(
                     web_server.serve,
@@ -154,6 +167,9 @@ async def run(
                     max_requests=settings.web.max_requests,
                     web_config=web_config,
                     stop=served,
+                    systemd_socket=settings.web.systemd_socket,
+                    route_prefix=route_prefix(settings.web),
+                    external_url=settings.web.external_url,
                 )
             )
             at_work.enter_context(announced(urls, os.environ))
@@ -166,11 +182,14 @@ async def run(
                     "too few open files for the watch limit", allowed=allowed, wanted=wanted, watched=watch_limit
                 )
             for url in urls:
-                log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
+                page_url = url + route_prefix(settings.web)
+                log.info("serving", metrics=page_url + settings.web.telemetry_path, landing_page=page_url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.run)
-                watching.start_soon(_expire, tally, supervisor)
+                watching.start_soon(_expire, tally, supervisor, publisher if checkpoint is None else None)
+                if access is not None:
+                    watching.start_soon(access.run)
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)
                 for conversation_id in settings.watch.conversation:
@@ -185,7 +204,7 @@ async def run(
                 serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
                 watching.cancel_scope.cancel()
             if checkpoint is not None:
-                await checkpoint.write_now(tally.changes, on_error=partial(_count_checkpoint_error, ledger))
+                await checkpoint.write_now(tally, on_error=partial(_count_checkpoint_error, ledger))
             served.set()
     log.info("stopped")
 
@@ -284,13 +303,14 @@ async def _checkpoint(settings: StateSettings, tally: Tally) -> AsyncIterator[Ch
     if opened.problem is not None:
         tally.ledger.count(catalogue.CHECKPOINT_RESETS, Reset.CORRUPT)
         tally.ledger.count(catalogue.CHECKPOINT_ERRORS)
-    if opened.saved is not None:
-        tally.restore(opened.saved)
+    # Nothing else uses the tally yet, so the reading of a large file does not hold up the loop.
+    if opened.saved is not None and await trio.to_thread.run_sync(tally.restore, opened.saved):
+        opened.checkpoint.write_everything()
     on_error = partial(_count_checkpoint_error, tally.ledger)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(opened.checkpoint.run, tally.changes, interval=settings.interval, on_error=on_error)
+                partial(opened.checkpoint.run, tally, interval=settings.interval, on_error=on_error)
             )
             yield opened.checkpoint
             nursery.cancel_scope.cancel()
@@ -364,10 +384,12 @@ async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) 
 
 @asynccontextmanager
 async def _open_feed(
-    live: LiveSocket, tally: Tally, names_known: trio.Event, conversation_id: str
+    live: LiveSocket, tally: Tally, names_known: trio.Event, access: Access | None, conversation_id: str
 ) -> AsyncGenerator[LiveFeed, None]:
-    """Open a feed once labels can be decided: snapshots have only the id of their project, and the first one
-    freezes them."""
+    """Open a feed while Phonic accepts the credential, and once labels can be decided: snapshots have only the id
+    of their project, and the first one freezes them."""
+    if access is not None:
+        await access.accepted()
     if tally.entry(conversation_id) is None:
         await names_known.wait()
     async with live.open(conversation_id) as feed:
@@ -391,10 +413,22 @@ def _calm_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _expire(tally: Tally, supervisor: Supervisor) -> None:
+async def _expire(tally: Tally, supervisor: Supervisor, publisher: Publisher | None) -> None:
+    """``publisher``: without a state file, so that what a write would take does not pile up between scrapes."""
     while True:
         await trio.sleep(EXPIRE_SECONDS)
         tally.expire(is_followed=supervisor.is_watched)
+        if publisher is not None:
+            publisher.take_all()
+
+
+def _not_ready(settings: Settings, discovery: Discovery | None, access: Access | None) -> list[str]:
+    reasons = []
+    if access is not None and access.refused_with is not None:
+        reasons.append(f"API key refused ({access.refused_with})")
+    if settings.watch.discover and discovery and not discovery.first_round_done:
+        reasons.append("first discovery not done")
+    return reasons
 
 
 class _Push:
@@ -408,6 +442,32 @@ class _Push:
 
     def stop(self, conversation_id: str) -> bool:
         return self._supervisor.stop(conversation_id)
+
+
+def _push(settings: Settings, supervisor: Supervisor, tally: Tally) -> BudgetedTargets:
+    return BudgetedTargets(
+        _Push(supervisor),
+        budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
+        is_watched=supervisor.is_watched,
+        is_real=lambda conversation_id: tally.entry(conversation_id) is not None,
+        now=trio.current_time,
+    )
+
+
+def _without_own(
+    page: Callable[[Format, frozenset[str] | None], Iterable[bytes]],
+) -> Callable[[Format, frozenset[str] | None], Iterable[bytes]]:
+    """The page without metrics about the exporter itself, but its version and the objective that others use."""
+    shown = frozenset(family.name for family in CATALOGUE if not _is_own(family.name))
+
+    def restricted(form: Format, names: frozenset[str] | None) -> Iterable[bytes]:
+        return page(form, shown if names is None else frozenset(name for name in names if not _is_own(name)))
+
+    return restricted
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(("process_", "phonic_exporter_")) and name not in KEPT_OWN
 
 
 def _conversations(supervisor: Supervisor, tally: Tally) -> list[dict[str, object]]:

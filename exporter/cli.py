@@ -250,6 +250,10 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     for variable, reason in Proxies.from_environment(os.environ).warnings:
         structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
+    if ready.state.file is not None:
+        from .checkpoint import check_file
+
+        check_file(ready.state.file)
     if ready.web.config_file is not None:
         from .web import server
 
@@ -308,7 +312,7 @@ def _run(argv: Sequence[str]) -> int:
         _wrong.reset(reading)
     for problem in problems:
         _complain(problem.flag, problem.reason)
-    return 2
+    return max(problem.exit_code for problem in problems)
 
 
 def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:

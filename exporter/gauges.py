@@ -6,13 +6,16 @@ from functools import partial
 
 from . import __version__
 from .checkpoint import Checkpoint
+from .looplag import LoopLag
 from .metrics import catalogue
 from .metrics.catalogue import CATALOGUE, Family, Scope
 from .metrics.page import Rows, Source, one, rows
 from .metrics.series import Column
 from .phonic.rest import RestApi
+from .publishing import Publisher
 from .tally import Tally
 from .vocabulary import ReloadedFile
+from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.supervisor import Supervisor
 from .watch.targets import WatchFile
@@ -28,9 +31,12 @@ def gauges(
     rest: RestApi | None,
     discovery: Discovery | None,
     checkpoint: Checkpoint | None,
+    publisher: Publisher,
+    access: Access | None,
     watch_file: WatchFile | None,
     web_config: LiveConfig | None,
     slo_response: float,
+    loop_lag: LoopLag,
 ) -> Gauges:
     """All gauges of the catalogue but the page's own. What a part that is off would feed is absent, not 0."""
     live = partial(_live, tally)
@@ -42,9 +48,14 @@ def gauges(
             one(catalogue.SLO_RESPONSE, lambda: slo_response),
             one(catalogue.LABEL_SETS, lambda: float(len(tally.ledger.label_sets))),
             rows(catalogue.WATCHERS, supervisor.states),
+            one(catalogue.EVENT_LOOP_LAG, loop_lag.largest),
             *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
             *_upstream(rest, discovery),
             *_checkpoint(checkpoint),
+            one(catalogue.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalogue.COMMIT_WAIT, lambda: publisher.wait),
+            one(catalogue.LABEL_SETS_HELD, lambda: float(tally.ledger.held_count)),
+            one(catalogue.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
             *_files(watch_file, web_config),
         )
     )
@@ -106,6 +117,10 @@ def _checkpoint(checkpoint: Checkpoint | None) -> _Feeds:
         one(catalogue.CHECKPOINT_LAST_SUCCESS, lambda: checkpoint.last_success if checkpoint else None),
         one(catalogue.CHECKPOINT_SIZE, lambda: float(checkpoint.size_bytes) if checkpoint else None),
     ]
+
+
+def _number(value: bool | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feeds:

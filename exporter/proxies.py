@@ -61,8 +61,12 @@ class _Exception:
         if self.port not in (None, port):
             return False
         if self.network is not None:
+            # An address that IPv6 maps from IPv4 is in networks of both.
             forms = (address, getattr(address, "ipv4_mapped", None))
-            return any(form is not None and form in self.network for form in forms)
+            return any(
+                each is not None and each.version == self.network.version and each in self.network
+                for each in forms
+            )
         return not self.name or host == self.name or host.endswith(f".{self.name}")
 
 
@@ -120,9 +124,8 @@ class Proxies:
 def is_loopback(host: str) -> bool:
     """Whether a host of a URL is this machine: ``localhost``, 127.0.0.0/8 or ::1."""
     address = _address(host)
-    if address is None:
-        return host.rstrip(".").lower() == "localhost"
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+    address = getattr(address, "ipv4_mapped", None) or address
+    return host.rstrip(".").lower() == "localhost" if address is None else address.is_loopback
 
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
@@ -184,6 +187,7 @@ def _exception(entry: str) -> _Exception | None:
 
 def _address(host: str) -> _Address | None:
     try:
-        return ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
+    return address

@@ -29,6 +29,8 @@ VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
 CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."
 
 
+_PREFIX: Final = re.compile(r"/?|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
+
 # Smallest and largest sensible value. The small ends leave room for tests that live faster than people talk.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "phonic.requests-per-second": (0.1, 500),
@@ -38,6 +40,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "metrics.label-limit": (0, 1_000_000),
     "metrics.label-set-limit": (0, 1_000_000),
     "metrics.per-conversation-limit": (0, 1_000_000),
+    "metrics.hold-new-series": (0, 3600),
     "state.interval": (0.01, 3600),
     "web.max-requests": (0, 1_000_000),
 }
@@ -138,6 +141,12 @@ class MetricsSettings:
     per_conversation_limit: int = _setting(
         1000, "Live conversations that get series of their own; 0 turns them off."
     )
+    hold_new_series: float = _setting(
+        30.0,
+        "Seconds for which series that could not be known ahead are shown at 0 before their numbers, so that "
+        "Prometheus "
+        "counts their first increase; at least the scrape interval. 0: not at all.",
+    )
     slo_response: float = _setting(1.5, "Response time objective in seconds; must be a bucket boundary.")
 
 
@@ -156,13 +165,26 @@ class StateSettings:
 @attrs.frozen(kw_only=True)
 class WebSettings:
     listen_address: Annotated[Repeated, Parameter(show_default=",".join)] = _setting(
-        (":10058",), "Address to serve on; repeatable. Without a host: all addresses, IPv4 and IPv6."
+        (":10058",),
+        "Address to serve on, or vsock://:PORT; repeatable. Without a host: all addresses, IPv4 and IPv6.",
+    )
+    systemd_socket: bool = _setting(
+        False, "Serve on the sockets that systemd passes (socket activation), in place of listen addresses."
     )
     telemetry_path: str = _setting("/metrics", "Path of the metrics page.")
+    external_url: str = _setting(
+        "", "URL by which the pages are reached, as through a reverse proxy; its path prefixes links and paths."
+    )
+    route_prefix: str = _setting(
+        "", "Prefix of all paths, where a proxy changes them.", shown="path of --web.external-url"
+    )
     config_file: Annotated[OptionalPath, Parameter(name="config.file")] = _setting(
         None,
         "Prometheus exporter-toolkit web config (TLS, client certificates, basic auth, headers); "
         "read again when it changes.",
+    )
+    disable_exporter_metrics: bool = _setting(
+        False, "Leave out metrics about the exporter itself: process_* and phonic_exporter_* but its version."
     )
     max_requests: int = _setting(40, "Scrapes at the same time; more get a 503. 0: no limit.")
     enable_push_api: bool = _setting(
@@ -268,6 +290,7 @@ def describe(settings: Settings) -> dict[str, object]:
     """Every effective setting under its dotted name, for the log and check-config; credentials masked."""
     described = {key: value for key, _, _, value in _walk(settings, "")}
     described["phonic.base-url"] = _masked(settings.phonic.base_url)
+    described["web.external-url"] = _masked(settings.web.external_url)
     return {key: str(value) if isinstance(value, Path) else value for key, value in described.items()}
 
 
@@ -331,12 +354,39 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
             "--state.file",
             "this user has no home to keep the checkpoint in; name a file, or give an empty value for none",
         )
-    elif settings.state.file is not None and settings.state.file.is_dir():
+    elif settings.state.file is not None and os.path.isdir(settings.state.file):  # noqa: PTH112
+        # Unlike `Path.is_dir` before Python 3.14, this is False where it cannot be told.
         yield ConfigError("--state.file", "is a folder; name a file in it")
-    if not settings.web.listen_address:
+    if not settings.web.listen_address and not settings.web.systemd_socket:
         yield ConfigError("--web.listen-address", "needs at least one address, such as :10058")
     if not settings.web.telemetry_path.startswith("/"):
         yield ConfigError("--web.telemetry-path", "must start with /")
+    external = _wrong_external_url(settings.web.external_url)
+    if external is not None:
+        yield ConfigError("--web.external-url", external)
+    if not _PREFIX.fullmatch(settings.web.route_prefix):
+        yield ConfigError("--web.route-prefix", "must be like /phonic: segments of letters, digits and ._~-")
+
+
+def route_prefix(web: WebSettings) -> str:
+    """What all paths begin with: nothing, or a path without a slash at its end."""
+    return (web.route_prefix or urlsplit(web.external_url).path).rstrip("/")
+
+
+def _wrong_external_url(text: str) -> str | None:
+    """The first thing that is wrong with it."""
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        return "is not a URL"
+    if not text:
+        return None
+    if url.scheme not in ("http", "https") or not host or "@" in url.netloc or "?" in text or "#" in text:
+        return "must be http(s)://HOST, with a port and a path where needed, and nothing else"
+    if not _PREFIX.fullmatch(url.path):
+        return "must have a path like /phonic: segments of letters, digits and ._~-"
+    return None
 
 
 def _wrong_base_url(phonic: PhonicSettings) -> str | None:

@@ -93,6 +93,7 @@ class Invalid(StrEnum):
     NOT_JSON = "not_json"
     WRONG_SHAPE = "wrong_shape"
     WRONG_CONVERSATION = "wrong_conversation"
+    TOO_LARGE = "too_large"
 
 
 class Field(StrEnum):
@@ -169,7 +170,9 @@ class FeedError(StrEnum):
     CLOSED_RESTART = "closed_restart"
     CLOSED_OTHER = "closed_other"
     NO_PONG = "no_pong"
+    NO_SNAPSHOT = "no_snapshot"
     ERROR_MESSAGE = "error_message"
+    TOO_LARGE = "too_large"
 
 
 class RestError(StrEnum):
@@ -237,4 +240,5 @@ class Started(StrEnum):
     STARTED = "started"
     ALREADY_WATCHED = "already watched"
     LIMIT_REACHED = "watch limit reached"
+    TOO_FAST = "too many new ids; come back later"
     FINISHED = "conversation is over"

@@ -18,8 +18,9 @@ from ..proxies import Proxy
 from ..vocabulary import FeedError
 from .feed import FeedLost
 from .inbox import Inbox
+from .limits import Allowance, Share
 from .rounds import Rounds, RoundStream
-from .sieve import Sieve
+from .sieve import MOST_WORK, PROTOCOL, WORK_PER_SECOND, Sieve
 from .tunnel import through
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -49,7 +50,9 @@ class Address:
     proxy_tls: ssl.SSLContext | None = None
 
 
-async def dial(address: Address, closing: AsyncExitStack, inbox: Inbox, max_message: int) -> "Line":
+async def dial(
+    address: Address, closing: AsyncExitStack, inbox: Inbox, share: Share, rounds: Rounds, max_message: int
+) -> "Line":
     """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
 
     Raises `FeedLost`. The deadline is the caller's.
@@ -60,14 +63,14 @@ async def dial(address: Address, closing: AsyncExitStack, inbox: Inbox, max_mess
     if address.proxy is not None:
         stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
     if address.tls is None:
-        return Line(stream, tcp, inbox, max_message)
+        return Line(stream, tcp, inbox, share, rounds, max_message)
     secure = trio.SSLStream(stream, address.tls, server_hostname=address.host, https_compatible=True)
     try:
         await secure.do_handshake()
     except trio.BrokenResourceError as broken:
         is_tls = isinstance(broken.__cause__, ssl.SSLError)
         raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
-    return Line(secure, tcp, inbox, max_message)
+    return Line(secure, tcp, inbox, share, rounds, max_message)
 
 
 async def _connected(address: Address) -> trio.SocketStream:
@@ -96,28 +99,50 @@ def _why(failed: BaseException) -> FeedError:
 class Line(trio.abc.Stream):
     """A connection that knows when it last brought anything, and whose end before the upgrade is an error.
 
-    Text messages go into ``inbox``; the library gets to read all else.
+    Messages go into ``inbox``; the library gets to read all else. ``share`` is told what is held of messages that
+    are not complete or wait in the inbox.
     """
 
-    def __init__(self, stream: trio.abc.Stream, tcp: RoundStream, inbox: Inbox, max_message: int) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        tcp: RoundStream,
+        inbox: Inbox,
+        share: Share,
+        rounds: Rounds,
+        max_message: int,
+    ) -> None:
         self._stream = stream
         self._tcp = tcp
         self._inbox = inbox
+        self._share = share
+        self._rounds = rounds
         self._sieve = Sieve(inbox.put, max_message)
+        self._allowance = Allowance(MOST_WORK, WORK_PER_SECOND)
         self._answer = b""  # to the handshake, as far as it is read
         self._status = 0
         self._is_open = False
+        self._unfinished = 0
         self.last_heard = trio.current_time()
+        self._last_progress = self.last_heard
 
-    def join(self, rounds: Rounds) -> None:
+    def join(self) -> None:
         """Be read in rounds from now on."""
-        self._tcp.join(rounds)
+        self._tcp.join(self._rounds)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
-        rest = None
+        rest: bytes | bytearray | None = None
         while rest is None:
-            await self._inbox.wait_room()
+            if not self._inbox.has_room:
+                await self._inbox.wait_room()
+                self._last_progress = trio.current_time()
+            if self._sieve.is_over:
+                await trio.sleep_forever()  # until the feed is closed, for there is nothing to be heard any more
+            if self._sieve.has_more:
+                await self._rounds.turn()
+                rest = self._sifted() or None
+                continue
             try:
                 # Never in a variable here, which would keep what came last for as long as a feed is silent.
                 rest = self._heard(await self._stream.receive_some(max_bytes))
@@ -130,9 +155,39 @@ class Line(trio.abc.Stream):
     def _heard(self, data: bytes | bytearray) -> bytes | bytearray | None:
         """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
         self.last_heard = trio.current_time()
-        rest = self._sieve.pour(data) if self._is_open else self._read_answer(data)
-        self._tcp.is_awaited = self._sieve.wants_more
-        return rest if rest or not data else None
+        if not self._is_open:
+            return self._read_answer(data)
+        if not data:
+            return self._sieve.end()
+        self._sieve.pour(data)
+        return self._sifted() or None
+
+    def _sifted(self) -> bytes:
+        """What the library has to read of what was heard."""
+        sieve = self._sieve
+        rest = sieve.read()
+        work, sieve.work = sieve.work, 0
+        if work and not self._allowance.spend(work, self.last_heard):
+            rest = sieve.refuse(PROTOCOL)
+        if sieve.held != self._unfinished:
+            self._unfinished = sieve.held
+            self._last_progress = self.last_heard
+        self._tcp.is_awaited = sieve.is_unfinished
+        self.count_memory()
+        return rest
+
+    def count_memory(self) -> None:
+        """Tell what is held; called again whenever something was taken out of the inbox."""
+        self._share.resize(self._unfinished + self._inbox.held)
+
+    def is_stuck(self, patience: float) -> bool:
+        """Whether a message has begun, and nothing of it came for ``patience`` seconds."""
+        return self._sieve.is_unfinished and trio.current_time() - self._last_progress >= patience
+
+    def give_up(self, reason: FeedError) -> None:
+        """Lose the feed now, with all that waits."""
+        self._sieve.refuse(PROTOCOL)
+        self._inbox.drop(FeedLost(reason))
 
     def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
         """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""
@@ -150,7 +205,8 @@ class Line(trio.abc.Stream):
             behind = len(data) - (len(self._answer) - found.end())
             self._is_open = True
             self._answer = b""
-            return data[:behind] + self._sieve.pour(data[behind:])
+            self._sieve.pour(data[behind:])
+            return data[:behind] + self._sifted()
         if len(self._answer) > LARGEST_REFUSAL:
             raise self.cut_off(FeedError.PROTOCOL)
         return data
