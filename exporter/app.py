@@ -8,6 +8,7 @@ written, then the server finishes what it is answering. A second signal ends eve
 import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -223,6 +224,8 @@ async def demo(
             running = await exporting.start(run, settings, Credentials(ApiKey(simulator.api_key)))
             page = running.urls[0]
             log.info("demo is running", open=page, metrics=page + settings.web.telemetry_path)
+            sys.stdout.write(f"The demo is running: open {page} in a browser; Ctrl-C ends it.\n")
+            sys.stdout.flush()
             task_status.started(running)
         playing.cancel_scope.cancel()
 

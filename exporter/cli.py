@@ -319,14 +319,14 @@ def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:
     """The arguments, but those that are no flag of the command, which are noted."""
     rows = _rows([_OBEYED[command]])
     known = {f"--{key}" for key in rows} | {no_flag for row in rows.values() if (no_flag := _opposite(row))}
-    # A group is refused later, --version is the library's.
-    known |= {f"--{group}" for group in _groups(rows)} | {"--version", "--"}
+    # Left to others: a group is refused later, --version is the library's.
+    passed = known | {f"--{group}" for group in _groups(rows)} | {"--version", "--"}
     kept: list[str] = []
     unknown = False
     for argument in argv:
         flag = argument.partition("=")[0]
         if flag.startswith("--"):
-            unknown = flag not in known
+            unknown = flag not in passed
             if unknown:
                 of_others = f"--{flag[2:]}" in {f"--{key}" for key in _rows(_OBEYED.values())}
                 hint = f" for {command}" if of_others else _did_you_mean(flag, known)

@@ -49,6 +49,14 @@ def test_installed_command_is_the_program_of_this_version() -> None:
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "exporter.__version__"}
 
 
+def test_lowest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    allowed = (re.fullmatch(r"([\w-]+)>=([\d.]+)(,<[\d.]+)?", each) for each in PROJECT["project"]["dependencies"])
+    assert tested == {found[1]: found[2] for found in allowed if found}
+    assert len(tested) == len(PROJECT["project"]["dependencies"])
+
+
 def test_image_runs_the_program_itself_without_root_and_checks_its_health() -> None:
     assert [json.loads(each) for each in instructions("ENTRYPOINT")] == [["phonic-exporter"]]
     [user] = instructions("USER")
