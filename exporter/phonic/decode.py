@@ -167,7 +167,10 @@ def _has_few_marks(text: str) -> bool:
 
 
 def _text_of(frame: str | bytes) -> str:
-    return frame if isinstance(frame, str) else frame.decode(json.detect_encoding(frame), "replace")
+    if isinstance(frame, str):
+        return frame
+    is_wide = b"\x00" in frame.strip(b"\x00")  # UTF-16 or UTF-32; around UTF-8 zeros are padding
+    return frame.decode(json.detect_encoding(frame) if is_wide else "utf-8", "replace")
 
 
 def _documented(frame: str | bytes) -> Message | None:
