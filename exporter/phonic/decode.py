@@ -47,12 +47,12 @@ KEPT = 2  # turns at the end that may still change, and are looked at again in t
 MOST_DOCUMENTS = 64  # in one frame
 MOST_CALLED = 20_000
 """Tool calls of a large snapshot that are looked at."""
-# What is read in one piece: a short document, or one of few commas (each costs 0.7 µs at worst, for an empty item)
+# What is read in one piece: a short document, or one of few commas (each costs 2 µs at worst, for an empty item)
 # that is not long either. What is read leniently costs more, and brackets count, too.
-_SHORT = 32 * 1024
+_SHORT = 16 * 1024
 _LONG = 4 * 1024 * 1024
-_FEW_COMMAS = 30_000
-_FEW_MARKS = 10_000
+_FEW_COMMAS = 10_000
+_FEW_MARKS = 6_000
 _COUNTED_AT_ONCE = 1024 * 1024
 _LONGEST_VALUE = 32 * 1024  # characters of a value of a large document that are read in one piece
 _ITEMS_AT_ONCE = 200
