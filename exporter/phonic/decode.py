@@ -40,9 +40,9 @@ MOST_ITEMS = 100_000
 """Items of a snapshot that are looked at."""
 MOST_UNNUMBERED = 5_000
 """The same where their indexes do not go up one by one: such items are derived from in one piece."""
-MOST_RECORDED = 20_000
+MOST_RECORDED = 10_000
 """The same for a record, which is derived from in one piece, too."""
-PIECE = 2_000  # items of a snapshot that are derived from in one piece, in about 20 ms
+PIECE = 1_000  # items of a snapshot that are derived from in one piece, in about 20 ms
 KEPT = 2  # turns at the end that may still change, and are looked at again in the next piece
 MOST_DOCUMENTS = 64  # in one frame
 MOST_CALLED = 20_000
