@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak dashboards pictures clean
+.PHONY: help demo unit test lint check bench soak fuzz dashboards pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the log says what to open"
@@ -13,6 +13,7 @@ help:
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long crash and fault test; prints its seeds"
+	@echo "make fuzz        fuzz what strangers can say, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
@@ -49,6 +50,11 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
+
+SECONDS ?= 60
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards

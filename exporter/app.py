@@ -6,10 +6,11 @@ written, then the server finishes what it is answering. A second signal ends eve
 """
 
 import gc
+import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
 
@@ -17,24 +18,31 @@ import attrs
 import structlog
 import trio
 
-from . import __version__
+from . import __version__, signals
 from .checkpoint import Checkpoint
-from .filelimit import allow_files
+from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
 from .identity import is_conversation_id
 from .looplag import LoopLag
 from .metrics import catalogue
+from .metrics.catalogue import CATALOGUE
+from .metrics.formats import Format
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
 from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
-from .settings import Settings, StateSettings, describe
+from .phonic.trust import trusting
+from .proxies import Proxies, Proxy
+from .publishing import Publisher
+from .running import announced
+from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
-from .simulator.settings import SimulatorSettings, staged
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
 from .tally import Tally
 from .vocabulary import Reset, RestError, Started
+from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.ports import Source
 from .watch.reconcile import Reconciler
@@ -43,12 +51,14 @@ from .watch.targets import WatchFile
 from .web import server as web_server
 from .web.endpoints import Exported
 from .web.live_config import LiveConfig
+from .web.push import BudgetedTargets, budget
 
 log = structlog.get_logger("exporter")
 
 STOP_SECONDS = 9.0  # from the first signal to the end, whatever hangs; the promise is 10
 EXPIRE_SECONDS = 60.0
 OTHER_FILES = 500  # open at once beside the feeds: scrapes and idle clients, REST, checkpoint
+KEPT_OWN = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
 NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
 
@@ -72,36 +82,53 @@ async def run(
     ``started`` when the pages are served and watching has begun. Errors: ConfigError for what only shows at
     start (addresses, web config file, a checkpoint in use). Cancellation: ends at once, without a checkpoint.
     """
-    log.info("starting", version=__version__, **describe(settings))
+    proxies = Proxies.from_environment(os.environ)
+    proxy = proxies.for_url(settings.phonic.base_url)
     wanted = settings.watch.limit + OTHER_FILES
-    if (allowed := allow_files(wanted)) < wanted:
-        log.warning("too few open files for the watch limit", allowed=allowed, wanted=wanted)
+    allowed = allow_files(wanted)
+    watch_limit = min(settings.watch.limit, files_for_feeds(allowed, others=OTHER_FILES))
     web_config = LiveConfig(settings.web.config_file)
     ledger = Ledger(
         LabelLimits(
             names=settings.metrics.labels,
             values=settings.metrics.label_limit,
             sets=settings.metrics.label_set_limit,
-        )
+        ),
+        hold=settings.metrics.hold_new_series,
     )
     tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
     stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
+    read_again: dict[str, Callable[[], Awaitable[object]]] = {
+        "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
+        "web_config": web_config.reread,
+    }
     async with (
-        _signals(stop),
+        _signals(stop, read_again),
+        AsyncExitStack() as at_work,
         _checkpoint(settings.state, tally) as checkpoint,
-        _rest(settings, credentials, tally) as rest,
+        _rest(settings, credentials, tally, proxy) as rest,
     ):
-        live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
+        access = Access(credentials, rest.projects) if rest else None
+        publisher = Publisher(ledger, tally, checkpoint)
+        live = LiveSocket(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        )
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
-            open_feed=partial(_open_feed, live, tally, names_known),
+            open_feed=partial(_open_feed, live, tally, names_known, access),
             sink=tally,
             records=records,
-            limit=settings.watch.limit,
+            limit=watch_limit,
         )
         discovery = _discovery(settings, rest, supervisor, tally)
         loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
+        if watch_file is not None:
+            read_again["watch_file"] = watch_file.reread
         page = Page(
             ledger,
             gauges(
@@ -111,6 +138,8 @@ async def run(
                 discovery=discovery,
                 checkpoint=checkpoint,
                 watch_file=watch_file,
+                publisher=publisher,
+                access=access,
                 web_config=web_config if settings.web.config_file else None,
                 slo_response=settings.metrics.slo_response,
                 loop_lag=loop_lag,
@@ -118,14 +147,12 @@ async def run(
             process_metrics(),
         )
         exported = Exported(
-            page=page.parts,
-            not_ready=lambda: (
-                ["first discovery not done"]
-                if settings.watch.discover and discovery and not discovery.first_round_done
-                else []
-            ),
+            prepare=publisher.prepare,
+            page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
+            whole_page=publisher.whole_page,
+            not_ready=partial(_not_ready, settings, discovery, access),
             conversations=lambda: _conversations(supervisor, tally),
-            push=_Push(supervisor) if settings.web.enable_push_api else None,
+            push=_push(settings, supervisor, tally) if settings.web.enable_push_api else None,
             version=__version__,
         )
         async with trio.open_nursery() as serving:
@@ -139,14 +166,29 @@ async def run(
                     max_requests=settings.web.max_requests,
                     web_config=web_config,
                     stop=served,
+                    systemd_socket=settings.web.systemd_socket,
+                    route_prefix=route_prefix(settings.web),
+                    external_url=settings.web.external_url,
                 )
             )
+            at_work.enter_context(announced(urls, os.environ))
+            # Said now, for what is wrong with the settings has shown by now, and is one line of its own.
+            log.info("starting", version=__version__, **describe(settings))
+            for variable, reason in proxies.warnings:
+                log.warning("proxy variable", variable=variable, reason=reason)
+            if watch_limit < settings.watch.limit:
+                log.warning(
+                    "too few open files for the watch limit", allowed=allowed, wanted=wanted, watched=watch_limit
+                )
             for url in urls:
-                log.info("serving", metrics=url + settings.web.telemetry_path, landing_page=url)
+                page_url = url + route_prefix(settings.web)
+                log.info("serving", metrics=page_url + settings.web.telemetry_path, landing_page=page_url)
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.run)
-                watching.start_soon(_expire, tally, supervisor)
+                watching.start_soon(_expire, tally, supervisor, publisher if checkpoint is None else None)
+                if access is not None:
+                    watching.start_soon(access.run)
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)
                 for conversation_id in settings.watch.conversation:
@@ -161,7 +203,7 @@ async def run(
                 serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
                 watching.cancel_scope.cancel()
             if checkpoint is not None:
-                await checkpoint.write_now(tally.changes, on_error=partial(_count_checkpoint_error, ledger))
+                await checkpoint.write_now(tally, on_error=partial(_count_checkpoint_error, ledger))
             served.set()
     log.info("stopped")
 
@@ -174,7 +216,8 @@ async def demo(
 ) -> None:
     """The exporter against a simulated Phonic in this process, until a signal."""
     async with trio.open_nursery() as playing:
-        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address="127.0.0.1:0")))
+        listen = simulator.listen_address or "127.0.0.1:0"
+        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address=listen)))
         settings = attrs.evolve(settings, phonic=attrs.evolve(settings.phonic, base_url=base_url))
         async with trio.open_nursery() as exporting:
             running = await exporting.start(run, settings, Credentials(ApiKey(simulator.api_key)))
@@ -203,7 +246,7 @@ async def _simulate(
     scenario, faults = staged(simulator)
     await simulator_server.serve(
         scenario,
-        listen=simulator.listen_address,
+        listen=simulator.listen_address or LISTEN_ADDRESS,
         api_key=simulator.api_key,
         faults=faults,
         patient=simulator.patient,
@@ -213,19 +256,36 @@ async def _simulate(
 
 
 @asynccontextmanager
-async def _signals(stop: trio.Event) -> AsyncIterator[None]:
-    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second."""
+async def _signals(
+    stop: trio.Event, read_again: Mapping[str, Callable[[], Awaitable[object]]] | None = None
+) -> AsyncIterator[None]:
+    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second; SIGHUP reads files again."""
     async with trio.open_nursery() as nursery:
 
-        async def listen() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
+        async def hang_up() -> None:
+            files = read_again or {}
+            log.info("signal received, reading files again", signal="SIGHUP", files=list(files))
+            for name, read in list(files.items()):
+                try:
+                    await read()
+                except Exception:  # whatever is wrong with a file is no reason to end
+                    log.exception("file not read again", file=name)
+
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+                task_status.started()
+                if signals.missed_hangup():
+                    nursery.start_soon(hang_up)
+                async for number in received:
+                    if number == signal.SIGHUP:
+                        nursery.start_soon(hang_up)  # a file may hang, and the next signal must be heard
+                        continue
                     log.info("signal received", signal=signal.Signals(number).name)
                     if stop.is_set():
                         nursery.cancel_scope.cancel()
                     stop.set()
 
-        nursery.start_soon(listen)
+        await nursery.start(listen)
         yield
         nursery.cancel_scope.cancel()
 
@@ -240,13 +300,14 @@ async def _checkpoint(settings: StateSettings, tally: Tally) -> AsyncIterator[Ch
     if opened.problem is not None:
         tally.ledger.count(catalogue.CHECKPOINT_RESETS, Reset.CORRUPT)
         tally.ledger.count(catalogue.CHECKPOINT_ERRORS)
-    if opened.saved is not None:
-        tally.restore(opened.saved)
+    # Nothing else uses the tally yet, so the reading of a large file does not hold up the loop.
+    if opened.saved is not None and await trio.to_thread.run_sync(tally.restore, opened.saved):
+        opened.checkpoint.write_everything()
     on_error = partial(_count_checkpoint_error, tally.ledger)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(opened.checkpoint.run, tally.changes, interval=settings.interval, on_error=on_error)
+                partial(opened.checkpoint.run, tally, interval=settings.interval, on_error=on_error)
             )
             yield opened.checkpoint
             nursery.cancel_scope.cancel()
@@ -259,7 +320,9 @@ def _count_checkpoint_error(ledger: Ledger) -> None:
 
 
 @asynccontextmanager
-async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> AsyncIterator[RestApi | None]:
+async def _rest(
+    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None
+) -> AsyncIterator[RestApi | None]:
     """The REST API while the block runs; None with a session token, which cannot read it."""
     if not isinstance(credentials.current(), ApiKey):
         yield None
@@ -273,6 +336,8 @@ async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> A
         credentials,
         on_error=on_error,
         requests_per_second=settings.phonic.requests_per_second,
+        proxy=proxy,
+        ca_file=settings.phonic.ca_file,
     ) as rest:
         yield rest
 
@@ -316,10 +381,12 @@ async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) 
 
 @asynccontextmanager
 async def _open_feed(
-    live: LiveSocket, tally: Tally, names_known: trio.Event, conversation_id: str
+    live: LiveSocket, tally: Tally, names_known: trio.Event, access: Access | None, conversation_id: str
 ) -> AsyncGenerator[LiveFeed, None]:
-    """Open a feed once labels can be decided: snapshots have only the id of their project, and the first one
-    freezes them."""
+    """Open a feed while Phonic accepts the credential, and once labels can be decided: snapshots have only the id
+    of their project, and the first one freezes them."""
+    if access is not None:
+        await access.accepted()
     if tally.entry(conversation_id) is None:
         await names_known.wait()
     async with live.open(conversation_id) as feed:
@@ -343,10 +410,22 @@ def _calm_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _expire(tally: Tally, supervisor: Supervisor) -> None:
+async def _expire(tally: Tally, supervisor: Supervisor, publisher: Publisher | None) -> None:
+    """``publisher``: without a state file, so that what a write would take does not pile up between scrapes."""
     while True:
         await trio.sleep(EXPIRE_SECONDS)
         tally.expire(is_followed=supervisor.is_watched)
+        if publisher is not None:
+            publisher.take_all()
+
+
+def _not_ready(settings: Settings, discovery: Discovery | None, access: Access | None) -> list[str]:
+    reasons = []
+    if access is not None and access.refused_with is not None:
+        reasons.append(f"API key refused ({access.refused_with})")
+    if settings.watch.discover and discovery and not discovery.first_round_done:
+        reasons.append("first discovery not done")
+    return reasons
 
 
 class _Push:
@@ -360,6 +439,32 @@ class _Push:
 
     def stop(self, conversation_id: str) -> bool:
         return self._supervisor.stop(conversation_id)
+
+
+def _push(settings: Settings, supervisor: Supervisor, tally: Tally) -> BudgetedTargets:
+    return BudgetedTargets(
+        _Push(supervisor),
+        budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
+        is_watched=supervisor.is_watched,
+        is_real=lambda conversation_id: tally.entry(conversation_id) is not None,
+        now=trio.current_time,
+    )
+
+
+def _without_own(
+    page: Callable[[Format, frozenset[str] | None], Iterable[bytes]],
+) -> Callable[[Format, frozenset[str] | None], Iterable[bytes]]:
+    """The page without metrics about the exporter itself, but its version and the objective that others use."""
+    shown = frozenset(family.name for family in CATALOGUE if not _is_own(family.name))
+
+    def restricted(form: Format, names: frozenset[str] | None) -> Iterable[bytes]:
+        return page(form, shown if names is None else frozenset(name for name in names if not _is_own(name)))
+
+    return restricted
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith(("process_", "phonic_exporter_")) and name not in KEPT_OWN
 
 
 def _conversations(supervisor: Supervisor, tally: Tally) -> list[dict[str, object]]:

@@ -149,8 +149,11 @@ class FeedError(StrEnum):
     """What went wrong on a live feed. See `exporter.phonic.live` for the translation."""
 
     CONNECT = "connect"
+    DNS = "dns"
+    REFUSED = "refused"
     TIMEOUT = "timeout"
     TLS = "tls"
+    PROXY = "proxy"
     HTTP_401 = "http_401"
     HTTP_403 = "http_403"
     HTTP_404 = "http_404"
@@ -167,6 +170,7 @@ class FeedError(StrEnum):
     CLOSED_RESTART = "closed_restart"
     CLOSED_OTHER = "closed_other"
     NO_PONG = "no_pong"
+    NO_SNAPSHOT = "no_snapshot"
     ERROR_MESSAGE = "error_message"
     TOO_LARGE = "too_large"
 
@@ -236,4 +240,5 @@ class Started(StrEnum):
     STARTED = "started"
     ALREADY_WATCHED = "already watched"
     LIMIT_REACHED = "watch limit reached"
+    TOO_FAST = "too many new ids; come back later"
     FINISHED = "conversation is over"

@@ -5,19 +5,23 @@ off, reads the body of a refusal without a limit, hides what is wrong with TLS, 
 peer that said Close to hang up, and leaves the socket open after it.
 """
 
+import errno
 import re
+import socket
 import ssl
 from contextlib import AsyncExitStack
 
 import attrs
 import trio
 
+from ..proxies import Proxy
 from ..vocabulary import FeedError
 from .feed import FeedLost
 from .inbox import Inbox
 from .limits import Allowance, Share
 from .rounds import Rounds, RoundStream
 from .sieve import MOST_WORK, PROTOCOL, WORK_PER_SECOND, Sieve
+from .tunnel import through
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _STATUS_LINE_LENGTH = 12
@@ -37,11 +41,13 @@ class Refusal(Exception):
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """Where lines lead to. ``tls`` is None for a line in clear."""
+    """Where lines lead to, and through which proxy. ``tls`` and ``proxy_tls`` are None for a way in clear."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None
+    proxy: Proxy | None = None
+    proxy_tls: ssl.SSLContext | None = None
 
 
 async def dial(
@@ -51,19 +57,43 @@ async def dial(
 
     Raises `FeedLost`. The deadline is the caller's.
     """
+    tcp = RoundStream(await _connected(address))
+    closing.push_async_callback(trio.aclose_forcefully, tcp)
+    stream: trio.abc.Stream = tcp
+    if address.proxy is not None:
+        stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
+    if address.tls is None:
+        return Line(stream, tcp, inbox, share, rounds, max_message)
+    secure = trio.SSLStream(stream, address.tls, server_hostname=address.host, https_compatible=True)
     try:
-        tcp = RoundStream(await trio.open_tcp_stream(address.host, address.port))
-        closing.push_async_callback(trio.aclose_forcefully, tcp)
-        if address.tls is None:
-            return Line(tcp, tcp, inbox, share, rounds, max_message)
-        secure = trio.SSLStream(tcp, address.tls, server_hostname=address.host, https_compatible=True)
         await secure.do_handshake()
-    except OSError:
-        raise FeedLost(FeedError.CONNECT) from None
     except trio.BrokenResourceError as broken:
         is_tls = isinstance(broken.__cause__, ssl.SSLError)
         raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
     return Line(secure, tcp, inbox, share, rounds, max_message)
+
+
+async def _connected(address: Address) -> trio.SocketStream:
+    """A connection to the proxy, or to the address where there is none."""
+    to = address.proxy or address
+    try:
+        return await trio.open_tcp_stream(to.host, to.port)
+    except (OSError, UnicodeError) as failed:  # the latter: a name that no name can be
+        raise FeedLost(FeedError.PROXY if address.proxy else _why(failed)) from None
+
+
+def _why(failed: BaseException) -> FeedError:
+    """What kept a connection from being made; of several addresses, a port that is closed says most."""
+    if isinstance(failed, socket.gaierror | UnicodeError):
+        return FeedError.DNS
+    if isinstance(failed, BaseExceptionGroup):
+        reasons = [_why(each) for each in failed.exceptions]
+        return FeedError.REFUSED if FeedError.REFUSED in reasons else reasons[-1]
+    if isinstance(failed, ConnectionRefusedError):
+        return FeedError.REFUSED
+    if isinstance(failed, OSError) and failed.errno == errno.ETIMEDOUT:
+        return FeedError.TIMEOUT
+    return _why(failed.__cause__) if failed.__cause__ is not None else FeedError.CONNECT
 
 
 class Line(trio.abc.Stream):

@@ -20,6 +20,7 @@ import attrs
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
+from ..proxies import Proxy
 from ..vocabulary import FeedError
 from .credentials import Credential, Credentials
 from .feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
@@ -129,20 +130,26 @@ class LiveSocket:
         timeouts: Timeouts | None = None,
         *,
         tls: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
         max_message: int = MAX_MESSAGE,
         memory: Memory | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """``base_url`` as in ``--phonic.base-url``; ``tls`` replaces the system's trust; ``max_message`` in bytes;
-        ``memory`` bounds what all feeds hold together; ``now`` is the Unix time, with which dates are compared.
+        """``base_url`` as in ``--phonic.base-url``; ``tls`` replaces the system's trust, also in a ``proxy``;
+        ``max_message`` in bytes; ``memory`` bounds what all feeds hold together; ``now`` is the Unix time, with
+        which dates are compared.
         """
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
+        proxy_secure = proxy is not None and proxy.is_secure
+        # One context for all feeds: a context each costs 840 KB and 25 ms of CPU a connection.
+        context = (tls or ssl.create_default_context()) if secure or proxy_secure else None
         self._address = Address(
             host=parts.hostname or "",
             port=parts.port or (443 if secure else 80),
-            # One context for all feeds: a context each costs 840 KB and 25 ms of CPU a connection.
-            tls=(tls or ssl.create_default_context()) if secure else None,
+            tls=context if secure else None,
+            proxy=proxy,
+            proxy_tls=context if proxy_secure else None,
         )
         self._host_header = parts.netloc.rpartition("@")[2]
         self._root = f"{parts.path.rstrip('/')}/v1/conversations/"

@@ -83,6 +83,7 @@ class Conversation:
     duration_ms: float | None = None
     started_at: Text | None = None
     ended_at: Text | None = None
+    is_live: bool | None = None
     end_reason: Text | None = None
     ended_by: Text | None = None
     items: list[Item] | None = None

@@ -57,10 +57,15 @@ _CURVES: Final = {
     "CurveP521": "secp521r1",
     "X25519": "X25519",
 }
-_VERSIONS: Final = ("TLS12", "TLS13")
-_CLIENT_AUTH: Final = ("NoClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
-# Python's ssl cannot ask for a certificate without verifying it.
-_UNVERIFIED_CLIENT_AUTH: Final = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
+_VERSIONS: Final = ("TLS10", "TLS11", "TLS12", "TLS13")
+_CLIENT_AUTH: Final = (
+    "NoClientCert",
+    "RequestClientCert",
+    "VerifyClientCertIfGiven",
+    "RequireAndVerifyClientCert",
+)
+# Python's ssl cannot insist on a certificate without verifying it.
+_ANY_CLIENT_CERT: Final = ("RequireAnyClientCert", "RequireClientCert")
 
 # Headers that may be added, and the values allowed where they form a closed set.
 _HEADERS: Final[dict[str, tuple[str, ...]]] = {
@@ -71,7 +76,13 @@ _HEADERS: Final[dict[str, tuple[str, ...]]] = {
     "Content-Security-Policy": (),
 }
 
-_BOOLEANS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_BOOLEANS: Final = {
+    **dict.fromkeys("y Y yes Yes YES on On ON true True TRUE".split(), True),
+    **dict.fromkeys("n N no No NO off Off OFF false False FALSE".split(), False),
+}
+_NULLS: Final = ("", "~", "null", "Null", "NULL")
+_MERGE: Final = "<<"
+_KEY = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,40}")
 _BCRYPT = re.compile(r"\$2[abxy]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}")
 _DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _SECONDS: Final = {
@@ -101,14 +112,13 @@ class TlsSettings:
     min_version: str
     max_version: str
     ciphers: tuple[str, ...]
-    curve: str | None
+    curves: tuple[str, ...]
     prefer_server_ciphers: bool
-    http2: bool
 
 
 @attrs.frozen
 class RateLimit:
-    """One request per ``interval_seconds`` in the long run, ``burst`` at once."""
+    """One request per ``interval_seconds`` in the long run, ``burst`` at once; none at all where that is 0."""
 
     interval_seconds: float
     burst: int
@@ -147,14 +157,49 @@ def parse(text: str, directory: Path) -> WebConfig:
     )
 
 
-class _Loader(yaml.BaseLoader):
-    """Every scalar is a string, no tag makes an object, no key comes twice."""
+class _Plain(str):
+    """A scalar without quotes: only such ones are booleans and numbers."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(keys) != len(node.value) or len(set(keys)) != len(keys):
+    __slots__ = ()
+
+
+class _Loader(yaml.BaseLoader):
+    """Every scalar is a string or null, no tag makes an object, no key comes twice."""
+
+    def construct_scalar(self, node: yaml.ScalarNode) -> str | None:  # type: ignore[override]
+        text = str(super().construct_scalar(node))
+        if node.style is not None:
+            return text
+        return None if text in _NULLS else _Plain(text)
+
+    def construct_mapping(
+        self,
+        node: yaml.MappingNode,
+        deep: bool = False,  # noqa: ARG002  # always: merging needs whole values
+    ) -> dict[Hashable, Any]:
+        merged: dict[Hashable, Any] = {}
+        own: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
+            value = self.construct_object(value_node, deep=True)
+            if key_node.value == _MERGE and key_node.style is None:
+                merged = _merged(value, node) | merged
+            elif key_node.value in own:
+                raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
+            else:
+                own[key_node.value] = value
+        return merged | own
+
+
+def _merged(value: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    """What a merge key stands for: a mapping, or several of which the first wins."""
+    merged: dict[Hashable, Any] = {}
+    for each in value if isinstance(value, list) else [value]:
+        if not isinstance(each, dict):
             raise yaml.constructor.ConstructorError(problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
+        merged = each | merged
+    return merged
 
 
 def _load(text: str) -> Any:
@@ -163,6 +208,10 @@ def _load(text: str) -> Any:
     except yaml.YAMLError as bad:
         mark = getattr(bad, "problem_mark", None)
         where = f" at or after line {mark.line + 1}" if mark else ""
+    except RecursionError:
+        raise ConfigError(FLAG, "nested too deeply") from None
+    except (ValueError, OverflowError):  # an escape for a character that there is not
+        where = ""
     # Not chained: PyYAML's message quotes the text around the mark.
     raise ConfigError(FLAG, f"not valid YAML, or a key given twice{where}")
 
@@ -185,7 +234,9 @@ class _Section:
         return _section(self._path(key), self.values.get(key), known)
 
     def string(self, key: str) -> str:
-        value = self.values.get(key, "")
+        value = self.values.get(key)
+        if value is None:
+            return ""
         if not isinstance(value, str):
             self.refuse(key, "must be a single value")
         return value
@@ -203,10 +254,12 @@ class _Section:
         return value
 
     def boolean(self, key: str, *, default: bool) -> bool:
-        value = self.string(key).lower()
-        if value and value not in _BOOLEANS:
-            self.refuse(key, "must be true or false")
-        return _BOOLEANS.get(value, default)
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, _Plain) or value not in _BOOLEANS:
+            self.refuse(key, "must be true or false, without quotes")
+        return _BOOLEANS[value]
 
     def _path(self, key: str) -> str:
         return f"{self.name}.{key}" if self.name else key
@@ -214,13 +267,14 @@ class _Section:
 
 def _section(name: str, value: Any, known: tuple[str, ...] | None) -> _Section:
     """``known`` None: any key is."""
-    if value in (None, ""):
+    if value is None:
         return _Section(name, {})
     if not isinstance(value, dict):
         _refuse(name, "must be a mapping")
     for key in value:
         if known is not None and key not in known:
-            _refuse(name, f"unknown key {key[:60]!r}; known are {', '.join(known)}")
+            shown = f" {key!r}" if _KEY.fullmatch(key) else ""  # anything else may be a value, for want of a colon
+            _refuse(name, f"unknown key{shown}; known are {', '.join(known)}")
     return _Section(name, value)
 
 
@@ -232,6 +286,8 @@ def _tls(section: _Section, directory: Path, *, http2: bool) -> TlsSettings:
         _refuse(section.name, "missing one of key or key_file")
     client_allowed_sans = section.strings("client_allowed_sans")
     client_auth_type = _client_auth_type(section)
+    if client_auth_type == "RequestClientCert" and client_allowed_sans:
+        section.refuse("client_allowed_sans", "needs client certificates that are verified")
     if client_auth_type == "NoClientCert" and (client_ca or client_allowed_sans):
         section.refuse("client_auth_type", "needed where client_ca, client_ca_file or client_allowed_sans is")
     min_version = section.choice("min_version", _VERSIONS, "TLS12")
@@ -243,7 +299,7 @@ def _tls(section: _Section, directory: Path, *, http2: bool) -> TlsSettings:
         if max_version != "TLS13":
             section.refuse("cipher_suites", "needs a suite for TLS 1.2")
         min_version = "TLS13"
-    if http2 and ciphers and min_version == "TLS12" and not _HTTP2_CIPHERS.intersection(ciphers):
+    if http2 and ciphers and min_version != "TLS13" and not _HTTP2_CIPHERS.intersection(ciphers):
         section.refuse(
             "cipher_suites",
             "HTTP/2 needs TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 or TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;"
@@ -258,9 +314,8 @@ def _tls(section: _Section, directory: Path, *, http2: bool) -> TlsSettings:
         min_version=min_version,
         max_version=max_version,
         ciphers=ciphers or (),
-        curve=_curve(section),
+        curves=_curves(section),
         prefer_server_ciphers=section.boolean("prefer_server_cipher_suites", default=True),
-        http2=http2,
     )
 
 
@@ -272,10 +327,11 @@ def _pem(section: _Section, key: str, directory: Path) -> Pem | None:
 
 
 def _client_auth_type(section: _Section) -> str:
-    if section.string("client_auth_type") in _UNVERIFIED_CLIENT_AUTH:
+    if section.string("client_auth_type") in _ANY_CLIENT_CERT:
         section.refuse(
             "client_auth_type",
-            "cannot ask for client certificates without verifying them; use RequireAndVerifyClientCert",
+            "Python's ssl cannot insist on a client certificate without verifying it; use"
+            " RequireAndVerifyClientCert, or RequestClientCert where none is needed",
         )
     return section.choice("client_auth_type", _CLIENT_AUTH, "NoClientCert")
 
@@ -288,26 +344,22 @@ def _ciphers(section: _Section) -> tuple[str, ...] | None:
     return tuple(name for suite in suites if (name := _CIPHERS[suite])) if suites else None
 
 
-def _curve(section: _Section) -> str | None:
-    """The curve to be limited to; all of them are as good as none, any other set cannot be expressed."""
-    names = set(section.strings("curve_preferences"))
-    if not names <= set(_CURVES):
+def _curves(section: _Section) -> tuple[str, ...]:
+    """The curves to be limited to, the best one first; all of them are as good as none."""
+    names = list(dict.fromkeys(section.strings("curve_preferences")))
+    if not set(names) <= set(_CURVES):
         section.refuse("curve_preferences", f"unknown curve; known are {', '.join(_CURVES)}")
-    if not names or names == set(_CURVES):
-        return None
-    if len(names) > 1:
-        section.refuse("curve_preferences", "can be one curve or all four, since Python's ssl takes no list")
-    return _CURVES[names.pop()]
+    return () if len(names) == len(_CURVES) else tuple(_CURVES[name] for name in names)
 
 
 def _headers(section: _Section) -> dict[str, str]:
-    headers = {name: value for name in section.values if (value := section.string(name))}
+    headers = {name: section.string(name) for name in section.values}
     for name, value in headers.items():
         if _HEADERS[name] and value not in _HEADERS[name]:
             section.refuse(name, f"must be one of {', '.join(_HEADERS[name])}")
         if not (value.isascii() and value.isprintable()):
             section.refuse(name, "must be one line of printable ASCII")
-    return headers
+    return {name: value for name, value in headers.items() if value}
 
 
 def _users(section: _Section) -> dict[str, str]:
@@ -328,8 +380,6 @@ def _rate_limit(section: _Section) -> RateLimit | None:
         section.refuse("burst", "must be a whole number")
     if interval_seconds == 0:  # the toolkit's way to turn it off
         return None
-    if int(burst) == 0:
-        section.refuse("burst", "must be at least 1 where an interval is given: 0 would refuse every request")
     return RateLimit(interval_seconds, int(burst))
 
 

@@ -32,8 +32,11 @@ $links
 _LINK: Final = Template('<dt><a href="$path">$path</a></dt><dd>$meaning</dd>')
 
 
-def landing_page(*, telemetry_path: str, version: str) -> str:
-    """A whole HTML document without anything loaded from elsewhere; arguments are escaped."""
+def landing_page(*, telemetry_path: str, version: str, prefix: str = "") -> str:
+    """A whole HTML document without anything loaded from elsewhere; arguments are escaped.
+
+    ``prefix`` is what links begin with for whoever opens the page, maybe through a proxy.
+    """
     links = {
         telemetry_path: "metrics for Prometheus",
         "/-/healthy": "whether this process works",
@@ -43,6 +46,6 @@ def landing_page(*, telemetry_path: str, version: str) -> str:
     return _PAGE.substitute(
         version=html.escape(version),
         links="\n".join(
-            _LINK.substitute(path=html.escape(path), meaning=meaning) for path, meaning in links.items()
+            _LINK.substitute(path=html.escape(prefix + path), meaning=meaning) for path, meaning in links.items()
         ),
     )

@@ -1,9 +1,11 @@
-"""Edge: listen addresses become listening sockets."""
+"""Edge: listen addresses, or what systemd passes, become listening sockets."""
 
 import errno
+import os
 import re
 import socket
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, MutableMapping
 from typing import Final
 
 import structlog
@@ -13,19 +15,31 @@ from ..errors import ConfigError
 log = structlog.get_logger()
 
 FLAG: Final = "--web.listen-address"
+SYSTEMD_FLAG: Final = "--web.systemd-socket"
+
+_VSOCK = re.compile(r"vsock://(?P<cid>[0-9]{0,10}):(?P<port>[0-9]{1,10})")
+_VSOCK_HOST: Final = "vsock://"
+_MOST_VSOCK: Final = 2**32 - 1  # and at once "any" as a context id
+_FIRST_PASSED: Final = 3  # descriptors 0 to 2 are the standard ones
 
 _ADDRESS = re.compile(r"(?P<host>|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:\[\]/@%]+):(?P<port>[0-9]{1,5})")
 # This machine lacks the address or its whole family, while another one of the same name may do.
 _UNAVAILABLE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 _ALL_ADDRESSES: Final = ("::", "0.0.0.0")  # noqa: S104  (compared, not bound)
-_BACKLOG: Final = 100
+_BACKLOG: Final = 1024  # so that a flood does not keep others from connecting
 
 
 def parse_address(address: str) -> tuple[str, int]:
     """Host (empty for all of them) and port of ``:9100``, ``127.0.0.1:9100``, ``[::1]:9100`` or ``name:9100``.
 
+    The host of ``vsock://:9100`` is ``vsock://``, with a context id that is given after it.
     Errors: ConfigError.
     """
+    if address.startswith(_VSOCK_HOST):
+        virtual = _VSOCK.fullmatch(address)
+        if not virtual or int(virtual["port"]) > _MOST_VSOCK or int(virtual["cid"] or 0) > _MOST_VSOCK:
+            raise ConfigError(FLAG, f"{address!r} is not vsock://:PORT or vsock://CID:PORT")
+        return _VSOCK_HOST + virtual["cid"], int(virtual["port"])
     found = _ADDRESS.fullmatch(address)
     if not found or int(found["port"]) > 65535:
         raise ConfigError(FLAG, f"{address!r} is not host:port, [IPv6]:port or :port")
@@ -48,12 +62,47 @@ def bind(addresses: Iterable[str]) -> list[socket.socket]:
     return sockets
 
 
+def inherit(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """The sockets that systemd has passed to this process; their variables are taken out of ``environ``.
+
+    Errors: ConfigError where there is none, or where one is not listening.
+    """
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdecimal() or int(count) == 0:
+        raise ConfigError(SYSTEMD_FLAG, "no socket was passed; start it by a systemd socket unit")
+    return [_inherited(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(count))]
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    try:
+        listening = socket.socket(fileno=descriptor)
+        is_listening = listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        raise ConfigError(SYSTEMD_FLAG, f"descriptor {descriptor} is not a socket") from None
+    if not is_listening or listening.type != socket.SOCK_STREAM:
+        raise ConfigError(SYSTEMD_FLAG, f"descriptor {descriptor} is not a listening stream socket")
+    listening.set_inheritable(False)
+    listening.setblocking(False)
+    return listening
+
+
 def url(listening: socket.socket, *, tls: bool) -> str:
     """An address to open in a browser, with the real port where 0 was asked for."""
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return _other_url(listening)
     host, port = listening.getsockname()[:2]
     if host in _ALL_ADDRESSES:
         host = "localhost"
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _other_url(listening: socket.socket) -> str:
+    where = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return f"unix:{where if isinstance(where, str) else where.decode(errors='replace')}"
+    cid, port = where
+    return f"{_VSOCK_HOST}{'' if cid == _MOST_VSOCK else cid}:{port}"
 
 
 def _bind_everywhere(port: int) -> socket.socket:
@@ -73,6 +122,8 @@ def _bind_everywhere(port: int) -> socket.socket:
 
 def _bind_host(host: str, port: int) -> list[socket.socket]:
     """Every address that the host has; one that this machine lacks is left out if another is there."""
+    if host.startswith(_VSOCK_HOST):
+        return [_bind_vsock(host.removeprefix(_VSOCK_HOST), port)]
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -92,6 +143,24 @@ def _bind_host(host: str, port: int) -> list[socket.socket]:
     if missing and not sockets:
         raise _refused(shown, missing)
     return sockets
+
+
+def _bind_vsock(cid: str, port: int) -> socket.socket:
+    shown = f"{_VSOCK_HOST}{cid}:{port}"
+    if sys.platform != "linux":
+        raise ConfigError(FLAG, f"cannot listen on {shown}: only Linux has vsock")
+    try:
+        listening = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    except OSError:
+        raise ConfigError(FLAG, f"cannot listen on {shown}: this kernel has no vsock") from None
+    try:
+        listening.bind((int(cid) if cid else socket.VMADDR_CID_ANY, port or socket.VMADDR_PORT_ANY))
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError as bad:
+        listening.close()
+        raise _refused(shown, bad) from None
+    return listening
 
 
 def _listen(family: int, where: tuple[object, ...], *, dualstack_ipv6: bool = False) -> socket.socket:

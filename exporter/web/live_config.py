@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import attrs
 import structlog
@@ -11,45 +12,74 @@ import trio
 
 from ..errors import ConfigError
 from .config_file import FLAG, WebConfig, parse
+from .files import Signature, read_bounded, signature
 from .security import Passwords, Protection, TokenBucket
-from .tls import build_context
+from .tls import Contexts, build_contexts
 
 log = structlog.get_logger()
 
-# Modification time, inode and size of each file, None for one that is missing.
-_Signature = tuple[tuple[int, int, int] | None, ...]
+LOOK_SECONDS: Final = 2.0  # for all the files, which may be on a disk that hangs
+_BLANK_SECONDS: Final = 1.0
 
 
 @attrs.frozen(kw_only=True)
 class InForce:
-    """A web configuration made ready: ``tls`` for handshakes, ``protection`` for requests."""
+    """A web configuration made ready: ``contexts`` for handshakes, ``protection`` for requests."""
 
     config: WebConfig
-    tls: ssl.SSLContext | None
+    contexts: Contexts | None
     protection: Protection
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """None: plain HTTP."""
+        return self.contexts.first if self.contexts else None
+
+
+@attrs.frozen(kw_only=True)
+class _Look:
+    """What a look at the files found: how they look, and what they say if that is new."""
+
+    files: tuple[Path, ...]
+    seen: tuple[Signature, ...]
+    found: InForce | ConfigError | None
 
 
 class LiveConfig:
     """The web configuration file, or none (plain HTTP for everybody).
 
-    A changed file that is bad, or that would lift TLS or basic auth, leaves the old one in force: an editor's
-    half-written file must not open the door. ``last_success`` says how the last read went,
-    ``last_success_timestamp`` is the Unix time of the last good one; without a file both stay at their start.
+    A changed file that cannot be used, or that would turn TLS on or off, leaves the old one in force.
+    ``last_success`` says how the last look went, ``last_success_timestamp`` is the Unix time at which what is in
+    force was read; without a file both stay at their start.
     """
 
-    def __init__(self, path: Path | None, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        now: Callable[[], float] = time.time,
+        patience_seconds: float = LOOK_SECONDS,
+    ) -> None:
         """Read the file and what it names. Blocks on files.
 
         Errors: ConfigError naming the key, which is also what ``check-config`` reports.
         """
         self._path = path
         self._now = now
-        self._watched: tuple[Path, ...] = () if path is None else (path,)
-        self._seen: _Signature = ()
+        self._patience_seconds = patience_seconds
         self._one_at_a_time = trio.Lock()
-        self._in_force = self._load()
+        self._one_thread = trio.CapacityLimiter(1)
+        self._files: tuple[Path, ...] = ()
+        self._seen: tuple[Signature, ...] = ()
+        self._in_force = InForce(config=WebConfig(), contexts=None, protection=Protection())
+        if path is not None:
+            look = _look(path, self._files, self._seen, self._in_force)
+            if isinstance(look.found, ConfigError):
+                raise look.found
+            self._files, self._seen, self._in_force = look.files, look.seen, look.found or self._in_force
         self.last_success = True
         self.last_success_timestamp = now()
+        self._said = ""
 
     @property
     def in_force(self) -> InForce:
@@ -57,71 +87,94 @@ class LiveConfig:
         return self._in_force
 
     async def current(self) -> InForce:
-        """What is in force now, after a look at the files (a few ``stat`` calls in a thread)."""
+        """What is in force now, after a look at the files in a thread, which is waited for a while only."""
         if self._path is None:
             return self._in_force
         async with self._one_at_a_time:
-            seen = await trio.to_thread.run_sync(_signature, self._watched)
-            if seen != self._seen:
-                await self._reload()
+            if self._one_thread.borrowed_tokens:  # an earlier look hangs
+                return self._in_force
+            with trio.move_on_after(self._patience_seconds) as patience:
+                look = await trio.to_thread.run_sync(
+                    _look,
+                    self._path,
+                    self._files,
+                    self._seen,
+                    self._in_force,
+                    limiter=self._one_thread,
+                    abandon_on_cancel=True,
+                )
+                self._take(look)
+            if patience.cancelled_caught:
+                self._seen = ()  # so that the next look that ends says how things are
+                self._fail("takes too long to read")
         return self._in_force
 
-    async def _reload(self) -> None:
-        before = self._in_force
-        try:
-            after = await trio.to_thread.run_sync(self._load)
-            _refuse_weaker(before, after)
-        except ConfigError as bad:
-            self.last_success = False
-            log.error("web config file not reloaded, the old one stays in force", reason=bad.reason)
-        else:
-            self._in_force = after
-            self.last_success = True
-            self.last_success_timestamp = self._now()
+    async def reread(self) -> None:
+        """Read the files again, changed or not: a mended permission or mount changes none of what is looked at."""
+        self._seen = ()
+        await self.current()
+
+    def _take(self, look: _Look) -> None:
+        self._files, self._seen = look.files, look.seen
+        if isinstance(look.found, ConfigError):
+            self._fail(look.found.reason)
+        elif look.found is not None and (look.found.contexts is None) != (self._in_force.contexts is None):
+            self._fail("tls_server_config: turning TLS on or off takes a restart")
+        elif look.found is not None:
+            self._in_force = look.found
+            self.last_success, self.last_success_timestamp = True, self._now()
             log.info("web config file reloaded")
 
-    def _load(self) -> InForce:
-        """Read everything, remembering first how the files look: a change meanwhile is seen next time."""
-        if self._path is None:
-            return InForce(config=WebConfig(), tls=None, protection=Protection())
-        self._seen = _signature(self._watched)
-        config = parse(_read(self._path), self._path.parent)
-        self._watched = (self._path, *config.files)
-        self._seen = _signature(self._watched)
-        return InForce(
-            config=config,
-            tls=build_context(config.tls) if config.tls else None,
-            protection=Protection(
-                headers=config.headers,
-                passwords=Passwords(config.users) if config.users else None,
-                bucket=TokenBucket(config.rate_limit) if config.rate_limit else None,
-            ),
-        )
+    def _fail(self, reason: str) -> None:
+        if self.last_success or reason != self._said:
+            log.error("web config file not reloaded, the old one stays in force", reason=reason)
+        self.last_success, self._said = False, reason
 
 
-def _refuse_weaker(before: InForce, after: InForce) -> None:
-    if (before.tls is None) != (after.tls is None):
-        raise ConfigError(FLAG, "tls_server_config: turning TLS on or off takes a restart")
-    if before.config.users and not after.config.users:
-        raise ConfigError(FLAG, "basic_auth_users: turning basic auth off takes a restart")
+def _look(path: Path, files: tuple[Path, ...], seen: tuple[Signature, ...], before: InForce) -> _Look:
+    """Look whether the files have changed, and read them if so. Blocks on files; nothing escapes it.
 
-
-def _read(path: Path) -> str:
+    How the files look is taken before they are read: a change meanwhile is seen next time.
+    """
+    files = files or (path,)
+    now_seen = tuple(map(signature, files))
+    if now_seen == seen:
+        return _Look(files=files, seen=seen, found=None)
     try:
-        return path.read_text(encoding="utf-8")
+        content = read_bounded(path)
+        if before.config.users and _is_being_written(path, content):
+            return _Look(files=files, seen=(), found=ConfigError(FLAG, "is empty, as while it is being written"))
+        config = parse(_text(content), path.parent)
+        files = (path, *config.files)
+        now_seen = (now_seen[0], *map(signature, config.files))
+        return _Look(files=files, seen=now_seen, found=_ready(config, before))
+    except ConfigError as bad:
+        return _Look(files=files, seen=now_seen, found=bad)
+    except Exception as bad:  # YAML nested too deeply, out of memory: the old configuration outlives them all
+        return _Look(files=files, seen=now_seen, found=ConfigError(FLAG, f"cannot be used: {type(bad).__name__}"))
+
+
+def _is_being_written(path: Path, content: bytes) -> bool:
+    """An empty file lifts basic auth only once it has been empty for a while: an editor may just have begun."""
+    return not content.strip() and time.time() - path.stat().st_mtime < _BLANK_SECONDS
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
     except UnicodeDecodeError:
         raise ConfigError(FLAG, "is not UTF-8 text") from None
-    except OSError as bad:
-        raise ConfigError(FLAG, f"cannot be read: {bad.strerror}: {path}") from None
 
 
-def _signature(paths: tuple[Path, ...]) -> _Signature:
-    return tuple(map(_signature_of, paths))
-
-
-def _signature_of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
+def _ready(config: WebConfig, before: InForce) -> InForce:
+    """Make a configuration ready. What has not changed is kept, with the verdicts and tokens it holds."""
+    passwords, bucket = before.protection.passwords, before.protection.bucket
+    if config.users != before.config.users:
+        passwords = Passwords(config.users) if config.users else None
+    if config.rate_limit != before.config.rate_limit:
+        bucket = TokenBucket(config.rate_limit) if config.rate_limit else None
+    return InForce(
+        config=config,
+        contexts=build_contexts(config.tls) if config.tls else None,
+        protection=Protection(headers=config.headers, passwords=passwords, bucket=bucket),
+    )

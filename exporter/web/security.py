@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import hmac
 import secrets
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
@@ -24,7 +25,9 @@ from .config_file import RateLimit
 
 log = structlog.get_logger()
 
-_MAX_VERDICTS: Final = 1000  # 32-byte keys: about 100 KB
+_MAX_WRONG: Final = 1000  # 32-byte keys: about 100 KB
+_MOST_WAITING: Final = 16  # for one user, or for nobody: about a second at cost 10
+_NOBODY: Final = b"$2b$10$" + b"." * 53
 _BCRYPT_BYTES: Final = 72  # what lies beyond takes no part in the hash; bcrypt 5 raises instead
 
 
@@ -47,46 +50,74 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def give_back(self) -> None:
+        """Undo an ``allow`` that was not needed after all."""
+        self._tokens = min(float(self._limit.burst), self._tokens + 1)
+
+
+class TooManyLogins(Exception):
+    """So many logins wait to be checked that one more would only wait too."""
+
 
 class Passwords:
-    """Checks logins against bcrypt hashes, off the event loop and one at a time.
+    """Checks logins against bcrypt hashes, off the event loop.
 
     Verdicts are remembered under a keyed hash of the login, never the login itself: bcrypt costs 70 ms of CPU
-    and more, which a scrape every few seconds must not pay each time. An unknown name costs what a known one does.
+    and more, which a scrape every few seconds must not pay each time. A right login is remembered for good, wrong
+    ones push out each other only. Each user's logins are checked one at a time, and so are those of nobody
+    together: whoever guesses waits for guesses. Nobody's hash has the cost of `htpasswd -BC 10`, so that a costly
+    hash of one user is not paid for every made-up name.
     """
 
     def __init__(self, users: Mapping[str, str]) -> None:
-        self._users = {name.encode(): hashed.encode() for name, hashed in users.items()}
-        cost = max(hashed[4:6] for hashed in self._users.values())
-        self._nobody = b"$2b$" + cost + b"$" + b"." * 53
+        self._users = {name.encode(errors="surrogatepass"): hashed.encode() for name, hashed in users.items()}
         self._secret = secrets.token_bytes(32)
-        self._verdicts: dict[bytes, bool] = {}
-        self._one_at_a_time = trio.Lock()
+        self._right: set[bytes] = set()  # at most one for each user
+        self._wrong: dict[bytes, None] = {}
+        self._writing = threading.Lock()
+        self._lanes: dict[bytes | None, trio.CapacityLimiter] = {}
 
     async def accept(self, authorization: str | None) -> bool:
-        """Whether the value of an ``Authorization`` header is a login of one of the users."""
+        """Whether the value of an ``Authorization`` header is a login of one of the users.
+
+        Errors: TooManyLogins. Cancellation: at once; a check that has begun goes on in its thread, and whoever
+        is next waits for it.
+        """
         login = _basic_login(authorization or "")
         if login is None:
             return False
-        key = hmac.digest(self._secret, login, hashlib.sha256)
-        if key not in self._verdicts:
-            async with self._one_at_a_time:
-                if key not in self._verdicts:  # not found by whom we waited for
-                    verdict = await trio.to_thread.run_sync(self._check, login)
-                    if len(self._verdicts) >= _MAX_VERDICTS:
-                        del self._verdicts[next(iter(self._verdicts))]
-                    self._verdicts[key] = verdict
-                return self._verdicts[key]
-        return self._verdicts[key]
-
-    def _check(self, login: bytes) -> bool:
         name, _, password = login.partition(b":")
-        hashed = self._users.get(name)
+        password = password[:_BCRYPT_BYTES]
+        key = hmac.digest(self._secret, name + b":" + password, hashlib.sha256)
+        if (verdict := self._verdict(key)) is not None:
+            return verdict
+        lane = self._lanes.setdefault(name if name in self._users else None, trio.CapacityLimiter(1))
+        if lane.statistics().tasks_waiting >= _MOST_WAITING:
+            raise TooManyLogins
+        return await trio.to_thread.run_sync(
+            self._check, key, password, self._users.get(name), limiter=lane, abandon_on_cancel=True
+        )
+
+    def _verdict(self, key: bytes) -> bool | None:
+        return True if key in self._right else False if key in self._wrong else None
+
+    def _check(self, key: bytes, password: bytes, hashed: bytes | None) -> bool:
+        """In a thread: blocks for as long as the hash, or nobody's, says."""
+        if (verdict := self._verdict(key)) is not None:  # found by whom we waited for
+            return verdict
         try:
-            matches = bcrypt.checkpw(password[:_BCRYPT_BYTES], hashed or self._nobody)
-        except ValueError:  # a password that bcrypt cannot hash
+            matches = bcrypt.checkpw(password, hashed or _NOBODY)
+        except ValueError:  # a password or a hash that bcrypt cannot work with
             matches = False
-        return matches and hashed is not None
+        verdict = matches and hashed is not None
+        with self._writing:
+            if verdict:
+                self._right.add(key)
+            else:
+                if len(self._wrong) >= _MAX_WRONG:
+                    del self._wrong[next(iter(self._wrong))]
+                self._wrong[key] = None
+        return verdict
 
 
 @attrs.frozen(kw_only=True)
@@ -102,9 +133,6 @@ def guard(app: ASGIApp, current: Callable[[], Awaitable[Protection]]) -> ASGIApp
     """Protect an application; an exception that leaves it is logged and contained."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":  # a WebSocket, which no route takes: the application refuses it
-            await app(scope, receive, send)
-            return
         protection = await current()
 
         async def send_with_headers(message: Message) -> None:
@@ -130,8 +158,11 @@ async def _refusal(protection: Protection, scope: Scope) -> PlainTextResponse | 
     if protection.passwords is None:
         return None
     given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
-    if await protection.passwords.accept(given[0] if len(given) == 1 else None):
-        return None
+    try:
+        if await protection.passwords.accept(given[0] if len(given) == 1 else None):
+            return None
+    except TooManyLogins:
+        return PlainTextResponse("too many logins wait to be checked\n", 503, {"Retry-After": "1"})
     return PlainTextResponse("Unauthorized\n", 401, {"WWW-Authenticate": 'Basic realm="phonic-exporter"'})
 
 

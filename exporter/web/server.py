@@ -1,38 +1,34 @@
 """Edge: the HTTP server, from listen addresses to a graceful stop.
 
-Strategy: hypercorn speaks HTTP on each connection (``TCPServer``); the accept loop around it is ours, since its
-own dies with one crashing connection, keeps the certificates of its start, and cannot be stopped while a client
-takes its answer slowly. Each connection is one task that contains its crashes and always closes its socket.
+Strategy: a small server of our own on h11 (`http1`), since every limit has to be exact: see
+docs/decisions/0001-http-server.md. Each connection is one task that contains its crashes and always closes its
+socket; `crowd` says which connections there may be.
 """
 
-import logging
-import ssl
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from socket import gethostname
+from typing import Final
+from urllib.parse import urlsplit
 
 import structlog
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import ASGIFramework, ConnectionState
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from .crowd import Crowd, Visit
 from .endpoints import Exported, build_app
-from .listen import bind, url
+from .fence import fence
+from .http1 import linger, serve_http
+from .listen import bind, inherit, parse_address, url
 from .live_config import LiveConfig
 from .security import Protection, guard
-from .tls import has_allowed_san
+from .tls import HandshakeFailed, handshake
 
 log = structlog.get_logger()
 
-_HANDSHAKE_SECONDS: Final = 10
-_RESPONSE_SECONDS: Final = 60  # whoever has not taken an answer by then is cut off
 _GRACE_SECONDS: Final = 3
-_KEEP_ALIVE_SECONDS: Final = 150  # longer than common scrape intervals, so that connections are used again
 
 
 def validate(config_file: Path) -> None:
@@ -51,106 +47,80 @@ async def serve(
     max_requests: int,
     web_config: LiveConfig,
     stop: trio.Event,
+    systemd_socket: bool = False,
+    route_prefix: str = "",
+    external_url: str = "",
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``stop`` is set, then return within a few seconds; ``started`` gets one URL for each socket.
 
+    With ``systemd_socket`` the sockets are those that systemd passed, and not of ``listen_addresses``.
+    ``route_prefix`` begins every path here, the path of ``external_url`` every link.
     After ``stop`` no connection is accepted, answers under way are finished, idle connections are closed.
     Errors: ConfigError for addresses, path or limit that cannot be used, before ``started``.
     Cancellation: cuts every connection at once.
     """
-    app = build_app(exported, telemetry_path=telemetry_path, max_requests=max_requests)
+    app = build_app(
+        exported,
+        telemetry_path=telemetry_path,
+        max_requests=max_requests,
+        route_prefix=route_prefix,
+        link_prefix=urlsplit(external_url).path.rstrip("/") if external_url else None,
+        fence=fence(
+            external_url=external_url,
+            listen_hosts=[parse_address(address)[0] for address in listen_addresses],
+            machine=gethostname(),
+        ),
+    )
 
     async def protection() -> Protection:
         return (await web_config.current()).protection
 
-    sockets = await trio.to_thread.run_sync(bind, listen_addresses)
+    if systemd_socket:
+        sockets = inherit(os.environ)
+    else:
+        sockets = await trio.to_thread.run_sync(bind, listen_addresses)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
-    context = WorkerContext(None)
-    handle = partial(_serve_connection, guard(app, protection), web_config, _hypercorn_config(), context)
+    crowd = Crowd()
+    receive_client = partial(_receive_client, guard(app, protection), web_config, crowd)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
-            accepting.start_soon(partial(trio.serve_listeners, handle, listeners, handler_nursery=connections))
+            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=connections)
+            accepting.start_soon(serve_listeners)
             task_status.started(urls)
             await stop.wait()
             accepting.cancel_scope.cancel()
-        await context.terminated.set()  # hypercorn: no keep-alive any more
+        crowd.close()
         connections.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
 
 
-async def _serve_connection(
-    app: ASGIApp, web_config: LiveConfig, config: Config, context: WorkerContext, stream: trio.SocketStream
+async def _receive_client(
+    app: ASGIApp, web_config: LiveConfig, crowd: Crowd, transport: trio.SocketStream
 ) -> None:
-    """Speak HTTP, over TLS if it is on, until the connection ends; errors end only this connection."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_close_at_last, stream.socket)
+    """Serve one connection to its end; errors end only this one."""
+    with trio.CancelScope() as scope:
+        visit = crowd.enter(scope)
         try:
-            secured = await _secured(stream, web_config)
-            if secured is not None:
-                # Casts: hypercorn has types of its own for ASGI, and declares TLS streams where it takes both.
-                limited = ASGIWrapper(cast(ASGIFramework, _limited(app, stream.socket)))
-                tls_or_not = cast("trio.SSLStream[trio.SocketStream]", secured)
-                await TCPServer(limited, config, context, ConnectionState({}), tls_or_not)
-        except Exception:  # hypercorn raises on some requests, such as HTTP/2 with a path that is not ASCII
+            if visit is not None and await _serve_client(app, web_config, crowd, visit, transport):
+                await linger(transport)
+        except Exception:
             log.warning("connection failed", exc_info=True)
-        nursery.cancel_scope.cancel()
+        finally:
+            if visit is not None:
+                crowd.leave(visit)
+            transport.socket.close()
 
 
-async def _close_at_last(socket: trio.socket.SocketType) -> None:
-    """Close the socket when cancelled: hypercorn shields its sends, and only this makes them give up."""
-    try:
-        await trio.sleep_forever()
-    finally:
-        socket.close()
-
-
-async def _secured(
-    stream: trio.SocketStream, web_config: LiveConfig
-) -> trio.SocketStream | trio.SSLStream[trio.SocketStream] | None:
-    """The stream to speak HTTP on; None where the client failed the handshake or is not allowed."""
+async def _serve_client(
+    app: ASGIApp, web_config: LiveConfig, crowd: Crowd, visit: Visit, transport: trio.SocketStream
+) -> bool:
     in_force = await web_config.current()
-    if in_force.tls is None or in_force.config.tls is None:
-        return stream
-    secured = trio.SSLStream(stream, in_force.tls, server_side=True, https_compatible=True)
+    if in_force.contexts is None or in_force.config.tls is None:
+        return await serve_http(transport, app, crowd=crowd, visit=visit)
     try:
-        with trio.fail_after(_HANDSHAKE_SECONDS):
-            await secured.do_handshake()
-    except trio.TooSlowError:
-        log.debug("TLS handshake not finished in time")
-        return None
-    except trio.BrokenResourceError as broken:
-        cause = broken.__cause__
-        log.debug("TLS handshake failed", reason=cause.reason if isinstance(cause, ssl.SSLError) else "cut")
-        return None
-    allowed = in_force.config.tls.client_allowed_sans
-    if allowed and not has_allowed_san(secured.getpeercert(), allowed):
-        log.warning("client certificate has none of tls_server_config.client_allowed_sans")
-        return None
-    return secured
-
-
-def _limited(app: ASGIApp, socket: trio.socket.SocketType) -> ASGIApp:
-    """Cut the connection when an answer takes too long, so that slow readers cannot hold places and memory."""
-
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cut_after, _RESPONSE_SECONDS, socket, nursery.cancel_scope)
-            await app(scope, receive, send)
-            nursery.cancel_scope.cancel()
-
-    return limited
-
-
-async def _cut_after(seconds: float, socket: trio.socket.SocketType, scope: trio.CancelScope) -> None:
-    await trio.sleep(seconds)
-    socket.close()
-    scope.cancel()
-
-
-def _hypercorn_config() -> Config:
-    config = Config()
-    config.errorlog = logging.getLogger("hypercorn.error")  # goes where all logs go
-    config.include_server_header = False
-    config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
-    return config
+        secured = await handshake(transport, in_force.contexts, in_force.config.tls)
+    except HandshakeFailed as failed:
+        log.debug("TLS handshake failed", reason=failed.reason)
+        return True
+    return await serve_http(secured, app, crowd=crowd, visit=visit, is_tls=True)

@@ -350,15 +350,16 @@ async def test_refusal_without_end_is_not_read_until_the_deadline() -> None:
     assert closed.reason is FeedError.HTTP_403
 
 
-async def test_refused_port_is_a_failed_connect() -> None:
+async def test_refused_port_is_told_apart() -> None:
     with refused_url() as url:
         _, closed = await read(socket_at(url))
-    assert (type(closed), closed.reason) == (FeedLost, FeedError.CONNECT)
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.REFUSED)
 
 
-async def test_unknown_host_is_a_failed_connect() -> None:
-    _, closed = await read(socket_at("http://nobody.invalid", timeouts=Timeouts()))
-    assert (type(closed), closed.reason) == (FeedLost, FeedError.CONNECT)
+@pytest.mark.parametrize("host", ["nobody.invalid", "a" * 64 + ".example"])
+async def test_unknown_host_is_told_apart(host: str) -> None:
+    _, closed = await read(socket_at(f"http://{host}", timeouts=Timeouts()))
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.DNS)
 
 
 @pytest.mark.parametrize(

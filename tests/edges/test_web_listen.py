@@ -1,13 +1,15 @@
 """Listen addresses: what they may be, and that each is really listened on."""
 
+import os
 import socket
 from urllib.parse import urlsplit
 
 import pytest
+import trio
 
 from exporter.errors import ConfigError
-from exporter.web.listen import bind, parse_address
-from tests.edges.serving import serving, status_of
+from exporter.web.listen import bind, inherit, parse_address
+from tests.edges.serving import GET_METRICS, serving, status_of
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,8 @@ from tests.edges.serving import serving, status_of
         ("[::]:65535", ("::", 65535)),
         ("[fe80::1%eth0]:80", ("fe80::1%eth0", 80)),
         ("exporter.example:80", ("exporter.example", 80)),
+        ("vsock://:9100", ("vsock://", 9100)),
+        ("vsock://3:4294967295", ("vsock://3", 4294967295)),
     ],
 )
 def test_address_is_host_and_port(address: str, expected: tuple[str, int]) -> None:
@@ -27,7 +31,26 @@ def test_address_is_host_and_port(address: str, expected: tuple[str, int]) -> No
 
 @pytest.mark.parametrize(
     "address",
-    ["", "9100", "localhost", "::1:9100", "[::1]", "a:b", ":65536", ":-1", "http://a:1", "a b:1", ":1\n", "[]:1"],
+    [
+        "",
+        "9100",
+        "localhost",
+        "::1:9100",
+        "[::1]",
+        "a:b",
+        ":65536",
+        ":-1",
+        "http://a:1",
+        "a b:1",
+        ":1\n",
+        "[]:1",
+        "vsock://",
+        "vsock://:",
+        "vsock://9100",
+        "vsock://a:1",
+        "vsock://:4294967296",
+        "vsock://4294967296:1",
+    ],
 )
 def test_malformed_address_is_refused(address: str) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -69,3 +92,50 @@ async def test_every_address_is_listened_on() -> None:
         assert len(served.urls) >= 2
         for url in served.urls:
             assert await status_of(f"{url}/metrics") == 200
+
+
+def has_vsock() -> bool:
+    """Whether this kernel can connect to itself over vsock."""
+    try:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listening:
+            listening.bind((socket.VMADDR_CID_LOCAL, socket.VMADDR_PORT_ANY))
+            listening.listen()
+            with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as client:
+                client.settimeout(1)
+                client.connect((socket.VMADDR_CID_LOCAL, listening.getsockname()[1]))
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_vsock(), reason="no vsock loopback in this kernel")
+async def test_vsock_is_listened_on() -> None:
+    async with serving(addresses=("vsock://:0",)) as served:
+        assert served.url.startswith("vsock://:")
+        port = int(served.url.rpartition(":")[2])
+        client = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+        await client.connect((socket.VMADDR_CID_LOCAL, port))
+        async with trio.SocketStream(client) as stream:
+            await stream.send_all(GET_METRICS)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+
+def test_vsock_that_cannot_be_listened_on_is_a_setting_to_mend() -> None:
+    with pytest.raises(ConfigError, match=r"--web\.listen-address: cannot listen on vsock://77:1"):
+        bind(["vsock://77:1"])
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_PID": "1", "LISTEN_FDS": "1"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"},
+    ],
+)
+def test_sockets_that_were_not_passed_to_this_process_are_not_taken(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"--web\.systemd-socket: no socket was passed"):
+        inherit(environ)
+    assert environ == {}

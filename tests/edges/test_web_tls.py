@@ -9,7 +9,7 @@ import trio
 from structlog.testing import capture_logs
 
 from exporter.web.live_config import LiveConfig
-from tests.edges.serving import GET_METRICS, TLS, serving, status_of, web_config
+from tests.edges.serving import GET_METRICS, TLS, Served, serving, status_of, web_config
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
 
@@ -32,19 +32,21 @@ def pems(made: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-async def test_tls_serves_http_2_and_1(pems: Path) -> None:
-    async with serving(config=web_config(pems, TLS % "")) as served:
+@pytest.mark.parametrize(
+    "http2", ["", "http_server_config: {http2: true}\n", "http_server_config: {http2: false}\n"]
+)
+async def test_tls_speaks_http_1_only_whatever_the_file_says(pems: Path, http2: str) -> None:
+    async with serving(config=web_config(pems, TLS % "" + http2)) as served:
         assert served.url.startswith("https://")
-        for http2, version in ((True, "HTTP/2"), (False, "HTTP/1.1")):
-            async with httpx.AsyncClient(verify=trusting(pems), http2=http2) as http:
-                answer = await http.get(f"{served.url}/metrics")
-                assert (answer.status_code, answer.http_version) == (200, version)
-
-
-async def test_http_2_can_be_turned_off(pems: Path) -> None:
-    config = web_config(pems, TLS % "" + "http_server_config: {http2: false}\n")
-    async with serving(config=config) as served, httpx.AsyncClient(verify=trusting(pems), http2=True) as http:
-        assert (await http.get(f"{served.url}/metrics")).http_version == "HTTP/1.1"
+        async with httpx.AsyncClient(verify=trusting(pems)) as http:
+            answer = await http.get(f"{served.url}/metrics")
+            assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
+        offering = trusting(pems)
+        offering.set_alpn_protocols(["h2", "http/1.1"])
+        stream = await trio.open_ssl_over_tcp_stream(*served.address, ssl_context=offering)
+        async with stream:
+            await stream.do_handshake()
+            assert stream.selected_alpn_protocol() == "http/1.1"
 
 
 async def test_silent_client_does_not_hold_up_tls_handshakes(pems: Path) -> None:
@@ -57,11 +59,41 @@ async def test_silent_client_does_not_hold_up_tls_handshakes(pems: Path) -> None
             assert await status_of(f"{served.url}/metrics", verify=trusting(pems)) == 200
 
 
-async def test_plain_http_to_tls_is_refused(pems: Path) -> None:
+async def test_plain_http_on_a_tls_port_is_told_so(pems: Path) -> None:
     config = web_config(pems, TLS % "")
     async with serving(config=config) as served, await trio.open_tcp_stream(*served.address) as stream:
         await stream.send_all(GET_METRICS)
-        assert b"up 1" not in b"".join([part async for part in stream])
+        answer = b"".join([part async for part in stream])
+        assert answer.startswith(b"HTTP/1.0 400 Bad Request\r\n")
+        assert answer.endswith(b"\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+
+
+async def end_of(served: Served, client: ssl.SSLContext) -> str:
+    """OpenSSL's reason for the end of a connection that is refused."""
+    stream = await trio.open_ssl_over_tcp_stream(*served.address, ssl_context=client)
+    async with stream:
+        try:
+            await stream.send_all(GET_METRICS)
+            await stream.receive_some()
+        except trio.BrokenResourceError as broken:
+            return getattr(broken.__cause__, "reason", None) or ""
+    raise AssertionError("not refused")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_refused_handshake_says_why_in_an_alert(pems: Path, version: ssl.TLSVersion) -> None:
+    mutual = ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: client-ca.pem"
+    async with serving(config=web_config(pems, TLS % mutual)) as served:
+        anonymous = trusting(pems)
+        anonymous.minimum_version = anonymous.maximum_version = version
+        assert "ALERT" in await end_of(served, anonymous)
+
+
+async def test_versions_without_one_in_common_end_in_an_alert(pems: Path) -> None:
+    async with serving(config=web_config(pems, TLS % ", min_version: TLS13")) as served:
+        old = trusting(pems)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        assert await end_of(served, old) == "TLSV1_ALERT_PROTOCOL_VERSION"
 
 
 async def test_tls_versions_below_the_minimum_are_refused(pems: Path) -> None:

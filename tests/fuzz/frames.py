@@ -1,8 +1,8 @@
 """Fuzzes what a peer of the live feed sends: WebSocket frames, and the JSON in them.
 
-``python -m tests.fuzz.frames 60`` searches for a minute. What must hold for any bytes: the sieve hears what the
-library would, however the bytes are cut; a frame is read or refused, never anything else, and in short steps; what
-is counted of it can be written.
+``python -m tests.fuzz.frames 60`` searches for a minute without atheris, among what is nearly right. What holds
+for any bytes: the sieve hears what the library would, however they are cut; a frame is read or refused, never
+anything else, and in short steps; what is counted of it can be written.
 """
 
 import json
@@ -16,7 +16,8 @@ from exporter.phonic.decode import InvalidMessage, Message
 from exporter.phonic.model import Snapshot
 from exporter.phonic.tail import TailDecoder
 from tests.feeds import snapshot
-from tests.unit.test_sieve import NOT_PLAIN, check, cut, frame
+from tests.unit.test_sieve import NOT_PLAIN, cut, frame
+from tests.unit.test_sieve import check as hear
 
 LONGEST_STEP = 0.1
 """Seconds of CPU."""
@@ -27,6 +28,14 @@ _TOKENS = (
     '"duration_ms":', '"role":"user"', "\n",
     '{"type":"conversation-updated","conversation":{', '{"type":"conversation-ended"}', "\U0001f600",
 )  # fmt: skip
+
+
+def check(data: bytes) -> None:
+    """The bytes as frames, cut in two where the first of them says; as a binary message, and as a text message."""
+    hear(cut(data, [data[0]] if data else []))
+    decoder = TailDecoder(ID)
+    progress = _read(decoder, NOTHING, data)
+    _read(decoder, progress, data.decode("utf-8", "replace"))
 
 
 def run(seconds: float, seed: int | None = None) -> int:
@@ -47,7 +56,7 @@ def run(seconds: float, seed: int | None = None) -> int:
 def one(rng: Random) -> None:
     """One input of each kind."""
     data = _frames(rng)
-    check(cut(data, [rng.randrange(1 << 20) for _ in range(rng.randrange(8))]))
+    hear(cut(data, [rng.randrange(1 << 20) for _ in range(rng.randrange(8))]))
     decoder = TailDecoder(ID)
     progress = NOTHING
     for _ in range(rng.randrange(1, 4)):

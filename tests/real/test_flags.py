@@ -1,14 +1,18 @@
 """Settings that show in what a whole exporter serves: labels and limits, the push API, concurrent scrapes."""
 
+import re
+import socket
+import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
-from exporter.settings import MetricsSettings, Settings, WatchSettings, WebSettings
+from exporter.settings import MetricsSettings, PhonicSettings, Settings, WatchSettings, WebSettings
 from tests.real.pages import scrape_until
-from tests.real.programs import ANY_PORT, exporting, program, settings_for, unread_scrape
+from tests.real.programs import ANY_PORT, bare_environment, exporting, program, settings_for, unread_scrape
 from tests.real.upstream import ENDED, PROJECT, Upstream, live_object, updated, upstream
 
 pytestmark = pytest.mark.real
@@ -25,7 +29,7 @@ def watching(phonic: Upstream, *conversations: str, **metrics: object) -> Settin
     return settings_for(
         phonic.url,
         watch=WatchSettings(interval=0.1, conversation=conversations),
-        metrics=MetricsSettings(**metrics),  # type: ignore[arg-type]
+        metrics=MetricsSettings(**{"hold_new_series": 0, **metrics}),  # type: ignore[arg-type]
     )
 
 
@@ -181,3 +185,92 @@ async def test_scrapes_beyond_the_limit_are_told_to_come_later(http: httpx.Async
                     assert (await http.get(f"{url}/-/healthy")).status_code == 200
                     assert len(b"".join([chunk async for chunk in slow])) > 1_000_000
                 assert (await http.get(f"{url}/metrics")).status_code == 200
+
+
+async def test_pushed_ids_that_nobody_has_are_fenced(http: httpx.AsyncClient) -> None:
+    """They use little of the REST budget, and real ones go on beside them."""
+    with trio.fail_after(30):
+        async with upstream(frames=three_agents()) as phonic:
+            settings = settings_for(
+                phonic.url,
+                phonic=PhonicSettings(base_url=phonic.url, requests_per_second=4),
+                watch=WatchSettings(discover=False),
+                web=WebSettings(listen_address=(ANY_PORT,), enable_push_api=True),
+            )
+            async with exporting(settings) as url:
+                api = f"{url}/api/v1/conversations"
+                assert (await http.put(f"{api}/conv_a")).status_code == 201
+                await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
+                answers = [await http.put(f"{api}/conv_nobody_{number}") for number in range(100)]
+                statuses = [answer.status_code for answer in answers]
+                assert set(statuses) == {201, 429}
+                assert statuses.count(201) <= 15
+                assert answers[-1].headers["Retry-After"] == "5"
+                assert len((await http.get(api)).json()["conversations"]) <= 16
+                elsewhere = {"Host": "attacker.example"}
+                assert (await http.put(f"{api}/conv_b", headers=elsewhere)).status_code == 403
+
+
+async def test_pages_are_served_below_a_prefix(http: httpx.AsyncClient) -> None:
+    with trio.fail_after(20):
+        async with upstream() as phonic:
+            for web, prefix, link in (
+                (WebSettings(listen_address=(ANY_PORT,), route_prefix="/in"), "/in", "/in/metrics"),
+                (
+                    WebSettings(listen_address=(ANY_PORT,), external_url="https://example.com/out/"),
+                    "/out",
+                    "/out/metrics",
+                ),
+                (
+                    WebSettings(
+                        listen_address=(ANY_PORT,), external_url="https://example.com/out", route_prefix="/"
+                    ),
+                    "",
+                    "/out/metrics",
+                ),
+            ):
+                async with exporting(settings_for(phonic.url, web=web)) as url:
+                    await scrape_until(http, url + prefix, lambda page: bool(page.samples("phonic_up")))
+                    assert f'href="{link}"' in (await http.get(f"{url}{prefix}/")).text
+                    assert (await http.get(f"{url}/-/healthy")).status_code == 200
+
+
+async def test_metrics_about_the_exporter_can_be_left_out(http: httpx.AsyncClient) -> None:
+    with trio.fail_after(20):
+        async with upstream() as phonic:
+            web = WebSettings(listen_address=(ANY_PORT,), disable_exporter_metrics=True)
+            async with exporting(settings_for(phonic.url, web=web)) as url:
+                await scrape_until(http, url, lambda page: bool(page.samples("phonic_up")))
+                for accept in ("text/plain", "application/openmetrics-text"):
+                    page = (await http.get(f"{url}/metrics", headers={"Accept": accept})).text
+                    assert "phonic_up 1" in page
+                    own = re.findall("^(?:process_|phonic_exporter_)[a-z_]*", page, re.MULTILINE)
+                    assert set(own) == {"phonic_exporter_build_info", "phonic_exporter_slo_response_seconds"}
+                asked = "name[]=process_cpu_seconds_total&name[]=phonic_exporter_updates_total&name[]=phonic_up"
+                page = (await http.get(f"{url}/metrics?{asked}")).text
+                assert {line.split()[0] for line in page.splitlines() if line[0] != "#"} <= {"phonic_up"}
+                assert (await http.get(f"{url}/-/healthy")).status_code == 200
+
+
+async def test_sockets_that_systemd_passes_are_served(http: httpx.AsyncClient) -> None:
+    with trio.fail_after(20), socket.create_server(("127.0.0.1", 0)) as passed:
+        host, port = passed.getsockname()
+        async with upstream() as phonic, trio.open_nursery() as nursery:
+            as_systemd_does = (
+                f"import os; os.dup2({passed.fileno()}, 3)\n"
+                "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1')\n"
+                "from exporter.cli import main; main()"
+            )
+            flags = ("--web.systemd-socket", "--state.file=", f"--phonic.base-url={phonic.url}")
+            process = await nursery.start(
+                partial(
+                    trio.run_process,
+                    [sys.executable, "-c", as_systemd_does, *flags],
+                    env=bare_environment(PHONIC_API_KEY="ph_test"),
+                    pass_fds=(passed.fileno(),),
+                    capture_stderr=True,
+                )
+            )
+            passed.close()  # a connection waits in the queue until it is accepted
+            assert (await http.get(f"http://{host}:{port}/-/healthy")).status_code == 200
+            process.terminate()

@@ -19,37 +19,51 @@ PARTS: dict[str, set[str]] = {
     "identity": set(),
     "vocabulary": set(),
     "saved": set(),
+    "retention": set(),
+    "ended": set(),
     "lockfile": set(),
     "filelimit": set(),
     "looplag": set(),
     "logs": set(),
+    "proxies": {"errors"},
+    "running": set(),
+    "signals": set(),
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
     "phonic.model": {"vocabulary"},
-    "phonic": {"phonic.model", "vocabulary", "errors", "__init__"},
+    "phonic": {"phonic.model", "proxies", "vocabulary", "errors", "__init__"},
     "derive": {"additions", "phonic.model", "vocabulary"},
     "ending": {"additions", "derive", "phonic.model", "vocabulary"},
+    "blob": {"derive", "vocabulary"},
     "metrics.formats": set(),
     "metrics": {"metrics.formats", "additions", "saved", "vocabulary"},
-    "tally": {"derive", "ending", "metrics", "phonic.model", "saved", "vocabulary"},
+    "tally": {"blob", "derive", "ended", "ending", "metrics", "phonic.model", "retention", "saved", "vocabulary"},
     # What waits. The watching side knows neither numbers nor HTTP servers.
-    "watch": {"derive", "phonic", "phonic.model", "vocabulary", "errors", "identity", "logs"},
-    "database": {"saved", "errors"},
-    "checkpoint": {"database", "lockfile", "saved", "errors"},
+    "watch": {
+        "derive", "ending", "errors", "identity", "logs", "phonic", "phonic.model", "retention", "vocabulary",
+    },
+    "database": {"ended", "retention", "saved", "errors"},
+    "checkpoint": {"database", "lockfile", "retention", "saved", "errors"},
+    "publishing": {"metrics", "saved"},
     "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
     "simulator": {"errors"},
     # At the top: how it all fits.
-    "settings": {"errors", "identity", "metrics"},
+    "settings": {"errors", "identity", "metrics", "proxies"},
     "healthcheck": {"errors", "web"},
     "gauges": {
-        "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "tally", "vocabulary", "watch", "web",
+        "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "publishing", "tally", "vocabulary",
+        "watch", "web",
     },
     "app": {
         "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "looplag", "metrics",
-        "phonic", "saved", "settings", "simulator", "tally", "vocabulary", "watch", "web",
+        "metrics.formats", "phonic", "proxies", "publishing", "running", "saved", "settings", "signals",
+        "simulator", "tally", "vocabulary", "watch", "web",
     },
-    "cli": {"__init__", "app", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web"},
-    "__main__": {"cli"},
+    "cli": {
+        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "proxies", "running",
+        "settings", "simulator", "web",
+    },
+    "__main__": {"cli", "signals"},
 }  # fmt: skip
 
 # The only modules (or packages, with a dot at the end) that may import a library.
@@ -58,7 +72,8 @@ LIBRARIES: dict[str, set[str]] = {
     "httpx": {"phonic.rest"},
     "prometheus_client": {"metrics.process"},
     "sqlite3": {"database"},
-    "hypercorn": {"web.server", "simulator.server"},
+    "hypercorn": {"simulator.server"},
+    "h11": {"web.http1"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
@@ -69,7 +84,7 @@ LIBRARIES: dict[str, set[str]] = {
         "phonic.model",
         "phonic.rows",
         "metrics.digits",
-        "tally",
+        "blob",
         "database",
         "watch.targets",
         "web.endpoints",
@@ -80,12 +95,14 @@ LIBRARIES: dict[str, set[str]] = {
         "app",
         "cli",
         "checkpoint",
+        "publishing",
         "looplag",
         "phonic.inbox",
         "phonic.line",
         "phonic.live",
         "phonic.rest",
         "phonic.rounds",
+        "phonic.tunnel",
         "watch.",
         "web.",
         "simulator.",
@@ -94,8 +111,9 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    additions vocabulary errors identity saved derive phonic.model phonic.decode phonic.feed phonic.sieve
-    phonic.wire phonic.walker metrics.catalogue metrics.digits metrics.exposition metrics.formats
+    additions vocabulary errors identity proxies saved retention ended derive ending blob phonic.model
+    phonic.decode phonic.feed phonic.sieve phonic.wire phonic.walker metrics.catalogue metrics.digits
+    metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()

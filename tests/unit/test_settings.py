@@ -9,17 +9,20 @@ import pytest
 from exporter.errors import ConfigError
 from exporter.settings import (
     Settings,
+    WebSettings,
     default_state_file,
     describe,
     flag_table,
     for_demo,
     resolve,
+    route_prefix,
     validate,
 )
 
 CONTRACT = {
     "--phonic.base-url": "https://api.phonic.ai",
     "--phonic.allow-http": "off",
+    "--phonic.ca-file": "",
     "--phonic.requests-per-second": "4",
     "--phonic.api-key-file": "",
     "--phonic.session-token-file": "",
@@ -34,12 +37,17 @@ CONTRACT = {
     "--metrics.label-limit": "100",
     "--metrics.label-set-limit": "200",
     "--metrics.per-conversation-limit": "1000",
+    "--metrics.hold-new-series": "30",
     "--metrics.slo-response": "1.5",
     "--state.file": "$STATE_DIRECTORY/phonic-exporter.db, else the platform's state folder",
     "--state.interval": "1",
     "--web.listen-address": ":10058",
+    "--web.systemd-socket": "off",
     "--web.telemetry-path": "/metrics",
+    "--web.external-url": "",
+    "--web.route-prefix": "path of --web.external-url",
     "--web.config.file": "",
+    "--web.disable-exporter-metrics": "off",
     "--web.max-requests": "40",
     "--web.enable-push-api": "off",
     "--log.level": "info",
@@ -128,6 +136,7 @@ def test_unusual_settings_that_work(changes: dict[str, Any]) -> None:
         ("--metrics.label-limit", {"metrics.label_limit": -1}),
         ("--metrics.label-set-limit", {"metrics.label_set_limit": -1}),
         ("--metrics.per-conversation-limit", {"metrics.per_conversation_limit": -1}),
+        ("--metrics.hold-new-series", {"metrics.hold_new_series": -1}),
         ("--metrics.slo-response", {"metrics.slo_response": 1.4}),
         ("--state.interval", {"state.interval": 0.0}),
         ("--state.file", {"state.file": Path()}),
@@ -180,3 +189,56 @@ def test_description_names_every_setting_and_masks_what_may_be_secret() -> None:
     assert described["phonic.base-url"] == "https://phonic.example:1/x"
     assert described["web.listen-address"] == (":10058",)
     assert "secret" not in str(described)
+
+
+@pytest.mark.parametrize(
+    ("external_url", "given", "prefix"),
+    [
+        ("", "", ""),
+        ("", "/", ""),
+        ("", "/phonic", "/phonic"),
+        ("", "/phonic/", "/phonic"),
+        ("https://example.com", "", ""),
+        ("https://example.com/", "", ""),
+        ("https://example.com:8443/a/b/", "", "/a/b"),
+        ("https://example.com/a", "/", ""),
+        ("https://example.com/a", "/b", "/b"),
+    ],
+)
+def test_paths_begin_with_the_prefix_or_else_with_the_path_of_the_external_url(
+    external_url: str, given: str, prefix: str
+) -> None:
+    web = {"web.external_url": external_url, "web.route_prefix": given}
+    validate(changed(web))
+    assert route_prefix(WebSettings(external_url=external_url, route_prefix=given)) == prefix
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("external_url", "example.com"),
+        ("external_url", "ftp://example.com"),
+        ("external_url", "https://user:hunter2@example.com"),
+        ("external_url", "https://example.com/a?b"),
+        ("external_url", "https://example.com/a#b"),
+        ("external_url", "https://example.com/a b"),
+        ("external_url", "https://example.com/{x}"),
+        ("external_url", "https://example.com/../a"),
+        ("external_url", "https://[::1"),
+        ("external_url", "https://example.com:x"),
+        ("route_prefix", "phonic"),
+        ("route_prefix", "/a//b"),
+        ("route_prefix", "/{a}"),
+        ("route_prefix", "/a\n"),
+        ("route_prefix", "/.."),
+    ],
+)
+def test_prefix_or_url_that_no_path_can_begin_with_is_refused(field: str, value: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        validate(changed({f"web.{field}": value}))
+    assert refused.value.flag == f"--web.{field.replace('_', '-')}"
+    assert "hunter2" not in str(refused.value)
+
+
+def test_sockets_of_systemd_need_no_listen_address() -> None:
+    validate(changed({"web.listen_address": (), "web.systemd_socket": True}))

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 import attrs
 import httpx
 import pytest
+import trio
 import trio.testing
 from structlog.testing import capture_logs
 
@@ -369,3 +370,66 @@ def test_telemetry_path_that_is_malformed_or_taken_is_refused(path: str) -> None
 def test_negative_number_of_scrapes_is_refused(client: Client) -> None:
     with pytest.raises(ConfigError, match=r"--web\.max-requests"):
         client(max_requests=-1)
+
+
+async def test_everything_is_below_the_prefix(program: Program) -> None:
+    exported = Exported(
+        page=program.parts, not_ready=list, conversations=program.conversations, push=program, version="1"
+    )
+    app = build_app(exported, telemetry_path="/metrics", max_requests=0, route_prefix="/a/b")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://exporter") as http:
+        for path in ("/metrics", "/", "/-/healthy", "/livez", "/-/ready", "/readyz", "/api/v1/conversations"):
+            assert (await http.get(f"/a/b{path}")).status_code == 200, path
+        for path in ("/metrics", "/api/v1/conversations", "/a/metrics", "/a/b/a/b/metrics"):
+            assert (await http.get(path)).status_code == 404, path
+        for path in ("/", "/a/b"):
+            moved = await http.get(path)
+            assert (moved.status_code, moved.headers["location"]) == (302, "/a/b/")
+        assert (await http.put(f"/a/b/api/v1/conversations/{ID}")).status_code == 201
+        assert program.watched == {ID}
+        for path in ("/-/healthy", "/livez", "/-/ready", "/readyz"):  # a container's probes know no prefix
+            assert (await http.get(path)).status_code == 200, path
+
+
+async def test_links_are_those_of_whoever_comes_through_the_proxy(program: Program) -> None:
+    exported = Exported(page=program.parts, not_ready=list, conversations=list, push=None, version="1")
+    for route_prefix, link_prefix, expected in (
+        ("", "/out", "/out"),
+        ("/in", "/out", "/out"),
+        ("/in", None, "/in"),
+    ):
+        app = build_app(
+            exported, telemetry_path="/m", max_requests=0, route_prefix=route_prefix, link_prefix=link_prefix
+        )
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://exporter") as http:
+            page = (await http.get(f"{route_prefix}/")).text
+        for path in ("/m", "/-/healthy", "/-/ready", "/api/v1/conversations"):
+            assert f'href="{expected}{path}"' in page
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}, {"Sec-Fetch-Site": "cross-site"}],
+)
+async def test_web_pages_of_others_cannot_push(program: Program, client: Client, headers: dict[str, str]) -> None:
+    async with client(push=True) as http:
+        for method in ("PUT", "DELETE"):
+            refused = await http.request(method, f"/api/v1/conversations/{ID}", headers=headers)
+            assert (refused.status_code, list(refused.json())) == (403, ["error"])
+        assert (await http.get("/metrics", headers=headers)).status_code == 200  # reading is not their concern
+    assert program.watched == set()
+
+
+async def test_large_lists_are_made_for_a_few_at_a_time(client: Client) -> None:
+    statuses = []
+
+    async def ask() -> None:
+        async with http.stream("GET", "/api/v1/conversations") as answer:
+            statuses.append((answer.status_code, answer.headers.get("retry-after")))
+
+    async with client() as http:
+        async with trio.open_nursery() as nursery:
+            for _ in range(9):
+                nursery.start_soon(ask)
+        assert sorted(statuses, key=str)[:8] == [(200, None)] * 8
+        assert (await http.get("/api/v1/conversations")).status_code == 200

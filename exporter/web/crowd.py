@@ -1,0 +1,89 @@
+"""State: which connections there are, and which of them gives way when there are too many.
+
+A client that is slow, silent or idle must not keep others out, and connections must not eat the descriptors of
+feeds and of the state file. So a new connection is always let in while any other one is only waiting, and the
+one that has waited longest is cut for it.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+import attrs
+import trio
+
+MOST_CONNECTIONS: Final = 250
+MOST_WITHOUT_REQUEST: Final = 100
+
+
+class Phase(Enum):
+    """What a connection is doing."""
+
+    NEW = auto()  # it has not sent a whole request yet, be it in its TLS handshake or silent
+    IDLE = auto()  # it has been answered and may ask again
+    SENDING = auto()  # it is given its answer and has to take it
+    ANSWERING = auto()  # its answer is being made
+
+
+# Who gives way first.
+_PATIENT: Final = (Phase.IDLE, Phase.NEW, Phase.SENDING)
+
+
+@attrs.define(eq=False)
+class Visit:
+    """One connection; ``scope`` ends it."""
+
+    scope: trio.CancelScope
+    phase: Phase = Phase.NEW
+
+
+class Crowd:
+    """All connections of a server. The oldest of a phase is the one that entered it first."""
+
+    def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int = MOST_WITHOUT_REQUEST) -> None:
+        self._most = most
+        self._most_new = most_without_request
+        self._by_phase: dict[Phase, dict[Visit, None]] = {phase: {} for phase in Phase}
+        self._is_closing = False
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether answers are the last ones of their connections."""
+        return self._is_closing
+
+    def enter(self, scope: trio.CancelScope) -> Visit | None:
+        """Let a connection in; None where it is the one that gives way, since all others are being answered."""
+        if len(self._by_phase[Phase.NEW]) >= self._most_new:
+            self._cut_oldest(Phase.NEW)
+        elif sum(map(len, self._by_phase.values())) >= self._most:
+            waiting = next((phase for phase in _PATIENT if self._by_phase[phase]), None)
+            if waiting is None:
+                return None
+            self._cut_oldest(waiting)
+        visit = Visit(scope)
+        self._by_phase[visit.phase][visit] = None
+        return visit
+
+    def move(self, visit: Visit, phase: Phase) -> None:
+        """``visit`` begins a phase, or begins it again. When the server is closing, waiting ends the visit."""
+        self.leave(visit)
+        if visit.scope.cancel_called:  # it has given way and is on its way out
+            return
+        visit.phase = phase
+        self._by_phase[phase][visit] = None
+        if self._is_closing and phase is Phase.IDLE:
+            visit.scope.cancel()
+
+    def leave(self, visit: Visit) -> None:
+        self._by_phase[visit.phase].pop(visit, None)
+
+    def close(self) -> None:
+        """End every connection that waits for its client to ask; the others end after their answer."""
+        self._is_closing = True
+        for phase in (Phase.NEW, Phase.IDLE):
+            for visit in self._by_phase[phase]:
+                visit.scope.cancel()
+
+    def _cut_oldest(self, phase: Phase) -> None:
+        visit = next(iter(self._by_phase[phase]))
+        self.leave(visit)
+        visit.scope.cancel()

@@ -1,0 +1,336 @@
+"""Edge: HTTP/1.1 on one connection: h11 between a stream and the ASGI application.
+
+Strategy: one request at a time. A request is read whole, head and body, within bounds and a deadline, before the
+application sees it. While the application answers, a second task reads on, only to notice that the client has
+left: that cancels the application. What a client sends ahead of its turn waits, and beyond a bound it is dropped
+and ends the connection. A client that does not take its answer counts as one that has left.
+"""
+
+from collections.abc import Iterable, Iterator
+from email.utils import formatdate
+from http import HTTPStatus
+from math import inf
+from typing import Final
+from urllib.parse import unquote
+
+import h11
+import trio
+from starlette.types import ASGIApp, Message, Scope
+
+from .crowd import Crowd, Phase, Visit
+
+FIRST_REQUEST_SECONDS: Final = 30
+NEXT_REQUEST_SECONDS: Final = 150  # longer than common scrape intervals, so that connections are used again
+REQUEST_SECONDS: Final = 10  # from the first byte of a request to its last
+UNREAD_SECONDS: Final = 10  # for a piece of an answer
+ANSWER_SECONDS: Final = 60  # for the whole of it, from its first byte
+LINGER_SECONDS: Final = 1
+# A client that has closed looks like one that has only closed its sending side and still waits, as socat does.
+HALF_CLOSED_SECONDS: Final = 0.5
+
+MOST_HEAD_BYTES: Final = 16 * 1024
+MOST_TARGET_BYTES: Final = 8 * 1024
+MOST_BODY_BYTES: Final = 16 * 1024  # no page takes one
+MOST_AHEAD_BYTES: Final = 4 * 1024  # some requests; nobody needs to send ahead
+_PIECE_BYTES: Final = 64 * 1024
+
+
+class _Left(Exception):
+    """The client has gone, or may as well have."""
+
+
+class _Refused(Exception):
+    """What came is not a request that can be answered; the connection ends with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = HTTPStatus(status)
+
+
+async def serve_http(
+    stream: trio.abc.Stream, app: ASGIApp, *, crowd: Crowd, visit: Visit, is_tls: bool = False
+) -> bool:
+    """Answer requests until the client leaves, has nothing to ask any more, or is cut.
+
+    True where a last answer has been sent and the client should be given time to take it (`linger`). The stream
+    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: after a
+    ``send`` that returns, the system has it all.
+    """
+    wire = _Wire(stream, crowd, visit)
+    scheme = "https" if is_tls else "http"
+    patience = FIRST_REQUEST_SECONDS
+    try:
+        while True:
+            await _wait_for_request(wire, patience)
+            request, body = await _read_request(wire)
+            await _Exchange(wire, request, body, scheme=scheme, is_last=crowd.is_closing).run(app)
+            wire.move(Phase.IDLE)
+            if wire.http.our_state is not h11.DONE or wire.ahead_bytes > MOST_AHEAD_BYTES:
+                return True
+            wire.http.start_next_cycle()
+            patience = NEXT_REQUEST_SECONDS
+    except _Left:
+        return False
+    except _Refused as refused:
+        return await _send_refusal(wire, refused.status)
+
+
+async def linger(transport: trio.SocketStream) -> None:
+    """Say that nothing more comes, and wait a moment for the client to close.
+
+    Closing while unread data waits makes the system send a reset, which can destroy an answer on its way.
+    """
+    with trio.move_on_after(LINGER_SECONDS):
+        try:
+            await transport.send_eof()
+            while await transport.receive_some(_PIECE_BYTES):
+                pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+class _Wire:
+    """A connection's stream, and what h11 makes of it. Every end of the stream is `_Left`."""
+
+    def __init__(self, stream: trio.abc.Stream, crowd: Crowd, visit: Visit) -> None:
+        self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
+        self.ahead_bytes = 0
+        self.is_half_closed = False
+        self.is_head = False  # the request is, so that its answer has no body
+        self._stream = stream
+        self._crowd = crowd
+        self._visit = visit
+
+    def move(self, phase: Phase) -> None:
+        self._crowd.move(self._visit, phase)
+
+    async def read(self) -> bytes:
+        if data := await self._read():
+            return data
+        raise _Left
+
+    async def _read(self) -> bytes:
+        if self.is_half_closed:
+            return b""
+        try:
+            data = bytes(await self._stream.receive_some(_PIECE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise _Left from None
+        self.is_half_closed = not data
+        return data
+
+    async def read_ahead(self) -> None:
+        """Read until the client has closed. What it sends within the bound is for the next request."""
+        self.ahead_bytes = len(self.http.trailing_data[0])
+        while data := await self._read():
+            self.ahead_bytes += len(data)
+            if self.ahead_bytes <= MOST_AHEAD_BYTES:
+                self.http.receive_data(data)
+
+    async def write(self, data: Iterable[bytes], *, deadline: float = inf) -> None:
+        """Return when the system has taken it all."""
+        for piece in _pieces(data):
+            self.move(Phase.SENDING)
+            with trio.move_on_at(min(deadline, trio.current_time() + UNREAD_SECONDS)) as patience:
+                try:
+                    await self._stream.send_all(piece)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    raise _Left from None
+            if patience.cancelled_caught:
+                raise _Left
+
+
+class _Exchange:
+    """One request and its answer, as the application sees them."""
+
+    def __init__(self, wire: _Wire, request: h11.Request, body: bytes, *, scheme: str, is_last: bool) -> None:
+        self._wire = wire
+        self._request = request
+        self._body = body
+        self._scheme = scheme
+        self._is_last = is_last
+        self._is_asked_for = False
+        self._head = b""
+        self._deadline = inf
+        self._answering = trio.CancelScope()
+        self._client_left = False
+
+    async def run(self, app: ASGIApp) -> None:
+        """Have the request answered.
+
+        Errors: _Left where the client did not wait for it, or where it is not whole; _Refused where the
+        application was silent.
+        """
+        self._wire.move(Phase.ANSWERING)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_client)
+            with self._answering:
+                await app(_scope(self._request, self._scheme), self._receive, self._send)
+            nursery.cancel_scope.cancel()
+        state = self._wire.http.our_state
+        if self._client_left or state is h11.SEND_BODY:
+            raise _Left
+        if state in (h11.IDLE, h11.SEND_RESPONSE):
+            raise _Refused(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    async def _watch_client(self) -> None:
+        try:
+            await self._wire.read_ahead()
+            await trio.sleep(HALF_CLOSED_SECONDS)
+        except _Left:
+            pass
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._client_left = True
+        self._answering.cancel()
+
+    async def _receive(self) -> Message:
+        if self._is_asked_for:  # that a client has left is told by cancellation
+            await trio.sleep_forever()
+        self._is_asked_for = True
+        return {"type": "http.request", "body": self._body, "more_body": False}
+
+    async def _send(self, message: Message) -> None:
+        http = self._wire.http
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (b"date", formatdate(usegmt=True).encode())]
+            if self._is_last:
+                headers.append((b"connection", b"close"))
+            self._head = http.send(_response(message["status"], headers)) or b""
+            return
+        data = [self._head] if self._head else []
+        body = message.get("body", b"")
+        if body and not self._wire.is_head:
+            data += http.send_with_data_passthrough(h11.Data(data=body)) or ()
+        if not message.get("more_body", False):
+            data += http.send_with_data_passthrough(h11.EndOfMessage()) or ()
+        if self._head:
+            self._head, self._deadline = b"", trio.current_time() + ANSWER_SECONDS
+        try:
+            await self._wire.write(data, deadline=self._deadline)
+        except _Left:
+            self._give_up()
+            await trio.sleep_forever()  # until the cancellation, which is due at once
+
+
+async def _wait_for_request(wire: _Wire, patience_seconds: float) -> None:
+    """Return when a request has begun. Blank lines before it are no part of it."""
+    if wire.http.trailing_data[0]:
+        return
+    with trio.move_on_after(patience_seconds):
+        data = b""
+        while not data:
+            data = (await wire.read()).lstrip(b"\r\n")
+        wire.http.receive_data(data)
+        return
+    raise _Left
+
+
+async def _read_request(wire: _Wire) -> tuple[h11.Request, bytes]:
+    wire.is_head = False
+    try:
+        with trio.move_on_after(REQUEST_SECONDS):
+            request = await _next(wire)
+            if not isinstance(request, h11.Request):
+                raise _Left
+            wire.is_head = request.method == b"HEAD"
+            _check(request)
+            body = bytearray()
+            while isinstance(data := await _next(wire), h11.Data):
+                body += data.data
+                if len(body) > MOST_BODY_BYTES:
+                    raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            return request, bytes(body)
+    except h11.RemoteProtocolError as wrong:
+        status = wrong.error_status_hint
+        has_first_line = b"\n" in wire.http.trailing_data[0]
+        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE and not has_first_line:
+            status = HTTPStatus.REQUEST_URI_TOO_LONG
+        raise _Refused(status) from wrong
+    raise _Refused(HTTPStatus.REQUEST_TIMEOUT)
+
+
+async def _next(wire: _Wire) -> h11.Event | type[h11.PAUSED]:
+    """The next part of the request, as soon as it is there."""
+    while (event := wire.http.next_event()) is h11.NEED_DATA:
+        if wire.http.they_are_waiting_for_100_continue:
+            go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[], reason=b"Continue")
+            await wire.write([wire.http.send(go_on) or b""])
+        wire.http.receive_data(await wire.read())
+    return event  # type: ignore[return-value]  # neither sentinel is an event
+
+
+def _check(request: h11.Request) -> None:
+    if not request.http_version.startswith(b"1."):
+        raise _Refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    if len(request.target) > MOST_TARGET_BYTES:
+        raise _Refused(HTTPStatus.REQUEST_URI_TOO_LONG)
+    if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEAD_BYTES:
+        raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+    lengths = [value for name, value in request.headers if name == b"content-length"]
+    if lengths and int(lengths[0]) > MOST_BODY_BYTES:
+        raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+
+async def _send_refusal(wire: _Wire, status: HTTPStatus) -> bool:
+    """Say why the connection ends; whether that was possible."""
+    if wire.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+        return False
+    text = f"{status.phrase}\n".encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(text)).encode()),
+        (b"connection", b"close"),
+    ]
+    said = [
+        wire.http.send(_response(status, headers)) or b"",
+        b"" if wire.is_head else wire.http.send(h11.Data(data=text)) or b"",
+        wire.http.send(h11.EndOfMessage()) or b"",
+    ]
+    try:
+        await wire.write(said)
+    except _Left:
+        return False
+    return True
+
+
+def _response(status: int, headers: Iterable[tuple[bytes, bytes]]) -> h11.Response:
+    return h11.Response(status_code=status, headers=list(headers), reason=HTTPStatus(status).phrase.encode())
+
+
+def _scope(request: h11.Request, scheme: str) -> Scope:
+    target = request.target
+    if target.partition(b"://")[0].lower() in (b"http", b"https"):  # as proxies are asked
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    raw_path, _, query = target.partition(b"?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": request.http_version.decode(),
+        "method": request.method.decode("ascii").upper(),
+        "scheme": scheme,
+        "path": unquote(raw_path.decode("ascii")),
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": list(request.headers),
+        "client": None,
+        "server": None,
+    }
+
+
+def _pieces(data: Iterable[bytes]) -> Iterator[memoryview]:
+    """The same bytes in pieces of a size that even a slow client takes in time; small ones together."""
+    small = b""
+    for each in data:
+        if len(small) + len(each) <= _PIECE_BYTES:
+            small += each
+            continue
+        cut = _PIECE_BYTES - len(small)
+        yield memoryview(small + each[:cut])
+        small = b""
+        for start in range(cut, len(each), _PIECE_BYTES):
+            yield memoryview(each)[start : start + _PIECE_BYTES]
+    if small:
+        yield memoryview(small)

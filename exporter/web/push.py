@@ -1,0 +1,88 @@
+"""State: the budget of conversation ids that are named over HTTP, so that made-up ones do not cost the real ones.
+
+Whoever may push can name ids that nobody has; each costs attempts to connect and REST requests until Phonic has
+denied it often enough. So new ids come out of a bucket that fills slowly. An id that Phonic has answered for is
+real, and its place in the bucket is given back: an application that pushes its own calls does not notice.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from ..vocabulary import Started
+from .config_file import RateLimit
+from .endpoints import PushTargets
+from .security import TokenBucket
+
+REQUESTS_FOR_A_MADE_UP_ID: Final = 3
+SHARE_OF_REQUESTS: Final = 0.1
+SHARE_OF_WATCHES: Final = 0.1
+_LEAST_BURST: Final = 10
+
+
+@attrs.frozen(kw_only=True)
+class PushBudget:
+    """``rate`` of new ids, and ``most`` of them that Phonic has not answered for."""
+
+    rate: RateLimit
+    most: int
+
+
+def budget(*, requests_per_second: float, watch_limit: int) -> PushBudget:
+    """A tenth of the REST requests and of the watch limit."""
+    ids_per_second = requests_per_second * SHARE_OF_REQUESTS / REQUESTS_FOR_A_MADE_UP_ID
+    burst = max(_LEAST_BURST, round(2 * requests_per_second))
+    return PushBudget(
+        rate=RateLimit(1 / ids_per_second, burst),
+        most=max(_LEAST_BURST, int(watch_limit * SHARE_OF_WATCHES)),
+    )
+
+
+class BudgetedTargets:
+    """Targets that take new ids within a budget. Implements `exporter.web.endpoints.PushTargets`."""
+
+    def __init__(
+        self,
+        targets: PushTargets,
+        budget: PushBudget,
+        *,
+        is_watched: Callable[[str], bool],
+        is_real: Callable[[str], bool],
+        now: Callable[[], float],
+    ) -> None:
+        """``is_real``: whether Phonic has answered for an id; ``now``: seconds that never go back."""
+        self._targets = targets
+        self._most = budget.most
+        self._bucket = TokenBucket(budget.rate)
+        self._is_watched = is_watched
+        self._is_real = is_real
+        self._now = now
+        self._unproven: set[str] = set()
+
+    def start(self, conversation_id: str) -> Started:
+        self._settle()
+        if self._is_watched(conversation_id):
+            return self._targets.start(conversation_id)
+        if len(self._unproven) >= self._most:
+            return Started.LIMIT_REACHED
+        if not self._bucket.allow(self._now()):
+            return Started.TOO_FAST
+        started = self._targets.start(conversation_id)
+        if started is Started.STARTED:
+            self._unproven.add(conversation_id)
+        else:
+            self._bucket.give_back()
+        return started
+
+    def stop(self, conversation_id: str) -> bool:
+        return self._targets.stop(conversation_id)
+
+    def _settle(self) -> None:
+        """Forget the ids about which something is known by now."""
+        for each in list(self._unproven):
+            if self._is_real(each):
+                self._bucket.give_back()
+                self._unproven.discard(each)
+            elif not self._is_watched(each):
+                self._unproven.discard(each)

@@ -1,0 +1,22 @@
+"""Any bytes as a web configuration file: it is used, or refused in one line that quotes no secret."""
+
+import tempfile
+from pathlib import Path
+
+from exporter.errors import ConfigError
+from exporter.web.live_config import LiveConfig
+
+SECRET = "hunter$2"  # no key looks so
+FOLDER = Path(tempfile.mkdtemp())
+
+
+def check(data: bytes) -> None:
+    file = FOLDER / "web.yml"
+    file.write_bytes(data)
+    try:
+        LiveConfig(file)
+    except ConfigError as refused:
+        said = str(refused)
+        assert "\n" not in said, said
+        said.encode()
+        assert SECRET not in said, said
