@@ -40,19 +40,19 @@ MOST_ITEMS = 100_000
 """Items of a snapshot that are looked at."""
 MOST_UNNUMBERED = 5_000
 """The same where their indexes do not go up one by one: such items are derived from in one piece."""
-MOST_RECORDED = 20_000
+MOST_RECORDED = 10_000
 """The same for a record, which is derived from in one piece, too."""
-PIECE = 2_000  # items of a snapshot that are derived from in one piece, in about 20 ms
+PIECE = 1_000  # items of a snapshot that are derived from in one piece, in about 20 ms
 KEPT = 2  # turns at the end that may still change, and are looked at again in the next piece
 MOST_DOCUMENTS = 64  # in one frame
 MOST_CALLED = 20_000
 """Tool calls of a large snapshot that are looked at."""
-# What is read in one piece: a short document, or one of few commas (each costs 0.7 µs at worst, for an empty item)
+# What is read in one piece: a short document, or one of few commas (each costs 2 µs at worst, for an empty item)
 # that is not long either. What is read leniently costs more, and brackets count, too.
-_SHORT = 32 * 1024
+_SHORT = 16 * 1024
 _LONG = 4 * 1024 * 1024
-_FEW_COMMAS = 30_000
-_FEW_MARKS = 10_000
+_FEW_COMMAS = 10_000
+_FEW_MARKS = 6_000
 _COUNTED_AT_ONCE = 1024 * 1024
 _LONGEST_VALUE = 32 * 1024  # characters of a value of a large document that are read in one piece
 _ITEMS_AT_ONCE = 200
@@ -167,7 +167,10 @@ def _has_few_marks(text: str) -> bool:
 
 
 def _text_of(frame: str | bytes) -> str:
-    return frame if isinstance(frame, str) else frame.decode(json.detect_encoding(frame), "replace")
+    if isinstance(frame, str):
+        return frame
+    is_wide = b"\x00" in frame.strip(b"\x00")  # UTF-16 or UTF-32; around UTF-8 zeros are padding
+    return frame.decode(json.detect_encoding(frame) if is_wide else "utf-8", "replace")
 
 
 def _documented(frame: str | bytes) -> Message | None:

@@ -10,6 +10,7 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from random import Random
+from time import thread_time
 
 import attrs
 import httpx
@@ -27,10 +28,10 @@ from tests.feeds import ENDED, RecordingSink, snapshot
 from tests.servers import frame, header, request, rude_server, upgrade
 
 LONGEST_HOLD = 0.1
-"""Seconds for which the loop may be held."""
+"""Seconds of CPU for which the loop may be held: other programs on this machine are not the peer's doing."""
 LONGEST_ANSWER = 1.0
-MACHINE = 2.0
-"""How much slower than an idle machine this one may be."""
+PATIENCE = 3.0
+"""How much longer an answer may take where other programs want the CPU, too."""
 GOOD = "conv_good"
 ATTACKERS = 10
 TURNS = 30
@@ -56,9 +57,9 @@ class Seen:
 
     def check(self) -> None:
         """The loop was not held, pages were answered, and the good conversation was counted to its last turn."""
-        assert self.lag.largest() < LONGEST_HOLD * MACHINE
+        assert self.lag.largest() < LONGEST_HOLD
         assert self.answers > 0
-        assert self.longest_answer < LONGEST_ANSWER * MACHINE
+        assert self.longest_answer < LONGEST_ANSWER * PATIENCE
         assert self.sink.of("update", GOOD)[-1] == TURNS
         assert self.sink.calls(GOOD)[-1] != "feed_error"
         assert self.sink.of("feed_error", GOOD) == []
@@ -77,7 +78,7 @@ async def attacked(
     attack: Attack, *, feeds: int = ATTACKERS, timeouts: Timeouts | None = None, memory: Memory | None = None
 ) -> AsyncIterator[Seen]:
     """Follow one good conversation and ``feeds`` of a peer that attacks on each."""
-    seen = Seen(RecordingSink(), LoopLag())
+    seen = Seen(RecordingSink(), LoopLag(clock=thread_time))
 
     async def talk(stream: trio.SocketStream) -> None:
         received = await request(stream)
@@ -93,6 +94,7 @@ async def attacked(
             retry=Retry(first=60, longest=60),  # one attempt
             rng=Random(0),
             set_state=lambda _: None,
+            heard=lambda _: None,
         )
 
     async def ask(url: str) -> None:

@@ -597,6 +597,39 @@ async def test_feeds_one_after_another_that_get_the_same_descriptor_are_not_conf
                         assert await feed.receive() == ENDED
 
 
+# --- with and without rounds
+
+
+@pytest.mark.parametrize("period", [0.0, 0.01])
+async def test_without_rounds_the_same_is_heard_as_with_them(period: float) -> None:
+    sent = [
+        snapshot(ID, 1),
+        AUDIO,
+        snapshot(ID, 2, text="x" * 300_000),
+        "not json",
+        b"\xff\x00",
+        snapshot(ID, 3),
+        SAVED,
+        ENDED,
+    ]
+    async with live_server(plays(*sent, 1012)) as server:
+        frames, closed = await read(socket_at(server.url, timeouts=Timeouts(round=period, disconnect=0.2)))
+    assert frames == sent
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.CLOSED_RESTART)
+
+
+async def test_without_rounds_snapshots_are_handed_out_as_they_come() -> None:
+    taken, more = trio.open_memory_channel[None](0)
+    sent = [snapshot(ID, number, duration_ms=number) for number in range(20)]
+    steps = [step for each in sent for step in (each, more.receive)]
+    async with live_server(plays(*steps)) as server:
+        with trio.fail_after(5):
+            async with opened(socket_at(server.url, timeouts=Timeouts(round=0, disconnect=0.2))) as feed:
+                for each in sent:
+                    assert await feed.receive() == each
+                    await taken.send(None)
+
+
 # --- newest wins
 
 

@@ -7,7 +7,7 @@ import trio
 from exporter.metrics import catalogue
 from exporter.metrics.ledger import LabelLimits, Ledger
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.phonic.decode import decode
+from exporter.phonic.decode import MOST_DOCUMENTS, decode
 from exporter.phonic.live import LiveSocket, Timeouts
 from exporter.phonic.model import Snapshot
 from exporter.tally import Tally
@@ -42,6 +42,7 @@ AFTER: list[tuple[bytes, bool, FeedError]] = [
     (frame(b"[]") + close_frame(1001), False, FeedError.CLOSED_GOING_AWAY),
     (frame(snapshot(STEADY, 99).encode()) + close_frame(1012), False, FeedError.CLOSED_RESTART),
     (frame(AUDIO.encode()) + close_frame(4010), False, FeedError.CLOSED_OTHER),
+    (frame((AUDIO * (MOST_DOCUMENTS + 1)).encode()) + close_frame(4011), False, FeedError.CLOSED_OTHER),
     (frame(OTHER_ERROR.encode()), False, FeedError.ERROR_MESSAGE),
 ]
 

@@ -1,6 +1,9 @@
 """Rounds under a virtual clock: when frames are handed out, and who is woken when."""
 
+import socket
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
 
 import attrs
 import pytest
@@ -14,7 +17,7 @@ from exporter.phonic.inbox import Inbox
 from exporter.phonic.limits import Memory
 from exporter.phonic.line import Line
 from exporter.phonic.live import MAX_MESSAGE, LiveFeed
-from exporter.phonic.rounds import TOGETHER, Rounds, RoundStream
+from exporter.phonic.rounds import TOGETHER, TURNS, Rounds, RoundStream
 from tests.feeds import AUDIO, ENDED, snapshot
 
 ID = "conv_1"
@@ -179,6 +182,67 @@ async def test_rounds_for_nobody_sleep_for_good(autojump_clock: MockClock) -> No
             rounds.promise(waiting)
             await waiting.park()
         nursery.cancel_scope.cancel()
+
+
+async def test_with_a_period_of_0_promises_are_kept_at_once_and_nothing_joins(
+    autojump_clock: MockClock,  # noqa: ARG001
+) -> None:
+    rounds = Rounds(0)
+    waiting = ParkingLot()
+    assert rounds.join(0) is None
+    rounds.leave(0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rounds.run)
+        nursery.start_soon(waiting.park)
+        await wait_all_tasks_blocked()
+        rounds.promise(waiting)
+        await wait_all_tasks_blocked()
+        assert not waiting
+        assert trio.current_time() == 0
+        assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
+        nursery.cancel_scope.cancel()
+
+
+def descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def test_the_selector_is_closed_at_the_end_and_leaving_is_allowed_then() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        before = descriptors()
+        rounds = Rounds(PERIOD)
+        for _ in range(2):  # it can be run again
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(rounds.run)
+                assert rounds.join(ours.fileno()) is not None
+                await wait_all_tasks_blocked()
+                assert descriptors() == before + 1
+                nursery.cancel_scope.cancel()
+            assert descriptors() == before
+            rounds.leave(ours.fileno())
+
+
+async def test_of_those_that_do_much_few_have_a_turn_in_one_pass(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    rounds = Rounds(PERIOD)
+    had = 0
+    seen: list[int] = []
+
+    async def do_much() -> None:
+        nonlocal had
+        await rounds.turn()
+        had += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5 * TURNS):
+            nursery.start_soon(do_much)
+        nursery.start_soon(rounds.run)
+        while had < 5 * TURNS:
+            seen.append(had)
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    steps = [after - before for before, after in pairwise([*seen, had])]
+    assert max(steps) <= 2 * TURNS  # this task looks at any point of a pass
 
 
 async def test_many_are_woken_a_few_at_a_time(autojump_clock: MockClock) -> None:  # noqa: ARG001

@@ -1,0 +1,119 @@
+"""Fuzzes what a peer of the live feed sends: WebSocket frames, and the JSON in them.
+
+``python -m tests.fuzz.frames 60`` searches for a minute without atheris, among what is nearly right. What holds
+for any bytes: the sieve hears what the library would, however they are cut; a frame is read or refused, never
+anything else, and in short steps; what is counted of it can be written.
+"""
+
+import json
+import sys
+from random import Random
+from time import monotonic, thread_time
+from typing import Any
+
+from exporter.derive import NOTHING, derive
+from exporter.phonic.decode import InvalidMessage, Message
+from exporter.phonic.model import Snapshot
+from exporter.phonic.tail import TailDecoder
+from tests.feeds import snapshot
+from tests.unit.test_sieve import NOT_PLAIN, cut, frame
+from tests.unit.test_sieve import check as hear
+
+LONGEST_STEP = 0.1
+"""Seconds of CPU."""
+ID = "conv_1"
+_TOKENS = (
+    *'{}[]:,"\\', "null", "true", "NaN", "1e999", "-1", "0", "9" * 40, '""', '"\\ud800"', "\ufeff", "\x00", " ",
+    '"items":[', '"timings":{', '"id":"conv_1"', '"item_idx":', '"tool_call_ids":[',
+    '"duration_ms":', '"role":"user"', "\n",
+    '{"type":"conversation-updated","conversation":{', '{"type":"conversation-ended"}', "\U0001f600",
+)  # fmt: skip
+
+
+def check(data: bytes) -> None:
+    """The bytes as frames, cut in two where the first of them says; as a binary message, and as a text message."""
+    hear(cut(data, [data[0]] if data else []))
+    decoder = TailDecoder(ID)
+    progress = _read(decoder, NOTHING, data)
+    _read(decoder, progress, data.decode("utf-8", "replace"))
+
+
+def run(seconds: float, seed: int | None = None) -> int:
+    """Search for so long; returns how many inputs held. Raises the error of the first that does not."""
+    begun, number = monotonic(), 0
+    first = seed if seed is not None else Random().randrange(1 << 32)
+    while monotonic() - begun < seconds:
+        current = first + number
+        try:
+            one(Random(current))
+        except Exception as error:
+            error.add_note(f"seed {current}")
+            raise
+        number += 1
+    return number
+
+
+def one(rng: Random) -> None:
+    """One input of each kind."""
+    data = _frames(rng)
+    hear(cut(data, [rng.randrange(1 << 20) for _ in range(rng.randrange(8))]))
+    decoder = TailDecoder(ID)
+    progress = NOTHING
+    for _ in range(rng.randrange(1, 4)):
+        text: str | bytes = _mutated(rng, _document(rng))
+        if not rng.randrange(8):
+            text = text.encode("utf-8", "surrogatepass")
+        progress = _read(decoder, progress, text)
+
+
+def _frames(rng: Random) -> bytes:
+    made = []
+    for _ in range(rng.randrange(6)):
+        kind = rng.randrange(4)
+        if kind == 0:
+            made.append(rng.choice(NOT_PLAIN))
+        elif kind == 1:
+            made.append(rng.randbytes(rng.randrange(20)))
+        else:
+            payload = rng.choice((rng.randbytes(rng.randrange(130)), b"x" * rng.choice((0, 1, 125, 126, 65536))))
+            made.append(frame(payload, rng.choice((0, 1, 1, 1, 2, 8, 9, 10)), final=bool(rng.randrange(4))))
+    return b"".join(made)
+
+
+def _document(rng: Random) -> str:
+    kind = rng.randrange(3)
+    if kind == 0:
+        return snapshot(ID, rng.choice((0, 1, 5, 40)))
+    if kind == 1:
+        return "".join(rng.choice(_TOKENS) for _ in range(rng.randrange(40)))
+    items = rng.choice(("{},", "0,", "[[],", '{"item_idx":1},', '{"timings":{"a":1}},')) * rng.choice((10, 11_000))
+    return f'{{"type":"conversation-updated","conversation":{{"id":"{ID}","items":[{items}null]}}}}'
+
+
+def _mutated(rng: Random, text: str) -> str:
+    for _ in range(rng.randrange(4)):
+        at = rng.randrange(len(text) + 1)
+        end = min(len(text), at + rng.choice((0, 0, 1, 5, 100)))
+        text = text[:at] + rng.choice(("", *_TOKENS)) + text[end:]
+    return text
+
+
+def _read(decoder: TailDecoder, progress: Any, text: str | bytes) -> Any:
+    start = thread_time()
+    try:
+        for found in decoder.read(text):
+            took = thread_time() - start
+            if took > LONGEST_STEP:
+                raise AssertionError(f"a step of {took:.3f} s")
+            piece = found.snapshot if isinstance(found, Message) else found
+            if isinstance(piece, Snapshot):
+                progress, _ = derive(progress, piece)
+            start = thread_time()
+    except InvalidMessage:
+        pass
+    json.dumps(sorted(progress.tools)).encode()  # what is kept can be written
+    return progress
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{run(float(sys.argv[1]))} inputs held\n")
