@@ -64,7 +64,7 @@ class Expected:
 class Case:
     """One situation: series in promtool's notation, and what must follow.
 
-    One sample every ``step`` minutes, at which the rules are evaluated too, unless ``interval`` says otherwise.
+    One sample every ``step`` minutes, unless ``interval`` says otherwise.
     """
 
     alert: str
@@ -90,12 +90,17 @@ def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
     return {
         stem: {
             "rule_files": ["../recording.yml", "../alerts.yml"] if stem in _RECORDED else ["../alerts.yml"],
-            "evaluation_interval": GROUPS["phonic-waiting"] if stem == "waiting" else f"{cases[0].step}m",
+            "evaluation_interval": _evaluation(stem, cases[0].step),
             "group_eval_order": [*(group["name"] for group in recording(slo)["groups"]), *GROUPS],
             "tests": [_test(case, known[case.alert], slo) for case in cases],
         }
         for stem, cases in files.items()
     }
+
+
+def _evaluation(stem: str, step: int) -> str:
+    """At each sample, but where scrapes come at any second as often as the shipped group is evaluated."""
+    return GROUPS["phonic-waiting"] if stem == "waiting" else f"{step}m"
 
 
 def _test(case: Case, alert: Alert, slo: Slo) -> dict[str, Any]:
@@ -435,8 +440,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
 
     A sample in the middle of each minute, so that every range has as many of them in every Prometheus.
     """
-    quickest = min(slo.burn.fast.windows, key=lambda w: slo.notices_after(w, slo.response.objective))
-    window, calm, page = _minutes(quickest.long), 360, QUICKEST_PAGE_SECONDS // 60
+    calm, page = 360, QUICKEST_PAGE_SECONDS // 60
     each, length = 100, calm + page + 1
 
     def counts(before: int, after: int) -> str:
@@ -446,9 +450,16 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
 
     le = promql.bound(slo.response.threshold_seconds)
     ended = c.CONVERSATIONS_ENDED.sample_name
+
+    def share(budget: float) -> float:
+        """What the first window that burns says; one of n minutes holds n - 1 differences between samples."""
+        shares = ((w, page / max(_minutes(w.long) - 1, page)) for w in slo.burn.fast.windows)
+        return next(bad for w, bad in shares if bad > slo.factor(w) * budget)
+
     table = (
         (
             "PhonicResponseBudgetBurnFast",
+            slo.response.objective,
             {
                 f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(each, 0),
                 f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": counts(each, each),
@@ -456,6 +467,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
         ),
         (
             "PhonicErrorBudgetBurnFast",
+            slo.conversations.objective,
             {
                 f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': counts(0, each),
                 f'{ended}{{{_TARGET},{_AGENT},ended_by="error"}}': counts(0, each),
@@ -463,8 +475,6 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             },
         ),
     )
-    # A window of n minutes holds n samples, and n - 1 differences between them.
-    share = min(page / (window - 1), 1)
     return tuple(
         Case(
             alert=alert,
@@ -472,11 +482,11 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             series=series,
             expected=(
                 Expected(minutes=calm),
-                Expected(minutes=calm + page, labels=_WHO, value=_percent(share)),
+                Expected(minutes=calm + page, labels=_WHO, value=_percent(share(1 - objective))),
             ),
             interval="30s",
         )
-        for alert, series in table
+        for alert, objective, series in table
     )
 
 

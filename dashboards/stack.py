@@ -99,6 +99,8 @@ def alertmanager() -> dict[str, Any]:
                     "receiver": "wake-somebody",
                     "matchers": ['severity="critical"'],
                     "group_by": ["alertname", "job"],
+                    # More agents with the same trouble are no reason to call again at once.
+                    "group_interval": "5m",
                 },
             ],
         },

@@ -129,6 +129,15 @@ def test_routing_names_only_alerts_and_receivers_that_exist() -> None:
     assert named <= {alert.name for alert in alerts(SLO)}
 
 
+@pytest.mark.parametrize("name", ["README.md", "dashboards/README.md"])
+def test_every_example_of_a_prometheus_configuration_names_an_evaluation_interval(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    examples = re.findall(r"```yaml\n(# prometheus\.yml.*?)```", text, re.DOTALL)
+    assert examples
+    for example in examples:
+        assert slo.seconds(yaml.safe_load(example)["global"]["evaluation_interval"]) <= 15
+
+
 def test_what_wakes_somebody_is_one_notification_for_all_agents() -> None:
     routes = {route["receiver"]: route for route in stack.alertmanager()["route"]["routes"]}
     assert routes["wake-somebody"]["matchers"] == ['severity="critical"']
