@@ -8,7 +8,7 @@ from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
 from ..panels import Column, PanelBuilder, Query, listing, number, rising, spread, trend
-from ..promql import gauge, quantile, series
+from ..promql import age, gauge, quantile, series
 from ..slo import Slo
 from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
 
@@ -117,7 +117,7 @@ def _calls(slo: Slo) -> PanelBuilder:
             Column(title="Origin", label="origin"),
             Column(
                 title="Waiting",
-                expr=_called(f"time() - {_chosen(c.LIVE_WAITING_SINCE)}"),
+                expr=_called(age(_chosen(c.LIVE_WAITING_SINCE))),
                 unit="s",
                 steps=rising(slo.response.threshold_seconds, limit),
                 decimals=1,
@@ -128,7 +128,7 @@ def _calls(slo: Slo) -> PanelBuilder:
             Column(title="Last generation", expr=_called(_chosen(c.LIVE_GENERATION)), unit="s"),
             Column(
                 title="Silent since",
-                expr=_called(f"time() - {_chosen(c.LIVE_LAST_UPDATE)}"),
+                expr=_called(age(_chosen(c.LIVE_LAST_UPDATE))),
                 unit="s",
                 decimals=0,
             ),

@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager, as Debian packages them."""
+"""Real servers, as Debian packages them: installed, or unpacked from its next release by ``.ci/next-release``."""
 
 import contextlib
 import os
@@ -17,6 +17,10 @@ import trio
 
 LOOK_AGAIN_SECONDS = 0.1
 
+_LISTEN = ("--web.listen-address=127.0.0.1:0", "--log.level=info")
+# Prometheus 2 and 3 and Alertmanager; VictoriaMetrics.
+_ADDRESS = re.compile(rb'msg="Listening on".* address=(\S+)\n|started server at http://(\S+)/\n')
+
 _CONFIG = """\
 global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
 scrape_configs:
@@ -25,11 +29,35 @@ scrape_configs:
 """
 
 
-def needs(program: str) -> str:
+@attrs.frozen
+class Release:
+    """Where programs are looked for: on the ``PATH``, or in a ``folder`` that ``how`` fills."""
+
+    name: str
+    how: str
+    folder: Path | None = None
+
+    def find(self, program: str) -> str | None:
+        """The path of a program, if it is there."""
+        return shutil.which(program, path=str(self.folder) if self.folder else None)
+
+
+def _next_release() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    where = os.environ.get("PHONIC_NEXT_RELEASE") or cache / "phonic-exporter-tests/next-release"
+    return Path(where) / "usr/bin"
+
+
+INSTALLED = Release("installed", "Debian: apt install prometheus prometheus-alertmanager")
+NEXT = Release("next", ".ci/next-release unpacks it", _next_release())
+RELEASES = (INSTALLED, NEXT)
+
+
+def needs(program: str, release: Release = INSTALLED) -> str:
     """The path of a program; without it the test is skipped, but where CI promises all of them it fails."""
-    found = shutil.which(program)
+    found = release.find(program)
     if found is None:
-        why = f"{program} is not installed (Debian: apt install prometheus prometheus-alertmanager)"
+        why = f"{program} is missing ({release.how})"
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(why)
@@ -41,9 +69,13 @@ class Prometheus:
     url: str
     http: httpx.AsyncClient
 
+    async def ask(self, path: str, **query: str) -> Any:
+        """A whole answer of its API: ``data``, and what else it has to say."""
+        return (await self.http.get(f"{self.url}/api/v1/{path}", params=query)).json()
+
     async def get(self, path: str, **query: str) -> Any:
         """The ``data`` of an answer of its API."""
-        answer = (await self.http.get(f"{self.url}/api/v1/{path}", params=query)).json()
+        answer = await self.ask(path, **query)
         assert answer["status"] == "success", answer
         return answer["data"]
 
@@ -58,7 +90,13 @@ class Prometheus:
 
 @contextlib.asynccontextmanager
 async def prometheus(
-    folder: Path, target: str, http: httpx.AsyncClient, *, config: str | None = None
+    folder: Path,
+    target: str,
+    http: httpx.AsyncClient,
+    *,
+    config: str | None = None,
+    release: Release = INSTALLED,
+    features: str = "exemplar-storage",
 ) -> AsyncIterator[Prometheus]:
     """Run it over data in ``folder`` until the block ends, scraping ``target`` (host:port) four times a second.
 
@@ -67,25 +105,63 @@ async def prometheus(
     path = folder / "prometheus.yml"
     path.write_text(config or _CONFIG.format(target=target))
     async with _listening(
-        needs("prometheus"),
+        needs("prometheus", release),
         f"--config.file={path}",
         f"--storage.tsdb.path={folder / 'data'}",
-        "--enable-feature=exemplar-storage",
+        f"--enable-feature={features}",
+        *_LISTEN,
     ) as url:
         await _ready(url, http)
         yield Prometheus(url, http)
 
 
 @contextlib.asynccontextmanager
-async def alertmanager(folder: Path, config: str, http: httpx.AsyncClient) -> AsyncIterator[str]:
+async def victoria_metrics(folder: Path, http: httpx.AsyncClient, *, config: str) -> AsyncIterator[Prometheus]:
+    """Run it over data in ``folder`` until the block ends; it speaks the API of Prometheus."""
+    path = folder / "scraping.yml"
+    path.write_text(config)
+    async with _listening(
+        needs("victoria-metrics", NEXT),
+        f"-promscrape.config={path}",
+        f"-storageDataPath={folder / 'data'}",
+        "-memory.allowedBytes=256MiB",
+        # Ask for what was scraped just now, not for what is complete for certain.
+        "-search.latencyOffset=0s",
+        "-httpListenAddr=127.0.0.1:0",
+    ) as url:
+        await _ready(url, http)
+        yield Prometheus(url, http)
+
+
+@contextlib.asynccontextmanager
+async def vmalert(server: Prometheus, rules: Path, http: httpx.AsyncClient) -> AsyncIterator[Prometheus]:
+    """Evaluate the rule files of a folder on a VictoriaMetrics until the block ends."""
+    async with _listening(
+        needs("vmalert", NEXT),
+        f"-datasource.url={server.url}",
+        f"-remoteWrite.url={server.url}",
+        f"-remoteRead.url={server.url}",
+        "-notifier.blackhole",
+        "-disableAlertgroupLabel",
+        f"-rule={rules}/*.yml",
+        "-httpListenAddr=127.0.0.1:0",
+    ) as url:
+        yield Prometheus(url, http)
+
+
+@contextlib.asynccontextmanager
+async def alertmanager(
+    folder: Path, config: str, http: httpx.AsyncClient, release: Release = INSTALLED
+) -> AsyncIterator[str]:
     """Run it alone, without gossip, until the block ends. Yields its URL."""
     path = folder / "alertmanager.yml"
     path.write_text(config)
     async with _listening(
-        needs("prometheus-alertmanager"),
+        needs("prometheus-alertmanager", release),
         f"--config.file={path}",
         f"--storage.path={folder / 'alerts'}",
         "--cluster.listen-address=",
+        *_LISTEN,
     ) as url:
         await _ready(url, http)
         yield url
@@ -98,7 +174,7 @@ async def _listening(*argv: str) -> AsyncIterator[str]:
         process = await nursery.start(
             partial(
                 trio.run_process,
-                [*argv, "--web.listen-address=127.0.0.1:0", "--log.level=info"],
+                argv,
                 stderr=subprocess.PIPE,
                 check=False,
             )
@@ -117,10 +193,10 @@ async def _read_log(process: trio.Process, task_status: trio.TaskStatus[str]) ->
     async for chunk in process.stderr:
         if not is_listening:
             log += chunk
-            address = re.search(rb'msg="Listening on" address=(\S+)\n', log)
+            address = _ADDRESS.search(log)
             if address is not None:
                 is_listening = True
-                task_status.started(f"http://{address[1].decode()}")
+                task_status.started(f"http://{(address[1] or address[2]).decode()}")
     assert is_listening, log.decode()
 
 
