@@ -18,6 +18,7 @@ from exporter.looplag import LoopLag
 from exporter.metrics.formats import Format
 from exporter.metrics.ledger import LabelLimits, Ledger
 from exporter.metrics.page import Page
+from exporter.phonic.clock import PhonicClock
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import decode
 from exporter.phonic.live import LiveSocket
@@ -67,6 +68,7 @@ def page(tally: Tally) -> Page:
         supervisor=supervisor,
         rest=None,
         discovery=None,
+        clock=PhonicClock(),
         checkpoint=None,
         publisher=Publisher(tally.ledger, tally, None),
         access=None,

@@ -31,6 +31,7 @@ from .metrics.formats import Format
 from .metrics.ledger import LabelLimits, Ledger
 from .metrics.page import Page
 from .metrics.process import process_metrics
+from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
@@ -42,9 +43,10 @@ from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
 from .tally import Tally
-from .vocabulary import Reset, RestError, Started
+from .vocabulary import Request, Reset, RestError, Started, Task
 from .watch.access import Access
 from .watch.discovery import Discovery
+from .watch.fence import keep_running
 from .watch.ports import Source
 from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
@@ -61,7 +63,8 @@ EXPIRE_SECONDS = 60.0
 OTHER_FILES = 500  # open at once beside the feeds: scrapes and idle clients, REST, checkpoint
 KEPT_OWN = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
 NAMES_ONLY_SECONDS = 60.0  # how often names and limits are read when discovery is off
-NAMES_PATIENCE_SECONDS = 5.0  # for the names of projects, before conversations are counted under their ids
+# For the names of projects and agents, before conversations are counted under ids and in series not seen at 0.
+NAMES_PATIENCE_SECONDS = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -97,7 +100,13 @@ async def run(
         ),
         hold=settings.metrics.hold_new_series,
     )
-    tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
+    clock = PhonicClock()
+    tally = Tally(
+        ledger,
+        live_limit=settings.metrics.per_conversation_limit,
+        now=time.time,
+        clock_offset=lambda: clock.offset,
+    )
     stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
     read_again: dict[str, Callable[[], Awaitable[object]]] = {
         "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
@@ -107,7 +116,7 @@ async def run(
         _signals(stop, read_again),
         AsyncExitStack() as at_work,
         _checkpoint(settings.state, tally) as checkpoint,
-        _rest(settings, credentials, tally, proxy) as rest,
+        _rest(settings, credentials, tally, proxy, clock) as rest,
     ):
         access = Access(credentials, rest.projects) if rest else None
         publisher = Publisher(ledger, tally, checkpoint)
@@ -124,8 +133,9 @@ async def run(
             sink=tally,
             records=records,
             limit=watch_limit,
+            now=clock.now,
         )
-        discovery = _discovery(settings, rest, supervisor, tally)
+        discovery = _discovery(settings, rest, supervisor, tally, clock)
         loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
         if watch_file is not None:
@@ -137,6 +147,7 @@ async def run(
                 supervisor=supervisor,
                 rest=rest,
                 discovery=discovery,
+                clock=clock,
                 checkpoint=checkpoint,
                 watch_file=watch_file,
                 publisher=publisher,
@@ -189,13 +200,13 @@ async def run(
                 watching.start_soon(live.run)
                 watching.start_soon(_expire, tally, supervisor, publisher if checkpoint is None else None)
                 if access is not None:
-                    watching.start_soon(access.run)
+                    watching.start_soon(keep_running, Task.CREDENTIAL, access.run, tally.task_crashed)
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)
                 for conversation_id in settings.watch.conversation:
                     supervisor.start(conversation_id, Source.FLAG)
                 if watch_file is not None:
-                    watching.start_soon(watch_file.run)
+                    watching.start_soon(keep_running, Task.WATCH_FILE, watch_file.run, tally.task_crashed)
                 if discovery is not None:
                     watching.start_soon(discovery.run)
                 task_status.started(Running(urls=urls, stop=stop))
@@ -324,7 +335,7 @@ def _count_checkpoint_error(ledger: Ledger) -> None:
 
 @asynccontextmanager
 async def _rest(
-    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None
+    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None, clock: PhonicClock
 ) -> AsyncIterator[RestApi | None]:
     """The REST API while the block runs; None with a session token, which cannot read it."""
     if not isinstance(credentials.current(), ApiKey):
@@ -334,10 +345,16 @@ async def _rest(
     def on_error(reason: RestError) -> None:
         tally.ledger.count(catalogue.DISCOVERY_ERRORS, reason)
 
+    def on_request(what: Request, seconds: float) -> None:
+        tally.ledger.count(catalogue.REQUESTS, what)
+        tally.ledger.observe(catalogue.REQUEST_DURATION, what, value=seconds)
+
     async with open_rest(
         settings.phonic.base_url,
         credentials,
         on_error=on_error,
+        on_request=on_request,
+        clock=clock,
         requests_per_second=settings.phonic.requests_per_second,
         proxy=proxy,
         ca_file=settings.phonic.ca_file,
@@ -345,7 +362,9 @@ async def _rest(
         yield rest
 
 
-def _discovery(settings: Settings, rest: RestApi | None, supervisor: Supervisor, tally: Tally) -> Discovery | None:
+def _discovery(
+    settings: Settings, rest: RestApi | None, supervisor: Supervisor, tally: Tally, clock: PhonicClock
+) -> Discovery | None:
     if rest is None:
         return None
     return Discovery(
@@ -357,6 +376,7 @@ def _discovery(settings: Settings, rest: RestApi | None, supervisor: Supervisor,
         interval=settings.watch.interval if settings.watch.discover else NAMES_ONLY_SECONDS,
         finds=bool(settings.watch.discover),
         only=settings.watch.project,
+        now=clock.now,
     )
 
 
@@ -379,6 +399,7 @@ async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) 
     if discovery is not None:
         with trio.move_on_after(NAMES_PATIENCE_SECONDS):
             await discovery.projects_known.wait()
+            await discovery.agents_known.wait()
     names_known.set()
 
 

@@ -1,7 +1,7 @@
 """Wiring: which part of the program feeds which gauge at the moment of a scrape."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from . import __version__
@@ -9,11 +9,13 @@ from .checkpoint import Checkpoint
 from .looplag import LoopLag
 from .metrics import catalogue
 from .metrics.catalogue import CATALOGUE, Family, Scope
+from .metrics.ledger import OTHER
 from .metrics.page import Rows, Source, one, rows
 from .metrics.series import Column
+from .phonic.clock import PhonicClock
 from .phonic.rest import RestApi
 from .publishing import Publisher
-from .tally import Tally
+from .tally import Tally, label_value
 from .vocabulary import ReloadedFile
 from .watch.access import Access
 from .watch.discovery import Discovery
@@ -30,6 +32,7 @@ def gauges(
     supervisor: Supervisor,
     rest: RestApi | None,
     discovery: Discovery | None,
+    clock: PhonicClock,
     checkpoint: Checkpoint | None,
     publisher: Publisher,
     access: Access | None,
@@ -50,7 +53,8 @@ def gauges(
             rows(catalogue.WATCHERS, supervisor.states),
             one(catalogue.EVENT_LOOP_LAG, loop_lag.largest),
             *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
-            *_upstream(rest, discovery),
+            *_upstream(rest, discovery, label_limit=tally.ledger.limits.values),
+            *_requests(rest, clock),
             *_checkpoint(checkpoint),
             one(catalogue.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
             one(catalogue.COMMIT_WAIT, lambda: publisher.wait),
@@ -84,15 +88,26 @@ def _live(tally: Tally) -> Mapping[Family, Column]:
     }
 
 
-def _upstream(rest: RestApi | None, discovery: Discovery | None) -> _Feeds:
-    def projects(number: str) -> Callable[[], Rows]:
-        def numbers() -> Rows:
-            for project in discovery.projects if discovery else ():
-                value = getattr(project, number)
-                if value is not None:
-                    yield (project.name,), float(value)
+def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
+    """Numbers by project name: those of one name added up, and what is beyond the label limit in ``__other__``."""
+    sums: dict[str, float] = {}
+    names: set[str] = set()
+    for name, number in numbers:
+        label = label_value(name)
+        if label in names or len(names) < limit:
+            names.add(label)
+        else:
+            label = OTHER
+        if number is not None:
+            sums[label] = sums.get(label, 0.0) + number
+    return [((label,), number) for label, number in sums.items()]
 
-        return numbers
+
+def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit: int) -> _Feeds:
+    def projects(number: str) -> Callable[[], Rows]:
+        return lambda: by_project(
+            ((each.name, getattr(each, number)) for each in discovery.projects) if discovery else (), label_limit
+        )
 
     def workspace(number: str) -> Callable[[], float | None]:
         return lambda: getattr(discovery.workspace, number) if discovery and discovery.workspace else None
@@ -107,8 +122,17 @@ def _upstream(rest: RestApi | None, discovery: Discovery | None) -> _Feeds:
         one(catalogue.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
         rows(
             catalogue.DISCOVERED,
-            lambda: [((name,), float(count)) for name, count in discovery.found.items()] if discovery else [],
+            lambda: by_project(discovery.found.items() if discovery else (), label_limit),
         ),
+    ]
+
+
+def _requests(rest: RestApi | None, clock: PhonicClock) -> _Feeds:
+    return [
+        one(catalogue.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
+        one(catalogue.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
+        one(catalogue.REQUESTS_ALLOWED, lambda: rest.allowed_per_second if rest else None),
+        one(catalogue.CLOCK_OFFSET, lambda: clock.offset),
     ]
 
 

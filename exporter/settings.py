@@ -23,6 +23,7 @@ from cyclopts import Parameter, Token
 from .errors import ConfigError
 from .identity import is_conversation_id
 from .metrics.catalogue import LABEL_CHOICES, RESPONSE_BUCKETS
+from .phonic.address import normalised
 from .proxies import is_loopback
 
 VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
@@ -109,8 +110,8 @@ class PhonicSettings:
         "live feed and an https proxy.",
     )
     requests_per_second: float = _setting(
-        4.0,
-        "Most REST requests in a second; each ended conversation costs one or two. Phonic allows 500.",
+        50.0,
+        "Most REST requests in a second, of the 500 that Phonic allows; fewer for a while after a 429.",
     )
 
 
@@ -295,7 +296,10 @@ def describe(settings: Settings) -> dict[str, object]:
 
 
 def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
-    """Decide what depends on the credential: discovery is on exactly when it was asked for, or is possible.
+    """Decide what is left open.
+
+    Discovery is on exactly when it was asked for, or is possible; the base URL is what was meant by what was
+    pasted.
 
     Errors: ConfigError when discovery was asked for without an API key.
     """
@@ -304,7 +308,11 @@ def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
         raise ConfigError("--watch.discover", "needs an API key; a session token cannot list conversations")
     if discover is None:
         discover = has_api_key
-    return attrs.evolve(settings, watch=attrs.evolve(settings.watch, discover=discover))
+    return attrs.evolve(
+        settings,
+        phonic=attrs.evolve(settings.phonic, base_url=normalised(settings.phonic.base_url)),
+        watch=attrs.evolve(settings.watch, discover=discover),
+    )
 
 
 def for_demo(settings: DemoSettings) -> Settings:
@@ -391,8 +399,9 @@ def _wrong_external_url(text: str) -> str | None:
 
 def _wrong_base_url(phonic: PhonicSettings) -> str | None:
     """The first thing that is wrong with it."""
+    base_url = normalised(phonic.base_url)
     try:
-        url = urlsplit(phonic.base_url)
+        url = urlsplit(base_url)
         host, _ = url.hostname, url.port  # a bad port shows only when asked for
     except ValueError:
         return "is not a URL"
@@ -400,9 +409,9 @@ def _wrong_base_url(phonic: PhonicSettings) -> str | None:
         return "must be https://HOST, or http:// for a local server"
     if url.username is not None or url.password is not None:
         return "must not hold a user or password; give the credential as a file or variable"
-    if url.query or url.fragment or "?" in phonic.base_url or "#" in phonic.base_url:
+    if url.query or url.fragment or "?" in base_url or "#" in base_url:
         return "must not have a query or fragment"
-    if re.search(r"\s", phonic.base_url):
+    if re.search(r"\s", base_url):
         return "must not contain spaces"
     if url.scheme == "http" and not phonic.allow_http and not is_loopback(host):
         return "plain http would send the credential in clear; use https, or --phonic.allow-http to insist"

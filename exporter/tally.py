@@ -10,6 +10,7 @@ What changed since the last write waits in ``_unsaved``, as references to values
 out (`Tally.changes`) costs no more than the series that changed, and the writer's thread encodes it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
@@ -21,15 +22,16 @@ from .derive import Progress
 from .ended import Ended, hash_of, packed
 from .ending import End
 from .metrics import catalogue
-from .metrics.ledger import Frozen, LabelSet, Ledger, saved_families
+from .metrics.ledger import OTHER, Frozen, LabelSet, Ledger, saved_families
 from .metrics.series import Sample, labels_text
 from .phonic.model import Conversation, Snapshot
 from .saved import Changes, Saved, SavedConversation, SavedEnds
-from .vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, UnknownWord
+from .vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, Task, UnknownWord
 
 log = structlog.get_logger("exporter.tally")
 
 LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
+REFUSED_SAID_EVERY = 60.0  # seconds between two lines about the watch limit: a list may hold thousands
 MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
 NONE, UNKNOWN = "none", "unknown"
 
@@ -103,7 +105,10 @@ class Tally:
         self._ended = Ended()
         self._not_found: dict[str, float] = {}  # until when, of ids that REST does not know
         self._project_names: dict[str, str] = {}
+        self._listed_agents: dict[str, set[str]] = {}  # ids by project, as REST listed them
+        self._unlisted: set[str] = set()  # projects with a conversation of an agent that is none of these
         self._agents: dict[tuple[str, str, str], bool] = {}  # whether one of its conversations was seen
+        self._refused_said_at, self._refused_unsaid = -math.inf, 0
         self._logged_fields: set[tuple[Drift, str]] = set()
         self._unsaved: dict[str, _Unsaved] = {}
         self._newly_ended: list[tuple[str, float]] = []
@@ -157,9 +162,15 @@ class Tally:
     def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # logged where it was contained
         self.ledger.count(catalogue.WATCHER_CRASHES)
 
+    def task_crashed(self, task: Task) -> None:
+        self.ledger.count(catalogue.TASK_CRASHES, task)
+
     def refused(self, conversation_id: str) -> None:
         self.ledger.count(catalogue.CONVERSATIONS_REFUSED)
-        log.warning("watch limit reached", conversation=conversation_id)
+        self._refused_unsaid += 1
+        if (now := self._now()) >= self._refused_said_at + REFUSED_SAID_EVERY or now < self._refused_said_at:
+            log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unsaid)
+            self._refused_said_at, self._refused_unsaid = now, 0
 
     def reconciled(self, result: Reconciled) -> None:
         self.ledger.count(catalogue.RECONCILIATIONS, result)
@@ -265,11 +276,18 @@ class Tally:
 
     def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
         """Agents (id, name) of a project: their series exist at 0 before their first conversation."""
+        agents = list(agents)
+        self._listed_agents[_clean(project)] = {_clean(agent_id) for agent_id, _ in agents}
+        self._unlisted.discard(_clean(project))
         for agent_id, name in agents:
             self._learn_agent((_clean(project), _clean(name), _clean(agent_id)))
             if set(self.ledger.limits.names) <= {"project", "agent"}:
                 known = {"project": _clean(project), "agent": _clean(name)}
                 self.ledger.expect([known[label] for label in self.ledger.limits.names])
+
+    def unknown_agents(self, project: str) -> bool:
+        """Whether a conversation of the project named an agent that was not listed then."""
+        return _clean(project) in self._unlisted
 
     def _learn_agent(self, agent: tuple[str, str, str], *, was_seen: bool = False) -> None:
         """Of more agents than the limits allow, those that have conversations matter."""
@@ -292,6 +310,8 @@ class Tally:
         )
         self._entries[conversation_id] = entry
         if conversation.agent and conversation.agent.id:
+            if _clean(conversation.agent.id) not in self._listed_agents.get(labels["project"], ()):
+                self._unlisted.add(labels["project"])
             self._learn_agent((labels["project"], labels["agent"], _clean(conversation.agent.id)), was_seen=True)
         return entry
 
@@ -328,8 +348,19 @@ class Tally:
         return [(labels_text(names, values), count) for values, count in counts.items()]
 
     def agents(self) -> Iterable[tuple[tuple[str, str, str], float]]:
-        """Rows of `phonic_agent_info`."""
-        return [(each, 1.0) for each in self._agents]
+        """Rows of `phonic_agent_info`; no label has more values than the limit, the rest is one row."""
+        values: tuple[set[str], ...] = (set(), set(), set())
+        shown: dict[tuple[str, str, str], float] = {}
+        for each in sorted(self._agents, key=lambda agent: not self._agents[agent]):  # those seen come first
+            fits = all(
+                value in seen or len(seen) < self.ledger.limits.values
+                for seen, value in zip(values, each, strict=True)
+            )
+            if fits:
+                for seen, value in zip(values, each, strict=True):
+                    seen.add(value)
+            shown[each if fits else (OTHER, OTHER, OTHER)] = 1.0
+        return shown.items()
 
     # --- state file
 
@@ -452,6 +483,11 @@ def _blob(unsaved: _Unsaved) -> bytes:
             updated_at=updated_at,
         )
     )
+
+
+def label_value(text: str) -> str:
+    """What a name that REST tells becomes as the value of a label."""
+    return _clean(text)
 
 
 def _clean(text: str) -> str:

@@ -179,6 +179,10 @@ class RestError(StrEnum):
     """What went wrong on a REST request. See `exporter.phonic.rest` for the translation."""
 
     CONNECT = "connect"
+    DNS = "dns"
+    REFUSED = "refused"
+    TLS = "tls"
+    PROXY = "proxy"
     TIMEOUT = "timeout"
     HTTP_401 = "http_401"
     HTTP_403 = "http_403"
@@ -190,6 +194,27 @@ class RestError(StrEnum):
     NOT_JSON = "not_json"
     WRONG_SHAPE = "wrong_shape"
     TOO_LARGE = "too_large"
+    ENDLESS_PAGING = "endless_paging"
+
+
+class Request(StrEnum):
+    """What REST is asked for."""
+
+    PROJECTS = "projects"
+    WORKSPACE = "workspace"
+    AGENTS = "agents"
+    CONVERSATIONS = "conversations"
+    RECORD = "record"
+
+
+class Task(StrEnum):
+    """Tasks beside the watchers that go on after a defect."""
+
+    DISCOVERY = "discovery"
+    SWEEP = "sweep"
+    RECORDS = "records"
+    WATCH_FILE = "watch_file"
+    CREDENTIAL = "credential"
 
 
 class Lost(StrEnum):

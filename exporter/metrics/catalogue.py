@@ -22,10 +22,12 @@ from ..vocabulary import (
     Reconciled,
     Rejection,
     ReloadedFile,
+    Request,
     Reset,
     RestError,
     Role,
     Skipped,
+    Task,
     ToolFailure,
     UnknownWord,
     WatcherState,
@@ -42,6 +44,8 @@ GENERATION_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.
 MODEL_INPUT_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
 TURN_DURATION_BUCKETS = (0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120)
 CONVERSATION_DURATION_BUCKETS = (5, 10, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600, 7200)
+# From a healthy answer to the time-outs.
+REQUEST_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 TURNS_BUCKETS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 80, 130, 200)
 
 
@@ -416,6 +420,50 @@ DISCOVERED = _gauge(
     "Live conversations that the last round of discovery found; compare phonic_project_conversations_active.",
     "list rows without `ended_at`",
     "project",
+)
+REQUESTS = _counter(
+    Scope.PROCESS,
+    "requests",
+    "REST requests sent, repetitions included, by what is asked for.",
+    "REST",
+    request=_words(Request),
+)
+REQUEST_DURATION = Family(
+    name="phonic_exporter_request_duration_seconds",
+    kind=Kind.HISTOGRAM,
+    scope=Scope.PROCESS,
+    help="How long REST requests took, without their wait in the queue, by what is asked for.",
+    derived="REST",
+    labels=("request",),
+    values=(_words(Request),),
+    buckets=REQUEST_BUCKETS,
+)
+REQUESTS_WAITING = _gauge(
+    "phonic_exporter_requests_waiting",
+    "REST requests that wait for their turn; absent without REST.",
+    "`--phonic.requests-per-second`, Phonic's 429 and `Retry-After`",
+)
+REQUESTS_WAITING_SINCE = _gauge(
+    "phonic_exporter_requests_waiting_since_timestamp_seconds",
+    "When the REST request that waits longest began to, Unix time; absent while none waits.",
+    "the same",
+)
+REQUESTS_ALLOWED = _gauge(
+    "phonic_exporter_requests_per_second_allowed",
+    "REST requests that may be sent in a second: the setting, less for a while after a 429; absent without REST.",
+    "halved by each 429, growing by 1 a second",
+)
+CLOCK_OFFSET = _gauge(
+    "phonic_exporter_clock_offset_seconds",
+    "How far this machine's clock is ahead of Phonic's; absent before the first reply.",
+    "REST `Date` header",
+)
+TASK_CRASHES = _counter(
+    Scope.PROCESS,
+    "task_crashes",
+    "Defects of the exporter that tasks beside the watchers met and went on after.",
+    "tasks",
+    task=_words(Task),
 )
 RECONCILIATIONS = _counter(
     Scope.PROCESS,

@@ -169,6 +169,12 @@ class Ledger:
         if _is_saved(family):
             self._changed.add(series)
 
+    def observe(self, family: Family, *labels: str, value: float) -> None:
+        """Count a value in a histogram of `Scope.PROCESS`, in the base unit of the family."""
+        series = self._series[family.name][labels]
+        assert isinstance(series, Histogram)  # noqa: S101  # as in `counter`
+        series.observe(value, "", 0.0)
+
     def apply(
         self, label_set: LabelSet, additions: Iterable[Addition], *, conversation_id: str, at: float
     ) -> None:

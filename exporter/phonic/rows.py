@@ -5,6 +5,7 @@ then a few fields of each are read. Where msgspec finds the document malformed (
 read again with `parse_anything`. All functions raise `InvalidMessage` when the list itself is missing.
 """
 
+import codecs
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -120,14 +121,14 @@ _Row = TypeVar("_Row")
 
 
 def _document(body: bytes) -> _Document:
+    body = body.removeprefix(codecs.BOM_UTF8)
     try:
         return _decode_document(body)
     except _UNREADABLE:
         document = parse_anything(body)
-    try:
-        return msgspec.convert(document, _Document)
-    except msgspec.MsgspecError:
-        raise InvalidMessage(Invalid.WRONG_SHAPE) from None
+    if not isinstance(document, dict):
+        raise InvalidMessage(Invalid.WRONG_SHAPE)
+    return _Document(**_known(document, _Document))
 
 
 def _read(found: Any, row_from: Callable[[_Fields], _Row | None]) -> tuple[list[_Row], int]:
@@ -136,13 +137,25 @@ def _read(found: Any, row_from: Callable[[_Fields], _Row | None]) -> tuple[list[
     rows: list[_Row] = []
     for each in found:
         try:
-            fields = _decode_fields(each) if isinstance(each, msgspec.Raw) else msgspec.convert(each, _Fields)
+            fields = _decode_fields(each) if isinstance(each, msgspec.Raw) else _fields(each)
         except _UNREADABLE:
             continue
         row = row_from(fields)
         if row is not None:
             rows.append(row)
     return rows, len(found) - len(rows)
+
+
+def _fields(row: Any) -> _Fields:
+    """Raises ValidationError for what is no object."""
+    if not isinstance(row, dict):
+        raise msgspec.ValidationError
+    return _Fields(**_known(row, _Fields))
+
+
+def _known(found: dict[str, Any], fields: type) -> dict[str, Any]:
+    """What is known of an object. Not `msgspec.convert`, which fails at keys that UTF-8 cannot hold."""
+    return {each.name: found[each.name] for each in attrs.fields(fields) if each.name in found}
 
 
 def _project(fields: _Fields) -> ProjectRow | None:

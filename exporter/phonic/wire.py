@@ -3,22 +3,37 @@
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
-RETRY_AFTER = "retry-after"
+RETRY_AFTER, RETRY_AFTER_MS = "retry-after", "retry-after-ms"
 
 
 def retry_after(headers: Mapping[str, str], now: float, longest: float) -> float | None:
     """Seconds that a server asks its client to wait, at most ``longest``; None where it asks for nothing readable.
 
-    ``headers`` by lower-case name. The value is a number of seconds or an HTTP date (RFC 9110, 10.2.3), which is
-    compared with ``now``, the Unix time.
+    ``headers`` by lower-case name. ``retry-after-ms`` is a number; ``retry-after`` a number of seconds or an HTTP
+    date (RFC 9110, 10.2.3), which is compared with ``now``, the Unix time.
     """
+    milliseconds = _number(headers.get(RETRY_AFTER_MS, ""))
+    if milliseconds is not None:
+        return min(milliseconds / 1000, longest)
     value = headers.get(RETRY_AFTER, "").strip()
-    if value.isascii() and value.isdigit():
-        return min(float(value), longest)
+    seconds = _number(value)
+    if seconds is not None:
+        return min(seconds, longest)
     try:
         moment = parsedate_to_datetime(value)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return min(max(moment.timestamp() - now, 0.0), longest)
     except (ValueError, OverflowError):
         return None
+
+
+def segment(text: str) -> str:
+    """Exactly one segment of a path, whatever the text: dots too, for ``..`` means another place."""
+    return quote(text, safe="", errors="replace").replace(".", "%2E")
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    return float(text) if text.isascii() and text.isdigit() else None

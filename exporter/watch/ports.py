@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ..phonic.model import Snapshot
-from ..vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started
+from ..vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
 
 
 class Source(StrEnum):
@@ -74,6 +74,9 @@ class Sink(Protocol):
     def crashed(self, conversation_id: str) -> None:
         """A watcher met a defect of ours."""
 
+    def task_crashed(self, task: Task) -> None:
+        """A task beside the watchers met a defect of ours and goes on."""
+
     def refused(self, conversation_id: str) -> None:
         """The watch limit kept a conversation from being watched."""
 
@@ -131,7 +134,11 @@ class Directory(Protocol):
         """Names of all projects by id."""
 
     def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
-        """Agents (id, name) of a project."""
+        """All agents (id, name) of a project."""
+
+    def unknown_agents(self, project: str) -> bool:
+        """Whether a conversation named an agent that `learn_agents` did not: it is worth asking again."""
+        ...
 
 
 class RecordState(StrEnum):

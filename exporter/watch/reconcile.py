@@ -16,9 +16,6 @@ log = structlog.get_logger("exporter.watch")
 
 PATIENCE = 30.0  # seconds; the documented webhooks came 6.6 s after the end
 ENDURANCE = 600.0  # seconds; also bounds how many can wait, where more end than the rate limit lets be read
-# Reads under way. All requests pass one gate in the order they came, so in a wave of endings discovery waits for
-# this many turns, 1 s at 4 requests a second; and with answers within 1 s the gate is still never idle.
-CONCURRENCY = 4
 FIRST_DELAY, LONGEST_DELAY = 3.0, 15.0  # usually the second read, at the latest the third, finds all
 
 
@@ -39,7 +36,6 @@ class Reconciler:
         rng: Random,
         patience: float = PATIENCE,
         endurance: float = ENDURANCE,
-        concurrency: int = CONCURRENCY,
     ) -> None:
         """``read`` is `RestApi.record`.
 
@@ -52,7 +48,6 @@ class Reconciler:
         self._rng = rng
         self._patience = patience
         self._endurance = endurance
-        self._slots = trio.CapacityLimiter(concurrency)
 
     async def state(self, conversation_id: str) -> RecordState:
         """Whether the conversation is still going on, by one read."""
@@ -98,12 +93,7 @@ class Reconciler:
         return record
 
     async def _read_in_turn(self, conversation_id: str) -> Snapshot | None:
-        """Raises `RestFailed`, also when no turn comes."""
-        with trio.move_on_after(self._endurance) as waiting:
-            await self._slots.acquire()
-        if waiting.cancelled_caught:
-            raise RestFailed(RestError.TIMEOUT)
-        try:
+        """Raises `RestFailed`, also when no turn comes: all requests wait in one queue."""
+        with trio.move_on_after(self._endurance):
             return await self._read(conversation_id)
-        finally:
-            self._slots.release()
+        raise RestFailed(RestError.TIMEOUT)

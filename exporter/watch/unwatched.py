@@ -11,8 +11,9 @@ from ..derive import parse_time
 from ..ending import judge
 from ..phonic.model import Snapshot
 from ..phonic.rest import RestFailed
-from ..vocabulary import Reconciled, Started
+from ..vocabulary import Reconciled, Started, Task
 from .backoff import backoff
+from .fence import Fence
 from .ports import Sink, Source, Targets
 from .reconcile import PATIENCE, is_complete
 
@@ -54,6 +55,7 @@ class Unwatched:
         self._sink = sink
         self._rng = rng
         self._now = now
+        self._fence = Fence(Task.RECORDS, sink.task_crashed)
         self._due: dict[str, _Due] = {}
 
     def add(self, conversation_id: str) -> None:
@@ -73,16 +75,24 @@ class Unwatched:
                 continue
             try:
                 record = await self._read(conversation_id)
-            except RestFailed:
+            except Exception as failed:
+                if not isinstance(failed, RestFailed):  # a record that we cannot read holds up no other
+                    self._fence.note(failed)
                 failures += 1
                 if failures == FAILURES_IN_A_ROW:
                     return
                 self._put_off(conversation_id, due)
                 await trio.sleep(next(delays))
                 continue
-            failures = due.failures = 0
             # Asked again after the wait: it may be watched or finished by now.
-            if self._is_known(conversation_id) or self._settles(conversation_id, due, record):
+            try:
+                is_settled = self._is_known(conversation_id) or self._settles(conversation_id, due, record)
+            except Exception as crash:
+                self._fence.note(crash)
+                self._put_off(conversation_id, due)
+                continue
+            failures = due.failures = 0
+            if is_settled:
                 del self._due[conversation_id]
 
     def _is_known(self, conversation_id: str) -> bool:

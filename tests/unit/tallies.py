@@ -12,6 +12,7 @@ from exporter.metrics import catalogue
 from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
 from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
 from exporter.metrics.page import Page
+from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.model import Snapshot
 from exporter.publishing import Publisher
@@ -70,6 +71,7 @@ def page_of(tally: Tally) -> Page:
         supervisor=Supervisor(open_feed=no_feed, sink=tally, records=None, limit=1),
         rest=None,
         discovery=None,
+        clock=PhonicClock(),
         checkpoint=None,
         publisher=Publisher(tally.ledger, tally, None),
         access=None,

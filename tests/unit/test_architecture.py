@@ -48,7 +48,7 @@ PARTS: dict[str, set[str]] = {
     "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
     "simulator": {"errors"},
     # At the top: how it all fits.
-    "settings": {"errors", "identity", "metrics", "proxies"},
+    "settings": {"errors", "identity", "metrics", "phonic", "proxies"},
     "healthcheck": {"errors", "web"},
     "gauges": {
         "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "publishing", "tally", "vocabulary",
@@ -97,6 +97,7 @@ LIBRARIES: dict[str, set[str]] = {
         "checkpoint",
         "publishing",
         "looplag",
+        "phonic.budget",
         "phonic.inbox",
         "phonic.line",
         "phonic.live",
@@ -112,7 +113,8 @@ EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
     additions vocabulary errors identity proxies saved retention ended derive ending blob phonic.model
-    phonic.decode phonic.feed phonic.sieve phonic.wire phonic.walker metrics.catalogue metrics.digits
+    phonic.decode phonic.feed phonic.sieve phonic.wire phonic.walker phonic.address phonic.body
+    metrics.catalogue metrics.digits
     metrics.exposition metrics.formats
 """.split()
 IMPURE = set(

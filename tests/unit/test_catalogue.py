@@ -29,7 +29,11 @@ CONTRACT = """
     phonic_exporter_watcher_crashes_total phonic_exporter_conversations_lost_total
     phonic_exporter_turns_revised_total phonic_exporter_turns_skipped_total
     phonic_exporter_label_values_folded_total phonic_exporter_unknown_fields_total
-    phonic_exporter_discovery_last_success_timestamp_seconds phonic_exporter_discovery_errors_total
+    phonic_exporter_discovery_last_success_timestamp_seconds
+    phonic_exporter_requests_total phonic_exporter_request_duration_seconds phonic_exporter_requests_waiting
+    phonic_exporter_requests_waiting_since_timestamp_seconds phonic_exporter_requests_per_second_allowed
+    phonic_exporter_clock_offset_seconds phonic_exporter_task_crashes_total
+    phonic_exporter_discovery_errors_total
     phonic_exporter_discovery_duration_seconds phonic_exporter_checkpoint_last_success_timestamp_seconds
     phonic_exporter_checkpoint_errors_total phonic_exporter_checkpoint_size_bytes
     phonic_exporter_render_duration_seconds phonic_exporter_event_loop_lag_seconds
@@ -58,6 +62,7 @@ CONTRACT_LABELS = {
     "phonic_exporter_discovery_errors_total": ("reason",),
 }
 CONTRACT_BUCKETS = {
+    "phonic_exporter_request_duration_seconds": "0.05 0.1 0.2 0.5 1 2 5 10 20 60",
     "phonic_turn_response_seconds": "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15 20 30 60",
     "phonic_turn_model_generation_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",
     "phonic_turn_first_audio_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",

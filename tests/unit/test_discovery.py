@@ -1,10 +1,12 @@
 """Discovery: every live conversation is found, every end that nobody watched counted once; and what that costs."""
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from email.utils import formatdate
 from functools import cache, partial
 from random import Random
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.abc import Clock
 
+from exporter.phonic.clock import PhonicClock
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.model import Analysis, Conversation, Snapshot
 from exporter.phonic.rest import RestFailed, open_rest
@@ -24,7 +27,7 @@ from exporter.phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Work
 from exporter.simulator.plan import plan
 from exporter.simulator.scenario import Scenario
 from exporter.simulator.server import serve
-from exporter.vocabulary import Lost, Reconciled, RestError, Started
+from exporter.vocabulary import Lost, Reconciled, RestError, Started, Task
 from exporter.watch.discovery import Api, Discovery
 from exporter.watch.ports import Source
 
@@ -70,6 +73,10 @@ class Phonic:
     fails: Callable[[str], bool] = lambda _: False
     inflated: int = 0  # active conversations that no list shows
     asked: list[tuple[str, str]] = attrs.field(factory=list)
+    endless: int = 0
+
+    def paged_without_end(self) -> None:
+        self.endless += 1
 
     def _ask(self, what: str, project: str = "") -> None:
         self.asked.append((what, project))
@@ -180,6 +187,8 @@ class Desk:
     seen: set[str] = attrs.field(factory=set)
     finished: dict[str, Lost | None] = attrs.field(factory=dict)
     complete: set[str] = attrs.field(factory=set)
+    crashes: Counter[Task] = attrs.field(factory=Counter)
+    unknown: set[str] = attrs.field(factory=set)
     results: Counter[Reconciled] = attrs.field(factory=Counter)
     project_names: Mapping[str, str] = attrs.field(factory=dict)
     agents: dict[str, list[tuple[str, str]]] = attrs.field(factory=dict)
@@ -229,6 +238,12 @@ class Desk:
         """Wait until so many conversations are finished."""
         while len(self.finished) < count:
             await self.more_finished.wait()
+
+    def task_crashed(self, task: Task) -> None:
+        self.crashes[task] += 1
+
+    def unknown_agents(self, project: str) -> bool:
+        return project in self.unknown
 
     def reconciled(self, result: Reconciled) -> None:
         self.results[result] += 1
@@ -491,7 +506,324 @@ async def test_cursor_that_goes_round_ends_the_list(autojump_clock: Clock) -> No
 
     phonic = Circular([Call(id="c")], inflated=1)
     await run_for(10, discovery(phonic, Desk(phonic)))
+    assert phonic.endless > 0
     assert sum(what == "conversations" for what, _ in phonic.asked) <= 10
+
+
+class Endless(Phonic):
+    """Its lists never end: ``next_page`` makes each of the pages that follow."""
+
+    def next_page(self, at: int) -> list[ListedRow]:
+        raise NotImplementedError
+
+    async def conversations(
+        self,
+        project_name: str,
+        *,
+        after: str | None = None,
+        limit: int = 100,  # noqa: ARG002
+    ) -> ListPage:
+        await trio.lowlevel.checkpoint()
+        self._ask("conversations", project_name)
+        at = int(after or 0)
+        return ListPage(rows=self.next_page(at), next_cursor=str(at + 1), unusable=0)
+
+
+class EmptyPages(Endless):
+    def next_page(self, at: int) -> list[ListedRow]:  # noqa: ARG002
+        return []
+
+
+class SamePage(Endless):
+    def next_page(self, at: int) -> list[ListedRow]:  # noqa: ARG002
+        return [ListedRow(id="c", started_at=None, ended_at=None)]
+
+
+class NewRows(Endless):
+    def next_page(self, at: int) -> list[ListedRow]:
+        return [ListedRow(id=f"c{at}", started_at=None, ended_at=text_of(-HOUR))]
+
+
+@pytest.mark.parametrize("kind", [EmptyPages, SamePage, NewRows])
+async def test_list_without_end_ends_and_the_first_round_completes(
+    kind: type[Endless], autojump_clock: Clock
+) -> None:
+    del autojump_clock
+    phonic = kind(inflated=2)
+    found = discovery(phonic, Desk(phonic))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(found.run)
+        assert found.first_round_done
+        assert found.last_success is not None
+        assert phonic.endless == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_huge_page_is_worked_off_in_slices(autojump_clock: Clock) -> None:
+    del autojump_clock
+
+    class Huge(Endless):
+        def next_page(self, at: int) -> list[ListedRow]:
+            size = 50_000 if at == 0 else 0
+            return [ListedRow(id=f"c{each}", started_at=None, ended_at=None) for each in range(size)]
+
+    phonic = Huge(inflated=50_000)
+    desk = Desk(phonic, limit=10)
+    others, longest = 0, 0.0
+
+    async def other() -> None:
+        nonlocal others, longest
+        while True:
+            began = time.perf_counter()
+            await trio.lowlevel.checkpoint()
+            others, longest = others + 1, max(longest, time.perf_counter() - began)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await nursery.start(discovery(phonic, desk).run)
+        nursery.cancel_scope.cancel()
+    assert others >= 50_000 / 200
+    assert longest < 1
+
+
+async def test_projects_of_one_name_are_searched_as_one(autojump_clock: Clock) -> None:
+    del autojump_clock
+    phonic = Phonic([Call(id="c"), Call(id="d")], names=("main", "main"))
+    desk = Desk(phonic)
+    found = discovery(phonic, desk)
+    await run_for(4, found)
+    assert found.found == {"main": 2}
+    assert sum(what == "conversations" for what, _ in phonic.asked) == 2  # a round and a sweep
+
+
+# --- agents
+
+
+async def test_agents_are_known_before_the_first_conversation_is_watched(autojump_clock: Clock) -> None:
+    del autojump_clock
+
+    class Eager(Desk):
+        def start(self, conversation_id: str, source: Source) -> Started:
+            assert self.agents.keys() == {"a", "b"}
+            return super().start(conversation_id, source)
+
+    phonic = Phonic([Call(id="c", project="a"), Call(id="d", project="b")], names=("a", "b"))
+    desk = Eager(phonic)
+    found = discovery(phonic, desk)
+    await run_for(1, found)
+    assert found.agents_known.is_set()
+    assert desk.watching == {"c", "d"}
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_agents_that_cannot_be_listed_hold_up_the_first_round_for_seconds(
+    hangs: bool, autojump_clock: Clock
+) -> None:
+    begun = autojump_clock.current_time()
+
+    class Agentless(Phonic):
+        async def agents(self, project_name: str) -> list[AgentRow]:  # noqa: ARG002
+            if hangs:
+                await trio.sleep(60)
+            raise RestFailed(RestError.HTTP_5XX)
+
+    phonic = Agentless([Call(id="c")])
+    found = discovery(phonic, Desk(phonic))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(found.run)
+        assert trio.current_time() - begun <= 5
+        assert found.agents_known.is_set() != hangs
+        await found.agents_known.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_agent_that_is_not_listed_has_its_project_listed_again_soon(autojump_clock: Clock) -> None:
+    del autojump_clock
+    phonic = Phonic(names=("a", "b"))
+    desk = Desk(phonic)
+    found = discovery(phonic, desk)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(found.run)
+        await trio.sleep(40)
+        phonic.asked.clear()
+        desk.unknown = {"a"}
+        await trio.sleep(6)
+        assert [project for what, project in phonic.asked if what == "agents"] == ["a"]
+        await trio.sleep(294)  # still unknown: asked again at most every 30 s
+        assert 8 <= sum(what == "agents" for what, _ in phonic.asked) <= 10
+        nursery.cancel_scope.cancel()
+
+
+# --- open feeds whose conversation is over
+
+
+class Stubborn(Desk):
+    """Watches go on until they are told of the end, as an open feed that brings nothing does."""
+
+    def _settle(self) -> None:
+        for each in self.told_over & self.watching:
+            self.watching.remove(each)
+            self.finished[each] = None
+
+
+@pytest.mark.parametrize("others", [0, 1, 150])
+async def test_end_that_only_rest_knows_is_noticed_within_a_few_rounds(others: int, autojump_clock: Clock) -> None:
+    now = autojump_clock.current_time()
+    phonic = Phonic([Call(id="c", created=now - 4 * HOUR, started=now - 4 * HOUR, ended=now + 100)])
+    phonic.calls += [Call(id=f"o{at}", created=now - at, started=now - at) for at in range(others)]
+    desk = Stubborn(phonic)
+    found = discovery(phonic, desk)
+    await run_for(112, found)
+    assert desk.told_over == {"c"}
+
+
+async def test_conversation_that_the_list_does_not_show_is_asked_for(autojump_clock: Clock) -> None:
+    now = autojump_clock.current_time()
+
+    class Forgetful(Phonic):
+        def _newest_first(self, now: float) -> list[Call]:
+            return [each for each in super()._newest_first(now) if not each.is_over(now)]
+
+    phonic = Forgetful([Call(id=f"c{at}", ended=now + 100) for at in range(15)])
+    desk = Stubborn(phonic)
+    await run_for(125, discovery(phonic, desk))
+    assert len(desk.told_over) == 15
+
+
+async def test_doubts_about_live_conversations_cost_a_bounded_number_of_requests(autojump_clock: Clock) -> None:
+    del autojump_clock
+
+    class Miscounting(Phonic):
+        def _active(self, name: str) -> int:
+            return max(0, super()._active(name) - 100)
+
+    phonic = Miscounting([Call(id=f"c{at}", created=-at, started=-at) for at in range(400)])
+    await run_for(30, discovery(phonic, Desk(phonic)))
+    phonic.asked.clear()
+    await run_for(300, discovery(phonic, Desk(phonic)))
+    counts = Counter(what for what, _ in phonic.asked)
+    assert counts["record"] <= 10 * 61
+    assert counts["conversations"] <= 62 + 6 * 20 + 6 * 5
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize("ahead", [180.0, HOUR, -HOUR, -180.0, 0.0])
+def test_history_is_judged_by_phonics_clock_whatever_ours_says(ahead: float) -> None:
+    """The first start of an exporter whose clock is wrong by so many seconds."""
+    phonic = Phonic(
+        [
+            Call(id="history", created=-40 * 60, started=-40 * 60, ended=-30 * 60),
+            Call(id="just before", created=-100, started=-100, ended=-5),
+            Call(id="ours", created=-60, started=-60, ended=3),
+        ]
+    )
+    phonic.fails = lambda what: trio.current_time() < 5 and what == "conversations"  # so it ends unseen
+    clock = PhonicClock(lambda: unix_now() + ahead)
+    desk = Desk(phonic)
+
+    async def handle(request: httpx.Request) -> httpx.Response:
+        reply = await phonic.handle(request)
+        reply.headers["Date"] = formatdate(int(unix_now()), usegmt=True)
+        return reply
+
+    async def main() -> None:
+        desk.first_start = unix_now() + ahead
+        began = desk.first_start
+        async with open_rest(
+            "http://127.0.0.1",
+            Credentials(ApiKey("ph_key")),
+            on_error=lambda _: None,
+            transport=httpx.MockTransport(handle),
+            clock=clock,
+            now=lambda: unix_now() + ahead,
+        ) as api:
+            await api.workspace()
+            assert clock.offset is not None
+            desk.first_start = began - clock.offset  # as the tally does
+            found = Discovery(
+                api,
+                targets=desk,
+                sink=desk,  # type: ignore[arg-type]
+                directory=desk,
+                rng=Random(0),
+                interval=5.0,
+                now=clock.now,
+            )
+            await run_for(200, found)
+
+    with capture_logs():
+        virtual(main)
+    assert desk.finished.keys() == {"ours"}
+
+
+# --- defects of ours
+
+
+def crash() -> None:
+    raise ValueError("planted words of a caller")
+
+
+class CrashingAt(Phonic):
+    """REST whose client has a defect in one of its methods, until a moment."""
+
+    crashes_at: str = ""
+    until: float = math.inf
+
+    def _ask(self, what: str, project: str = "") -> None:
+        if what == self.crashes_at and trio.current_time() < self.until:
+            crash()
+        super()._ask(what, project)
+
+
+@pytest.mark.parametrize(
+    ("what", "task"),
+    [
+        ("projects", Task.DISCOVERY),
+        ("workspace", Task.DISCOVERY),
+        ("agents", Task.DISCOVERY),
+        ("conversations", Task.DISCOVERY),
+        ("conversations", Task.SWEEP),
+        ("record", Task.RECORDS),
+    ],
+)
+async def test_defect_is_counted_logged_once_without_its_words_and_gone_on_after(
+    what: str, task: Task, autojump_clock: Clock
+) -> None:
+    now = autojump_clock.current_time()
+    phonic = CrashingAt([Call(id="c"), Call(id="short", created=now + 12.5, started=now + 12.5, ended=now + 12.6)])
+    phonic.crashes_at, phonic.until = what, now + 130
+    desk = Desk(phonic, first_start=EPOCH + now)
+    found = discovery(phonic, desk)
+    with capture_logs() as lines:
+        await run_for(600, found)
+    assert desk.crashes[task] >= 1
+    assert desk.watching == {"c"}
+    assert desk.finished.keys() == {"short"}
+    assert found.last_success is not None
+    told = [line for line in lines if line["event"] == "task crashed" and line["log_level"] == "error"]
+    assert all(line["error"] == "ValueError" and "test_discovery.py" in line["at"] for line in told)
+    assert 1 <= len(told) <= 3  # one for each way that leads there
+    assert "planted" not in str(lines)
+
+
+async def test_record_with_a_defect_holds_up_no_other(autojump_clock: Clock) -> None:
+    now = autojump_clock.current_time()
+
+    class Poisoned(Phonic):
+        async def record(self, conversation_id: str) -> Snapshot | None:
+            if conversation_id == "c0":
+                crash()
+            return await super().record(conversation_id)
+
+    phonic = Poisoned(
+        [Call(id=f"c{at}", created=now + 1 + at / 9, started=now + 1 + at / 9, ended=now + 3) for at in range(9)]
+    )
+    desk = Desk(phonic, first_start=EPOCH + now)
+    await run_for(200, discovery(phonic, desk))
+    assert {f"c{at}" for at in range(1, 9)} <= desk.finished.keys()
+    assert desk.crashes[Task.RECORDS] >= 1
 
 
 # --- ends that nobody watched

@@ -1,9 +1,15 @@
 """The REST edge: what it sends, what it makes of replies, and how it fails: by reason, without a word too many."""
 
+import codecs
 import gzip
 import json
+import socket
+import ssl
+import struct
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +22,9 @@ from trio.abc import Clock
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.rest import LARGEST_BODY, RestApi, RestFailed, open_rest
 from exporter.phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
-from exporter.vocabulary import RestError
+from exporter.proxies import Proxies, Proxy
+from exporter.vocabulary import Request, RestError
+from tests.unit.certificates import make_authority, make_certificate
 
 KEY = "ph_planted_key"
 SECRET = "planted words of a caller"
@@ -32,6 +40,7 @@ class Calls:
         self.requests: list[httpx.Request] = []
         self.times: list[float] = []
         self.errors: list[RestError] = []
+        self.attempts: list[Request] = []
         self._handler = handler
         self._credentials = credentials or Credentials(ApiKey(KEY))
 
@@ -46,6 +55,7 @@ class Calls:
             BASE,
             self._credentials,
             on_error=self.errors.append,
+            on_request=lambda what, _: self.attempts.append(what),
             requests_per_second=requests_per_second,
             transport=httpx.MockTransport(handle),
             now=lambda: now,
@@ -197,7 +207,7 @@ FAILURES = [
     (always(json=[SECRET]), RestError.WRONG_SHAPE, False),
     (always(content=b"null"), RestError.WRONG_SHAPE, False),
     (always(content=b"{}", headers={"Content-Length": "99999999999"}), RestError.TOO_LARGE, False),
-    (always(content=b"x", headers={"Content-Encoding": "gzip"}), RestError.NOT_JSON, False),
+    (always(407), RestError.PROXY, False),
 ]
 
 
@@ -214,11 +224,11 @@ async def test_failure_has_a_reason_and_no_content(handler: Handler, reason: Res
     assert len(calls.requests) == 1  # neither repeated nor redirected
 
 
-RAISED = [
+RAISED = [  # by a transport that tells nothing of its connections
     (httpx.ConnectError, RestError.CONNECT),
     (httpx.ReadError, RestError.CONNECT),
     (httpx.RemoteProtocolError, RestError.CONNECT),
-    (httpx.ProxyError, RestError.CONNECT),
+    (httpx.ProxyError, RestError.PROXY),
     (httpx.ConnectTimeout, RestError.TIMEOUT),
     (httpx.ReadTimeout, RestError.TIMEOUT),
     (httpx.PoolTimeout, RestError.TIMEOUT),
@@ -236,13 +246,119 @@ async def test_transport_errors_are_translated(error: type[httpx.TransportError]
         assert (failed.value.reason, api.up) == (reason, False)
 
 
-async def test_unpacked_size_is_what_counts() -> None:
-    bomb = gzip.compress(b" " * (LARGEST_BODY + 1), compresslevel=1)
-    calls = Calls(always(content=bomb, headers={"Content-Encoding": "gzip"}))
+class Packed(httpx.AsyncByteStream):
+    """A body as it comes, which httpx has not unpacked."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for at in range(0, len(self._body), 65536):
+            yield self._body[at : at + 65536]
+
+
+EMPTY = gzip.compress(b'{"projects": []}')
+BOMB = gzip.compress(b" " * (LARGEST_BODY + 1), compresslevel=1)
+ENCODED = [
+    ("gzip", EMPTY, None),
+    ("GZIP", EMPTY, None),
+    ("x-gzip", EMPTY, None),
+    ("identity", b'{"projects": []}', None),
+    ("gzip", BOMB, RestError.TOO_LARGE),
+    ("gzip, gzip", gzip.compress(BOMB), RestError.NOT_JSON),
+    ("gzip", EMPTY[:-4], RestError.NOT_JSON),
+    ("gzip", EMPTY + EMPTY, RestError.NOT_JSON),
+    ("gzip", b"x", RestError.NOT_JSON),
+    ("gzip", b"", RestError.NOT_JSON),
+    ("deflate", zlib.compress(b" " * LARGEST_BODY), RestError.NOT_JSON),
+    ("br", b"x", RestError.NOT_JSON),
+    ("zstd", b"x", RestError.NOT_JSON),
+]
+
+
+@pytest.mark.parametrize(("encoding", "body", "reason"), ENCODED)
+async def test_a_body_is_packed_once_as_asked_for_and_bounded_unpacked(
+    encoding: str, body: bytes, reason: RestError | None
+) -> None:
+    calls = Calls(lambda _: httpx.Response(200, headers={"Content-Encoding": encoding}, stream=Packed(body)))
     async with calls.open() as api:
-        with pytest.raises(RestFailed) as failed:
-            await api.projects()
-    assert failed.value.reason is RestError.TOO_LARGE
+        if reason is None:
+            assert await api.projects() == []
+        else:
+            with pytest.raises(RestFailed) as failed:
+                await api.projects()
+            assert failed.value.reason is reason
+
+
+async def test_unpacking_a_bomb_takes_little_memory() -> None:
+    bomb = gzip.compress(b" " * (20 * LARGEST_BODY), compresslevel=9)
+    calls = Calls(lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Packed(bomb)))
+    async with calls.open() as api:
+        tracemalloc.start()
+        try:
+            with pytest.raises(RestFailed, match="too_large"):
+                await api.projects()
+            assert tracemalloc.get_traced_memory()[1] < 2 * LARGEST_BODY
+        finally:
+            tracemalloc.stop()
+
+
+LONE = b'"\\ud800"'
+SURROGATES = [
+    b"{" + LONE + b': 1, "projects": []}',
+    b'{"projects": [{' + LONE + b': 1, "id": "p", "name": "n"}]}',
+    b'{"projects": [{"id": ' + LONE + b', "name": "n"}]}',
+    b'{"projects": [' + LONE + b"]}",
+    b'{"projects": ' + LONE + b"}",
+    LONE,
+]
+
+
+@pytest.mark.parametrize("body", SURROGATES)
+async def test_text_that_utf8_cannot_hold_costs_at_most_the_reply(body: bytes) -> None:
+    async with Calls(always(content=body)).open() as api:
+        for ask in (api.projects, api.workspace, partial(api.agents, "n"), partial(api.record, "c")):
+            try:
+                await ask()
+            except RestFailed as failed:
+                assert failed.reason is RestError.WRONG_SHAPE  # noqa: PT017
+
+
+async def test_text_that_utf8_cannot_hold_does_not_lose_the_other_rows() -> None:
+    odd = b'{"projects": [{"id": ' + LONE + b', "name": "n"}, {' + LONE + b': 1, "id": "p", "name": "n"}]}'
+    async with Calls(always(content=odd)).open() as api:
+        assert [row.id for row in await api.projects()] == ["p"]
+
+
+async def test_a_byte_order_mark_is_tolerated() -> None:
+    async with Calls(always(content=codecs.BOM_UTF8 + b'{"projects": []}')).open() as api:
+        assert await api.projects() == []
+    record = b'{"conversation": {"id": "c"}}'
+    async with Calls(always(content=codecs.BOM_UTF8 + record)).open() as api:
+        assert await api.record("c") is not None
+
+
+async def test_cookies_are_neither_kept_nor_sent() -> None:
+    calls = Calls(always(json={"projects": []}, headers={"Set-Cookie": "a=b; Path=/"}))
+    async with calls.open() as api:
+        await api.projects()
+        await api.projects()
+    assert ["Cookie" in each.headers for each in calls.requests] == [False, False]
+
+
+async def test_every_attempt_is_counted_by_what_is_asked_for() -> None:
+    calls = Calls(always(500))
+    async with calls.open() as api:
+        for ask in (
+            api.projects,
+            api.workspace,
+            partial(api.agents, "n"),
+            partial(api.conversations, "n"),
+            partial(api.record, "c"),
+        ):
+            with pytest.raises(RestFailed):
+                await ask()
+    assert calls.attempts == list(Request)
 
 
 async def test_large_list_is_read() -> None:
@@ -280,6 +396,26 @@ async def test_up_follows_the_last_request() -> None:
         assert api.up is True
         assert await api.record("gone") is None
         assert api.up is True
+
+
+async def test_an_address_without_a_list_of_projects_is_not_up_and_says_so() -> None:
+    has_api = False
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"projects": []}) if has_api else httpx.Response(404)
+
+    calls = Calls(handler)
+    with capture_logs() as lines:
+        async with calls.open() as api:
+            with pytest.raises(RestFailed, match="http_404"):
+                await api.projects()
+            assert api.up is False
+            assert await api.record("c") is None
+            assert api.up is False
+            has_api = True
+            await api.projects()
+            assert api.up is True
+    assert [line["url"] for line in lines if "--phonic.base-url" in line["event"]] == [f"{BASE}/v1"]
 
 
 # --- the credential
@@ -330,7 +466,7 @@ async def test_key_that_another_request_read_anew_is_used(tmp_path: Path) -> Non
 # --- the pace
 
 
-async def test_requests_stay_below_five_a_second(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
+async def test_requests_are_spread_over_each_second(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
     calls = Calls(always(json={"projects": []}))
     async with calls.open(requests_per_second=4.0) as api, trio.open_nursery() as nursery:
         for _ in range(40):
@@ -344,8 +480,7 @@ PAUSES = [
     (429, {"retry-after-ms": "1500", "Retry-After": "7"}, 1.5),
     (429, {"Retry-After": "Thu, 01 Jan 1970 00:01:40 GMT"}, 10.0),  # now is 90
     (429, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0.0),
-    (429, {"Retry-After": "-3"}, 0.0),
-    (429, {"Retry-After": "1e9"}, 300.0),
+    (429, {"Retry-After": "1000000000"}, 60.0),
     (503, {"Retry-After": "7"}, 7.0),
 ]
 
@@ -369,8 +504,8 @@ async def test_everybody_waits_as_long_as_phonic_asks(
     assert all(at - calls.times[0] == pytest.approx(seconds, abs=1e-3) for at in calls.times[1:])
 
 
-@pytest.mark.parametrize("text", ["", "soon", "nan", "inf", "Thu, 99 Jan 1970 00:00:00 GMT"])
-async def test_unreadable_retry_after_is_a_pause_of_five_seconds(
+@pytest.mark.parametrize("text", ["", "soon", "-3", "nan", "inf", "Thu, 99 Jan 1970 00:00:00 GMT"])
+async def test_unreadable_retry_after_is_a_pause_of_a_second(
     text: str,
     autojump_clock: Clock,  # noqa: ARG001  # pytest-trio looks among the arguments
 ) -> None:
@@ -381,7 +516,7 @@ async def test_unreadable_retry_after_is_a_pause_of_five_seconds(
             await api.projects()
         assert failed.value.retry_after is None
         await api.projects()
-    assert calls.times[1] - calls.times[0] == pytest.approx(5.0)
+    assert calls.times[1] - calls.times[0] == pytest.approx(1.0, abs=1e-3)
 
 
 async def test_request_as_a_whole_has_a_deadline(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
@@ -449,12 +584,126 @@ async def test_rude_server_costs_one_request(
             nursery.cancel_scope.cancel()
 
 
-async def test_refused_port_is_a_connect_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+async def reason_of(base_url: str, proxy: Proxy | None = None) -> RestError:
+    """How the first request at this address fails."""
     with trio.fail_after(10):
-        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        port = listener.socket.getsockname()[1]
-        await listener.aclose()
-        async with open_rest(f"http://127.0.0.1:{port}", Credentials(ApiKey(KEY)), on_error=lambda _: None) as api:
-            with pytest.raises(RestFailed, match="connect"):
+        async with open_rest(base_url, Credentials(ApiKey(KEY)), on_error=lambda _: None, proxy=proxy) as api:
+            with pytest.raises(RestFailed) as failed:
                 await api.projects()
+    return failed.value.reason
+
+
+async def closed_port() -> int:
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port: int = listener.socket.getsockname()[1]
+    await listener.aclose()
+    return port
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_port_that_nobody_listens_on_is_told_as_refused(scheme: str) -> None:
+    assert await reason_of(f"{scheme}://127.0.0.1:{await closed_port()}") is RestError.REFUSED
+    assert await reason_of(f"{scheme}://localhost:{await closed_port()}") is RestError.REFUSED
+
+
+async def test_a_host_that_nobody_knows_is_told_as_dns() -> None:
+    assert await reason_of("https://no-such-host.invalid") is RestError.DNS
+
+
+async def test_a_certificate_that_nobody_trusts_is_told_as_tls(tmp_path: Path) -> None:
+    make_authority(tmp_path)
+    make_certificate(tmp_path, "phonic", sans="IP:127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "phonic.pem", tmp_path / "phonic.key")
+
+    async def shake(stream: trio.SocketStream) -> None:
+        async with trio.SSLStream(stream, context, server_side=True) as secure:
+            with suppress(trio.BrokenResourceError):
+                await secure.receive_some()
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, shake, 0, host="127.0.0.1"))
+        assert await reason_of(f"https://127.0.0.1:{listener.socket.getsockname()[1]}") is RestError.TLS
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_tls_where_it_is_wanted_is_told_as_tls() -> None:
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, greet, 0, host="127.0.0.1"))
+        assert await reason_of(f"https://127.0.0.1:{listener.socket.getsockname()[1]}") is RestError.TLS
+        nursery.cancel_scope.cancel()
+
+
+async def greet(stream: trio.SocketStream) -> None:
+    async with stream:
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(b"SSH-2.0-OpenSSH_9.6\r\n")
+            while await stream.receive_some():
+                pass
+
+
+@pytest.mark.parametrize("target", ["https://phonic.example", "http://phonic.example"])
+@pytest.mark.parametrize("reply", [b"HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n", None])
+async def test_what_the_proxy_does_not_do_is_told_as_proxy(reply: bytes | None, target: str) -> None:
+    async with trio.open_nursery() as nursery:
+        port = await closed_port()
+        if reply is not None:
+            [listener] = await nursery.start(
+                partial(trio.serve_tcp, partial(peer, reply=reply), 0, host="127.0.0.1")
+            )
+            port = listener.socket.getsockname()[1]
+        proxy = Proxies.from_environment({"ALL_PROXY": f"http://127.0.0.1:{port}"}).for_url(target)
+        assert await reason_of(target, proxy) is RestError.PROXY
+        nursery.cancel_scope.cancel()
+
+
+# --- kept connections
+
+
+class Keeper:
+    """A server that answers requests on kept connections, and hangs up on a kept one as its next request comes.
+
+    ``is_gone``: it hangs up on new ones too.
+    """
+
+    def __init__(self, *, rudely: bool) -> None:
+        self.connections = 0
+        self.is_gone = False
+        self._rudely = rudely
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
+        async with stream:
+            if self._rudely:
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            received = await stream.receive_some()
+            if received and not self.is_gone:
+                await stream.send_all(HEAD + b'Content-Length: 16\r\n\r\n{"projects": []}')
+                await stream.receive_some()
+
+
+@pytest.mark.parametrize("rudely", [False, True], ids=["closed", "reset"])
+async def test_a_kept_connection_that_is_dead_costs_no_request(rudely: bool) -> None:
+    keeper, errors, attempts = Keeper(rudely=rudely), list[RestError](), list[Request]()
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            [listener] = await nursery.start(partial(trio.serve_tcp, keeper.serve, 0, host="127.0.0.1"))
+            async with open_rest(
+                f"http://127.0.0.1:{listener.socket.getsockname()[1]}",
+                Credentials(ApiKey(KEY)),
+                on_error=errors.append,
+                on_request=lambda what, _: attempts.append(what),
+            ) as api:
+                async with trio.open_nursery() as several:
+                    for _ in range(3):  # so that several kept ones are dead
+                        several.start_soon(api.projects)
+                for _ in range(5):
+                    assert await api.projects() == []
+                    assert api.up is True
+                assert errors == []
+                assert len(attempts) > 8
+                keeper.is_gone = True
+                with pytest.raises(RestFailed, match="connect"):
+                    await api.projects()
+                assert len(errors) == 1
+            nursery.cancel_scope.cancel()

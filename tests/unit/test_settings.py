@@ -8,6 +8,7 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.settings import (
+    PhonicSettings,
     Settings,
     WebSettings,
     default_state_file,
@@ -23,7 +24,7 @@ CONTRACT = {
     "--phonic.base-url": "https://api.phonic.ai",
     "--phonic.allow-http": "off",
     "--phonic.ca-file": "",
-    "--phonic.requests-per-second": "4",
+    "--phonic.requests-per-second": "50",
     "--phonic.api-key-file": "",
     "--phonic.session-token-file": "",
     "--watch.conversation": "",
@@ -88,6 +89,7 @@ def test_defaults_are_valid_with_an_api_key() -> None:
         {"phonic.base_url": "http://127.0.0.1:8080"},
         {"phonic.base_url": "http://[::1]:8080/"},
         {"phonic.base_url": "http://localhost:1"},
+        {"phonic.base_url": " https://api.phonic.ai/v1 "},
         {"phonic.base_url": "http://phonic.example", "phonic.allow_http": True},
         {"watch.discover": False, "watch.conversation": ("conv_" + "aZ0_-" * 20,)},
         {"watch.discover": False, "web.enable_push_api": True},
@@ -242,3 +244,9 @@ def test_prefix_or_url_that_no_path_can_begin_with_is_refused(field: str, value:
 
 def test_sockets_of_systemd_need_no_listen_address() -> None:
     validate(changed({"web.listen_address": (), "web.systemd_socket": True}))
+
+
+@pytest.mark.parametrize("pasted", ["https://API.phonic.ai/v1/", "https://api.phonic.ai/v1/conversations"])
+def test_base_url_is_what_is_meant_by_what_was_pasted(pasted: str) -> None:
+    settings = Settings(phonic=PhonicSettings(base_url=pasted))
+    assert resolve(settings, has_api_key=True).phonic.base_url == "https://api.phonic.ai"

@@ -442,3 +442,26 @@ def test_the_page_renders_whatever_an_agent_is_called(name: str) -> None:
     tally.update("conv_1", turns("user", agent=Agent("agent_1", name)))
     for form in Format:
         assert page_of(tally).render(form)
+
+
+def test_agents_on_the_page_obey_the_label_limit() -> None:
+    tally = new_tally(limits=LabelLimits(values=5, sets=200))
+    for project in range(10):
+        tally.learn_agents(f"p{project}", [(f"id{project}-{each}", f"a{project}-{each}") for each in range(10)])
+    rows = [labels for labels, _ in tally.agents()]
+    assert len(rows) == len(set(rows))
+    assert all(len({labels[at] for labels in rows} - {"__other__"}) <= 5 for at in range(3))
+
+
+def test_an_agent_that_was_not_listed_makes_its_project_worth_asking_again() -> None:
+    tally = new_tally()
+    tally.learn_agents("main", [("agent_1", "one")])
+    assert not tally.unknown_agents("main")
+    for agent, is_unknown in (("agent_1", False), ("agent_2", True)):
+        conversation = Conversation(
+            f"conv_{agent}", agent=Agent(id=agent, name=agent), project=Project(name="main")
+        )
+        tally.update(conversation.id, Snapshot(conversation=conversation))
+        assert tally.unknown_agents("main") is is_unknown
+    tally.learn_agents("main", [("agent_1", "one"), ("agent_2", "two")])
+    assert not tally.unknown_agents("main")

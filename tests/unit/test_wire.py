@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.phonic.wire import retry_after
+from exporter.phonic.wire import retry_after, segment
 
 NOW = 1_792_567_680.0  # Wed, 21 Oct 2026 07:28:00 GMT
 LONGEST = 30.0
@@ -38,6 +38,16 @@ def test_a_number_of_seconds_or_a_date_is_a_wait_within_the_bound(value: str, se
 )
 def test_what_is_neither_is_no_wish(value: str) -> None:
     assert retry_after({"retry-after": value}, NOW, LONGEST) is None
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("1500", 1.5), ("0", 0.0), ("99999999", 30.0), ("soon", 7.0)])
+def test_milliseconds_come_first_where_they_can_be_read(value: str, seconds: float) -> None:
+    assert retry_after({"retry-after-ms": value, "retry-after": "7"}, NOW, LONGEST) == seconds
+
+
+@given(st.text())
+def test_any_text_is_one_segment_of_a_path(text: str) -> None:
+    assert not set(segment(text)) & set("/?#.\\ ")
 
 
 def test_no_header_is_no_wish() -> None:
