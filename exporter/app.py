@@ -118,7 +118,7 @@ async def run(
         _checkpoint(settings.state, tally) as checkpoint,
         _rest(settings, credentials, tally, proxy, clock) as rest,
     ):
-        access = Access(credentials, rest.projects) if rest else None
+        access = _access(credentials, rest)
         publisher = Publisher(ledger, tally, checkpoint)
         live = LiveSocket(
             settings.phonic.base_url,
@@ -393,6 +393,16 @@ def _resume(supervisor: Supervisor, tally: Tally) -> None:
             supervisor.complete(conversation_id)
         else:
             supervisor.start(conversation_id, Source.CHECKPOINT)
+
+
+def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
+    """What holds requests and feeds back while the credential is refused; None where REST cannot be asked."""
+    if rest is None:
+        return None
+    access = Access(credentials, rest.probe)
+    rest.wait_accepted = access.accepted
+    rest.on_refused = access.doubt
+    return access
 
 
 async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) -> None:

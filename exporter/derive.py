@@ -41,6 +41,7 @@ from .vocabulary import EndedBy, Field, Rejection, Role
 LONGEST_TIMING_MS = 600_000.0
 LONGEST_TURN_MS = 24 * 3_600_000.0
 LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
+MOST_TOOL_CALLS = 20_000  # ids remembered of a conversation; its further calls are not counted
 LARGEST_INDEX = 100_000  # a turn every second for a day; beyond it an index is nonsense
 
 Turn = tuple[int, float | None, float | None, float | None, float | None]
@@ -333,6 +334,9 @@ class _Step:
     def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
         for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
             if call not in self.before.tools and call not in self.new_tools:
+                if len(self.before.tools) + len(self.new_tools) >= MOST_TOOL_CALLS:
+                    self._reject(CONVERSATION_INDEX, ((Field.TOOL_CALLS, Rejection.TOO_LARGE),))
+                    return
                 self.new_tools.add(call)
                 self.additions.append(TOOL_CALL)
 

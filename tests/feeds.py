@@ -11,7 +11,7 @@ import trio
 
 from exporter.phonic.feed import FeedClosed
 from exporter.phonic.model import Conversation, Snapshot
-from exporter.vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
+from exporter.vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
 from exporter.watch.ports import RecordState
 
 ENDED = '{"type": "conversation-ended"}'
@@ -146,6 +146,9 @@ class RecordingSink:
 
     def crashed(self, conversation_id: str) -> None:
         self.told.append(Told("crashed", conversation_id))
+
+    def task_crashed(self, task: Task) -> None:
+        self.told.append(Told("task_crashed", more=task))
 
     def refused(self, conversation_id: str) -> None:
         self.told.append(Told("refused", conversation_id))

@@ -58,6 +58,7 @@ _LONGEST_VALUE = 32 * 1024  # characters of a value of a large document that are
 _ITEMS_AT_ONCE = 200
 # What surrounds JSON by habit: a byte order mark, padding, RFC 7464.
 _JUNK = re.compile("[\ufeff\\x00 \\t\\r\\n\\x1e]*+")
+_PADDING = "\ufeff\0 \t\r\n\x1e"
 
 
 class InvalidMessage(Exception):
@@ -398,7 +399,7 @@ def read_record(body: bytes) -> Iterator[Snapshot | None]:
             pass
     text = _text_of(body)
     if _has_few_marks(text):
-        document = parse_anything(text)
+        document = parse_anything(text.strip(_PADDING))
         yield snapshot_from(document.get("conversation") if isinstance(document, dict) else None)
         return
     at = yield from _behind_junk(text, 0)

@@ -26,8 +26,15 @@ class FeedEnded(FeedClosed):
 class FeedLost(FeedClosed):
     """Network trouble, a restart, an error of the server: reconnect after a while.
 
-    ``retry_after`` is the server's wish in seconds, if it gave one.
+    ``retry_after`` is the server's wish in seconds, if it gave one; ``at_once``: another credential was found,
+    which is worth a try without any wait.
     """
+
+    def __init__(
+        self, reason: FeedError | None, retry_after: float | None = None, *, at_once: bool = False
+    ) -> None:
+        super().__init__(reason, retry_after)
+        self.at_once = at_once
 
 
 class FeedRefused(FeedClosed):

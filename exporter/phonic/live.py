@@ -264,7 +264,7 @@ class LiveSocket:
         await trio.to_thread.run_sync(self._credentials.reload)
         # Not what `reload` says: of many feeds refused with the old key, only the first one reads the new one.
         is_replaced = self._credentials.current() != credential
-        return FeedLost(left.reason) if is_replaced else left
+        return FeedLost(left.reason, at_once=True) if is_replaced else left
 
     async def run(self) -> None:
         """Look after the feeds until cancelled: without it none hands anything out.

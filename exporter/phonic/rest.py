@@ -10,7 +10,7 @@ Rules for this file:
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -30,7 +30,7 @@ from .body import Body, TooLarge, Unreadable
 from .budget import AT_ONCE, Budget, Lane
 from .clock import PhonicClock
 from .credentials import Credential, Credentials
-from .decode import InvalidMessage, decode_record
+from .decode import InvalidMessage, read_record
 from .model import Snapshot
 from .rows import (
     AgentRow,
@@ -59,6 +59,7 @@ _REASONS = {401: RestError.HTTP_401, 403: RestError.HTTP_403, 404: RestError.HTT
 _REASONS |= {407: RestError.PROXY, 429: RestError.HTTP_429}
 # The API works and found fault with one request.
 _ANSWERS = frozenset({RestError.HTTP_404, RestError.HTTP_4XX})
+_REFUSALS = frozenset({RestError.HTTP_401, RestError.HTTP_403})
 
 _T = TypeVar("_T")
 _Reply = tuple[bytes | None, str | None]
@@ -143,11 +144,17 @@ async def open_rest(
         )
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class RestApi:
     """Reads of the REST API; made by `open_rest`.
 
     Every method raises `RestFailed` and nothing else, waits for its turn first, and may be cancelled at any
-    time. ``up``: whether the last request found the API working; None before the first.
+    time. ``up``: whether the last request found the API working; None before the first. ``wait_accepted`` is
+    awaited before each request but `probe`: it holds them back while the credential is refused. ``on_refused`` is
+    called after each 401 and 403.
     """
 
     def __init__(
@@ -166,6 +173,8 @@ class RestApi:
     ) -> None:
         """``kept`` keeps its connections for the next request, ``fresh`` makes one for each."""
         self.up: bool | None = None
+        self.on_refused: Callable[[], None] = _nothing
+        self.wait_accepted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self._kept = kept
         self._fresh = fresh
         self._root = f"{normalised(base_url)}/v1"
@@ -198,6 +207,14 @@ class RestApi:
         rows, unusable = await self._get(Request.PROJECTS, "/projects", read_projects)
         self._odd(Request.PROJECTS, unusable)
         return rows
+
+    async def probe(self) -> None:
+        """Ask for what every credential may read, to learn whether the one in use is accepted."""
+        try:
+            await self._authorised(Request.PROJECTS, "/projects", None)
+        except RestFailed as failed:
+            self._note(Request.PROJECTS, failed)
+            raise
 
     async def workspace(self) -> Workspace:
         return await self._get(Request.WORKSPACE, "/workspace", read_workspace)
@@ -232,7 +249,7 @@ class RestApi:
     async def record(self, conversation_id: str) -> Snapshot | None:
         """One conversation as REST has it; None when it has none of that id."""
         return await self._ask(
-            Request.RECORD, f"/conversations/{segment(conversation_id)}", partial(_record, conversation_id)
+            Request.RECORD, f"/conversations/{segment(conversation_id)}", partial(_in_steps, conversation_id)
         )
 
     def paged_without_end(self) -> None:
@@ -248,7 +265,7 @@ class RestApi:
         self, what: Request, path: str, read: Callable[[bytes], _T], query: Mapping[str, str] | None = None
     ) -> _T:
         """What must exist."""
-        found = await self._ask(what, path, read, query)
+        found = await self._ask(what, path, partial(_in_one_piece, read), query)
         if found is None:
             missing = RestFailed(RestError.HTTP_404)
             self._note(what, missing)
@@ -256,9 +273,14 @@ class RestApi:
         return found
 
     async def _ask(
-        self, what: Request, path: str, read: Callable[[bytes], _T], query: Mapping[str, str] | None = None
+        self,
+        what: Request,
+        path: str,
+        read: Callable[[bytes], Awaitable[_T]],
+        query: Mapping[str, str] | None = None,
     ) -> _T | None:
         """What may not exist: None for 404."""
+        await self.wait_accepted()
         try:
             body, request_id = await self._authorised(what, path, query)
             result = None if body is None else await _reading(read, body, request_id)
@@ -273,13 +295,16 @@ class RestApi:
 
     def _note(self, what: Request, failed: RestFailed) -> None:
         # One line when trouble begins; while it lasts, its repetitions are for those who look closely.
-        say = log.debug if self.up is False else log.warning
+        # A refused credential has a line of its own: see `exporter.watch.access`.
+        say = log.debug if self.up is False or failed.reason in _REFUSALS else log.warning
         say("REST request failed", request=what.value, reason=failed.reason.value, request_id=failed.request_id)
         if what is Request.PROJECTS and failed.reason is RestError.HTTP_404:
             say("no Phonic API at this address; check --phonic.base-url", url=_shown(self._root))
             self._has_projects = False
         self.up = failed.reason in _ANSWERS and self._has_projects
         self._on_error(failed.reason)
+        if failed.reason in _REFUSALS:
+            self.on_refused()
 
     def _odd(self, what: Request, unusable: int) -> None:
         if unusable:
@@ -287,12 +312,12 @@ class RestApi:
             self._on_error(RestError.WRONG_SHAPE)
 
     async def _authorised(self, what: Request, path: str, query: Mapping[str, str] | None) -> _Reply:
-        """The reply. After 401 the credential is read again, and the request repeated if it is another one."""
+        """The reply. After a refusal the credential is read again, and another one gets a second try."""
         used = self._credentials.current()
         try:
             return await self._exchange(what, path, query, used)
         except RestFailed as failed:
-            if failed.reason is not RestError.HTTP_401:
+            if failed.reason not in _REFUSALS:
                 raise
             await trio.to_thread.run_sync(self._credentials.reload)
             # Compared with the one used, since another request may have read the new one meanwhile.
@@ -428,9 +453,9 @@ async def _body(response: httpx.Response) -> bytes:
         raise RestFailed(RestError.NOT_JSON, request_id=request_id) from None
 
 
-async def _reading(read: Callable[[bytes], _T], body: bytes, request_id: str | None) -> _T:
+async def _reading(read: Callable[[bytes], Awaitable[_T]], body: bytes, request_id: str | None) -> _T:
     try:
-        return read(body) if len(body) <= _BIG_BODY else await trio.to_thread.run_sync(read, body)
+        return await read(body)
     except InvalidMessage as invalid:
         reason = RestError.NOT_JSON if invalid.reason is Invalid.NOT_JSON else RestError.WRONG_SHAPE
         raise RestFailed(reason, request_id=request_id) from None
@@ -438,11 +463,19 @@ async def _reading(read: Callable[[bytes], _T], body: bytes, request_id: str | N
         raise RestFailed(RestError.WRONG_SHAPE, request_id=request_id) from None
 
 
-def _record(conversation_id: str, body: bytes) -> Snapshot:
-    snapshot = decode_record(body)
-    if snapshot.conversation.id != conversation_id:  # also what an id that escapes its place would bring
-        raise InvalidMessage(Invalid.WRONG_CONVERSATION)
-    return snapshot
+async def _in_one_piece(read: Callable[[bytes], _T], body: bytes) -> _T:
+    return read(body) if len(body) <= _BIG_BODY else await trio.to_thread.run_sync(read, body)
+
+
+async def _in_steps(conversation_id: str, body: bytes) -> Snapshot:
+    """A record, while which is read others have their turn: it may hold any number of turns."""
+    for snapshot in read_record(body):
+        if snapshot is not None:
+            if snapshot.conversation.id != conversation_id:  # also what an id that escapes its place would bring
+                raise InvalidMessage(Invalid.WRONG_CONVERSATION)
+            return snapshot
+        await trio.lowlevel.checkpoint()
+    raise InvalidMessage(Invalid.WRONG_SHAPE)
 
 
 def _reason(status: int) -> RestError:

@@ -66,7 +66,8 @@ RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds between them
 
 _T = TypeVar("_T")
 _SECOND = 1_000_000  # `parse_time` gives microseconds
-_HOPELESS = frozenset({RestError.HTTP_401, RestError.HTTP_403, RestError.HTTP_404, RestError.HTTP_4XX})
+_REFUSED = frozenset({RestError.HTTP_401, RestError.HTTP_403})
+_HOPELESS = _REFUSED | {RestError.HTTP_404, RestError.HTTP_4XX}
 
 
 class Api(Protocol):
@@ -218,7 +219,8 @@ class Discovery:
 
     def _note_round(self, failures: list[RestFailed], *, is_whole: bool) -> None:
         if failures and not self._is_failing:
-            log.warning("discovery failing", reason=failures[0].reason.value, request_id=failures[0].request_id)
+            say = log.debug if failures[0].reason in _REFUSED else log.warning  # which has a line of its own
+            say("discovery failing", reason=failures[0].reason.value, request_id=failures[0].request_id)
         if not failures and is_whole:
             self.last_success = self._own_now()
             if self._is_failing:

@@ -27,8 +27,9 @@ import trio
 from .. import retention
 from ..ending import judge
 from ..logs import frames
-from ..vocabulary import Started, WatcherState
+from ..vocabulary import Started, Task, WatcherState
 from .backoff import backoff
+from .fence import keep_running
 from .ports import OpenFeed, Records, RecordState, Sink, Source
 from .watcher import Outcome, Retry, watch
 
@@ -41,7 +42,7 @@ ASK_AGAIN = 60.0  # seconds between two questions to REST about one refused conv
 # An open feed without a snapshot for so long is doubted: REST is asked, and then again, after so many seconds.
 DOUBT_AFTER, DOUBT_AGAIN, DOUBT_EVERY = 120.0, 300.0, 15.0
 CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
-MOST_REFUSED = 100_000  # ids remembered that met the watch limit: 15 MB; beyond, the first ones may count twice
+MOST_REFUSED = 300_000  # ids remembered that met the watch limit: 45 MB; beyond, the first ones may count twice
 
 
 @attrs.define(eq=False)
@@ -101,7 +102,7 @@ class Supervisor:
             self._nursery = nursery
             try:
                 task_status.started()
-                await self._doubt_silent_feeds()
+                await keep_running(Task.RECORDS, self._doubt_silent_feeds, self._sink.task_crashed, self._rng)
             finally:
                 self._nursery = None
 

@@ -87,6 +87,9 @@ async def watch(
                 return Outcome.REFUSED
             if not_found >= retry.not_found_most:
                 return Outcome.NOT_FOUND
+            if isinstance(closed, FeedLost) and closed.at_once:
+                delays = backoff(rng, first=retry.first, longest=retry.longest)
+                continue
             delay = closed.retry_after or 0.0
         if opened_at is not None and trio.current_time() - opened_at >= retry.stable_after:
             delays = backoff(rng, first=retry.first, longest=retry.longest)

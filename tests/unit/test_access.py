@@ -1,0 +1,118 @@
+"""The credential: only REST can say that it is bad, and then everything waits until it is accepted again."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.phonic.rest import RestFailed
+from exporter.vocabulary import RestError
+from exporter.watch.access import LOOK_AGAIN, LOOK_AT_FILE, Access
+
+
+def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(**arguments: object) -> None:
+        # A thread reads the key file, so the clock must not jump while one is at work.
+        trio.run(functools.partial(test, **arguments), clock=MockClock(autojump_threshold=0.05))
+
+    return run
+
+
+class Rest:
+    """Answers to probes: a reason to fail with, or None."""
+
+    def __init__(self, answer: RestError | None) -> None:
+        self.answer = answer
+        self.asked: list[float] = []
+
+    async def probe(self) -> None:
+        self.asked.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if self.answer is not None:
+            raise RestFailed(self.answer)
+
+
+def waits(access: Access) -> bool:
+    """Whether requests and feeds are held back."""
+    return access.refused_with is not None
+
+
+@in_virtual_time
+async def test_refusals_that_rest_does_not_confirm_hold_nothing_back() -> None:
+    rest = Rest(None)
+    access = Access(Credentials(ApiKey("ph_x")), rest.probe)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(access.run)
+        for _ in range(100):
+            access.doubt()
+        await trio.sleep(60)
+        assert len(rest.asked) == 1
+        assert not waits(access)
+        await access.accepted()
+        nursery.cancel_scope.cancel()
+
+
+@in_virtual_time
+async def test_rest_that_does_not_answer_proves_nothing() -> None:
+    access = Access(Credentials(ApiKey("ph_x")), Rest(RestError.TIMEOUT).probe)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(access.run)
+        access.doubt()
+        await trio.sleep(60)
+        assert not waits(access)
+        nursery.cancel_scope.cancel()
+
+
+@in_virtual_time
+async def test_refused_key_holds_everything_back_with_one_line_until_it_is_accepted_again() -> None:
+    rest = Rest(RestError.HTTP_401)
+    access = Access(Credentials(ApiKey("ph_x")), rest.probe)
+    came: list[str] = []
+
+    async def come(name: str) -> None:
+        await access.accepted()
+        came.append(name)
+
+    with structlog.testing.capture_logs() as logged:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(access.run)
+            access.doubt()
+            await trio.sleep(1)
+            assert access.refused_with == 401
+            nursery.start_soon(come, "a")
+            nursery.start_soon(come, "b")
+            await trio.sleep(10 * LOOK_AGAIN)
+            assert came == []
+            assert 9 <= len(rest.asked) <= 12
+            rest.answer = None
+            await trio.sleep(LOOK_AGAIN + 1)
+            assert sorted(came) == ["a", "b"]
+            assert not waits(access)
+            nursery.cancel_scope.cancel()
+    assert [each["log_level"] for each in logged] == ["error", "info"]
+    assert logged[0]["status"] == 401
+
+
+@in_virtual_time
+async def test_new_key_in_the_file_is_tried_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("ph_old")
+    rest = Rest(RestError.HTTP_403)
+    access = Access(Credentials(ApiKey("ph_old"), file=file), rest.probe)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(access.run)
+        access.doubt()
+        await trio.sleep(5)
+        assert access.refused_with == 403
+        rest.answer = None
+        file.write_text("ph_new")
+        started = trio.current_time()
+        await access.accepted()
+        assert trio.current_time() - started <= 2 * LOOK_AT_FILE
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
