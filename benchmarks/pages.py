@@ -21,6 +21,7 @@ from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import decode
 from exporter.phonic.live import LiveSocket
 from exporter.phonic.model import Agent, Snapshot
+from exporter.publishing import Publisher
 from exporter.tally import Tally
 from exporter.watch.supervisor import Supervisor
 
@@ -56,6 +57,7 @@ def filled(*, live: int, agents: int) -> Tally:
 
 def page(tally: Tally) -> Page:
     """The page of an exporter that has no REST, no checkpoint and no process metrics."""
+    tally.ledger.show_counted()
     supervisor = Supervisor(
         open_feed=LiveSocket("http://127.0.0.1", Credentials(ApiKey(""))).open, sink=tally, records=None, limit=0
     )
@@ -65,6 +67,8 @@ def page(tally: Tally) -> Page:
         rest=None,
         discovery=None,
         checkpoint=None,
+        publisher=Publisher(tally.ledger, tally, None),
+        access=None,
         watch_file=None,
         web_config=None,
         slo_response=1.5,

@@ -31,11 +31,13 @@ from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
+from .publishing import Publisher
 from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import SimulatorSettings, staged
 from .tally import Tally
 from .vocabulary import Reset, RestError, Started
+from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.ports import Source
 from .watch.reconcile import Reconciler
@@ -85,7 +87,8 @@ async def run(
             names=settings.metrics.labels,
             values=settings.metrics.label_limit,
             sets=settings.metrics.label_set_limit,
-        )
+        ),
+        hold=settings.metrics.hold_new_series,
     )
     tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
     stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
@@ -94,10 +97,12 @@ async def run(
         _checkpoint(settings.state, tally) as checkpoint,
         _rest(settings, credentials, tally) as rest,
     ):
+        access = Access(credentials, rest.projects) if rest else None
+        publisher = Publisher(ledger, tally, checkpoint)
         live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
-            open_feed=partial(_open_feed, live, tally, names_known),
+            open_feed=partial(_open_feed, live, tally, names_known, access),
             sink=tally,
             records=records,
             limit=settings.watch.limit,
@@ -113,18 +118,18 @@ async def run(
                 discovery=discovery,
                 checkpoint=checkpoint,
                 watch_file=watch_file,
+                publisher=publisher,
+                access=access,
                 web_config=web_config if settings.web.config_file else None,
                 slo_response=settings.metrics.slo_response,
             ),
             process_metrics(),
         )
         exported = Exported(
+            prepare=publisher.prepare,
             page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
-            not_ready=lambda: (
-                ["first discovery not done"]
-                if settings.watch.discover and discovery and not discovery.first_round_done
-                else []
-            ),
+            whole_page=publisher.whole_page,
+            not_ready=partial(_not_ready, settings, discovery, access),
             conversations=lambda: _conversations(supervisor, tally),
             push=_push(settings, supervisor, tally) if settings.web.enable_push_api else None,
             version=__version__,
@@ -150,7 +155,9 @@ async def run(
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(live.run)
-                watching.start_soon(_expire, tally, supervisor)
+                watching.start_soon(_expire, tally, supervisor, publisher if checkpoint is None else None)
+                if access is not None:
+                    watching.start_soon(access.run)
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, tally)
                 for conversation_id in settings.watch.conversation:
@@ -165,7 +172,7 @@ async def run(
                 serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
                 watching.cancel_scope.cancel()
             if checkpoint is not None:
-                await checkpoint.write_now(tally.changes, on_error=partial(_count_checkpoint_error, ledger))
+                await checkpoint.write_now(tally, on_error=partial(_count_checkpoint_error, ledger))
             served.set()
     log.info("stopped")
 
@@ -244,13 +251,14 @@ async def _checkpoint(settings: StateSettings, tally: Tally) -> AsyncIterator[Ch
     if opened.problem is not None:
         tally.ledger.count(catalogue.CHECKPOINT_RESETS, Reset.CORRUPT)
         tally.ledger.count(catalogue.CHECKPOINT_ERRORS)
-    if opened.saved is not None:
-        tally.restore(opened.saved)
+    # Nothing else uses the tally yet, so the reading of a large file does not hold up the loop.
+    if opened.saved is not None and await trio.to_thread.run_sync(tally.restore, opened.saved):
+        opened.checkpoint.write_everything()
     on_error = partial(_count_checkpoint_error, tally.ledger)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(opened.checkpoint.run, tally.changes, interval=settings.interval, on_error=on_error)
+                partial(opened.checkpoint.run, tally, interval=settings.interval, on_error=on_error)
             )
             yield opened.checkpoint
             nursery.cancel_scope.cancel()
@@ -320,10 +328,12 @@ async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) 
 
 @asynccontextmanager
 async def _open_feed(
-    live: LiveSocket, tally: Tally, names_known: trio.Event, conversation_id: str
+    live: LiveSocket, tally: Tally, names_known: trio.Event, access: Access | None, conversation_id: str
 ) -> AsyncGenerator[LiveFeed, None]:
-    """Open a feed once labels can be decided: snapshots have only the id of their project, and the first one
-    freezes them."""
+    """Open a feed while Phonic accepts the credential, and once labels can be decided: snapshots have only the id
+    of their project, and the first one freezes them."""
+    if access is not None:
+        await access.accepted()
     if tally.entry(conversation_id) is None:
         await names_known.wait()
     async with live.open(conversation_id) as feed:
@@ -347,10 +357,22 @@ def _calm_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _expire(tally: Tally, supervisor: Supervisor) -> None:
+async def _expire(tally: Tally, supervisor: Supervisor, publisher: Publisher | None) -> None:
+    """``publisher``: without a state file, so that what a write would take does not pile up between scrapes."""
     while True:
         await trio.sleep(EXPIRE_SECONDS)
         tally.expire(is_followed=supervisor.is_watched)
+        if publisher is not None:
+            publisher.take_all()
+
+
+def _not_ready(settings: Settings, discovery: Discovery | None, access: Access | None) -> list[str]:
+    reasons = []
+    if access is not None and access.refused_with is not None:
+        reasons.append(f"API key refused ({access.refused_with})")
+    if settings.watch.discover and discovery and not discovery.first_round_done:
+        reasons.append("first discovery not done")
+    return reasons
 
 
 class _Push:

@@ -1,11 +1,15 @@
-"""Tasks: when the checkpoint is written, and what is done about trouble with its file.
+"""Tasks: when the state file is written, who waits for it, and what is done about trouble with it.
 
 Rules for this file:
-- The first write of a process, and the first after a failed one, holds everything and replaces all there was.
-  So nothing is kept for a retry, what was not taken over at start is gone from the file, and a file that was
-  lost on the way is made again.
-- The file blocks: it is used in a thread, by one call at a time. Rows are collected on the loop, in one go.
-- No trouble with the file ever stops the exporter, but for another exporter that uses the same one.
+- One write at a time, in a thread. It serves the interval and every scrape that waits.
+- What a failed write held is handed back to its source and is in the next one. The first write to a new file, and
+  one after the file was lost, holds everything.
+- Reading at start decides what is exact. A file that cannot be read for a passing reason is tried again for a
+  while, and then the exporter does not start: without the numbers that Prometheus saw last its counters would
+  fall, and without the progress of conversations it would count them again. A file that is not there holds nothing
+  to lose, so an exporter that cannot make one starts all the same.
+- Once the exporter runs, no trouble with the file stops it.
+- A file that this process has neither read nor made is never written to, nor set aside.
 """
 
 import os
@@ -18,25 +22,45 @@ import attrs
 import structlog
 import trio
 
-from . import lockfile
-from .database import Database, Unreadable, Unusable, identity, open_database, set_aside
-from .errors import ConfigError
+from . import lockfile, retention
+from .database import (
+    Database,
+    Newer,
+    NotOurs,
+    Unreadable,
+    Unusable,
+    check,
+    identity,
+    is_readable_by_others,
+    open_database,
+    set_aside,
+)
+from .errors import ConfigError, StateUnavailable
 from .lockfile import InUse
-from .saved import TOMBSTONE_LIFE, Changes, Saved
+from .saved import Changes, Saved
 
 log = structlog.get_logger("exporter.checkpoint")
 
+START_PATIENCE: Final = 10.0  # seconds for which a file that cannot be read is tried again
+_START_RETRY: Final = 0.5
+COUNTED_AFTER: Final = 30.0  # seconds without a successful write after which pages show counted numbers
 # For each of the two last steps: twice this and the 3 s of the last scrape are the 9 s that an end may take.
 _LAST_SECONDS: Final = 3.0
-_LONGEST_RETRY_SECONDS: Final = 60.0
+_LONGEST_RETRY_SECONDS: Final = 10.0
 
 
-class Collect(Protocol):
-    """Hands out the rows to write as they stand now. Synchronous, so that they are of one moment."""
+class Source(Protocol):
+    """Whose numbers are written. See `exporter.tally`; every method is synchronous."""
 
-    def __call__(self, *, everything: bool) -> Changes:
-        """All rows with ``everything``, tombstones included; else those that changed since the last call."""
+    def changes(self, *, everything: bool = False) -> Changes:
+        """All rows with ``everything``, else those that changed since the last call."""
         ...
+
+    def committed(self, changes: Changes) -> None:
+        """The file holds them."""
+
+    def put_back(self, changes: Changes) -> None:
+        """It does not, as far as is known."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +73,7 @@ class Opened:
 
 
 class Checkpoint:
-    """The checkpoint of a running exporter, made by `Checkpoint.open`.
+    """The state file of a running exporter, made by `Checkpoint.open`.
 
     ``last_success`` is the Unix time at which the file last held all there was to save, None before;
     ``size_bytes`` is the size of the file with its write-ahead log.
@@ -61,10 +85,14 @@ class Checkpoint:
         self._path = Path(os.path.realpath(path))  # two names of one file must mean one lock
         self._label_names = label_names
         self._now = now
-        self._first_start = now()
         self._needs_everything = True
         self._one_write = trio.Lock()
         self._one_thread = trio.CapacityLimiter(1)
+        self._is_wanted = trio.Event()
+        self._written = trio.Event()
+        self._is_failing = False
+        self._behind_since: float | None = None  # trio time at which the oldest unwritten change was first tried
+        self._is_said = False
         # From here on: touched in the thread only.
         self._lock: int | None = None
         self._database: Database | None = None
@@ -74,42 +102,88 @@ class Checkpoint:
     async def open(cls, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> Opened:
         """Lock and read the file, or make it. ``label_names`` are today's; ``now`` gives Unix time.
 
-        A file that cannot be read is set aside as ``<file>.corrupt-<time>`` and a new one begun. Where even
-        that is not possible, every write will try again.
-        Errors: ConfigError if another exporter uses the file.
+        A file of ours that is damaged is set aside as ``<file>.corrupt-<time>`` (one of a later release as
+        ``.newer-<time>``) and a new one begun. Where there is no file and none can be made, every write tries
+        again. Errors: ConfigError if another exporter uses the file or it is not ours; StateUnavailable if it is
+        there and cannot be read, after `START_PATIENCE`. Cancellation: at any time.
         """
         checkpoint = cls(path, label_names=label_names, now=now)
-        try:
-            saved, problem = await trio.to_thread.run_sync(checkpoint._start)
-        except InUse as taken:
-            raise ConfigError("--state.file", f"{path} is {taken}") from None
-        except (Unreadable, Unusable) as trouble:
-            saved, problem = None, str(trouble)
-            log.error("checkpoint cannot be used, going on without it", file=str(path), reason=problem)
+        give_up_at = trio.current_time() + START_PATIENCE
+        while True:
+            try:
+                saved, problem = await trio.to_thread.run_sync(checkpoint._start, limiter=checkpoint._one_thread)
+                break
+            except InUse as taken:
+                raise ConfigError("--state.file", f"{path} is {taken}") from None
+            except NotOurs as foreign:
+                raise ConfigError("--state.file", f"{path} is {foreign}; it is left alone") from None
+            except (Unreadable, Unusable) as trouble:
+                problem = str(trouble)
+            if await trio.to_thread.run_sync(_is_missing, checkpoint._path):
+                log.error("state file cannot be made, going on without it", file=str(path), reason=problem)
+                return Opened(checkpoint=checkpoint, saved=None, problem=problem)
+            if trio.current_time() >= give_up_at:
+                await checkpoint.close()
+                raise StateUnavailable("--state.file", f"{path} cannot be read: {problem}")
+            log.warning("state file cannot be read, trying again", file=str(path), reason=problem)
+            await trio.sleep(_START_RETRY)
+        if saved is not None and await trio.to_thread.run_sync(is_readable_by_others, path):
+            log.warning("state file can be read by other users", file=str(path))
+        checkpoint._needs_everything = saved is None
         return Opened(checkpoint=checkpoint, saved=saved, problem=problem)
 
-    async def run(self, collect: Collect, *, interval: float, on_error: Callable[[], None]) -> None:
-        """Write now, and then every ``interval`` seconds what has changed; after errors ever less often.
+    def write_everything(self) -> None:
+        """Have the next write replace all that the file holds: not all of it was taken over."""
+        self._needs_everything = True
 
-        Cancellation: ends at once, even while the disk hangs. What becomes of a write under way does not
-        matter: the next one holds everything.
+    async def run(self, source: Source, *, interval: float, on_error: Callable[[], None]) -> None:
+        """Write now, and then what has changed: every ``interval`` seconds, and when `commit` asks for it.
+
+        After errors it tries ever less often, at least every 10 s. Cancellation: ends at once, even while the disk
+        hangs. What a write under way held is handed back to ``source``.
         """
         wait = interval
         while True:
+            self._is_wanted = trio.Event()
             started = trio.current_time()
-            if await self._write(collect, on_error):
+            if await self._write(source, on_error):
                 wait = interval
+                with trio.move_on_at(started + wait):
+                    await self._is_wanted.wait()
             else:
                 wait = min(wait * 2, max(interval, _LONGEST_RETRY_SECONDS))
-            await trio.sleep_until(started + wait)
+                await trio.sleep_until(started + wait)
 
-    async def write_now(self, collect: Collect, *, on_error: Callable[[], None]) -> bool:
+    async def commit(self, patience: float) -> None:
+        """Have what was counted written, and wait for it; a write that is under way serves as well.
+
+        Waits at most ``patience`` seconds, and not at all while writing fails. Cancellation: at any time.
+        """
+        if self._is_failing:
+            return
+        if not self._one_write.locked():
+            self._is_wanted.set()
+        with trio.move_on_after(patience):
+            await self._written.wait()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether nothing could be written for so long that pages show counted numbers. Logs when that begins."""
+        is_behind = self._behind_since is not None and trio.current_time() - self._behind_since > COUNTED_AFTER
+        if is_behind and not self._is_said:
+            self._is_said = True
+            log.error(
+                "state file not written for long: pages show numbers that a crash would lose", file=str(self._path)
+            )
+        return is_behind
+
+    async def write_now(self, source: Source, *, on_error: Callable[[], None]) -> bool:
         """Write what has changed; returns whether that worked. For the end, when `run` has been cancelled.
 
         Cancellation: none, so that all else can be torn down meanwhile; takes at most 3 s.
         """
         with trio.move_on_after(_LAST_SECONDS, shield=True):
-            return await self._write(collect, on_error)
+            return await self._write(source, on_error)
         self._failed("takes too long", on_error)
         return False
 
@@ -118,74 +192,114 @@ class Checkpoint:
         with trio.move_on_after(_LAST_SECONDS, shield=True):
             await trio.to_thread.run_sync(self._stop, abandon_on_cancel=True, limiter=self._one_thread)
 
-    async def _write(self, collect: Collect, on_error: Callable[[], None]) -> bool:
+    async def _write(self, source: Source, on_error: Callable[[], None]) -> bool:
         async with self._one_write:
-            everything, at = self._needs_everything, self._now()
-            changes = collect(everything=everything)
-            if changes or everything:
-                self._needs_everything = True  # until this has worked, which a cancelled call does not learn
-                try:
-                    self.size_bytes = await trio.to_thread.run_sync(
-                        self._put, changes, everything, at, abandon_on_cancel=True, limiter=self._one_thread
-                    )
-                except (InUse, Unreadable, Unusable) as trouble:
-                    self._failed(str(trouble), on_error)
-                    return False
-                self._needs_everything = False
-            self.last_success = at
+            at = self._now()
+            changes = source.changes(everything=self._needs_everything)
+            if not changes:
+                source.committed(changes)
+                self._succeeded(at)
+                return True
+            if self._behind_since is None:
+                self._behind_since = trio.current_time()
+            is_written = False
+            try:
+                size = await trio.to_thread.run_sync(
+                    self._put,
+                    changes,
+                    self._needs_everything,
+                    at,
+                    abandon_on_cancel=True,
+                    limiter=self._one_thread,
+                )
+                is_written = True
+            except _Lost as lost:
+                self._needs_everything = True
+                self._failed(str(lost), on_error)
+                return False
+            except (InUse, NotOurs, Unreadable, Unusable) as trouble:
+                self._failed(str(trouble), on_error)
+                return False
+            finally:
+                if is_written:
+                    source.committed(changes)
+                else:
+                    source.put_back(changes)
+            self.size_bytes = size
+            self._needs_everything = False
+            self._succeeded(at)
             return True
 
+    def _succeeded(self, at: float) -> None:
+        self.last_success = at
+        self._is_failing = False
+        self._behind_since = None
+        if self._is_said:
+            self._is_said = False
+            log.info("state file written again: pages show what it holds", file=str(self._path))
+        self._tell_waiters()
+
     def _failed(self, reason: str, on_error: Callable[[], None]) -> None:
-        log.error("checkpoint not written", file=str(self._path), reason=reason)
+        # One line when trouble begins: while it lasts, a metric tells.
+        say = log.debug if self._is_failing else log.error
+        say("state file not written", file=str(self._path), reason=reason)
+        self._is_failing = True
         on_error()
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        self._written.set()
+        self._written = trio.Event()
 
     # --- in the thread
 
     def _start(self) -> tuple[Saved | None, str | None]:
-        self._lock = _acquire(self._path)
+        with _as_unusable():
+            check(self._path)  # before a lock file is made beside a file of somebody else
+        if self._lock is None:
+            self._lock = _acquire(self._path)
         self._database, saved, problem = self._connect()
-        if saved is not None:
-            self._first_start = saved.first_start
         self.size_bytes = self._database.size_bytes
         return saved, problem
 
     def _put(self, changes: Changes, everything: bool, at: float) -> int:
         if self._database is None:
-            self._database = self._reconnect()
+            self._reconnect(everything=everything)
+        assert self._database is not None  # noqa: S101  # connected just now
         try:
-            self._database.write(changes, replace=self._label_names if everything else None, at=at)
+            self._database.write(changes, label_names=self._label_names, replace=everything, at=at)
         except BaseException:
             broken, self._database = self._database, None
-            broken.close()
+            with suppress(Unusable):
+                broken.close()
             raise
         return self._database.size_bytes
 
-    def _reconnect(self) -> Database:
+    def _reconnect(self, *, everything: bool) -> None:
         """Open the file again, or for the first time. A file that this process has not read is not its own."""
         if self._lock is None:
             self._lock = _acquire(self._path)
-        if identity(self._path) not in (None, self._identity):
-            self._set_aside("unread", "not restored at start")
-        return self._connect()[0]
+        found = identity(self._path)
+        if found not in (None, self._identity) and not _is_empty(self._path):
+            raise Unusable("another file took its place; restart to go on from that one")
+        self._database, _, _ = self._connect(reads=False)
+        if self._database.is_new and not everything:
+            raise _Lost("the file was lost; it is written anew")
 
-    def _connect(self) -> tuple[Database, Saved | None, str | None]:
+    def _connect(self, *, reads: bool = True) -> tuple[Database, Saved | None, str | None]:
         problem = None
+        since = self._now() - retention.ENDED if reads else None
         try:
-            database, saved = self._open_database()
+            database, saved = open_database(self._path, since=since)
         except Unreadable as bad:
             problem = str(bad)
-            self._set_aside("corrupt", problem)
-            database, saved = self._open_database()
+            aside = set_aside(self._path, "newer" if isinstance(bad, Newer) else "corrupt", self._now())
+            log.error(
+                "state file set aside, beginning a new one", file=str(self._path), aside=aside, reason=problem
+            )
+            database, saved = open_database(self._path, since=since)
         self._identity = database.identity
         return database, saved, problem
-
-    def _open_database(self) -> tuple[Database, Saved | None]:
-        since = self._now() - TOMBSTONE_LIFE
-        return open_database(self._path, label_names=self._label_names, first_start=self._first_start, since=since)
-
-    def _set_aside(self, word: str, reason: str) -> None:
-        aside = set_aside(self._path, word, self._now())
-        log.error("checkpoint set aside, beginning a new one", file=str(self._path), aside=aside, reason=reason)
 
     def _stop(self) -> None:
         if self._database is not None:
@@ -197,8 +311,49 @@ class Checkpoint:
             self._lock = None
 
 
-def _acquire(path: Path) -> int:
+class _Lost(Exception):
+    """The file is empty although it was written before: all of it must be written again."""
+
+
+def check_file(path: Path) -> None:
+    """See, without writing, whether an exporter could use this state file.
+
+    Errors: ConfigError, StateUnavailable.
+    """
     try:
-        return lockfile.acquire(path)
+        check(path)
+    except NotOurs as foreign:
+        raise ConfigError("--state.file", f"{path} is {foreign}; it is left alone") from None
     except OSError as bad:
-        raise Unusable(bad.strerror or type(bad).__name__) from bad
+        if not _is_missing(path):
+            raise StateUnavailable("--state.file", f"{path} cannot be read: {bad.strerror}") from None
+
+
+def _acquire(path: Path) -> int:
+    with _as_unusable():
+        return lockfile.acquire(path)
+
+
+class _as_unusable:  # noqa: N801  # a context manager
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise Unusable(error.strerror or type(error).__name__) from error
+
+
+def _is_missing(path: Path) -> bool:
+    """Whether there is certainly no file."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _is_empty(path: Path) -> bool:
+    with _as_unusable():
+        return path.stat().st_size == 0

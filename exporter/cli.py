@@ -143,6 +143,10 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
 
     ready, _ = _judged(given)
     check_telemetry_path(ready.web.telemetry_path)
+    if ready.state.file is not None:
+        from .checkpoint import check_file
+
+        check_file(ready.state.file)
     if ready.web.config_file is not None:
         from .web import server
 
@@ -180,14 +184,14 @@ def _run(argv: Sequence[str]) -> int:
         return 2
     except ConfigError as exc:
         _complain(exc.flag, exc.reason)
-        return 2
+        return exc.exit_code
     except KeyboardInterrupt:  # before the program listens to signals
         return 1
     except Exception as exc:
         wrong_setting = blamed_setting(exc)
         if wrong_setting is not None:
             _complain(wrong_setting.flag, wrong_setting.reason)
-            return 2
+            return wrong_setting.exit_code
         reason = exc.strerror if isinstance(exc, OSError) else None
         _complain(type(exc).__name__, reason or "unexpected; --log.level=debug shows where")
         structlog.get_logger().debug("stopped by an error", exc_info=exc)

@@ -1,8 +1,13 @@
-"""Edge: the checkpoint file in SQLite: opened, migrated, read and written; the only module that imports sqlite3.
+"""Edge: the state file in SQLite: recognised, read, migrated and written; the only module that imports sqlite3.
 
 Rules for this file:
 - One write is one transaction, so that numbers and progress in the file always agree. SQLite's write-ahead log
   keeps that through ``kill -9``; with ``synchronous=FULL``, one fsync a write, also through a power cut.
+- Opening and reading write nothing, so that a full disk or a folder in trouble costs no file. A file of an older
+  release is migrated by the first write to it.
+- The file is locked for this process alone (``locking_mode=EXCLUSIVE``): SQLite then needs no shared memory beside
+  it, which it could not make on a full disk.
+- Only a file that is ours is ever renamed. What is ours is an SQLite file with our application id.
 - Numbers and words are JSON: a sum of billionths may outgrow 64 bits, and an operator may want to look.
 - Messages of SQLite and of decoders can quote rows, so reasons are names of errors.
 - Everything here blocks.
@@ -12,26 +17,45 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from .saved import TOMBSTONE_LIFE, Changes, Saved, SavedConversation, SavedSeries, Tombstone
+from . import retention
+from .ended import hash_of, packed
+from .saved import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
 
 _APPLICATION_ID: Final = 0x50684578  # "PhEx": tells our files from those of other programs
+_MAGIC: Final = b"SQLite format 3\0"
+_APPLICATION_ID_AT: Final = slice(68, 72)  # in the header of every SQLite file
+_HEADER_BYTES: Final = 100
 _BUSY_SECONDS: Final = 2.0  # waited for another program that has locked the file
 _EXPIRY_SECONDS: Final = 60.0
 _WAL_PAGES: Final = 256  # 1 MiB of write-ahead log, then it is copied into the file and used again
 _PAGE_BYTES: Final = 4096
 _COMPANIONS: Final = ("-wal", "-shm")
+_MOST_ASIDE: Final = 3  # files set aside that are kept
 
-# Statements that lead from each schema version to the next; ``PRAGMA user_version`` is how many were applied.
-MIGRATIONS: Final[Sequence[Sequence[str]]] = (
+Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
+
+
+def _hash_tombstones(connection: sqlite3.Connection) -> None:
+    """Ends of schema 1 (id and time) become packed hashes, an hour in each row."""
+    rows = connection.execute("SELECT id, finished_at FROM tombstone ORDER BY finished_at").fetchall()
+    for _, group in groupby(rows, key=lambda row: row[1] // 3600):
+        ends = list(group)
+        connection.execute(
+            "INSERT INTO ended VALUES (?, ?)", (ends[-1][1], packed(hash_of(id_) for id_, _ in ends))
+        )
+
+
+# Steps that lead from each schema version to the next; ``PRAGMA user_version`` is how many were applied.
+MIGRATIONS: Final[Sequence[Migration]] = (
     (
         "CREATE TABLE about (first_start REAL NOT NULL, label_names TEXT NOT NULL)",
         "CREATE TABLE family (id INTEGER PRIMARY KEY, name TEXT NOT NULL, layout TEXT NOT NULL)",
@@ -39,6 +63,16 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         " numbers TEXT NOT NULL, PRIMARY KEY (family, labels)) WITHOUT ROWID",
         "CREATE TABLE conversation (id TEXT PRIMARY KEY, progress BLOB NOT NULL)",
         "CREATE TABLE tombstone (id TEXT PRIMARY KEY, finished_at REAL NOT NULL) WITHOUT ROWID",
+    ),
+    (
+        "ALTER TABLE about ADD COLUMN families TEXT",  # NULL: those that have rows
+        # `is_ahead`, `labels` as in `saved.Held`.
+        "CREATE TABLE held (family TEXT NOT NULL, labels TEXT NOT NULL, is_ahead INTEGER NOT NULL,"
+        " PRIMARY KEY (family, labels)) WITHOUT ROWID",
+        # One row a write, oldest first: packed hashes (`ended.py`) of what ended until `at`.
+        "CREATE TABLE ended (at REAL NOT NULL, hashes BLOB NOT NULL)",
+        _hash_tombstones,
+        "DROP TABLE tombstone",
     ),
 )
 
@@ -52,6 +86,7 @@ _TRANSIENT: Final = frozenset(
         sqlite3.SQLITE_INTERRUPT,
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
         sqlite3.SQLITE_PERM,
         sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_READONLY,
@@ -69,21 +104,33 @@ class Unusable(Exception):
 
 
 class Unreadable(Exception):
-    """What the file holds is of no use, now or later. ``str()`` says why, quoting no row."""
+    """A file of ours holds what is of no use, now or later. ``str()`` says why, quoting no row."""
+
+
+class Newer(Unreadable):
+    """A file of ours that a later release wrote."""
+
+
+class NotOurs(Exception):
+    """The file belongs to somebody else; it is left alone. ``str()`` says what it is."""
 
 
 class Database:
     """An open file, for one thread at a time; ``identity`` tells it from others of its name.
 
+    ``is_new``: nothing was written to it yet.
+
     After a failed write it must be closed.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, *, is_new: bool) -> None:
         """Use `open_database`."""
         self._path = path
         self.identity = identity(path)
+        self.is_new = is_new
         self._connection = connection
-        self._family_ids: dict[tuple[str, tuple[float, ...]], int] = {}
+        self._family_ids: dict[tuple[str, tuple[float, ...]], int] | None = None
+        self._about: tuple[float, tuple[str, ...], tuple[str, ...]] | None = None
         self._expire_at = 0.0
 
     @property
@@ -95,23 +142,33 @@ class Database:
                 size += part.stat().st_size
         return size
 
-    def write(self, changes: Changes, *, replace: tuple[str, ...] | None, at: float) -> None:
-        """Write in one transaction. ``at`` is Unix time; tombstones that are too old by then are dropped.
+    def write(self, changes: Changes, *, label_names: tuple[str, ...], replace: bool, at: float) -> None:
+        """Write in one transaction. ``at`` is Unix time; ends that are too old by then are dropped.
 
-        With ``replace``, the label names of these and all later series, all rows there were are replaced; the
-        first write to a file must do so. Errors: Unusable, also for a file that was moved or damaged meanwhile.
+        With ``replace`` all rows there were are replaced. ``label_names`` are those of these and all other series.
+        Errors: Unusable, also for a file that was moved or damaged meanwhile.
         """
         with _translated():
             if self.identity != identity(self._path):
                 raise OSError(errno.ESTALE, "the file was moved or deleted")
+            if self.is_new:
+                _prepare(self._connection)
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:  # commits, or rolls back
-                if replace is not None:
-                    self._clear(replace)
+                migrate(self._connection, MIGRATIONS)
+                if replace:
+                    self._clear()
+                if self._family_ids is None:
+                    self._family_ids = {
+                        (name, _bounds(layout)): id_
+                        for id_, name, layout in self._connection.execute("SELECT id, name, layout FROM family")
+                    }
+                self._tell_about((changes.first_start, label_names, tuple(changes.families)))
                 self._add(changes)
                 if at >= self._expire_at:
-                    self._connection.execute("DELETE FROM tombstone WHERE finished_at < ?", (at - TOMBSTONE_LIFE,))
+                    self._expire(at - retention.ENDED)
                     self._expire_at = at + _EXPIRY_SECONDS
+            self.is_new = False
 
     def close(self) -> None:
         """Let go of the file, leaving it without a write-ahead log. Errors: Unusable."""
@@ -122,30 +179,54 @@ class Database:
                 for suffix in _COMPANIONS:
                     _beside(self._path, suffix).unlink(missing_ok=True)
 
-    def _clear(self, label_names: tuple[str, ...]) -> None:
-        self._family_ids.clear()
-        for table in ("series", "family", "conversation", "tombstone"):
-            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608  # four literals
-        self._connection.execute("UPDATE about SET label_names = ?", (_text(label_names),))
+    def _clear(self) -> None:
+        self._family_ids = {}
+        self._about = None
+        for table in ("about", "series", "family", "held", "conversation", "ended"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608  # six literals
+
+    def _tell_about(self, about: tuple[float, tuple[str, ...], tuple[str, ...]]) -> None:
+        if about != self._about:
+            first_start, label_names, families = about
+            self._connection.execute("DELETE FROM about")
+            self._connection.execute(
+                "INSERT INTO about (first_start, label_names, families) VALUES (?, ?, ?)",
+                (first_start, _text(label_names), _text(families)),
+            )
+            self._about = about
 
     def _add(self, changes: Changes) -> None:
         many = self._connection.executemany
+        # Generators: SQLite lets other threads run after each row, so the encoding of a large write holds up none.
         many(
             "INSERT OR REPLACE INTO series VALUES (?, ?, ?)",
-            [(self._family_id(each), _text(each.labels), _text(each.numbers)) for each in changes.series],
+            ((self._family_id(each), _text(each.labels), _text(each.numbers)) for each in changes.series()),
         )
+        if changes.held is not None:
+            self._connection.execute("DELETE FROM held")
+            many(
+                "INSERT INTO held VALUES (?, ?, ?)",
+                [(each.family, _text(each.labels), each.is_ahead) for each in changes.held],
+            )
         many("DELETE FROM conversation WHERE id = ?", [(each,) for each in changes.forgotten])
         many(
             "INSERT INTO conversation VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET progress = excluded.progress",
-            [(each.id, each.blob) for each in changes.conversations],
+            ((each.id, each.blob) for each in changes.conversations()),
         )
-        many("DELETE FROM conversation WHERE id = ?", [(each.id,) for each in changes.finished])
-        many(
-            "INSERT OR REPLACE INTO tombstone VALUES (?, ?)",
-            [(each.id, each.finished_at) for each in changes.finished],
-        )
+        many("DELETE FROM conversation WHERE id = ?", [(each,) for each in changes.finished])
+        many("INSERT INTO ended VALUES (?, ?)", ((each.at, each.hashes) for each in changes.ends()))
+
+    def _expire(self, before: float) -> None:
+        """Delete the ends before a time. Rows are in the order of time, so only those are looked at."""
+        kept = self._connection.execute("SELECT rowid FROM ended WHERE at >= ? ORDER BY rowid LIMIT 1", (before,))
+        found = kept.fetchone()
+        if found is None:
+            self._connection.execute("DELETE FROM ended")
+        else:
+            self._connection.execute("DELETE FROM ended WHERE rowid < ?", found)
 
     def _family_id(self, series: SavedSeries) -> int:
+        assert self._family_ids is not None  # noqa: S101  # read at the beginning of every write
         key = (series.family, series.layout)
         if key not in self._family_ids:
             row = (series.family, _text(series.layout))
@@ -154,45 +235,70 @@ class Database:
         return self._family_ids[key]
 
 
-def open_database(
-    path: Path, *, label_names: tuple[str, ...], first_start: float, since: float
-) -> tuple[Database, Saved | None]:
-    """Open a file and read it, or make it (mode 0600) with these ``label_names`` and ``first_start``.
+def check(path: Path) -> None:
+    """See whether a file could be used, without writing or waiting: none, an empty one, or one of ours.
 
-    Nothing is saved in a new file; tombstones from before ``since`` (Unix time) are left out.
-    Errors: Unreadable, Unusable.
+    Errors: NotOurs; OSError where that cannot be told.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise NotOurs("not a regular file")
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if not header:
+        return
+    if not header.startswith(_MAGIC):
+        raise NotOurs("not a state file of this exporter")
+    application = int.from_bytes(header[_APPLICATION_ID_AT], "big")
+    # 0 may stand in the file of an exporter that was killed young: the rest is in its write-ahead log.
+    if application and application != _APPLICATION_ID:
+        raise NotOurs("a database of another program")
+
+
+def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved | None]:
+    """Open a file and read it; make an empty one (mode 0600) where there is none, of which nothing is saved.
+
+    Ends from before ``since`` (Unix time) are left out; with None no row is read. Errors: NotOurs, Unreadable,
+    Unusable.
     """
     with _translated():
-        _make(path)
+        check(path)
+        if identity(path) is None:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
+            # Before the first access: decides whether SQLite makes shared memory.
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA trusted_schema = OFF")
             is_new = _is_new(connection)
-            if is_new:
-                connection.execute("PRAGMA auto_vacuum = FULL")  # must be set while the file has no content
-            _configure(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            with connection:  # commits, or rolls back
-                migrate(connection, MIGRATIONS)
-                if is_new:
-                    connection.execute("INSERT INTO about VALUES (?, ?)", (first_start, _text(label_names)))
-            saved = None if is_new else _read(connection, since)
-            return Database(path, connection), saved
+            if not is_new:
+                _configure(connection)
+            saved = None if is_new or since is None else _read(connection, since)
+            return Database(path, connection, is_new=is_new), saved
         except sqlite3.Error as bad:
             connection.close()
             # Errors of the Python layer, such as text that is not UTF-8, have no code.
             if getattr(bad, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _TRANSIENT:
                 raise
+            if not _says_ours(path):
+                raise NotOurs("a database of another program, or one that is damaged") from bad
             raise Unreadable(_name(bad)) from bad
         except BaseException:
             connection.close()
             raise
 
 
-def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
     """Bring a file of ours, or an empty one, to the last of ``migrations``, inside the caller's transaction."""
     missing = migrations[_pragma(connection, "user_version") :]
-    for statement in chain.from_iterable(missing):
-        connection.execute(statement)
+    for step in chain.from_iterable(missing):
+        if isinstance(step, str):
+            connection.execute(step)
+        else:
+            step(connection)
     if missing:
         connection.execute(f"PRAGMA user_version = {len(migrations)}")
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
@@ -205,40 +311,78 @@ def identity(path: Path) -> tuple[int, int] | None:
             found = path.stat()
         except FileNotFoundError:
             return None
-        if not stat.S_ISREG(found.st_mode):  # also keeps us from renaming a folder or a device
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
         return found.st_dev, found.st_ino
 
 
+def is_readable_by_others(path: Path) -> bool:
+    """Whether users other than its owner may read the file; False where that cannot be told."""
+    try:
+        return bool(path.stat().st_mode & 0o077)
+    except OSError:
+        return False
+
+
 def set_aside(path: Path, word: str, at: float) -> str:
-    """Rename a closed file to ``<file>.<word>-<UTC time>`` and return the new name. Errors: Unusable."""
-    aside = f"{path.name}.{word}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
+    """Rename a closed file of ours to ``<file>.<word>-<UTC time>`` and return the new name. Errors: Unusable.
+
+    Of the files set aside earlier, the newest few are kept.
+    """
+    name = f"{path.name}.{word}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
     with _translated():
+        aside, number = name, 1
+        while path.with_name(aside).exists():
+            number += 1
+            aside = f"{name}-{number}"
         # The file last: a write-ahead log that was left behind would be read into the next file.
         for suffix in (*_COMPANIONS, ""):
             with suppress(FileNotFoundError):
                 _beside(path, suffix).rename(path.with_name(aside + suffix))
+        _remove_oldest_aside(path)
     return aside
 
 
-def _make(path: Path) -> None:
-    """See that there is a file, readable by nobody else; SQLite makes its companions with the same mode."""
-    if identity(path) is None:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+def _remove_oldest_aside(path: Path) -> None:
+    aside = [
+        each
+        for word in ("corrupt", "newer")
+        for each in path.parent.glob(f"{path.name}.{word}-*Z*")
+        if not each.name.endswith(_COMPANIONS)
+    ]
+    for each in sorted(aside, key=lambda each: (each.stat().st_mtime_ns, each.name))[:-_MOST_ASIDE]:
+        for suffix in ("", *_COMPANIONS):
+            _beside(each, suffix).unlink(missing_ok=True)
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
-    """Whether the file is empty. Errors: Unreadable if it is neither that nor ours, or damaged."""
+    """Whether the file is empty. Errors: NotOurs if it is neither that nor ours; Newer; Unreadable if damaged."""
     application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-    if application != _APPLICATION_ID:
-        if application or version or connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise Unreadable("a database of another program")
+    has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
+    if application not in (0, _APPLICATION_ID) or (application == 0 and (version or has_tables)):
+        raise NotOurs("a database of another program")
+    if not has_tables:
         return True
     if version > len(MIGRATIONS):
-        raise Unreadable(f"schema version {version} of a newer exporter")
+        raise Newer(f"schema version {version} of a later release")
     if _pragma(connection, "integrity_check(1)") != "ok":
         raise Unreadable("damaged")
     return False
+
+
+def _says_ours(path: Path) -> bool:
+    """Whether the header of a damaged file has our application id."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    return int.from_bytes(header[_APPLICATION_ID_AT], "big") == _APPLICATION_ID
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Settings of an empty file that must be in it before anything else is."""
+    connection.execute("PRAGMA auto_vacuum = FULL")
+    # Written at once, not through the write-ahead log: a file that is damaged later still says that it is ours.
+    connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    _configure(connection)
 
 
 def _configure(connection: sqlite3.Connection) -> None:
@@ -247,7 +391,6 @@ def _configure(connection: sqlite3.Connection) -> None:
         "synchronous = FULL",
         f"wal_autocheckpoint = {_WAL_PAGES}",
         f"journal_size_limit = {_WAL_PAGES * _PAGE_BYTES}",
-        "trusted_schema = OFF",
     ):
         connection.execute(f"PRAGMA {setting}")
 
@@ -255,8 +398,10 @@ def _configure(connection: sqlite3.Connection) -> None:
 def _read(connection: sqlite3.Connection, since: float) -> Saved:
     """All rows. Errors: Unreadable if somebody has changed them to what we do not write."""
     rows = connection.execute
+    version = _pragma(connection, "user_version")
     try:
-        ((first_start, label_names),) = rows("SELECT first_start, label_names FROM about")
+        named = "families" if version > 1 else "NULL"
+        ((first_start, label_names, listed),) = rows(f"SELECT first_start, label_names, {named} FROM about")  # noqa: S608
         families = {
             id_: (name, _bounds(layout)) for id_, name, layout in rows("SELECT id, name, layout FROM family")
         }
@@ -265,16 +410,32 @@ def _read(connection: sqlite3.Connection, since: float) -> Saved:
             name, layout = families[family]
             series.append(SavedSeries(name, _words(labels), layout, _integers(numbers)))
         unfinished = rows("SELECT id, progress FROM conversation")
-        finished = rows("SELECT id, finished_at FROM tombstone WHERE finished_at >= ?", (since,))
         return Saved(
             label_names=_words(label_names),
+            families=tuple(sorted({name for name, _ in families.values()})) if listed is None else _words(listed),
             first_start=float(first_start),
             series=series,
+            held=[
+                Held(family, _words(labels), bool(is_ahead))
+                for family, labels, is_ahead in (rows("SELECT * FROM held") if version > 1 else ())
+            ],
             conversations=[SavedConversation(id=id_, blob=bytes(progress)) for id_, progress in unfinished],
-            tombstones=[Tombstone(id=id_, finished_at=float(at)) for id_, at in finished],
+            ends=list(_read_ends(connection, since, version)),
         )
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as bad:
         raise Unreadable("a row cannot be decoded") from bad
+
+
+def _read_ends(connection: sqlite3.Connection, since: float, version: int) -> Iterable[SavedEnds]:
+    if version > 1:
+        for at, hashes in connection.execute("SELECT at, hashes FROM ended WHERE at >= ?", (since,)):
+            if len(hashes) % 8:
+                raise ValueError
+            yield SavedEnds(float(at), bytes(hashes))
+        return
+    rows = connection.execute("SELECT id, finished_at FROM tombstone WHERE finished_at >= ?", (since,))
+    for hour, group in groupby(sorted(rows, key=lambda row: float(row[1])), key=lambda row: row[1] // 3600):
+        yield SavedEnds(hour * 3600 + 3600, packed(hash_of(id_) for id_, _ in group))
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:

@@ -48,8 +48,8 @@ Turn = tuple[int, float | None, float | None, float | None, float | None]
 audio, model input, duration. The duration is remembered before it is observed, since it may still rise.
 A plain tuple of numbers, because the garbage collector then never looks at it again."""
 
-# Flags of a turn. Two bits hold the role; observed and revised bits follow in the order of the values above;
-# from _REJECTED on there is one bit for each (field, reason).
+# Flags of a turn. Two bits hold the role; observed and revised bits follow in the order of the values above.
+# State files hold these numbers (`blob.py`), so none of them ever changes its meaning.
 _ROLES = (Role.ASSISTANT, Role.USER, Role.OTHER)
 _ROLE_MASK = 0b11
 _ROLE_OF: Mapping[str | None, Role] = {role.value: role for role in Role}
@@ -59,12 +59,14 @@ _TIMED = _OBSERVED * 0b111
 _RESPONSE_DONE = 1 << 10
 _SILENT = 1 << 11
 _UNKNOWN_TIMING = 1 << 12
-_REJECTED = 1 << 13
 _DURATION_OBSERVED = _OBSERVED << 3
 _DURATION_REVISED = _REVISED << 3
 _ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
-_FIELDS = tuple(Field)
-_REASONS = tuple(Rejection)
+
+Rejected = tuple[int, str, str]
+"""A value that was not used: index of its turn (`CONVERSATION_INDEX`: of the conversation), field, reason."""
+CONVERSATION_INDEX = -1
+_Rejections = tuple[tuple[Field, Rejection], ...]
 
 _TIMINGS: tuple[tuple[str, Field, Key], ...] = (
     (Field.MODEL_GENERATION.value, Field.MODEL_GENERATION, (What.MODEL_GENERATION,)),
@@ -104,7 +106,7 @@ class Progress:
     seen: bool = False
     turns: Mapping[int, Turn] = attrs.field(factory=dict)
     tools: frozenset[str] = frozenset()
-    rejected: frozenset[tuple[Field, Rejection]] = frozenset()
+    rejected: frozenset[Rejected] = frozenset()
     malformed: int = 0
     duplicates: int = 0
     position: tuple[int, float, float] = (-1, -1.0, -1.0)
@@ -158,8 +160,8 @@ class _Step:
     """
 
     __slots__ = (
-        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "new_tools", "places",
-        "snapshot", "turns", "was_watched",
+        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "new_rejected", "new_tools",
+        "places", "snapshot", "turns", "was_watched",
     )  # fmt: skip
 
     def __init__(
@@ -171,7 +173,9 @@ class _Step:
         self.was_watched = was_watched
         self.additions: list[Addition] = []
         self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied before the first change
-        self.new_tools: set[str] = set()  # a set of its own: adding to all known ones copies them each time
+        # Sets of their own: adding to all known ones copies them each time.
+        self.new_tools: set[str] = set()
+        self.new_rejected: set[Rejected] = set()
         self.items = snapshot.conversation.items or []
         self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
         self.places: dict[int, int] | None = None  # of each index in the list; made when first needed
@@ -183,15 +187,15 @@ class _Step:
         if not before.seen:
             additions.append(CONVERSATION)
         duration = conversation.duration_ms
-        is_sound = not self.snapshot.bad
+        bad = self._bad_values() if self.snapshot.bad else {}
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
-            duration, is_sound = None, False
+            self._reject(CONVERSATION_INDEX, ((Field.CONVERSATION_DURATION, reason_of(duration)),))
+            duration = None
         position = (self.last, before.position[1] if duration is None else duration, self._newest_length())
         self.is_fresh = position >= before.position
         is_newest = self.is_fresh or self.is_record  # a record may list fewer turns, but it has the last word
-        bad = self._bad_values() if self.snapshot.bad else {}
         for at, item in enumerate(self.items):
-            self._turn(at, self.indexes[at], item, bad.get(at, 0))
+            self._turn(at, self.indexes[at], item, bad.get(at, ()))
         malformed = max(self.snapshot.malformed, before.malformed)
         if malformed > before.malformed:
             additions.append((MALFORMED, malformed - before.malformed))
@@ -203,7 +207,7 @@ class _Step:
                 seen=True,
                 turns=self.turns,
                 tools=before.tools | self.new_tools if self.new_tools else before.tools,
-                rejected=before.rejected if is_sound else self._conversation_rejections(),
+                rejected=before.rejected | self.new_rejected if self.new_rejected else before.rejected,
                 malformed=malformed,
                 duplicates=duplicates,
                 position=position if self.is_fresh else before.position,
@@ -218,7 +222,7 @@ class _Step:
         length = self.items[self.indexes.index(self.last)].duration_ms if self.items else None
         return length if length is not None and 0 <= length <= LONGEST_TURN_MS else -1.0
 
-    def _turn(self, at: int, index: int, item: Item, rejections: int) -> None:
+    def _turn(self, at: int, index: int, item: Item, rejections: _Rejections) -> None:
         known = self.turns.get(index)
         is_new = known is None
         if known is None:
@@ -228,7 +232,7 @@ class _Step:
             if role is Role.OTHER:
                 self.additions.append(UNKNOWN_ROLE)
         if index != item.item_idx and item.item_idx is not None:
-            rejections |= _rejection_bit(Field.ITEM_IDX, reason_of(item.item_idx))
+            rejections += ((Field.ITEM_IDX, reason_of(item.item_idx)),)
         flags, *timed, duration = known
         if item.timings and not _are_observed(item.timings, known):
             flags, rejections = self._timings(item.timings, flags, timed, rejections)
@@ -243,21 +247,25 @@ class _Step:
         if item.tool_call_ids or item.tool_calls:
             self._tool_calls(item.tool_call_ids, item.tool_calls)
         if rejections:
-            flags = self._reject(flags, rejections)
+            self._reject(index, rejections)
         if is_new or flags != known[0] or duration != known[4]:
             if self.turns is self.before.turns:
                 self.turns = dict(self.turns)
             self.turns[index] = (flags, timed[0], timed[1], timed[2], duration)
 
     def _timings(
-        self, timings: Mapping[str, float | None], flags: int, observed: list[float | None], rejections: int
-    ) -> tuple[int, int]:
+        self,
+        timings: Mapping[str, float | None],
+        flags: int,
+        observed: list[float | None],
+        rejections: _Rejections,
+    ) -> tuple[int, _Rejections]:
         for at, (name, field, key) in enumerate(_TIMINGS):
             value = timings.get(name)
             if value is None:
                 continue
             if not 0 <= value <= LONGEST_TIMING_MS:
-                rejections |= _rejection_bit(field, reason_of(value))
+                rejections += ((field, reason_of(value)),)
             elif not flags & _OBSERVED << at:
                 flags |= _OBSERVED << at
                 observed[at] = value
@@ -271,10 +279,10 @@ class _Step:
         return flags, rejections
 
     def _duration(
-        self, value: float, flags: int, known: float | None, rejections: int, settled: bool
-    ) -> tuple[int, float | None, int]:
+        self, value: float, flags: int, known: float | None, rejections: _Rejections, settled: bool
+    ) -> tuple[int, float | None, _Rejections]:
         if not 0 <= value <= LONGEST_TURN_MS:
-            return flags, known, rejections | _rejection_bit(Field.DURATION, reason_of(value))
+            return flags, known, (*rejections, (Field.DURATION, reason_of(value)))
         if flags & _DURATION_OBSERVED:
             if value != known and settled and not self.is_record and not flags & _DURATION_REVISED:
                 flags |= _DURATION_REVISED
@@ -286,13 +294,15 @@ class _Step:
             return flags, value, rejections
         return flags, known, rejections
 
-    def _response(self, at: int, index: int, item: Item, flags: int, rejections: int) -> tuple[int, int]:
+    def _response(
+        self, at: int, index: int, item: Item, flags: int, rejections: _Rejections
+    ) -> tuple[int, _Rejections]:
         user = self._item(at - 1, index - 1)
         if user is None or self._role(index - 1, user) is not Role.USER:
             return flags, rejections
         start, user_start = parse_time(item.started_at), parse_time(user.started_at)
         if (start is None and item.started_at is not None) or (user_start is None and user.started_at is not None):
-            rejections |= _rejection_bit(Field.STARTED_AT, Rejection.WRONG_TYPE)
+            rejections += ((Field.STARTED_AT, Rejection.WRONG_TYPE),)
         length = user.duration_ms
         if start is None or user_start is None or length is None or not 0 <= length <= LONGEST_TURN_MS:
             return flags, rejections
@@ -300,7 +310,7 @@ class _Step:
         if gap < 0:
             self.additions.append(OVERLAP)
         elif gap > LONGEST_TIMING_MS * 1000:
-            return flags, rejections | _rejection_bit(Field.RESPONSE, Rejection.TOO_LARGE)
+            return flags, (*rejections, (Field.RESPONSE, Rejection.TOO_LARGE))
         elif self.was_watched:
             self.additions.append((_RESPONSE, gap / 1_000_000))
         return flags | _RESPONSE_DONE, rejections
@@ -326,27 +336,22 @@ class _Step:
                 self.new_tools.add(call)
                 self.additions.append(TOOL_CALL)
 
-    def _bad_values(self) -> dict[int, int]:
-        bits: dict[int, int] = {}
+    def _bad_values(self) -> dict[int, _Rejections]:
+        """Values that the decoder refused, by position in the list; those of the conversation are counted here."""
+        found: dict[int, _Rejections] = {}
         for bad in self.snapshot.bad:
-            bits[bad.position] = bits.get(bad.position, 0) | _rejection_bit(bad.field, bad.reason)
-        return bits
+            if bad.position < 0:
+                self._reject(CONVERSATION_INDEX, ((bad.field, bad.reason),))
+            else:
+                found[bad.position] = (*found.get(bad.position, ()), (bad.field, bad.reason))
+        return found
 
-    def _reject(self, flags: int, rejections: int) -> int:
-        for field in _FIELDS:
-            for reason in _REASONS:
-                bit = _rejection_bit(field, reason)
-                if rejections & bit & ~flags:
-                    self.additions.append(rejected(field, reason))
-        return flags | rejections
-
-    def _conversation_rejections(self) -> frozenset[tuple[Field, Rejection]]:
-        now = {(bad.field, bad.reason) for bad in self.snapshot.bad if bad.position < 0}
-        duration = self.snapshot.conversation.duration_ms
-        if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
-            now.add((Field.CONVERSATION_DURATION, reason_of(duration)))
-        self.additions.extend(rejected(*each) for each in sorted(now - self.before.rejected))
-        return self.before.rejected | now
+    def _reject(self, index: int, rejections: _Rejections) -> None:
+        for field, reason in rejections:
+            value = (index, field.value, reason.value)
+            if value not in self.before.rejected and value not in self.new_rejected:
+                self.new_rejected.add(value)
+                self.additions.append(rejected(field, reason))
 
     def _live(self, duration_ms: float | None) -> Live:
         before = self.before.live
@@ -410,7 +415,3 @@ def reason_of(value: float) -> Rejection:
     if value != value or value in (inf, -inf):
         return Rejection.NOT_FINITE
     return Rejection.NEGATIVE if value < 0 else Rejection.TOO_LARGE
-
-
-def _rejection_bit(field: Field, reason: Rejection) -> int:
-    return _REJECTED << (_FIELDS.index(field) * len(_REASONS) + _REASONS.index(reason))

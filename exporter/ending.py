@@ -1,4 +1,4 @@
-"""Pure: what the end of a conversation adds, once: its last turns, the end itself, and what only REST has.
+"""Pure: what the end of a conversation means, and what it adds, once: last turns, the end, and what only REST has.
 
 The live feed says only that a conversation is over; who ended it, interruptions and failures of tools are in its
 REST record (design, Semantics 7). A conversation that nobody watched is counted from its record alone.
@@ -7,7 +7,7 @@ REST record (design, Semantics 7). A conversation that nobody watched is counted
 import attrs
 
 from .additions import CONVERSATION, UNKNOWN_ENDED_BY, Addition, What, rejected
-from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, reason_of, settle
+from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, parse_time, reason_of, settle
 from .phonic.model import Conversation, Snapshot, ToolCall
 from .vocabulary import ERROR_ENDINGS, EndedBy, Field, Lost, ToolFailure
 
@@ -23,6 +23,39 @@ class End:
 
     record: Snapshot | None
     lost: Lost | None = None
+
+
+@attrs.frozen
+class Verdict:
+    """What an end means: whether it is ours to count, and if no timing was ever seen, why (``lost``)."""
+
+    counts: bool
+    lost: Lost | None = None
+
+
+def judge(
+    *,
+    seen: bool,
+    record: Conversation | None,
+    history_ends: float,
+    was_found: bool = True,
+    over_limit: bool = False,
+) -> Verdict:
+    """Decide what the end of a conversation means. Every end passes here before it is counted.
+
+    ``seen``: a snapshot of it was counted. ``record``: what REST has, if anything; ``was_found``: whether REST
+    knows it at all. ``over_limit``: the watch limit kept it from being watched. ``history_ends``: Unix time by
+    Phonic's clock before which an end was counted already, or is older than the exporter.
+    """
+    if seen:
+        return Verdict(counts=True)
+    if record is not None and record.ended_at is not None:
+        moment = parse_time(record.ended_at) or parse_time(record.started_at)
+        if moment is None or moment < history_ends * 1_000_000:
+            return Verdict(counts=False)
+    if not was_found:
+        return Verdict(counts=True, lost=Lost.NOT_FOUND)
+    return Verdict(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
 
 
 def finish(progress: Progress, end: End) -> list[Addition]:

@@ -1,4 +1,6 @@
-"""Pure: the error that a user can mend, shown as one line with exit code 2."""
+"""Pure: the errors that a user can mend, each shown as one line without a traceback."""
+
+from typing import ClassVar
 
 
 class ConfigError(Exception):
@@ -7,7 +9,15 @@ class ConfigError(Exception):
     ``str()`` is the whole line shown to the user, so neither part may quote a secret.
     """
 
+    exit_code: ClassVar[int] = 2
+
     def __init__(self, flag: str, reason: str) -> None:
         super().__init__(f"{flag}: {reason}")
         self.flag = flag
         self.reason = reason
+
+
+class StateUnavailable(ConfigError):
+    """A state file that is there but cannot be read now; a restart may well succeed."""
+
+    exit_code: ClassVar[int] = 1

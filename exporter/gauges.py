@@ -11,8 +11,10 @@ from .metrics.catalogue import CATALOGUE, Family, Scope
 from .metrics.page import Rows, Source, one, rows
 from .metrics.series import Column
 from .phonic.rest import RestApi
+from .publishing import Publisher
 from .tally import Tally
 from .vocabulary import ReloadedFile
+from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.supervisor import Supervisor
 from .watch.targets import WatchFile
@@ -28,6 +30,8 @@ def gauges(
     rest: RestApi | None,
     discovery: Discovery | None,
     checkpoint: Checkpoint | None,
+    publisher: Publisher,
+    access: Access | None,
     watch_file: WatchFile | None,
     web_config: LiveConfig | None,
     slo_response: float,
@@ -45,6 +49,10 @@ def gauges(
             *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
             *_upstream(rest, discovery),
             *_checkpoint(checkpoint),
+            one(catalogue.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalogue.COMMIT_WAIT, lambda: publisher.wait),
+            one(catalogue.LABEL_SETS_HELD, lambda: float(tally.ledger.held_count)),
+            one(catalogue.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
             *_files(watch_file, web_config),
         )
     )
@@ -106,6 +114,10 @@ def _checkpoint(checkpoint: Checkpoint | None) -> _Feeds:
         one(catalogue.CHECKPOINT_LAST_SUCCESS, lambda: checkpoint.last_success if checkpoint else None),
         one(catalogue.CHECKPOINT_SIZE, lambda: float(checkpoint.size_bytes) if checkpoint else None),
     ]
+
+
+def _number(value: bool | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feeds:

@@ -40,6 +40,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "metrics.label-limit": (0, 1_000_000),
     "metrics.label-set-limit": (0, 1_000_000),
     "metrics.per-conversation-limit": (0, 1_000_000),
+    "metrics.hold-new-series": (0, 3600),
     "state.interval": (0.01, 3600),
     "web.max-requests": (0, 1_000_000),
 }
@@ -126,6 +127,12 @@ class MetricsSettings:
     )
     per_conversation_limit: int = _setting(
         1000, "Live conversations that get series of their own; 0 turns them off."
+    )
+    hold_new_series: float = _setting(
+        30.0,
+        "Seconds for which series that could not be known ahead are shown at 0 before their numbers, so that "
+        "Prometheus "
+        "counts their first increase; at least the scrape interval. 0: not at all.",
     )
     slo_response: float = _setting(1.5, "Response time objective in seconds; must be a bucket boundary.")
 

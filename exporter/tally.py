@@ -3,29 +3,32 @@
 This is the sink of the watchers, the source of the live gauges, and what the checkpoint saves. Every method is
 synchronous, so between two awaits numbers and progress agree; that is all the locking there is.
 
-Rules for this file: an entry lives from the first snapshot (or record) of a conversation to its end, a
-tombstone for 24 h after it. Labels are decided once, when an entry is made.
+Rules for this file: an entry lives from the first snapshot (or record) of a conversation to its end, after which
+only the hash of its id is remembered (`ended.py`). Labels are decided once, when an entry is made.
+
+What changed since the last write waits in ``_unsaved``, as references to values that nobody changes: to hand it
+out (`Tally.changes`) costs no more than the series that changed, and the writer's thread encodes it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import attrs
-import msgspec
 import structlog
 
-from . import derive, ending
+from . import blob, derive, ending, retention
+from .blob import SavedEntry, UnreadableBlob
 from .derive import Progress
+from .ended import Ended, hash_of, packed
 from .ending import End
 from .metrics import catalogue
-from .metrics.ledger import LabelSet, Ledger
+from .metrics.ledger import Frozen, LabelSet, Ledger, saved_families
 from .metrics.series import Sample, labels_text
 from .phonic.model import Conversation, Snapshot
-from .saved import TOMBSTONE_LIFE, Changes, Saved, SavedConversation, Tombstone
+from .saved import Changes, Saved, SavedConversation, SavedEnds
 from .vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, UnknownWord
 
 log = structlog.get_logger("exporter.tally")
 
-NOT_FOUND_LIFE = 600.0  # seconds for which a conversation that nobody knows is not asked for again
 LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
 MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
 NONE, UNKNOWN = "none", "unknown"
@@ -56,34 +59,39 @@ class Entry:
         )
 
 
-@attrs.frozen(kw_only=True)
-class _SavedEntry:
-    """An entry as the checkpoint keeps it: no word of a caller, no number of a phone.
-
-    ``label_values`` are those of its label set, folded or not when it was made, and frozen.
-    """
-
-    project: str
-    agent: str
-    origin: str
-    labels: dict[str, str]
-    label_values: tuple[str, ...]
-    progress: Progress
-    has_ended: bool
-    updated_at: float | None = None  # which older checkpoints lack
+_Unsaved = tuple[Entry, Progress, bool, float]
+"""An entry, and its progress, whether it has ended and when it was updated, as they were at its last change."""
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_SavedEntry).decode
+@attrs.frozen(eq=False)
+class _Collected:
+    """What a write holds, to give it back if it fails."""
+
+    frozen: Frozen
+    conversations: dict[str, _Unsaved]
+    ended: list[tuple[str, float]]
+    forgotten: list[str]
 
 
 class Tally:
     """What was counted, and of which conversations. Implements `exporter.watch.ports.Sink`."""
 
-    def __init__(self, ledger: Ledger, *, live_limit: int, now: Callable[[], float]) -> None:
-        """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        live_limit: int,
+        now: Callable[[], float],
+        clock_offset: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time by our own clock.
+
+        ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
+        """
         self.ledger = ledger
-        self.first_start = now()
+        self._began = now()
+        self._first_start: float | None = None
+        self._clock_offset = clock_offset
         # Counted with every message: found once.
         self._messages = {kind: ledger.counter(catalogue.MESSAGES, kind) for kind in MessageType}
         self._updates = ledger.counter(catalogue.UPDATES)
@@ -92,13 +100,24 @@ class Tally:
         self._live_limit = live_limit
         self._now = now
         self._entries: dict[str, Entry] = {}
-        self._tombstones: dict[str, float] = {}
+        self._ended = Ended()
+        self._not_found: dict[str, float] = {}  # until when, of ids that REST does not know
         self._project_names: dict[str, str] = {}
         self._agents: dict[tuple[str, str, str], bool] = {}  # whether one of its conversations was seen
         self._logged_fields: set[tuple[Drift, str]] = set()
-        self._changed: set[str] = set()
-        self._new_tombstones: list[Tombstone] = []
+        self._unsaved: dict[str, _Unsaved] = {}
+        self._newly_ended: list[tuple[str, float]] = []
         self._forgotten: list[str] = []
+
+    @property
+    def first_start(self) -> float:
+        """Unix time of the first start with this state file, by Phonic's clock as soon as that is known."""
+        if self._first_start is None:
+            offset = self._clock_offset()
+            if offset is None:
+                return self._began
+            self._first_start = self._began - offset
+        return self._first_start
 
     # --- what watchers say
 
@@ -151,7 +170,7 @@ class Tally:
         """Count what a snapshot adds. A snapshot of a finished conversation adds nothing."""
         entry = self._entries.get(conversation_id)
         if entry is None:
-            if conversation_id in self._tombstones:
+            if self.is_finished(conversation_id):
                 return
             entry = self._enter(conversation_id, snapshot.conversation)
             log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
@@ -162,14 +181,14 @@ class Tally:
         entry.updated_at = now
         entry.is_current = True
         entry.is_live = not entry.has_ended
-        self._changed.add(conversation_id)
+        self._unsaved[conversation_id] = (entry, progress, entry.has_ended, now)
 
     def ended(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)
         if entry is not None and not entry.has_ended:
             entry.is_live = False
             entry.has_ended = True
-            self._changed.add(conversation_id)
+            self._unsaved[conversation_id] = _unsaved(entry)
 
     def stopped(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)
@@ -178,7 +197,7 @@ class Tally:
 
     def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
         """Count the end, once. ``lost`` for a conversation of which no snapshot was ever counted."""
-        if conversation_id in self._tombstones:
+        if self.is_finished(conversation_id):
             return
         entry = self._entries.get(conversation_id)
         if entry is None:
@@ -191,13 +210,12 @@ class Tally:
     def forget(self, conversation_id: str) -> None:
         if self.has_seen(conversation_id):
             self.finish(conversation_id, None)
-        elif conversation_id not in self._tombstones:
+        elif not self.is_finished(conversation_id):
             self.ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
-            # A stone for a while only: a list that still shows it must not have it counted every few seconds.
-            self._tombstones[conversation_id] = self._now() - TOMBSTONE_LIFE + NOT_FOUND_LIFE
+            self._not_found[conversation_id] = self._now() + retention.NOT_FOUND
 
     def is_finished(self, conversation_id: str) -> bool:
-        return conversation_id in self._tombstones
+        return conversation_id in self._not_found or hash_of(conversation_id) in self._ended
 
     def has_seen(self, conversation_id: str) -> bool:
         entry = self._entries.get(conversation_id)
@@ -210,9 +228,9 @@ class Tally:
     def unfinished(self) -> Iterator[tuple[str, bool]]:
         """Conversations to go on with after a restart, and whether they had ended already.
 
-        One of which nobody has heard for 24 h is over, whether or not anybody said so.
+        One of which no message told for 24 h is over, whether or not one said so.
         """
-        before = self._now() - TOMBSTONE_LIFE
+        before = self._now() - retention.UNHEARD
         return (
             (each.conversation_id, each.has_ended or each.updated_at <= before)
             for each in list(self._entries.values())
@@ -221,23 +239,22 @@ class Tally:
     def _bury(self, conversation_id: str) -> None:
         now = self._now()
         del self._entries[conversation_id]
-        self._changed.discard(conversation_id)
-        self._tombstones[conversation_id] = now
-        self._new_tombstones.append(Tombstone(conversation_id, now))
+        self._unsaved.pop(conversation_id, None)
+        self._ended.add(hash_of(conversation_id), now)
+        self._newly_ended.append((conversation_id, now))
 
     def expire(self, *, is_followed: Callable[[str], bool]) -> None:
-        """Drop tombstones of 24 h, and conversations of which nobody has heard for as long.
+        """Forget what `retention` says, once a minute or so.
 
-        What somebody follows stays, be it refused for days or over: it would be counted again otherwise.
+        What a task follows stays, be it refused for days or over: it would be counted again otherwise.
         """
-        before = self._now() - TOMBSTONE_LIFE
-        self._tombstones = {each: at for each, at in self._tombstones.items() if at > before}
-        # Without a checkpoint nobody takes these.
-        self._new_tombstones = [each for each in self._new_tombstones if each.finished_at > before]
+        now = self._now()
+        self._ended.forget(now - retention.ENDED)
+        self._not_found = {each: until for each, until in self._not_found.items() if until > now}
         for entry in list(self._entries.values()):
-            if entry.updated_at <= before and not is_followed(entry.conversation_id):
+            if entry.updated_at <= now - retention.UNHEARD and not is_followed(entry.conversation_id):
                 del self._entries[entry.conversation_id]
-                self._changed.discard(entry.conversation_id)
+                self._unsaved.pop(entry.conversation_id, None)
                 self._forgotten.append(entry.conversation_id)
 
     # --- labels
@@ -314,72 +331,127 @@ class Tally:
         """Rows of `phonic_agent_info`."""
         return [(each, 1.0) for each in self._agents]
 
-    # --- checkpoint
+    # --- state file
 
     def changes(self, *, everything: bool = False) -> Changes:
-        """Numbers and progress as they stand now, of one moment: all, or what changed since the last call."""
-        changed, self._changed = self._changed, set()
-        finished, self._new_tombstones = self._new_tombstones, []
-        forgotten, self._forgotten = self._forgotten, []
+        """Numbers and progress as they stand now, of one moment: all, or what changed since the last call.
+
+        Whoever takes them says afterwards what became of them, before the next call: `committed` or `put_back`.
+        """
+        collected = _Collected(
+            self.ledger.freeze(everything=everything), self._unsaved, self._newly_ended, self._forgotten
+        )
+        self._unsaved, self._newly_ended, self._forgotten = {}, [], []
+        conversations: Iterable[tuple[str, _Unsaved]] = collected.conversations.items()
         if everything:
-            finished = [Tombstone(each, at) for each, at in self._tombstones.items()]
+            conversations = [(key, _unsaved(each)) for key, each in self._entries.items()]
+        tables = self._ended.dump() if everything else None
+
+        def ends() -> Iterable[SavedEnds]:
+            if tables is not None:
+                return (SavedEnds(at, packed(hashes)) for at, hashes in tables)
+            if not collected.ended:
+                return ()
+            return (SavedEnds(collected.ended[-1][1], packed(hash_of(each) for each, _ in collected.ended)),)
+
         return Changes(
-            series=self.ledger.changes(everything=everything),
-            conversations=[
-                self._saved(each) for key, each in self._entries.items() if everything or key in changed
-            ],
-            finished=finished,
-            forgotten=forgotten,
+            series=collected.frozen.rows,
+            held=collected.frozen.held,
+            conversations=lambda: (SavedConversation(key, _blob(each)) for key, each in conversations),
+            finished=[each for each, _ in collected.ended],
+            forgotten=collected.forgotten,
+            ends=ends,
+            families=saved_families(),
+            first_start=self.first_start,
+            is_empty=not (
+                collected.frozen or collected.conversations or collected.ended or collected.forgotten or everything
+            ),
+            token=collected,
         )
 
-    def _saved(self, entry: Entry) -> SavedConversation:
-        saved = _SavedEntry(
+    def committed(self, changes: Changes) -> None:
+        """A file holds these changes: pages may tell them."""
+        self.ledger.publish(changes.token.frozen)
+
+    def put_back(self, changes: Changes) -> None:
+        """The write of these changes failed, or it is not known whether it did: the next ones hold them again."""
+        collected: _Collected = changes.token
+        self.ledger.put_back(collected.frozen)
+        gone = {each for each, _ in self._newly_ended} | set(self._forgotten)
+        for key, each in collected.conversations.items():
+            if key not in gone:
+                self._unsaved.setdefault(key, each)
+        self._newly_ended[:0] = collected.ended
+        self._forgotten[:0] = collected.forgotten
+
+    def restore(self, saved: Saved) -> bool:
+        """Go on where a file stopped; returns whether the file must be written anew to hold just what was taken.
+
+        What the file holds that cannot be used is logged, counted and left out. May be called in another thread,
+        before anything else is done with this object.
+        """
+        self._first_start = saved.first_start
+        for each in saved.ends:
+            self._ended.load(each.hashes, each.at)
+        series, held, names = saved.series, saved.held, self.ledger.limits.names
+        is_outdated = saved.label_names != names
+        if is_outdated:
+            labelled = {each.name for each in catalogue.CATALOGUE if each.scope is catalogue.Scope.CONVERSATIONS}
+            series = [each for each in series if each.family not in labelled]
+            held = [each for each in held if each.family and each.family not in labelled]
+            self._reset(Reset.LABELS, "labels")
+        unusable, is_other = self.ledger.restore(series, families=saved.families, held=held)
+        for family in sorted(unusable):
+            self._reset(Reset.BUCKET_LAYOUT, family)
+        for conversation in saved.conversations:
+            try:
+                entry = blob.decode(conversation.blob)
+            except UnreadableBlob:
+                self._reset(Reset.CORRUPT, conversation.id)
+                is_other = True
+                continue
+            self._restore_entry(conversation.id, entry, is_labelled_anew=saved.label_names != names)
+        return is_outdated or is_other
+
+    def _restore_entry(self, conversation_id: str, saved: SavedEntry, *, is_labelled_anew: bool) -> None:
+        values = saved.label_values
+        if is_labelled_anew:
+            values = tuple(saved.labels.get(name, UNKNOWN) for name in self.ledger.limits.names)
+        self._entries[conversation_id] = Entry(
+            conversation_id,
+            self.ledger.label_set(values),
+            saved.project,
+            saved.agent,
+            saved.origin,
+            saved.labels,
+            progress=saved.progress,
+            has_ended=saved.has_ended,
+            updated_at=self._now() if saved.updated_at is None else saved.updated_at,
+        )
+
+    def _reset(self, reason: Reset, what: str) -> None:
+        self.ledger.count(catalogue.CHECKPOINT_RESETS, reason)
+        log.warning("not taken over from the checkpoint", reason=reason.value, what=what)
+
+
+def _unsaved(entry: Entry) -> _Unsaved:
+    return entry, entry.progress, entry.has_ended, entry.updated_at
+
+
+def _blob(unsaved: _Unsaved) -> bytes:
+    entry, progress, has_ended, updated_at = unsaved
+    return blob.encode(
+        SavedEntry(
             project=entry.project,
             agent=entry.agent,
             origin=entry.origin,
             labels=entry.labels,
             label_values=entry.label_set.values,
-            progress=entry.progress,
-            has_ended=entry.has_ended,
-            updated_at=entry.updated_at,
+            progress=progress,
+            has_ended=has_ended,
+            updated_at=updated_at,
         )
-        return SavedConversation(id=entry.conversation_id, blob=_encode(saved))
-
-    def restore(self, saved: Saved) -> None:
-        """Go on where a checkpoint stopped. What it holds that cannot be used is logged, counted and left out."""
-        self.first_start = saved.first_start
-        self._tombstones = {each.id: each.finished_at for each in saved.tombstones}
-        series, names = saved.series, self.ledger.limits.names
-        if saved.label_names != names:
-            labelled = {each.name for each in catalogue.CATALOGUE if each.scope is catalogue.Scope.CONVERSATIONS}
-            series = [each for each in series if each.family not in labelled]
-            self._reset(Reset.LABELS, "labels")
-        for family in sorted(self.ledger.restore(series)):
-            self._reset(Reset.BUCKET_LAYOUT, family)
-        for each in saved.conversations:
-            try:
-                entry = _decode(each.blob)
-            except msgspec.MsgspecError:
-                self._reset(Reset.CORRUPT, each.id)
-                continue
-            values = entry.label_values
-            if saved.label_names != names:
-                values = tuple(entry.labels.get(name, UNKNOWN) for name in names)
-            self._entries[each.id] = Entry(
-                each.id,
-                self.ledger.label_set(values),
-                entry.project,
-                entry.agent,
-                entry.origin,
-                entry.labels,
-                progress=entry.progress,
-                has_ended=entry.has_ended,
-                updated_at=self._now() if entry.updated_at is None else entry.updated_at,
-            )
-
-    def _reset(self, reason: Reset, what: str) -> None:
-        self.ledger.count(catalogue.CHECKPOINT_RESETS, reason)
-        log.warning("not taken over from the checkpoint", reason=reason.value, what=what)
+    )
 
 
 def _clean(text: str) -> str:

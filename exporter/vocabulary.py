@@ -166,6 +166,7 @@ class FeedError(StrEnum):
     CLOSED_RESTART = "closed_restart"
     CLOSED_OTHER = "closed_other"
     NO_PONG = "no_pong"
+    NO_SNAPSHOT = "no_snapshot"
     ERROR_MESSAGE = "error_message"
 
 

@@ -35,7 +35,8 @@ LABEL_CHOICES = ("project", "agent", "origin", "is_test", "call_provider", "lang
 
 # Dense where voice is felt: 0.2 to 0.5 s is a natural gap, above 1 s broken; published objectives sit at
 # 0.8, 1.5, 3, 3.5, 5, 7, 8, 10 and 15 s, and an honest ratio needs a boundary exactly at the objective.
-RESPONSE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 3.5, 5, 7, 8, 10, 15)
+# 20, 30 and 60 s tell a slow answer from a caller who waits for nothing.
+RESPONSE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 3.5, 5, 7, 8, 10, 15, 20, 30, 60)
 GENERATION_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10)
 # Dispatch and queueing inside the vendor: tens of milliseconds when healthy, seconds when it queues.
 MODEL_INPUT_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
@@ -439,6 +440,28 @@ CHECKPOINT_RESETS = _counter(
     reason=_words(Reset),
 )
 CHECKPOINT_SIZE = _gauge("phonic_exporter_checkpoint_size_bytes", "Size of the checkpoint file.", "checkpoint")
+PAGES_COMMITTED = _gauge(
+    "phonic_exporter_pages_committed",
+    "1 while pages show what the state file holds; 0 while it has not been written for 30 s and pages show "
+    "numbers "
+    "that a crash would lose; absent without a state file.",
+    "checkpoint",
+)
+COMMIT_WAIT = _gauge(
+    "phonic_exporter_commit_wait_seconds",
+    "How long the previous scrape waited for what was counted to be written.",
+    "scrape",
+)
+LABEL_SETS_HELD = _gauge(
+    "phonic_exporter_label_sets_held",
+    "Groups of new series that are shown at 0 until Prometheus has seen them so.",
+    "`--metrics.hold-new-series`",
+)
+CREDENTIAL_REFUSED = _gauge(
+    "phonic_exporter_credential_refused",
+    "1 while Phonic's REST API refuses the API key and no feed is opened, else 0; absent without REST.",
+    "REST status 401 or 403",
+)
 RELOAD_SUCCESSFUL = _gauge(
     "phonic_exporter_config_last_reload_successful",
     "1 if the file could be used when it was last read, 0 if the exporter keeps what it had.",

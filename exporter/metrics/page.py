@@ -9,7 +9,7 @@ from .catalogue import CATALOGUE, Family
 from .exposition import Block, finish, has_samples_named, render
 from .formats import Format
 from .ledger import Ledger, accumulated
-from .series import Column, Sample, Series, samples
+from .series import Column, Numbers, Sample, Series, samples
 
 PART = 128 * 1024
 """Bytes of a part of a page, at least: about 0.5 ms of work. A family is never cut."""
@@ -80,11 +80,11 @@ class Page:
             if names is None or has_samples_named(family, names):
                 yield family, self._rows(family, shared)
 
-    def _rows(self, family: Family, shared: dict[Family, Column]) -> list[Series] | Column:
+    def _rows(self, family: Family, shared: dict[Family, Column]) -> list[tuple[Series, Numbers]] | Column:
         """A family's series as they are now; ``shared`` is what sources of several families gave for this page."""
         source = self._gauges.get(family)
         if source is None:
-            return [series.copy() for series in self._ledger.series(family)]
+            return self._ledger.shown(family)
         if family not in shared:
             given = source()
             if not isinstance(given, Mapping):

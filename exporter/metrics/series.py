@@ -3,6 +3,9 @@
 Rules for this file: an accumulator only grows; its labels never change, so the text before each value is
 built when the series is born and a scrape formats nothing but numbers. Sums are whole billionths, so that a
 total does not depend on the order in which its parts arrived.
+
+Each series has two sets of numbers. The *counted* ones change with every observation. The *shown* ones are what a
+page tells, and change only when the ledger says so (`exporter.metrics.ledger`): a frozen copy of the counted ones.
 """
 
 from bisect import bisect_left
@@ -49,41 +52,52 @@ class Exemplar(NamedTuple):
 
 
 class Counter:
-    """A sum that only grows."""
+    """A sum that only grows. Its numbers are one int."""
 
-    __slots__ = ("family", "labels", "prefix", "total")
+    __slots__ = ("family", "is_held", "labels", "prefix", "shown", "total")
 
     def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
         self.family = family
         self.labels = labels
         self.total: int = 0
+        self.shown: int = 0
+        self.is_held = False
         self.prefix = f"{family.sample_name}{labels_text(names, labels)} "
 
     def add(self, amount: int) -> None:
         self.total += amount
 
-    def copy(self) -> "Counter":
-        """The numbers of this moment, with the same texts."""
-        copy = Counter.__new__(Counter)
-        copy.family, copy.labels, copy.prefix, copy.total = self.family, self.labels, self.prefix, self.total
-        return copy
+    def freeze(self) -> int:
+        """The counted numbers of this moment."""
+        return self.total
+
+    def hold(self) -> None:
+        """Be shown at 0."""
+        self.is_held = True
+        self.shown = 0
 
     def dump(self) -> list[int]:
         return [self.total]
 
     def load(self, dumped: Sequence[int]) -> None:
+        """Take over what `dump` gave, as counted and as shown."""
         (self.total,) = dumped
+        self.shown = self.total
 
-    def write(self, out: list[str], *, exemplars: bool) -> None:  # noqa: ARG002  # same call as a histogram's
-        out.append(f"{self.prefix}{count_text(self.total)}\n")
+    def write(self, out: list[str], shown: int, *, exemplars: bool) -> None:  # noqa: ARG002  # as a histogram's
+        out.append(f"{self.prefix}{count_text(shown)}\n")
+
+
+HistogramNumbers = tuple[int, list[int], "list[Exemplar | None]"]
+"""Sum in billionths, count of each bucket (not cumulative), slowest recent observation of each bucket."""
 
 
 class Histogram:
     """Counts per bucket, the exact sum, and the slowest recent observation of each bucket."""
 
     __slots__ = (
-        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "labels", "nanos",
-        "sum_prefix",
+        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "is_held", "labels", "nanos",
+        "shown", "sum_prefix",
     )  # fmt: skip
 
     def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
@@ -93,6 +107,8 @@ class Histogram:
         self.counts = [0] * (len(self.bounds) + 1)
         self.nanos = 0
         self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
+        self.shown: HistogramNumbers = self.freeze()
+        self.is_held = False
         own = labels_text(names, labels)
         self.count_prefix = f"{family.name}_count{own} "
         self.sum_prefix = f"{family.name}_sum{own} "
@@ -107,41 +123,57 @@ class Histogram:
         self.counts[bucket] += 1
         self.nanos += round(value * NANO)
         if exemplar_labels:
-            shown = self.exemplars[bucket]
-            if shown is None or value >= shown.value or abs(at - shown.at) > EXEMPLAR_LIFE:
+            known = self.exemplars[bucket]
+            if known is None or value >= known.value or abs(at - known.at) > EXEMPLAR_LIFE:
                 self.exemplars[bucket] = Exemplar(exemplar_labels, value, round(at, 3))
 
-    def copy(self) -> "Histogram":
-        """The numbers of this moment, with the same texts."""
-        copy = Histogram.__new__(Histogram)
-        copy.family, copy.labels, copy.bounds = self.family, self.labels, self.bounds
-        copy.counts, copy.nanos, copy.exemplars = self.counts[:], self.nanos, self.exemplars[:]
-        copy.bucket_prefixes = self.bucket_prefixes
-        copy.count_prefix, copy.sum_prefix = self.count_prefix, self.sum_prefix
-        return copy
+    def freeze(self) -> HistogramNumbers:
+        """The counted numbers of this moment, with the exemplars that belong to them."""
+        return self.nanos, self.counts[:], self.exemplars[:]
+
+    def hold(self) -> None:
+        """Be shown at 0."""
+        self.is_held = True
+        self.shown = 0, [0] * len(self.counts), [None] * len(self.counts)
 
     def dump(self) -> list[int]:
         return [self.nanos, *self.counts]
 
     def load(self, dumped: Sequence[int]) -> None:
+        """Take over what `dump` gave, as counted and as shown."""
         self.nanos, *self.counts = dumped
+        self.shown = self.freeze()
 
-    def write(self, out: list[str], *, exemplars: bool) -> None:
+    def write(self, out: list[str], shown: HistogramNumbers, *, exemplars: bool) -> None:
+        nanos, counts, slowest = shown
         total = 0
         if exemplars:
-            for prefix, total, exemplar in zip(
-                self.bucket_prefixes, accumulate(self.counts), self.exemplars, strict=True
-            ):
+            for prefix, total, exemplar in zip(self.bucket_prefixes, accumulate(counts), slowest, strict=True):
                 tail = exemplar.text if exemplar else ""
                 out.append(f"{prefix}{count_text(total)}{tail}\n")
         else:
-            for prefix, total in zip(self.bucket_prefixes, accumulate(self.counts), strict=True):
+            for prefix, total in zip(self.bucket_prefixes, accumulate(counts), strict=True):
                 out.append(f"{prefix}{count_text(total)}\n")
         out.append(f"{self.count_prefix}{count_text(total)}\n")
-        out.append(f"{self.sum_prefix}{number_text(self.nanos / NANO)}\n")
+        out.append(f"{self.sum_prefix}{number_text(nanos / NANO)}\n")
 
 
 Series = Counter | Histogram
+Numbers = int | HistogramNumbers
+"""What `Series.freeze` gives; nobody changes it afterwards."""
+
+
+def rebucketed(layout: Sequence[float], dumped: Sequence[int], bounds: Sequence[float]) -> list[int]:
+    """A histogram's `dump` under other bucket ``bounds`` than those of its ``layout``.
+
+    Each count goes to the bucket that holds the upper bound of its old one, so that the cumulative count at every
+    bound that both have, the sum and the total stay what they were: no series that continues falls.
+    """
+    nanos, *counts = dumped
+    moved = [0] * (len(bounds) + 1)
+    for bound, count in zip((*layout, inf), counts, strict=True):
+        moved[bisect_left(bounds, bound)] += count
+    return [nanos, *moved]
 
 
 @lru_cache(maxsize=8192)

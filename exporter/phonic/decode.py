@@ -165,6 +165,7 @@ def snapshot_from(document: Any) -> Snapshot:
         duration_ms=number(-1, Field.CONVERSATION_DURATION, document.get("duration_ms")),
         started_at=_text(document.get("started_at")),
         ended_at=_text(document.get("ended_at")),
+        is_live=_flag(document.get("is_live")),
         end_reason=_text(document.get("end_reason")),
         ended_by=_text(document.get("ended_by")),
         items=None if items is None else [_item(at, item, number, bad) for at, item in enumerate(usable)],

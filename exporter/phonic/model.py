@@ -74,6 +74,7 @@ class Conversation:
     duration_ms: float | None = None
     started_at: str | None = None
     ended_at: str | None = None
+    is_live: bool | None = None
     end_reason: str | None = None
     ended_by: str | None = None
     items: list[Item] | None = None

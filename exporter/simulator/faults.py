@@ -26,6 +26,8 @@ TRANSPORT: Final = {
     "silence": "share of sockets that say nothing",
     "storm": "share of sockets dropped when the window opens",
     "outage": "share of requests and handshakes answered with 503; open sockets are dropped",
+    "slow-open": "share of handshakes answered a second late, as over a real network",
+    "unlisted-agents": "share of agents that the list of agents leaves out",
     "reject-401": "share of handshakes refused with this status",
     "reject-403": "share of handshakes refused with this status",
     "reject-404": "share of handshakes refused with this status",

@@ -25,6 +25,7 @@ _ENDED: Final = {"type": "conversation-ended"}
 _ENDINGS: Final = ((_ENDED,), (_ENDED,), (_ENDED,), (_ENDED,), (_SAVED,), (_ENDED, _SAVED))
 _CUTS: Final = (None, None, 1001, 1011, 1012)
 _FOREVER: Final = float("inf")
+_SLOW_OPEN_S: Final = 1.0
 
 
 class LiveEndpoint:
@@ -65,6 +66,8 @@ class LiveEndpoint:
             await websocket.accept()
             await self._send(websocket, _SAVED)
             return await websocket.close(1000)
+        if socket.luck < strength(stage.faults, "slow-open", stage.now_ms()):
+            await trio.sleep(_SLOW_OPEN_S)
         await websocket.accept()
         with stage.attached(socket):
             async with trio.open_nursery() as nursery:

@@ -1,6 +1,7 @@
 """Edge: the REST API of the simulated Phonic, as far as an observer needs it."""
 
 import datetime as dt
+import random
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
 from typing import Final
@@ -106,7 +107,12 @@ class Rest:
 
     async def _agents(self, request: Request) -> Response:
         project = self._project(request)
-        agents = (agent for agent in self._stage.workspace.agents if agent.project.id == project.id)
+        unlisted = strength(self._stage.faults, "unlisted-agents", self._stage.now_ms())
+        agents = (
+            agent
+            for agent in self._stage.workspace.agents
+            if agent.project.id == project.id and random.Random(agent.id).random() >= unlisted
+        )
         return reply({"agents": [agent_object(agent) for agent in agents]})
 
     async def _conversations(self, request: Request) -> Response:

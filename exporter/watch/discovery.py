@@ -26,6 +26,7 @@ import attrs
 import structlog
 import trio
 
+from .. import retention
 from ..derive import parse_time
 from ..phonic.model import Snapshot
 from ..phonic.rest import RestFailed
@@ -33,7 +34,7 @@ from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from ..vocabulary import RestError, Started
 from .backoff import backoff
 from .ports import Directory, Sink, Source, Targets
-from .unwatched import OLDEST_LIVE, Unwatched, history_ends, is_known
+from .unwatched import Unwatched, is_known
 
 log = structlog.get_logger("exporter.watch")
 
@@ -229,7 +230,11 @@ class Discovery:
                 else:
                     is_new = False
             # A page that ends with a conversation just found may have cut a wave in two.
-            return not is_shallow and (len(live) < wanted or is_new) and not self._reaches_past(rows, OLDEST_LIVE)
+            return (
+                not is_shallow
+                and (len(live) < wanted or is_new)
+                and not self._reaches_past(rows, retention.OLDEST_LIVE)
+            )
 
         await self._read_pages(row.name, wants_older, first_limit=LIMIT)
         if len(live) < wanted and not is_shallow:
@@ -259,7 +264,7 @@ class Discovery:
                 self._unwatched.add(row.id)
             return False
         started = parse_time(row.started_at)
-        if started is not None and started < self._ago(OLDEST_LIVE):
+        if started is not None and started < self._ago(retention.OLDEST_LIVE):
             project.listed.pop(row.id, None)
             return False
         if self._targets.start(row.id, Source.DISCOVERY) is Started.FINISHED:
@@ -274,7 +279,9 @@ class Discovery:
     def _is_ours(self, row: ListedRow) -> bool:
         """Whether an ended conversation is no history. One that ended who knows when is ours if it began so."""
         moment = parse_time(row.ended_at) or parse_time(row.started_at)
-        return moment is not None and moment >= history_ends(self._sink, self._now()) * _SECOND
+        return (
+            moment is not None and moment >= retention.history_ends(self._sink.first_start, self._now()) * _SECOND
+        )
 
     def _ago(self, seconds: float) -> float:
         return (self._now() - seconds) * _SECOND
@@ -364,7 +371,7 @@ class Discovery:
     def _horizon(self, project: _Project, unwatched: Iterable[int | None]) -> float:
         """The start, in Unix microseconds, before which this sweep need not look."""
         if project.swept_to is None:
-            return (history_ends(self._sink, self._now()) - CALL) * _SECOND
+            return (retention.history_ends(self._sink.first_start, self._now()) - CALL) * _SECOND
         starts = [start for start in unwatched if start is not None]
         return (
             min(project.swept_to, *starts) - OVERLAP * _SECOND if starts else project.swept_to - OVERLAP * _SECOND

@@ -44,8 +44,10 @@ class OpenFeed(Protocol):
 class Sink(Protocol):
     """Where watchers put what they see. Methods are synchronous: a call is atomic for scrape and checkpoint."""
 
-    first_start: float
-    """Unix time of the first start ever, which the checkpoint remembers: what ended before it is history."""
+    @property
+    def first_start(self) -> float:
+        """Unix time of the first start ever, by Phonic's clock, which the state file remembers."""
+        ...
 
     def connected(self, conversation_id: str) -> None:
         """A feed was opened."""
@@ -107,7 +109,7 @@ class Targets(Protocol):
         """This source no longer asks for it."""
 
     def over(self, conversation_id: str) -> None:
-        """REST has its end: whoever follows it without a feed need not try to get one any more."""
+        """REST has its end: a watcher without a feed completes it now, one with a feed after a grace of 30 s."""
 
     def is_watched(self, conversation_id: str) -> bool:
         """Whether somebody follows it, be it only to complete its record."""

@@ -4,8 +4,12 @@ A conversation's life, each step in its own small method:
 
     start -> CONNECTING/LIVE/WAITING (`watch`) -> ended              -> FINISHING (record from REST) -> finished
                                                -> refused, not found -> ask REST: over  -> FINISHING
-                                                                        live  -> REFUSED, a slow retry for a day
+                                                                        live  -> REFUSED, tried again within 30 s
                                                                         gone  -> finished or forgotten
+
+An open socket does not prove that a conversation is live. What a list row, a record or a snapshot calls over is
+finished `GRACE` seconds later, in which its feed may still bring the last snapshot; and of a feed that has been
+silent for long, REST is asked.
 
 Rules for this file: only the supervisor's task touches its nursery; exactly one place contains a crash; whatever
 happens to one conversation, the others do not notice.
@@ -20,24 +24,22 @@ import attrs
 import structlog
 import trio
 
-from ..derive import parse_time
+from .. import retention
+from ..ending import judge
 from ..logs import frames
-from ..phonic.model import Snapshot
-from ..vocabulary import Lost, Started, WatcherState
+from ..vocabulary import Started, WatcherState
 from .backoff import backoff
 from .ports import OpenFeed, Records, RecordState, Sink, Source
-from .unwatched import history_ends
 from .watcher import Outcome, Retry, watch
 
 log = structlog.get_logger("exporter.watch")
 
-# Seconds before a refused conversation that REST calls live is tried again: 401, 403 or 1008 mean that the
-# credential is the problem, where hurry only makes a storm; 404 may be a call whose socket is not up yet.
-REFUSED_RETRY = 300.0
-NOT_FOUND_FIRST, NOT_FOUND_LONGEST = 4.0, 60.0
-# Seconds since its first refusal after which a conversation is tried no more. Phonic never closed it, or the token
-# that could see it is gone: without an end to the trying, those that pile up would use up the rate limit.
-PERSISTENCE = 24 * 3600.0
+GRACE = 30.0  # seconds from the news of an end to the end of an open feed
+# Seconds before a refused conversation is tried again that REST calls live, or of which it says nothing.
+REFUSED_FIRST, REFUSED_LONGEST = 1.0, 30.0
+ASK_AGAIN = 60.0  # seconds between two questions to REST about one refused conversation
+# An open feed without a snapshot for so long is doubted: REST is asked, and then again, after so many seconds.
+DOUBT_AFTER, DOUBT_AGAIN, DOUBT_EVERY = 120.0, 300.0, 15.0
 CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
 MOST_REFUSED = 100_000  # ids remembered that met the watch limit: 15 MB; beyond, the first ones may count twice
 
@@ -51,7 +53,11 @@ class Watch:
     state: WatcherState
     since: float  # trio time of the last change of state
     has_ended: bool = False  # only its record is still to come
+    is_over: bool = False  # REST or a snapshot says so, while its feed may still be open
+    heard_at: float = -inf  # trio time of its latest snapshot
+    doubted_at: float = -inf  # and of the latest question to REST whether it is still live
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    feed_scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)  # its deadline ends the feed
 
     def set_state(self, state: WatcherState) -> None:
         if state is not self.state:
@@ -95,7 +101,7 @@ class Supervisor:
             self._nursery = nursery
             try:
                 task_status.started()
-                await trio.sleep_forever()
+                await self._doubt_silent_feeds()
             finally:
                 self._nursery = None
 
@@ -139,12 +145,20 @@ class Supervisor:
             self._begin(self._nursery, ended)
 
     def over(self, conversation_id: str) -> None:
-        """REST has its end. Idempotent; an open feed is left to tell the end itself, after its last snapshot."""
+        """REST has its end. Idempotent; an open feed has `GRACE` seconds to bring the last snapshot."""
         known = self._watches.get(conversation_id)
-        has_no_feed = (WatcherState.WAITING, WatcherState.REFUSED)
-        if known is not None and not known.has_ended and known.state in has_no_feed:
+        if known is None or known.has_ended:
+            return
+        if known.state in (WatcherState.WAITING, WatcherState.REFUSED):  # no feed
             self._stop(known)
             self.complete(conversation_id)
+        else:
+            self._is_over(known)
+
+    def _is_over(self, known: Watch) -> None:
+        if not known.is_over:
+            known.is_over = True
+            known.feed_scope.deadline = trio.current_time() + GRACE
 
     def _begin(self, nursery: trio.Nursery, following: Watch) -> None:
         self._watches[following.conversation_id] = following
@@ -234,35 +248,32 @@ class Supervisor:
         if following.has_ended:
             await self._finish(following)
             return
-        not_found_delays = backoff(self._rng, first=NOT_FOUND_FIRST, longest=NOT_FOUND_LONGEST)
-        given_up_at = inf
+        refused_delays = backoff(self._rng, first=REFUSED_FIRST, longest=REFUSED_LONGEST)
+        given_up_at, asked_at = inf, -inf
         while True:
-            outcome = await watch(
-                following.conversation_id,
-                open_feed=self._open_feed,
-                sink=self._sink,
-                retry=self._retry,
-                rng=self._rng,
-                set_state=following.set_state,
-            )
+            outcome = await self._watch(following)
             if outcome is Outcome.ENDED:
                 await self._finish(following)
                 return
             following.set_state(WatcherState.REFUSED)
             self._sink.stopped(following.conversation_id)
-            state = await self._ask(following.conversation_id, outcome)
-            delay = REFUSED_RETRY * self._rng.uniform(0.8, 1.2)
-            if outcome is Outcome.NOT_FOUND:
-                delay = next(not_found_delays)
+            now = trio.current_time()
+            given_up_at = min(given_up_at, now + retention.REFUSED)
+            state = RecordState.UNAVAILABLE
+            if outcome is Outcome.NOT_FOUND or now - asked_at >= ASK_AGAIN:
+                state = await self._ask(following.conversation_id, outcome)
+                asked_at = now
             if state is RecordState.ENDED:
                 await self._finish(following)
                 return
-            given_up_at = min(given_up_at, trio.current_time() + PERSISTENCE)
-            if state is RecordState.NOT_FOUND or trio.current_time() >= given_up_at:
+            if state is RecordState.NOT_FOUND or now >= given_up_at:
                 log.warning("conversation given up", conversation=following.conversation_id, record=state.value)
                 self._sink.forget(following.conversation_id)
                 return
-            log.warning(
+            delay = next(refused_delays)
+            # One line when it begins: a workspace may have thousands, each tried again twice a minute.
+            say = log.warning if asked_at == now and given_up_at == now + retention.REFUSED else log.debug
+            say(
                 "conversation refused",
                 conversation=following.conversation_id,
                 record=state.value,
@@ -270,25 +281,65 @@ class Supervisor:
             )
             await trio.sleep(delay)
 
+    async def _watch(self, following: Watch) -> Outcome:
+        """Follow the feed until it tells the end, is refused, or may be closed because REST has the end."""
+
+        def heard(is_over: bool) -> None:
+            following.heard_at = trio.current_time()
+            if is_over:
+                self._is_over(following)
+
+        deadline = trio.current_time() + GRACE if following.is_over else inf
+        with trio.CancelScope(deadline=deadline) as following.feed_scope:
+            return await watch(
+                following.conversation_id,
+                open_feed=self._open_feed,
+                sink=self._sink,
+                retry=self._retry,
+                rng=self._rng,
+                set_state=following.set_state,
+                heard=heard,
+            )
+        return Outcome.ENDED
+
     async def _ask(self, conversation_id: str, outcome: Outcome) -> RecordState:
         """What REST says; without REST, not to be found is all there is to know."""
         if self._records is not None:
             return await self._records.state(conversation_id)
         return RecordState.NOT_FOUND if outcome is Outcome.NOT_FOUND else RecordState.UNAVAILABLE
 
+    async def _doubt_silent_feeds(self) -> None:
+        """Ask REST about conversations whose open feed has brought no snapshot for long. Never returns."""
+        while True:
+            await trio.sleep(DOUBT_EVERY)
+            if self._records is None:
+                continue
+            now = trio.current_time()
+            silent = [
+                each
+                for each in self._watches.values()
+                if each.state is WatcherState.LIVE
+                and now - max(each.since, each.heard_at) >= DOUBT_AFTER
+                and now - each.doubted_at >= DOUBT_AGAIN
+            ]
+            for each in silent:
+                each.doubted_at = now
+                if await self._records.state(each.conversation_id) is RecordState.ENDED:
+                    self.over(each.conversation_id)
+
     async def _finish(self, following: Watch) -> None:
         following.has_ended = True
         self._wanted.discard(following)
         following.set_state(WatcherState.FINISHING)
-        self._sink.ended(following.conversation_id)
-        record = await self._records.complete(following.conversation_id) if self._records else None
-        if self._sink.has_seen(following.conversation_id):
-            self._sink.finish(following.conversation_id, record)
-        elif record is not None and self._is_history(record):
-            log.info("conversation is history", conversation=following.conversation_id)
+        conversation_id = following.conversation_id
+        self._sink.ended(conversation_id)
+        record = await self._records.complete(conversation_id) if self._records else None
+        verdict = judge(
+            seen=self._sink.has_seen(conversation_id),
+            record=record.conversation if record else None,
+            history_ends=retention.history_ends(self._sink.first_start, self._now()),
+        )
+        if verdict.counts:
+            self._sink.finish(conversation_id, record, verdict.lost)
         else:
-            self._sink.finish(following.conversation_id, record, Lost.NEVER_LIVE)
-
-    def _is_history(self, record: Snapshot) -> bool:
-        ended = parse_time(record.conversation.ended_at)
-        return ended is not None and ended / 1e6 < history_ends(self._sink, self._now())
+            log.info("conversation is history", conversation=conversation_id)

@@ -6,26 +6,19 @@ from random import Random
 import attrs
 import trio
 
+from .. import retention
 from ..derive import parse_time
+from ..ending import judge
 from ..phonic.model import Snapshot
 from ..phonic.rest import RestFailed
-from ..vocabulary import Lost, Reconciled, Started
+from ..vocabulary import Reconciled, Started
 from .backoff import backoff
 from .ports import Sink, Source, Targets
 from .reconcile import PATIENCE, is_complete
 
-OLDEST_LIVE = 24 * 3600.0  # seconds since its start; an older conversation without an end was never closed
-# Seconds since its end after which a conversation nobody watched is history: its tombstone may be gone, so it
-# could have been counted before. 10 minutes less than tombstones live, for clocks that differ.
-MEMORY = 24 * 3600.0 - 600.0
 FAILURES_IN_A_ROW = 5  # that end a pass: REST has stopped working
 MOST_FAILURES = 10  # passes in a row in which one record could not be read while REST worked: it is given up
 RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds after a failure
-
-
-def history_ends(sink: Sink, now: float) -> float:
-    """The Unix time before which an end is history and not ours to count."""
-    return max(sink.first_start, now - MEMORY)
 
 
 def is_known(conversation_id: str, targets: Targets, sink: Sink) -> bool:
@@ -121,17 +114,18 @@ class Unwatched:
     def _is_live(self, conversation_id: str, record: Snapshot) -> bool:
         """It goes on after all: a case for a watcher, unless that is refused or it was never closed."""
         started = parse_time(record.conversation.started_at)
-        if started is not None and started < (self._now() - OLDEST_LIVE) * 1e6:
+        if started is not None and started < (self._now() - retention.OLDEST_LIVE) * 1e6:
             return True
         return self._targets.start(conversation_id, Source.DISCOVERY) is not Started.LIMIT_REACHED
 
     def _finish(self, conversation_id: str, record: Snapshot | None, result: Reconciled) -> None:
-        lost: Lost | None = Lost.NEVER_LIVE
-        if self._sink.has_seen(conversation_id):
-            lost = None  # watched for a while, at least
-        elif result is Reconciled.NOT_FOUND:
-            lost = Lost.NOT_FOUND
-        elif self._targets.is_refused(conversation_id):
-            lost = Lost.WATCH_LIMIT
+        verdict = judge(
+            seen=self._sink.has_seen(conversation_id),  # watched for a while, at least
+            record=record.conversation if record else None,
+            history_ends=retention.history_ends(self._sink.first_start, self._now()),
+            was_found=result is not Reconciled.NOT_FOUND,
+            over_limit=self._targets.is_refused(conversation_id),
+        )
         self._sink.reconciled(result)
-        self._sink.finish(conversation_id, record, lost)
+        if verdict.counts:
+            self._sink.finish(conversation_id, record, verdict.lost)

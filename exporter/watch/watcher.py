@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from ..phonic.decode import InvalidMessage, unknown_fields
-from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from ..phonic.tail import TailDecoder
 from ..vocabulary import FeedError, MessageType, WatcherState
 from .backoff import backoff
@@ -27,7 +27,7 @@ class Outcome(Enum):
     """Why a watcher stopped."""
 
     ENDED = "ended"  # the feed said that the conversation is over
-    REFUSED = "refused"  # 401, 403, 1008, or a message that can never be read
+    REFUSED = "refused"  # 401, 403, 1008, or an error message that speaks of authentication
     NOT_FOUND = "not_found"  # 404 several times in a row
 
 
@@ -38,6 +38,7 @@ class Retry:
     first: float = 0.5
     longest: float = 30.0
     stable_after: float = 30.0  # only a connection that lasted this long earns a fresh start of the delays
+    first_snapshot: float = 30.0  # a feed sends the current state at once; one that does not is lost
     not_found_most: int = 3
 
 
@@ -49,9 +50,11 @@ async def watch(
     retry: Retry,
     rng: Random,
     set_state: Callable[[WatcherState], None],
+    heard: Callable[[bool], None],
 ) -> Outcome:
     """Follow one conversation; network trouble is retried, never raised.
 
+    ``heard`` is called with each snapshot: whether it says that the conversation is over, which ends no feed.
     Cancellation: leaves at once; what was counted stays counted.
     """
     delays = backoff(rng, first=retry.first, longest=retry.longest)
@@ -66,7 +69,7 @@ async def watch(
                 opened_at = trio.current_time()
                 sink.connected(conversation_id)
                 set_state(WatcherState.LIVE)
-                await _read(conversation_id, feed, sink)
+                await _read(_Counting(conversation_id, feed, sink, heard), retry.first_snapshot)
                 return Outcome.ENDED
         except FeedEnded:
             return Outcome.ENDED
@@ -79,35 +82,48 @@ async def watch(
                 say("feed lost", conversation=conversation_id, reason=closed.reason.value)
                 say = log.debug
             not_found = not_found + 1 if isinstance(closed, FeedNotFound) else 0
-            if isinstance(closed, FeedRefused | FeedUnreadable):
+            if isinstance(closed, FeedRefused):
                 return Outcome.REFUSED
             if not_found >= retry.not_found_most:
                 return Outcome.NOT_FOUND
-            delay = min(closed.retry_after or 0.0, 10 * retry.longest)
+            delay = closed.retry_after or 0.0
         if opened_at is not None and trio.current_time() - opened_at >= retry.stable_after:
             delays = backoff(rng, first=retry.first, longest=retry.longest)
         set_state(WatcherState.WAITING)
-        await trio.sleep(delay + next(delays))  # jitter on the wish of the server, too
+        # A live call is tried again within `longest`, whatever the server wishes; jitter spreads those that wait
+        # alike.
+        wait = delay + next(delays)
+        await trio.sleep(wait if wait <= retry.longest else rng.uniform(0.8, 1.0) * retry.longest)
 
 
-async def _read(conversation_id: str, feed: Feed, sink: Sink) -> None:
+async def _read(counting: "_Counting", first_snapshot: float) -> None:
     """Count messages until one says that the conversation is over. Raises a `FeedClosed`."""
-    counting = _Counting(conversation_id, feed, sink)
-    # Never in a variable here, which would keep the last message for as long as the feed is silent.
-    while not counting.count(await feed.receive()):
+    with trio.move_on_after(first_snapshot) as waiting:
+        while not counting.has_snapshot:
+            if await counting.next():
+                return
+    if waiting.cancelled_caught:
+        raise FeedLost(FeedError.NO_SNAPSHOT)
+    while not await counting.next():
         pass
 
 
 class _Counting:
     """Counts the messages of one connection."""
 
-    def __init__(self, conversation_id: str, feed: Feed, sink: Sink) -> None:
+    def __init__(self, conversation_id: str, feed: Feed, sink: Sink, heard: Callable[[bool], None]) -> None:
+        self.has_snapshot = False
+        self._heard = heard
         self._conversation_id = conversation_id
         self._feed = feed
         self._sink = sink
         self._decoder = TailDecoder(conversation_id)
         self._superseded = self._superseded_size = 0
-        self._looked_for_drift = False
+
+    async def next(self) -> bool:
+        """Wait for a message and count it; see `count`."""
+        # Never in a variable here, which would keep the last message for as long as the feed is silent.
+        return self.count(await self._feed.receive())
 
     def count(self, frame: str | bytes) -> bool:
         """Count a message; True where the conversation is over with it. Raises a `FeedClosed` for an error."""
@@ -120,8 +136,10 @@ class _Counting:
         self._sink.message(message.type, len(frame))
         if message.snapshot is not None:
             self._sink.update(self._conversation_id, message.snapshot)
-            if not self._looked_for_drift:
-                self._looked_for_drift = True
+            conversation = message.snapshot.conversation
+            self._heard(conversation.ended_at is not None or conversation.is_live is False)
+            if not self.has_snapshot:
+                self.has_snapshot = True
                 self._sink.drift(unknown_fields(frame))
         elif message.type is MessageType.ERROR:
             closed = FeedRefused if message.denied else FeedLost

@@ -4,6 +4,7 @@ Rules for this file: it knows nothing of what the numbers mean, the rest of the 
 ``Exported``. Every endpoint runs on the trio thread, which owns the numbers, and waits for its own answer only.
 """
 
+import math
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -59,9 +60,17 @@ class PushTargets(Protocol):
         ...
 
 
+async def _at_once(_: float | None) -> None:
+    """Nothing to prepare."""
+
+
+def _nothing() -> None:
+    """Nothing to say."""
+
+
 @attrs.frozen(kw_only=True)
 class Exported:
-    """What the rest of the program offers to HTTP. The callables are sync and run on the trio thread."""
+    """What the rest of the program offers to HTTP. All but ``prepare`` is sync; all runs on the trio thread."""
 
     page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]
     """The page of this moment in parts, whole or restricted to the families of these names."""
@@ -72,6 +81,11 @@ class Exported:
     push: PushTargets | None
     """None: conversations cannot be named from outside."""
     version: str
+    prepare: Callable[[float | None], Awaitable[None]] = _at_once
+    """Brings the numbers of a scrape's page up to date; gets the scrape's time-out in seconds, if it has one."""
+    whole_page: Callable[[bool], Callable[[], None]] = lambda _: _nothing
+    """Called when a client takes a whole page, with whether it scrapes as Prometheus does; what it returns is
+    called when the client has got all of it."""
 
 
 def build_app(
@@ -118,7 +132,7 @@ def build_app(
     # Probes of a container need not know a prefix.
     prefixes = dict.fromkeys((route_prefix, ""))
     routes = [
-        Route(route_prefix + telemetry_path, _Scrape(pages, max_requests), methods=["GET"]),
+        Route(route_prefix + telemetry_path, _Scrape(pages, exported, max_requests), methods=["GET"]),
         *(Route(prefix + path, healthy, methods=["GET"]) for prefix in prefixes for path in _HEALTHY),
         *(Route(prefix + path, ready, methods=["GET"]) for prefix in prefixes for path in _READY),
         Route(f"{route_prefix}/api/v1/conversations", _AFew(conversations), methods=["GET"]),
@@ -152,20 +166,22 @@ class _Pages:
 
     def __init__(self, page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]) -> None:
         self._page = page
-        self._one_at_a_time = trio.Lock()
+        self.turn = trio.Lock()
         self._worked = False
         self._tried_at = -float("inf")
 
     async def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
-        """None where it went wrong, which is logged. Others on the loop have their turn after each part."""
+        """None where it went wrong, which is logged. Others on the loop have their turn after each part.
+
+        The caller holds ``turn``: there is one loop, so that two pages at the same time would both be late.
+        """
         page: bytes | None = None
         parts = []
         try:
-            async with self._one_at_a_time:  # the loop is one: two at the same time would both be late
-                for part in self._page(form, names):
-                    parts.append(part)
-                    await trio.lowlevel.checkpoint()
-                page = b"".join(parts)
+            for part in self._page(form, names):
+                parts.append(part)
+                await trio.lowlevel.checkpoint()
+            page = b"".join(parts)
         except Exception:
             log.error("metrics page cannot be rendered", exc_info=True)
         if names is None:  # a part of the page that works says nothing about the whole
@@ -173,16 +189,22 @@ class _Pages:
         return page
 
     async def can_be_rendered(self) -> bool:
-        if trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
-            await self.render(Format.TEXT_0_0_4, None)
+        if self._is_old():
+            async with self.turn:
+                if self._is_old():
+                    await self.render(Format.TEXT_0_0_4, None)
         return self._worked
+
+    def _is_old(self) -> bool:
+        return trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS
 
 
 class _Scrape:
     """The metrics page. A scrape holds its place until the client has taken the answer, which takes memory."""
 
-    def __init__(self, pages: _Pages, max_requests: int) -> None:
+    def __init__(self, pages: _Pages, exported: Exported, max_requests: int) -> None:
         self._pages = pages
+        self._exported = exported
         self._places = trio.Semaphore(max_requests) if max_requests else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -191,8 +213,9 @@ class _Scrape:
             await busy(scope, receive, send)
             return
         try:
-            response = await self._answer(Request(scope))
+            response, sent = await self._answer(Request(scope))
             await response(scope, receive, send)
+            sent()
         finally:
             if self._places is not None:
                 self._places.release()
@@ -205,12 +228,19 @@ class _Scrape:
             return True
         return False
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> tuple[Response, Callable[[], None]]:
+        """The answer, and what to call once it is sent."""
         negotiated = negotiate(_header(request, "accept"))
         names = request.query_params.getlist("name[]")
-        page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
+        scrape_timeout = _scrape_timeout(request)
+        await self._exported.prepare(scrape_timeout)
+        sent = _nothing
+        async with self._pages.turn:
+            if not names and request.method == "GET":
+                sent = self._exported.whole_page(scrape_timeout is not None)
+            page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
         if page is None:
-            return PlainTextResponse("the metrics page cannot be rendered\n", 500)
+            return PlainTextResponse("the metrics page cannot be rendered\n", 500), _nothing
         headers = {"Content-Type": negotiated.content_type, "Vary": "Accept, Accept-Encoding"}
         if len(page) >= _GZIP_FROM_BYTES and accepts_gzip(_header(request, "accept-encoding")):
             headers["Content-Encoding"] = "gzip"
@@ -218,7 +248,7 @@ class _Scrape:
                 page = await trio.to_thread.run_sync(_gzip, page)
             else:
                 page = _gzip(page)
-        return Response(page, headers=headers)
+        return Response(page, headers=headers), sent
 
 
 class _AFew:
@@ -266,6 +296,15 @@ def _push_route(push: PushTargets, fence: Fence, route_prefix: str) -> Route:
 
     # `path` takes slashes too: an id that holds an encoded one is told that it is malformed.
     return Route(below + "{conversation_id:path}", conversation, methods=["PUT", "DELETE"])
+
+
+def _scrape_timeout(request: Request) -> float | None:
+    """Seconds after which Prometheus gives the scrape up, as it says itself; None where it does not."""
+    try:
+        seconds = float(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""))
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _header(request: Request, name: str) -> str | None:

@@ -53,8 +53,8 @@ async def serve_http(
     """Answer requests until the client leaves, has nothing to ask any more, or is cut.
 
     True where a last answer has been sent and the client should be given time to take it (`linger`). The stream
-    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: after a
-    ``send`` that returns, the system has it all.
+    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: when the last
+    ``send`` returns, the system has it all, for a client that was there.
     """
     wire = _Wire(stream, crowd, visit)
     scheme = "https" if is_tls else "http"
@@ -179,9 +179,6 @@ class _Exchange:
             await trio.sleep(HALF_CLOSED_SECONDS)
         except _Left:
             pass
-        self._give_up()
-
-    def _give_up(self) -> None:
         self._client_left = True
         self._answering.cancel()
 
@@ -203,14 +200,19 @@ class _Exchange:
         body = message.get("body", b"")
         if body and not self._wire.is_head:
             data += http.send_with_data_passthrough(h11.Data(data=body)) or ()
-        if not message.get("more_body", False):
+        is_whole = not message.get("more_body", False)
+        if is_whole:
             data += http.send_with_data_passthrough(h11.EndOfMessage()) or ()
         if self._head:
             self._head, self._deadline = b"", trio.current_time() + ANSWER_SECONDS
         try:
             await self._wire.write(data, deadline=self._deadline)
         except _Left:
-            self._give_up()
+            self._client_left = True
+        if self._client_left or (
+            is_whole and self._wire.is_half_closed
+        ):  # it may have gone, and the answer with it
+            self._answering.cancel()
             await trio.sleep_forever()  # until the cancellation, which is due at once
 
 

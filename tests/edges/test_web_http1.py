@@ -239,6 +239,18 @@ async def test_client_that_has_closed_its_sending_side_gets_its_answers() -> Non
         assert (await rest(stream)).count(b"HTTP/1.1 200 OK") == 3
 
 
+async def test_answer_does_not_count_as_sent_where_the_client_may_have_left() -> None:
+    app = App(hold=trio.Event())
+    async with connected(app) as stream:
+        await stream.send_all(GET + END)
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert app.hold is not None
+        app.hold.set()
+        assert (await rest(stream)).endswith(b"hello")
+    assert (app.sent, app.cancelled) == (0, 1)
+
+
 async def test_answer_counts_as_sent_only_when_the_system_has_it(mock_clock: trio.testing.MockClock) -> None:
     app = App(body=b"x" * 20_000_000)
     async with connected(app) as stream:

@@ -16,6 +16,7 @@ import trio
 from exporter import app
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.settings import (
+    MetricsSettings,
     PhonicSettings,
     Settings,
     StateSettings,
@@ -30,10 +31,13 @@ KEY = "ph_test"
 
 
 def settings_for(base_url: str, **groups: object) -> Settings:
-    """Settings for an exporter of `base_url`: any port, no checkpoint; ``groups`` replace whole groups."""
+    """Settings for an exporter of `base_url`: any port, no state file, new series shown at once; ``groups``
+    replace whole groups.
+    """
     given: dict[str, object] = {
         "phonic": PhonicSettings(base_url=base_url, requests_per_second=500),
         "watch": WatchSettings(interval=0.1),
+        "metrics": MetricsSettings(hold_new_series=0),
         "state": StateSettings(file=None),
         "web": WebSettings(listen_address=(ANY_PORT,)),
         **groups,
@@ -140,9 +144,11 @@ async def outcome(*argv: str, **environ: str) -> tuple[int, str]:
 
 
 def bare_environment(**more: str) -> dict[str, str]:
-    """This environment without variables of ours, and with these."""
+    """This environment without variables of ours, and with these; new series are shown at once unless they say
+    else.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
-    return {**inherited, "COLUMNS": "300", **more}
+    return {**inherited, "COLUMNS": "300", "PHONIC_EXPORTER_METRICS_HOLD_NEW_SERIES": "0", **more}
 
 
 @contextlib.asynccontextmanager

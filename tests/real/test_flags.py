@@ -29,7 +29,7 @@ def watching(phonic: Upstream, *conversations: str, **metrics: object) -> Settin
     return settings_for(
         phonic.url,
         watch=WatchSettings(interval=0.1, conversation=conversations),
-        metrics=MetricsSettings(**metrics),  # type: ignore[arg-type]
+        metrics=MetricsSettings(**{"hold_new_series": 0, **metrics}),  # type: ignore[arg-type]
     )
 
 

@@ -19,11 +19,20 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
+        "--prometheus", help="path of a Prometheus that scrapes all along and must add up the same"
+    )
+    parser.add_argument(
         "--logs", type=Path, help="directory for the logs of all processes; a temporary one by default"
     )
     given = parser.parse_args()
     for seed in given.seed or [random.randrange(1_000_000) for _ in range(given.seeds)]:
-        run = Run(seed=seed, conversations=given.conversations, kills=given.kills)
+        run = Run(
+            seed=seed,
+            conversations=given.conversations,
+            kills=given.kills,
+            agents=30 if given.prometheus else 7,
+            prometheus=given.prometheus,
+        )
         directory = Path(tempfile.mkdtemp(prefix=f"soak-{seed}-", dir=given.logs))
         say(f"seed {seed}: {run.conversations} conversations, {run.kills} kills, logs in {directory}")
         try:

@@ -1,6 +1,7 @@
 """Wiring: the exporter with a clock that is wrong, for `tests.soak.harness` to start.
 
-``python -m tests.soak.clock '[[0, 3600], [4, -20]]' <arguments>``: an hour ahead at first, 20 s behind after 4 s.
+``python -m tests.soak.clock '[[0, 3600], [4, -20]]' '' <arguments>``: an hour ahead at first, 20 s behind after 4
+s. The second argument is Python that runs first: a mutation that the harness must find.
 """
 
 import json
@@ -10,6 +11,7 @@ import time
 
 def main() -> None:
     steps: list[tuple[float, float]] = json.loads(sys.argv.pop(1))
+    mutation = sys.argv.pop(1)
     right, started = time.time, time.monotonic()
 
     def wrong() -> float:
@@ -19,6 +21,7 @@ def main() -> None:
     time.time = wrong
     from exporter.cli import main as phonic_exporter  # after the step, so that nobody has the right clock
 
+    exec(mutation, {})  # noqa: S102  # a test's own words
     phonic_exporter()
 
 

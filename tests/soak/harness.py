@@ -6,6 +6,8 @@ See `tests.soak` for what makes the outcome exact.
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,27 +25,36 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.simulator.plan import plan
 from exporter.simulator.settings import SimulatorSettings, staged
 
+from .disk import SmallDisk
 from .oracle import Absences, Totals, differences, expected, is_history
 from .schedule import Life, lives
+from .scraping import SCRAPE_S, Prometheus, scraping
 
 _KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
+# While a Prometheus scrapes, it is scrapes that have the file written. One that shows more than the file holds is
+# found out by a kill between two writes of its own.
+_SCRAPED_STATE_INTERVAL_S: Final = 1.5
+_SCRAPED_LINGER: Final = 3.0  # times as long, so that talk goes on between the last write and the kill
 _NO_INTERVAL_S: Final = 3600.0  # only the first and the last checkpoint are written
 _PATIENCE_S: Final = 180.0  # reconnects wait up to 30 s, unwatched conversations are looked for every 60 s
 _TAIL_S: Final = 8.0  # of the plan's time kept for the last life
 _LOOK_AGAIN_S: Final = 0.05
+_HOLD_S: Final = 4 * SCRAPE_S  # --metrics.hold-new-series while a Prometheus scrapes
 # Messages that are no faults.
 _REGULAR: Final = frozenset(
     {"conversation-updated", "conversation-ended", "conversation-saved", "conversation-audio"}
 )
 # What this process did; none of the faults may ever lead to it.
-_NEVER: Final = (
-    "phonic_exporter_watcher_crashes",
-    "phonic_exporter_turns_revised",
-    "phonic_exporter_turns_skipped",
-    "phonic_exporter_checkpoint_errors",
-    "phonic_exporter_checkpoint_resets",
-    "phonic_exporter_label_values_folded",
+_NEVER: Final = frozenset(
+    {
+        "phonic_exporter_watcher_crashes",
+        "phonic_exporter_turns_revised",
+        "phonic_exporter_turns_skipped",
+        "phonic_exporter_checkpoint_errors",
+        "phonic_exporter_checkpoint_resets",
+        "phonic_exporter_label_values_folded",
+    }
 )
 
 
@@ -55,7 +66,9 @@ class Failed(Exception):
 class Run:
     """What to play. Equal runs draw equal plans and schedules; at which moment all meets is up to the machine.
 
-    ``conversations``: how many the exporter has to count, beside those that were over before.
+    ``conversations``: how many the exporter has to count, beside those that were over before. ``prometheus``: path
+    of a Prometheus that scrapes all along, and must have added up the same; then feeds take a second to open, and
+    no agent is listed before it has a call.
     """
 
     seed: int
@@ -66,6 +79,12 @@ class Run:
     warm_up_s: float = 3.0
     long_downtimes: int = 4
     long_downtime_s: float = 8.0
+    agents: int = 7
+    prometheus: str | None = None
+    disk: SmallDisk | None = None
+    """Where the state file is, full at the start of some lives and in the middle of others."""
+    mutation: str = ""
+    """Python that runs in the exporter's process first: what the comparison must find."""
 
     def simulator(self) -> SimulatorSettings:
         endless = self._simulator()
@@ -78,14 +97,17 @@ class Run:
             api_key=_KEY,
             seed=self.seed,
             projects=4,
-            agents=7,
+            agents=self.agents,
             calls_per_minute=self.calls_per_minute,
             pace=self.pace,
             warm_up=self.warm_up_s,
-            fault=("latency-spike=0.05", "error-wave=0.05"),
+            fault=("latency-spike=0.05", "error-wave=0.05", *self.lasting_faults()),
             patient=True,
             refuse_ended=bool(self.seed % 2),
         )
+
+    def lasting_faults(self) -> tuple[str, ...]:
+        return () if self.prometheus is None else ("slow-open=1", "unlisted-agents=1")
 
     def lives(self) -> list[Life]:
         return lives(
@@ -109,28 +131,38 @@ class Outcome:
 
 
 def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
-    """Play it all. Logs of all processes and the checkpoint stay in ``directory``. Raises Failed."""
+    """Play it all. Logs of all processes and the state file stay in ``directory``. Raises Failed."""
     begun = time.monotonic()
     faults: Counter[str] = Counter()
-    with httpx.Client(timeout=30) as http, _simulator(run.simulator(), directory, http) as phone:
+    address = f"127.0.0.1:{_free_port()}"
+    with contextlib.ExitStack() as running:
+        http = running.enter_context(httpx.Client(timeout=30))
+        phone = running.enter_context(_simulator(run.simulator(), directory, http))
+        prometheus: Prometheus | None = None
+        if run.prometheus is not None:
+            prometheus = running.enter_context(scraping(run.prometheus, address, directory, http))
+        start = partial(_exporter, phone, directory, address, run)
         phone.post("hold")
         number = 0
         for number, life in enumerate(run.lives(), 1):
             say(f"life {number}: {_summary(life)}")
-            with _exporter(phone, directory, number, clock=life.clock, is_killed=life.is_killed) as exporter:
-                _live(life, exporter, phone, faults)
+            if run.disk is not None and number % 3 == 2:
+                faults["starts with a full disk"] += 1
+                run.disk.fill()
+            with start(number, clock=life.clock, is_killed=life.is_killed) as exporter:
+                _live(life, exporter, phone, faults, run)
             phone.post("leave")
             time.sleep(life.downtime_s)
             phone.post("hold")
-        phone.faults()
+        phone.faults(*run.lasting_faults())
         absences: Absences = phone.state()["absences"]
         wanted = expected(plan(staged(run.simulator())[0]), absences)
         say(f"life {number + 1}: until all is over")
-        with _exporter(phone, directory, number + 1) as exporter:
-            _see_to_the_end(exporter, phone, wanted)
+        with start(number + 1) as exporter:
+            _see_to_the_end(exporter, phone, wanted, prometheus, run)
         say(f"life {number + 2}: nothing may be counted again")
-        with _exporter(phone, directory, number + 2) as exporter:
-            compared = _see_nothing_new(exporter, wanted)
+        with start(number + 2) as exporter:
+            compared = _see_nothing_new(exporter, wanted, prometheus, run)
         faults.update({kind: count for kind, count in phone.state()["sent"].items() if kind not in _REGULAR})
     missed = wanted.get(("phonic_exporter_conversations_lost_total", frozenset({("reason", "never_live")})), 0)
     return Outcome(
@@ -142,7 +174,14 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
     )
 
 
-def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str]) -> None:
+def _free_port() -> int:
+    """One port for all lives: it is the exporter's identity in Prometheus."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str], run: Run) -> None:
     """From the start of a process to its end. Ends are held before and after."""
     faults["clock steps"] += len(life.clock)
     faults["downtimes"] += 1
@@ -150,54 +189,88 @@ def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[st
         time.sleep(life.stillborn_s)
         faults["kills while starting"] += 1
         exporter.end(is_killed=True)
+        if run.disk is not None:
+            run.disk.free()
         return
     exporter.wait_serving()
     phone.post("release")
-    for each in life.disturbances:
+    for number, each in enumerate(life.disturbances):
         time.sleep(each.after_s)
+        if run.disk is not None and number == 0:
+            faults["disk full in the middle"] += 1
+            run.disk.fill()
         if each.faults is None:
             faults["storms"] += 1
             phone.post("drop")
         else:
-            phone.faults(*each.faults)
+            phone.faults(*each.faults, *run.lasting_faults())
     phone.post("hold")
+    if run.disk is not None:
+        run.disk.free()
     _until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
     if life.is_killed:
         for _ in range(2):  # one may have been under way already
             before = exporter.last_checkpoint()
             _until(partial(exporter.has_checkpoint_since, before), "a checkpoint is written", exporter.tell)
-    exporter.check()
+    exporter.check(run)
     if life.disturbances[-1].faults is None:
         phone.post("drop")  # once more, so that the end comes among reconnects
-    time.sleep(life.linger_s)
+    time.sleep(life.linger_s * (_SCRAPED_LINGER if run.prometheus else 1))
     faults["kills" if life.is_killed else "stops"] += 1
+    if life.is_killed and life.is_stopped_first:
+        faults["stalls before a kill"] += 1
+        exporter.process.send_signal(signal.SIGSTOP)
+        time.sleep(life.downtime_s + SCRAPE_S)
     exporter.end(is_killed=life.is_killed)
 
 
-def _see_to_the_end(exporter: "_Exporter", phone: "_Phone", wanted: Totals) -> None:
+def _see_to_the_end(
+    exporter: "_Exporter", phone: "_Phone", wanted: Totals, prometheus: Prometheus | None, run: Run
+) -> None:
     """Let everything end, and compare once it was counted, or should have been."""
     exporter.wait_serving()
     phone.post("release")
     _until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
     with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long
         _until(lambda: _ended(exporter.totals()) >= _ended(wanted) and not exporter.watched(), "all is counted")
+    _until(lambda: not exporter.held(), "no series is held at 0", exporter.tell)
     _compare(wanted, exporter.totals())
-    exporter.check()
+    _compare_with(prometheus, wanted | exporter.unplanned())
+    exporter.check(run)
     exporter.end(is_killed=False)
 
 
-def _see_nothing_new(exporter: "_Exporter", wanted: Totals) -> int:
+def _see_nothing_new(exporter: "_Exporter", wanted: Totals, prometheus: Prometheus | None, run: Run) -> int:
     """Compare again after a look at all that ever was; how many samples."""
     _until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
     time.sleep(1.0)  # in which what the sweep found would be counted
     compared = _compare(wanted, exporter.totals())
-    exporter.check()
+    _compare_with(prometheus, wanted | exporter.unplanned())
+    exporter.check(run)
     exporter.end(is_killed=False)
     return compared
 
 
+def _compare_with(prometheus: Prometheus | None, wanted: Totals) -> None:
+    """What Prometheus has added up must be what the plan says. Raises Failed."""
+    if prometheus is None:
+        return
+    _until(partial(prometheus.has_scraped_since, time.time()), "Prometheus has seen the last numbers")
+    resets = prometheus.resets()
+    increases = prometheus.increases()
+    if resets:
+        shown = "\n".join(
+            f"{name}{dict(labels)}: {count:.0f}" for (name, labels), count in list(resets.items())[:20]
+        )
+        raise Failed(f"Prometheus saw {sum(resets.values()):.0f} falls in {len(resets)} series:\n{shown}")
+    got = {key: round(value, 6) for key, value in increases.items()}
+    _compare({key: round(value, 6) for key, value in wanted.items()}, got)
+
+
 def _summary(life: Life) -> str:
     how = "SIGKILL" if life.is_killed else "SIGTERM"
+    if life.is_killed and life.is_stopped_first:
+        how = "SIGSTOP, SIGKILL"
     when = "" if life.stillborn_s is None else f" {life.stillborn_s:.1f} s after its start"
     clock = f", clock wrong by {', '.join(f'{offset:.0f} s' for _, offset in life.clock)}" if life.clock else ""
     return f"{how}{when}, then away for {life.downtime_s:.1f} s{clock}"
@@ -279,12 +352,23 @@ class _Exporter:
             for sample in family.samples
         }
 
-    def check(self) -> None:
+    def unplanned(self) -> Totals:
+        """Counters that the state file keeps and no plan knows: values of noise that were not used."""
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in self._families()
+            if family.name == "phonic_exporter_rejected_values"
+            for sample in family.samples
+            if sample.value
+        }
+
+    def check(self, run: Run) -> None:
         """Raises Failed when this process met what it must not meet."""
+        never = _NEVER if run.disk is None else _NEVER - {"phonic_exporter_checkpoint_errors"}
         met = [
             f"{sample.name}{sample.labels} is {sample.value}"
             for family in self._families()
-            if family.name in _NEVER
+            if family.name in never
             for sample in family.samples
             if sample.value
         ]
@@ -299,6 +383,11 @@ class _Exporter:
 
     def has_checkpoint_since(self, before: float) -> bool:
         return self.last_checkpoint() != before
+
+    def held(self) -> float:
+        """Groups of new series that are shown at 0."""
+        name = "phonic_exporter_label_sets_held"
+        return next(each.samples[0].value for each in self._families() if each.name == name)
 
     def watched(self) -> list[Any]:
         return list(self._get("/api/v1/conversations").json()["conversations"])
@@ -373,22 +462,28 @@ def _simulator(settings: SimulatorSettings, directory: Path, http: httpx.Client)
 def _exporter(
     phone: _Phone,
     directory: Path,
+    address: str,
+    run: Run,
     number: int,
     *,
     is_killed: bool = False,
     clock: tuple[tuple[float, float], ...] = (),
 ) -> Iterator[_Exporter]:
+    interval = _STATE_INTERVAL_S if run.prometheus is None else _SCRAPED_STATE_INTERVAL_S
     flags = [
         f"--phonic.base-url={phone.url}",
         "--phonic.requests-per-second=200",
         "--watch.interval=0.2",
-        f"--state.file={directory / 'exporter.db'}",
-        f"--state.interval={_STATE_INTERVAL_S if is_killed else _NO_INTERVAL_S}",
-        "--web.listen-address=127.0.0.1:0",
+        f"--state.file={(run.disk.folder if run.disk else directory) / 'exporter.db'}",
+        f"--state.interval={interval if is_killed else _NO_INTERVAL_S}",
+        f"--web.listen-address={address}",
+        f"--metrics.hold-new-series={0 if run.prometheus is None else _HOLD_S}",
         "--log.level=debug",
     ]
     log = directory / f"exporter-{number:02}.log"
-    with _process([sys.executable, "-m", "tests.soak.clock", json.dumps(clock), *flags], log) as process:
+    with _process(
+        [sys.executable, "-m", "tests.soak.clock", json.dumps(clock), run.mutation, *flags], log
+    ) as process:
         yield _Exporter(process, log, phone.http)
 
 

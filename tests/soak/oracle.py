@@ -26,7 +26,7 @@ BUCKETS = {
     "phonic_turn_model_generation_seconds": _TIMING_BUCKETS,
     "phonic_turn_first_audio_seconds": _TIMING_BUCKETS,
     "phonic_turn_model_input_seconds": "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.5 1 2.5 5",
-    "phonic_turn_response_seconds": "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15",
+    "phonic_turn_response_seconds": "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15 20 30 60",
 }
 ERRORS = (
     "error",

@@ -43,13 +43,15 @@ class Life:
 
     ``clock``: from so many seconds after its start on, its clock is wrong by so many seconds. ``stillborn_s``:
     killed so long after it was started, before anything else; None lets it live. ``is_killed``: by SIGKILL, else
-    SIGTERM; ``linger_s`` after all was ready for it. ``downtime_s``: until the next life begins.
+    SIGTERM; ``linger_s`` after all was ready for it. ``is_stopped_first``: by SIGSTOP, for the downtime.
+    ``downtime_s``: until the next life begins.
     """
 
     clock: tuple[tuple[float, float], ...]
     stillborn_s: float | None
     disturbances: tuple[Disturbance, ...]
     is_killed: bool
+    is_stopped_first: bool
     linger_s: float
     downtime_s: float
 
@@ -74,6 +76,7 @@ def lives(seed: int, *, kills: int, seconds: float, long_downtimes: int, long_do
             stillborn_s=rng.uniform(0.05, 2.0) if number in stillborn else None,
             disturbances=_disturbances(rng, lived_s),
             is_killed=each,
+            is_stopped_first=number % 3 == 2,
             linger_s=rng.uniform(0, 0.6),
             downtime_s=long_downtime_s * rng.uniform(0.8, 1.2)
             if number in long

@@ -13,7 +13,8 @@ from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
 from exporter.metrics.page import Page
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.model import Snapshot
-from exporter.saved import Changes, Saved, SavedConversation, SavedSeries, Tombstone
+from exporter.publishing import Publisher
+from exporter.saved import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.tally import Tally
 from exporter.watch.ports import Feed
 from exporter.watch.supervisor import Supervisor
@@ -25,9 +26,13 @@ LIMITS = LabelLimits()
 
 
 def new_tally(
-    limits: LabelLimits = LIMITS, *, live_limit: int = 1000, now: Callable[[], float] = lambda: NOW
+    limits: LabelLimits = LIMITS,
+    *,
+    live_limit: int = 1000,
+    now: Callable[[], float] = lambda: NOW,
+    hold: float = 0.0,
 ) -> Tally:
-    return Tally(Ledger(limits), live_limit=live_limit, now=now)
+    return Tally(Ledger(limits, hold=hold), live_limit=live_limit, now=now)
 
 
 def live(snapshot: Json) -> Snapshot:
@@ -65,39 +70,68 @@ def page_of(tally: Tally) -> Page:
         rest=None,
         discovery=None,
         checkpoint=None,
+        publisher=Publisher(tally.ledger, tally, None),
+        access=None,
         watch_file=None,
         web_config=None,
         slo_response=1.5,
     )
+    tally.ledger.show_counted()
     return Page(tally.ledger, {**sources, catalogue.BUILD_INFO: list}, lambda _form, _names: b"")
+
+
+def shown(tally: Tally) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
+    """What a page tells of the numbers guarded by progress, zeros included, in the form of `totals`."""
+    return {
+        (family.sample_name, series.labels): (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
+        for family in accumulated()
+        if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
+        for series, numbers in tally.ledger.shown(family)
+    }
 
 
 @attrs.define
 class Disk:
-    """What a checkpoint holds, by the rules that `exporter.saved` states, without the file."""
+    """What a state file holds, by the rules that `exporter.saved` states, without the file."""
 
     label_names: tuple[str, ...] = LIMITS.names
+    families: tuple[str, ...] = ()
+    first_start: float = NOW
     series: dict[tuple[str, tuple[str, ...]], SavedSeries] = attrs.Factory(dict)
+    held: list[Held] = attrs.Factory(list)
     conversations: dict[str, SavedConversation] = attrs.Factory(dict)
-    tombstones: dict[str, Tombstone] = attrs.Factory(dict)
+    ends: list[SavedEnds] = attrs.Factory(list)
 
     def write(self, changes: Changes) -> None:
-        self.series.update({(row.family, row.labels): row for row in changes.series})
+        self.families = tuple(changes.families)
+        self.first_start = changes.first_start
+        self.series.update({(row.family, row.labels): row for row in changes.series()})
+        if changes.held is not None:
+            self.held = list(changes.held)
         for forgotten in changes.forgotten:
             self.conversations.pop(forgotten, None)
-        self.conversations.update({row.id: row for row in changes.conversations})
-        for tombstone in changes.finished:
-            self.conversations.pop(tombstone.id, None)
-            self.tombstones[tombstone.id] = tombstone
+        self.conversations.update({row.id: row for row in changes.conversations()})
+        for finished in changes.finished:
+            self.conversations.pop(finished, None)
+        self.ends += changes.ends()
+
+    def save(self, tally: Tally) -> None:
+        """Write what has changed, and have it acknowledged."""
+        changes = tally.changes(everything=not self.families)
+        self.write(changes)
+        tally.committed(changes)
 
     def restored(self, tally: Tally) -> Tally:
-        tally.restore(
-            Saved(
-                label_names=self.label_names,
-                first_start=NOW,
-                series=list(self.series.values()),
-                conversations=list(self.conversations.values()),
-                tombstones=list(self.tombstones.values()),
+        if self.families:
+            tally.restore(
+                Saved(
+                    label_names=self.label_names,
+                    families=self.families,
+                    first_start=self.first_start,
+                    series=list(self.series.values()),
+                    held=list(self.held),
+                    conversations=list(self.conversations.values()),
+                    ends=list(self.ends),
+                )
             )
-        )
         return tally

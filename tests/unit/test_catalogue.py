@@ -58,7 +58,7 @@ CONTRACT_LABELS = {
     "phonic_exporter_discovery_errors_total": ("reason",),
 }
 CONTRACT_BUCKETS = {
-    "phonic_turn_response_seconds": "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15",
+    "phonic_turn_response_seconds": "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15 20 30 60",
     "phonic_turn_model_generation_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",
     "phonic_turn_first_audio_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",
     "phonic_turn_model_input_seconds": "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.5 1 2.5 5",

@@ -191,7 +191,7 @@ def test_values_the_decoder_could_not_read_are_rejected_once() -> None:
         ),
     )
     assert rejections(added(unreadable, unreadable)) == [
-        ("phonic_api_output_to_first_audio_chunk", "wrong_type"), ("items", "wrong_type")
+        ("items", "wrong_type"), ("phonic_api_output_to_first_audio_chunk", "wrong_type")
     ]  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def test_any_number_of_kills_and_restarts_gives_the_same_totals(data: st.DataObj
     for at in data.draw(deliveries(len(messages))):
         tally.update(history.id, messages[at])
         if data.draw(st.booleans()):
-            disk.write(tally.changes(everything=False))
+            disk.save(tally)
         if data.draw(st.integers(0, 3)) == 0:
             tally = disk.restored(new_tally())
     tally.update(history.id, messages[-1])  # a restart reconnects, and a connection begins with everything
@@ -126,7 +126,7 @@ def test_damaged_messages_break_nothing_and_repeat_nothing(data: st.DataObject) 
         tally.update("conv_1", snapshot)
         assert totals(tally) == before
     disk = Disk()
-    disk.write(tally.changes(everything=False))
+    disk.save(tally)
     assert totals(disk.restored(new_tally())) == totals(tally)
 
 
@@ -173,7 +173,7 @@ class Exporter(RuleBasedStateMachine):
 
     @rule()
     def checkpoint(self) -> None:
-        self.disk.write(self.tally.changes(everything=False))
+        self.disk.save(self.tally)
         self.written = (dict(self.seen), dict(self.finished))
 
     @rule()

@@ -27,7 +27,7 @@ from exporter.metrics import catalogue
 from exporter.metrics.catalogue import CATALOGUE, Family
 from exporter.metrics.exposition import finish, has_samples_named, render
 from exporter.metrics.formats import Format
-from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
+from exporter.metrics.ledger import LabelLimits, Ledger, accumulated, saved_families
 from exporter.metrics.page import Page, one, rows
 from exporter.metrics.process import process_metrics
 from exporter.metrics.series import Column, Counter, Histogram, samples
@@ -91,8 +91,9 @@ def by_client(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes
 
 def by_us(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes:
     held = set(accumulated())
+    ledger.show_counted()
     blocks = (
-        (family, ledger.series(family) if family in held else Column.of(samples(family, gauges.get(family, []))))
+        (family, ledger.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))))
         for family in CATALOGUE
     )
     return b"".join(finish(render(blocks, form), form))
@@ -354,7 +355,7 @@ def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
             pytest.fail("promtool is missing")
         pytest.skip("promtool is not installed")
     tally = new_tally()
-    tally.ledger.restore(busy_ledger().changes())
+    tally.ledger.restore(busy_ledger().freeze().rows(), families=saved_families())
     gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
     for family in gauges:
         gauges[family] = lambda family=family: samples(family, [(("x",) * len(family.labels), 1.5)])

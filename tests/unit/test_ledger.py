@@ -1,6 +1,6 @@
 """The numbers: where additions go, how labels are bounded, and what survives a restart."""
 
-from itertools import product
+from itertools import accumulate, product
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from exporter.additions import TURN, What, rejected
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
-from exporter.metrics.ledger import _FAMILY_OF, _FIXED, OTHER, LabelLimits, LabelSet, Ledger, accumulated
+from exporter.metrics.ledger import (
+    _FAMILY_OF,
+    _FIXED,
+    OTHER,
+    LabelLimits,
+    LabelSet,
+    Ledger,
+    accumulated,
+    saved_families,
+)
+from exporter.metrics.series import rebucketed
 from exporter.saved import SavedSeries
 from exporter.vocabulary import Field, Lost, MessageType, Rejection, Role
 
@@ -189,26 +199,33 @@ def filled() -> Ledger:
     return ledger
 
 
+def changes(ledger: Ledger) -> list[SavedSeries]:
+    frozen = ledger.freeze()
+    ledger.publish(frozen)
+    return list(frozen.rows())
+
+
 def test_changes_are_the_guarded_series_that_changed_since_the_last_call() -> None:
     ledger = filled()
-    assert {row.family for row in ledger.changes()} == {
+    assert {row.family for row in changes(ledger)} == {
         "phonic_turns", "phonic_turn_first_audio_seconds", "phonic_exporter_conversations_lost"
     }  # fmt: skip
-    assert ledger.changes() == []
+    assert not ledger.freeze()
     apply(ledger, ledger.label_set(("main", "support")), TURN[Role.OTHER])
-    assert ledger.changes() == [SavedSeries("phonic_turns", ("main", "support", "other"), (), (2,))]
+    assert changes(ledger) == [SavedSeries("phonic_turns", ("main", "support", "other"), (), (2,))]
 
 
 def test_what_is_counted_past_any_label_set_is_saved_too() -> None:
     ledger = Ledger(LabelLimits())
     ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
-    assert [row.numbers for row in ledger.changes()] == [(1,)]
+    assert [row.numbers for row in changes(ledger)] == [(1,)]
 
 
 def test_restored_numbers_go_on_where_they_were() -> None:
     restored = Ledger(LabelLimits())
-    assert restored.restore(filled().changes()) == set()
-    assert restored.changes() == []
+    everything = filled().freeze(everything=True).rows()
+    assert restored.restore(everything, families=saved_families()) == (set(), False)
+    assert changes(restored) == []
     apply(restored, restored.label_set(("main", "support")), TURN[Role.OTHER], ((What.FIRST_AUDIO,), 0.43))
     assert total(restored, catalogue.TURNS, "main", "support", "other") == 2
     assert total(restored, catalogue.FIRST_AUDIO, "main", "support") == 1_000_000_000
@@ -217,17 +234,45 @@ def test_restored_numbers_go_on_where_they_were() -> None:
 
 
 def test_everything_includes_the_series_at_zero() -> None:
-    rows = filled().changes(everything=True)
+    rows = list(filled().freeze(everything=True).rows())
     guarded = {each.name for each in accumulated() if each.scope in (Scope.CONVERSATIONS, Scope.COUNTED)}
     assert {row.family for row in rows} == guarded
     assert any(not any(row.numbers) for row in rows)
 
 
-def test_a_changed_bucket_layout_resets_that_family_only() -> None:
-    rows = filled().changes()
-    stale = [SavedSeries(row.family, row.labels, (1.0, 2.0), (5, 1, 1, 1)) if row.layout else row for row in rows]
+def test_a_changed_bucket_layout_goes_on_with_its_sum_its_count_and_its_common_bounds() -> None:
+    family = catalogue.RESPONSE
+    older = family.buckets[:-3]
+    saved = SavedSeries(family.name, ("main", "support"), older, (90 * 10**9, *range(len(older)), 7))
     restored = Ledger(LabelLimits())
-    assert restored.restore(stale) == {"phonic_turn_first_audio_seconds"}
+    unusable, is_outdated = restored.restore([saved], families=saved_families())
+    assert (unusable, is_outdated) == (set(), True)
+    nanos, *counts = restored.value(family, "main", "support").dump()
+    assert nanos == 90 * 10**9
+    assert counts == [*range(len(older)), 0, 0, 0, 7]
+
+
+@given(st.data())
+def test_no_cumulative_count_falls_under_any_other_bucket_layout(data: st.DataObject) -> None:
+    layouts = st.lists(st.integers(1, 20), unique=True, max_size=8).map(sorted)
+    old, new = data.draw(layouts), data.draw(layouts)
+    counts = data.draw(st.lists(st.integers(0, 9), min_size=len(old) + 1, max_size=len(old) + 1))
+    nanos, *moved = rebucketed(old, [5, *counts], new)
+    assert (nanos, sum(moved)) == (5, sum(counts))
+    before, after = (
+        dict(zip(old, accumulate(counts), strict=False)),
+        dict(zip(new, accumulate(moved), strict=False)),
+    )
+    assert all(after[bound] == before[bound] for bound in before.keys() & after.keys())
+
+
+def test_a_row_with_too_few_numbers_costs_its_series_only() -> None:
+    rows = changes(filled())
+    damaged = [
+        SavedSeries(row.family, row.labels, row.layout, row.numbers[:-1]) if row.layout else row for row in rows
+    ]
+    restored = Ledger(LabelLimits())
+    assert restored.restore(damaged, families=saved_families())[0] == {"phonic_turn_first_audio_seconds"}
     assert total(restored, catalogue.TURNS, "main", "support", "other") == 1
 
 
@@ -235,7 +280,7 @@ def test_families_of_another_version_are_left_out() -> None:
     restored = Ledger(LabelLimits())
     unknown = SavedSeries("phonic_no_more", ("main", "support"), (), (7,))
     process = SavedSeries(catalogue.MESSAGES.name, ("error",), (), (7,))
-    assert restored.restore([unknown, process]) == set()
+    assert restored.restore([unknown, process], families=saved_families())[0] == set()
     assert total(restored, catalogue.MESSAGES, "error") == 0
 
 
@@ -243,7 +288,7 @@ def test_a_label_set_that_counted_nothing_yet_survives_a_restart_and_still_gives
     ledger = Ledger(LabelLimits())
     ledger.expect(("main", "support"))
     restored = Ledger(LabelLimits(sets=1))
-    restored.restore(ledger.changes())
+    restored.restore(changes(ledger), families=saved_families())
     assert total(restored, catalogue.TURNS, "main", "support", "user") == 0
     assert restored.label_set(("main", "sales")).values == ("main", "sales")
     assert [each.values for each in restored.label_sets] == [("main", "sales")]
@@ -251,7 +296,7 @@ def test_a_label_set_that_counted_nothing_yet_survives_a_restart_and_still_gives
 
 def test_restored_label_values_use_up_the_limits() -> None:
     restored = Ledger(LabelLimits(values=1))
-    restored.restore(filled().changes())
+    restored.restore(changes(filled()), families=saved_families())
     assert restored.label_set(("main", "sales")).values == ("main", OTHER)
 
 

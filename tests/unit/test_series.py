@@ -20,7 +20,7 @@ def histogram() -> Histogram:
 
 def bucket(series: Histogram, le: str) -> str:
     out: list[str] = []
-    series.write(out, exemplars=True)
+    series.write(out, series.freeze(), exemplars=True)
     (line,) = [each for each in out if f'le="{le}"' in each]
     return line.split("} ", 1)[1].rstrip("\n")
 
@@ -74,7 +74,7 @@ def test_sums_of_milliseconds_are_what_one_would_write() -> None:
     for value in (0.1, 0.2, 0.745):
         series.observe(value, "", 0.0)
     out: list[str] = []
-    series.write(out, exemplars=False)
+    series.write(out, series.freeze(), exemplars=False)
     assert out[-1] == "phonic_turn_first_audio_seconds_sum 1.045\n"
 
 
@@ -107,7 +107,7 @@ def test_exemplars_are_written_only_where_the_format_has_them() -> None:
     series = histogram()
     series.observe(0.45, ID, 1000.0)
     out: list[str] = []
-    series.write(out, exemplars=False)
+    series.write(out, series.freeze(), exemplars=False)
     assert not [line for line in out if "#" in line]
 
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from random import Random
 
 import attrs
@@ -11,12 +12,13 @@ import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from exporter import retention
 from exporter.phonic.feed import FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.phonic.model import Conversation, Snapshot
 from exporter.vocabulary import FeedError, Lost, Started, WatcherState
 from exporter.watch.ports import RecordState, Source
-from exporter.watch.supervisor import MOST_REFUSED, PERSISTENCE, Supervisor
-from tests.feeds import ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
+from exporter.watch.supervisor import ASK_AGAIN, GRACE, MOST_REFUSED, Supervisor
+from tests.feeds import AUDIO, ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 
 A, B, C = "conv_a", "conv_b", "conv_c"
 LOST = FeedLost(FeedError.CLOSED_ABNORMALLY)
@@ -367,19 +369,97 @@ async def test_refused_conversation_that_is_over_is_finished() -> None:
 
 @pytest.mark.parametrize("records", [RecordState.LIVE, RecordState.UNAVAILABLE, None])
 @in_virtual_time
-async def test_refused_conversation_that_may_go_on_is_tried_every_5_minutes(records: RecordState | None) -> None:
+async def test_refused_conversation_that_may_go_on_is_tried_after_1_second_growing_to_30(
+    records: RecordState | None,
+) -> None:
     rest = ScriptedRecords(records) if records else None
-    async with scene(ScriptedFeeds(REFUSED, REFUSED, [snapshot(A)]), records=rest) as on:
+    async with scene(ScriptedFeeds(*[REFUSED] * 9, [snapshot(A)]), records=rest) as on:
         on.supervisor.start(A, FLAG)
         await settle()
         assert on.states() == {"refused": 1}
         assert on.sink.calls(A) == ["feed_error", "stopped"]  # no live series while nothing is heard
-        await trio.sleep(1000)
+        await trio.sleep(300)
         assert on.states() == {"live": 1}
-        first, second, third = on.feeds.opened[A]
-        assert 240 <= second - first <= 360
-        assert 240 <= third - second <= 360
+        pauses = [after - before for before, after in pairwise(on.feeds.opened[A])]
+        assert 0.5 <= pauses[0] <= 1
+        assert all(pause <= 30 for pause in pauses)
+        assert pauses[-1] >= 15
         assert on.sink.of("forget", A) == []
+
+
+@in_virtual_time
+async def test_rest_is_asked_about_a_refused_conversation_once_a_minute_at_most() -> None:
+    records = ScriptedRecords(RecordState.LIVE)
+    async with scene(ScriptedFeeds(REFUSED), records=records) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(600)
+        assert len(on.feeds.opened[A]) >= 20
+        assert all(after - before >= ASK_AGAIN for before, after in pairwise(records.asked))
+        assert len(records.asked) >= 6
+
+
+# --- over, although the feed is open
+
+
+OVER = [snapshot(A, ended_at="2026-04-13T10:00:05Z"), snapshot(A, is_live=False)]
+
+
+@pytest.mark.parametrize("last", OVER, ids=["ended_at", "is_live"])
+@in_virtual_time
+async def test_conversation_that_a_snapshot_calls_over_is_finished_after_the_grace(last: str) -> None:
+    async with scene(ScriptedFeeds([snapshot(A), last]), records=ScriptedRecords(RecordState.ENDED)) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(GRACE - 1)
+        assert on.states() == {"live": 1}
+        await trio.sleep(2)
+        assert len(on.sink.of("finish", A)) == 1
+        assert on.watched() == set()
+
+
+@in_virtual_time
+async def test_open_feed_of_a_conversation_that_rest_calls_over_may_still_bring_its_last_snapshot() -> None:
+    feeds = ScriptedFeeds([snapshot(A), 50.0, snapshot(A, 2)])
+    async with scene(feeds, records=ScriptedRecords(RecordState.ENDED)) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(40)
+        on.supervisor.over(A)
+        await trio.sleep(5)
+        on.supervisor.over(A)  # news that comes again does not put it off
+        await trio.sleep(GRACE - 4)
+        assert on.sink.of("update", A) == [1, 2]
+        assert len(on.sink.of("finish", A)) == 1
+
+
+@in_virtual_time
+async def test_silent_feed_is_doubted_and_finished_when_rest_has_its_end() -> None:
+    records = ScriptedRecords(RecordState.LIVE, RecordState.ENDED)
+    async with scene(ScriptedFeeds([snapshot(A)]), records=records) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(300)
+        assert len(records.asked) == 1
+        assert on.states() == {"live": 1}
+        await trio.sleep(300 + GRACE)
+        assert len(on.sink.of("finish", A)) == 1
+
+
+@in_virtual_time
+async def test_feed_that_talks_is_not_doubted() -> None:
+    records = ScriptedRecords(RecordState.ENDED)
+    async with scene(ScriptedFeeds([each for at in range(20) for each in (snapshot(A, at + 1), 30.0)])) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(599)
+        assert records.asked == []
+
+
+@in_virtual_time
+async def test_feed_without_a_first_snapshot_is_lost_after_30_seconds() -> None:
+    async with scene(ScriptedFeeds([AUDIO, 29.0, AUDIO], [snapshot(A)])) as on:
+        on.supervisor.start(A, FLAG)
+        await trio.sleep(29.5)
+        assert on.sink.of("feed_error", A) == []
+        await trio.sleep(2)
+        assert on.sink.of("feed_error", A) == [FeedError.NO_SNAPSHOT]
+        assert on.sink.live == {A}
 
 
 @in_virtual_time
@@ -410,7 +490,7 @@ async def test_conversation_whose_socket_is_not_there_yet_is_tried_again_soon(st
         await trio.sleep(30)
         assert on.states() == {"live": 1}
         pauses = [after - before for before, after in zip(records.asked, on.feeds.opened[A][3::3], strict=True)]
-        assert 2 <= pauses[0] <= 4 <= pauses[1] <= 8
+        assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
 
 
 # --- one's trouble stays its own
@@ -426,7 +506,7 @@ async def test_conversation_that_is_refused_for_a_day_is_forgotten(
     async with scene(feeds, records=ScriptedRecords(RecordState.LIVE)) as on:
         on.supervisor.start(A, DISCOVERY)
         with structlog.testing.capture_logs():  # thousands of lines
-            await trio.sleep(PERSISTENCE - 60)
+            await trio.sleep(retention.REFUSED - 60)
             assert on.supervisor.is_watched(A)
             await trio.sleep(600)
         assert not on.supervisor.is_watched(A)

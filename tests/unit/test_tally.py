@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from exporter import retention
 from exporter.metrics import catalogue
 from exporter.metrics.formats import Format
-from exporter.metrics.ledger import OTHER, LabelLimits
+from exporter.metrics.ledger import OTHER, LabelLimits, saved_families
 from exporter.phonic.model import Agent, Conversation, Item, Project, Snapshot
-from exporter.saved import TOMBSTONE_LIFE, Saved, SavedConversation
+from exporter.saved import Changes, Saved, SavedConversation
 from exporter.tally import Tally
 from exporter.vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
 from tests.unit.tallies import NOW, Disk, live, new_tally, page_of, totals
@@ -43,9 +44,16 @@ def label_sets(tally: Tally) -> list[tuple[str, ...]]:
     return [each.values for each in tally.ledger.label_sets]
 
 
+def saved(tally: Tally, *, everything: bool = False) -> Changes:
+    """What a write takes, acknowledged."""
+    changes = tally.changes(everything=everything)
+    tally.committed(changes)
+    return changes
+
+
 def restarted(tally: Tally, **options: Any) -> Tally:
     disk = Disk()
-    disk.write(tally.changes())
+    disk.save(tally)
     return disk.restored(new_tally(**options))
 
 
@@ -285,26 +293,30 @@ def test_tombstones_and_abandoned_conversations_go_after_a_day() -> None:
     tally.stopped("abandoned")
     tally.stopped("refused")
     tally.ended("over")
-    tally.changes()
-    clock.time += TOMBSTONE_LIFE - 1
+    saved(tally)
+    clock.time += retention.UNHEARD - 1
     tally.expire(is_followed=nobody)
     assert tally.is_finished("finished")
     assert tally.has_seen("abandoned")
-    clock.time += 1
+    clock.time += 2
     tally.expire(is_followed={"refused", "over"}.__contains__)
     assert not tally.is_finished("finished")
     assert [each for each, _ in tally.unfinished()] == ["refused", "over"]
-    assert tally.changes().forgotten == ["abandoned"]
+    assert saved(tally).forgotten == ["abandoned"]
 
 
-def test_without_a_checkpoint_tombstones_do_not_pile_up() -> None:
+def test_an_end_is_remembered_for_a_day_at_least_and_an_hour_more_at_most() -> None:
     clock = Clock()
     tally = new_tally(now=clock)
-    tally.update("conv_1", conversation())
-    tally.finish("conv_1", None)
-    clock.time += TOMBSTONE_LIFE
-    tally.expire(is_followed=nobody)
-    assert tally.changes().finished == []
+    for _ in range(5):
+        tally.update("conv_1", conversation())
+        tally.finish("conv_1", None)
+        clock.time += retention.ENDED - 1
+        tally.expire(is_followed=nobody)
+        assert tally.is_finished("conv_1")
+        clock.time += 3601
+        tally.expire(is_followed=nobody)
+        assert not tally.is_finished("conv_1")
 
 
 # --- restart
@@ -334,22 +346,38 @@ def test_a_conversation_unheard_of_for_a_day_is_over_at_the_next_restart_however
     tally.update("conv_1", conversation("conv_1"))
     for _ in range(3):
         disk = Disk()
-        disk.write(tally.changes(everything=True))
+        disk.save(tally)
         tally = disk.restored(new_tally(now=clock))
-        assert list(tally.unfinished()) == [("conv_1", clock.time - NOW >= TOMBSTONE_LIFE)]
-        clock.time += TOMBSTONE_LIFE / 2
+        assert list(tally.unfinished()) == [("conv_1", clock.time - NOW >= retention.UNHEARD)]
+        clock.time += retention.UNHEARD / 2
 
 
 def test_changes_are_only_what_changed() -> None:
     tally = new_tally()
     tally.update("conv_1", turns("user"))
-    assert tally.changes()
-    assert not tally.changes()
+    assert saved(tally)
+    assert not saved(tally)
     tally.update("conv_2", conversation("conv_2"))
-    changes = tally.changes()
-    assert [each.id for each in changes.conversations] == ["conv_2"]
-    everything = tally.changes(everything=True)
-    assert [each.id for each in everything.conversations] == ["conv_1", "conv_2"]
+    assert [each.id for each in saved(tally).conversations()] == ["conv_2"]
+    everything = saved(tally, everything=True)
+    assert [each.id for each in everything.conversations()] == ["conv_1", "conv_2"]
+
+
+def test_what_a_failed_write_held_is_in_the_next_one_as_it_stands_then() -> None:
+    tally = new_tally()
+    tally.update("conv_1", turns("user"))
+    tally.update("conv_2", turns("user"))
+    tally.update("conv_3", turns("user"))
+    tally.finish("conv_3", None)
+    failed = tally.changes()
+    tally.update("conv_1", turns("user", "user"))
+    tally.finish("conv_2", None)
+    tally.put_back(failed)
+    again = restarted(tally)
+    assert totals(again) == totals(tally)
+    assert [each for each, _ in again.unfinished()] == ["conv_1"]
+    assert again.is_finished("conv_2")
+    assert again.is_finished("conv_3")
 
 
 def test_a_conversation_folded_before_a_restart_stays_folded_after_it() -> None:
@@ -367,7 +395,7 @@ def test_other_labels_than_before_start_the_labelled_families_again_and_say_so()
     tally.update("conv_1", turns("user", origin="inbound"))
     tally.forget("conv_2")
     disk = Disk()
-    disk.write(tally.changes())
+    disk.save(tally)
     again = disk.restored(new_tally(LabelLimits(names=("origin",))))
     assert totals(again) == {("phonic_exporter_conversations_lost_total", ("not_found",)): (1,)}
     assert count(again, catalogue.CHECKPOINT_RESETS, "labels") == 1
@@ -379,15 +407,17 @@ def test_other_labels_than_before_start_the_labelled_families_again_and_say_so()
 def test_progress_that_cannot_be_read_costs_only_its_conversation(blob: bytes) -> None:
     tally = new_tally()
     tally.update("good", turns("user"))
-    changes = tally.changes()
+    changes = saved(tally)
     again = new_tally()
     again.restore(
         Saved(
             label_names=("project", "agent"),
+            families=saved_families(),
             first_start=1.0,
-            series=changes.series,
-            conversations=[SavedConversation("bad", blob), *changes.conversations],
-            tombstones=[],
+            series=list(changes.series()),
+            held=[],
+            conversations=[SavedConversation("bad", blob), *changes.conversations()],
+            ends=[],
         )
     )
     assert [each for each, _ in again.unfinished()] == ["good"]

@@ -1,0 +1,130 @@
+"""Edge: a real Prometheus that scrapes the exporter through all of its lives, and what it added up.
+
+`SCRAPE_S` is short so that kills fall between scrapes and writes in every order. What a family increased by is
+asked by Prometheus' own rule (a fall is a reset, after which the new value counts in full; the first sample counts
+nothing), without extrapolation: where ``resets()`` is 0 that is the last value less the first.
+"""
+
+import contextlib
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import httpx
+
+from .oracle import SampleKey, Totals
+
+SCRAPE_S: Final = 0.25
+_CONFIG: Final = """\
+global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
+scrape_configs:
+  - job_name: phonic
+    static_configs: [{{targets: ["{target}"]}}]
+"""
+_WINDOW: Final = "2h"
+_PATIENCE_S: Final = 30.0
+
+
+@attrs.frozen
+class Prometheus:
+    """A running Prometheus."""
+
+    url: str
+    http: httpx.Client
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        answer = self.http.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
+        assert answer["status"] == "success", answer
+        result: list[dict[str, Any]] = answer["data"]["result"]
+        return result
+
+    def names(self) -> list[str]:
+        """Names of the samples that the state file keeps: conversations' families, and what progress guards."""
+        found = self.http.get(f"{self.url}/api/v1/label/__name__/values").json()["data"]
+        return [
+            name
+            for name in found
+            if re.fullmatch(r"phonic_\w+_(total|bucket|count|sum)", name)
+            and (not name.startswith("phonic_exporter_") or name in _GUARDED)
+        ]
+
+    def resets(self) -> dict[SampleKey, float]:
+        """How often each series fell, where it did."""
+        return {
+            (name, labels): value
+            for name in self.names()
+            for labels, value in self._values(f"resets({name}[{_WINDOW}])")
+            if value
+        }
+
+    def increases(self) -> Totals:
+        """What each series rose by since it was first seen. Only right where nothing was reset."""
+        return {
+            (name, labels): value
+            for name in self.names()
+            for labels, value in self._values(
+                f"max_over_time({name}[{_WINDOW}]) - min_over_time({name}[{_WINDOW}])"
+            )
+        }
+
+    def has_scraped_since(self, at: float) -> bool:
+        """Whether a scrape that began after this Unix time succeeded."""
+        return any(
+            float(each["value"][1]) > at for each in self.query("timestamp(phonic_exporter_build_info) - 0.001")
+        )
+
+    def _values(self, expression: str) -> Iterator[tuple[frozenset[tuple[str, str]], float]]:
+        for each in self.query(expression):
+            labels = {
+                name: repr(float(value)) if name == "le" else value
+                for name, value in each["metric"].items()
+                if name not in ("job", "instance", "__name__")
+            }
+            yield frozenset(labels.items()), float(each["value"][1])
+
+
+_GUARDED: Final = frozenset(
+    f"phonic_exporter_{name}_total"
+    for name in ("conversations_lost", "rejected_values", "turns_revised", "turns_skipped")
+)
+
+
+@contextlib.contextmanager
+def scraping(program: str, target: str, directory: Path, http: httpx.Client) -> Iterator[Prometheus]:
+    """Run ``program`` (a path) until the block ends; ``target`` is host:port."""
+    config = directory / "prometheus.yml"
+    config.write_text(_CONFIG.format(target=target))
+    log = directory / "prometheus.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--config.file={config}",
+                f"--storage.tsdb.path={directory / 'prometheus'}",
+                "--web.listen-address=127.0.0.1:0",
+                "--log.level=info",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield Prometheus(_url(log, process), http)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _url(log: Path, process: "subprocess.Popen[bytes]") -> str:
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline and process.poll() is None:
+        text = log.read_text()
+        listening = re.search(r'msg="Listening on" .*?address=(\S+)', text)
+        if listening and "ready to receive web requests" in text:
+            return f"http://{listening[1]}"
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
