@@ -53,8 +53,8 @@ async def serve_http(
     """Answer requests until the client leaves, has nothing to ask any more, or is cut.
 
     True where a last answer has been sent and the client should be given time to take it (`linger`). The stream
-    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: when the last
-    ``send`` returns, the system has it all, for a client that was there.
+    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: when the
+    last ``send`` returns, the system has it all, for a client that was there.
     """
     wire = _Wire(stream, crowd, visit)
     scheme = "https" if is_tls else "http"
@@ -177,10 +177,16 @@ class _Exchange:
         try:
             await self._wire.read_ahead()
             await trio.sleep(HALF_CLOSED_SECONDS)
+            if self._is_being_sent:  # which fails by itself if the client has gone
+                return
         except _Left:
             pass
         self._client_left = True
         self._answering.cancel()
+
+    @property
+    def _is_being_sent(self) -> bool:
+        return self._deadline < inf
 
     async def _receive(self) -> Message:
         if self._is_asked_for:  # that a client has left is told by cancellation
@@ -209,9 +215,8 @@ class _Exchange:
             await self._wire.write(data, deadline=self._deadline)
         except _Left:
             self._client_left = True
-        if self._client_left or (
-            is_whole and self._wire.is_half_closed
-        ):  # it may have gone, and the answer with it
+        may_have_left = is_whole and self._wire.is_half_closed
+        if self._client_left or may_have_left:
             self._answering.cancel()
             await trio.sleep_forever()  # until the cancellation, which is due at once
 

@@ -109,6 +109,11 @@ class LiveConfig:
                 self._fail("takes too long to read")
         return self._in_force
 
+    async def reread(self) -> None:
+        """Read the files again, changed or not: a mended permission or mount changes none of what is looked at."""
+        self._seen = ()
+        await self.current()
+
     def _take(self, look: _Look) -> None:
         self._files, self._seen = look.files, look.seen
         if isinstance(look.found, ConfigError):

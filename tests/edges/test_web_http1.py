@@ -239,6 +239,17 @@ async def test_client_that_has_closed_its_sending_side_gets_its_answers() -> Non
         assert (await rest(stream)).count(b"HTTP/1.1 200 OK") == 3
 
 
+async def test_half_closed_client_may_take_its_time_with_an_answer(mock_clock: trio.testing.MockClock) -> None:
+    app = App(body=b"x" * 20_000_000)
+    async with connected(app) as stream:
+        await stream.send_all(GET + END)
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len((await rest(stream)).partition(b"\r\n\r\n")[2]) == 20_000_000
+
+
 async def test_answer_does_not_count_as_sent_where_the_client_may_have_left() -> None:
     app = App(hold=trio.Event())
     async with connected(app) as stream:

@@ -186,3 +186,12 @@ async def test_verdicts_outlive_a_reload_that_leaves_the_users_alone(tmp_path: P
     web_config(tmp_path, "rate_limit: {interval: 1s, burst: 9}\n")
     assert (await live.current()).protection.passwords is None
     assert live.in_force.protection.bucket is after.bucket
+
+
+async def test_files_are_read_again_on_request_though_they_look_the_same(tmp_path: Path) -> None:
+    times = iter([1000.0, 2000.0])
+    live = LiveConfig(web_config(tmp_path, USER), now=lambda: next(times))
+    await live.current()
+    assert live.last_success_timestamp == 1000.0
+    await live.reread()
+    assert live.last_success_timestamp == 2000.0
