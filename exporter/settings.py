@@ -302,8 +302,10 @@ def _check_external_url(text: str) -> None:
         raise ConfigError(flag, "is not a URL") from exc
     if not text:
         return
-    if url.scheme not in ("http", "https") or not host or "@" in url.netloc or "?" in text or "#" in text:
-        raise ConfigError(flag, "must be http(s)://HOST, with a port and a path where needed, and nothing else")
+    is_path = text.startswith("/") and not url.netloc
+    has_host = url.scheme in ("http", "https") and host and "@" not in url.netloc
+    if not (is_path or has_host) or "?" in text or "#" in text:
+        raise ConfigError(flag, "must be http(s)://HOST with a port and a path where needed, or only a path")
     if not _PREFIX.fullmatch(url.path):
         raise ConfigError(flag, "must have a path like /phonic: segments of letters, digits and ._~-")
 

@@ -275,8 +275,10 @@ def _check(request: h11.Request) -> None:
         raise _Refused(HTTPStatus.REQUEST_URI_TOO_LONG)
     if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEAD_BYTES:
         raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    lengths = [value for name, value in request.headers if name == b"content-length"]
-    if lengths and int(lengths[0]) > MOST_BODY_BYTES:
+    headers = dict(request.headers)
+    if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read it otherwise
+        raise _Refused(HTTPStatus.BAD_REQUEST)
+    if int(headers.get(b"content-length", 0)) > MOST_BODY_BYTES:
         raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from exporter.web.crowd import Crowd, Phase
+from exporter.app import OTHER_FILES
+from exporter.web.crowd import MOST_CONNECTIONS, MOST_WITHOUT_REQUEST, Crowd, Phase
 from exporter.web.http1 import linger, serve_http
 from tests.edges.serving import GET_METRICS, serving
 from tests.servers import reset
@@ -123,6 +124,9 @@ CLOSE = b"Connection: close\r\n"
         pytest.param(GET + b"Content-Length: -1\r\n\r\n", 400, id="length below zero"),
         pytest.param(GET + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, id="two lengths"),
         pytest.param(GET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, id="a chunk without a size"),
+        pytest.param(
+            GET + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, id="length and chunks"
+        ),
         pytest.param(GET + b"Transfer-Encoding: gzip\r\n\r\n", 501, id="unknown encoding"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, id="HTTP/2"),
         pytest.param(b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505, id="HTTP/3"),
@@ -410,6 +414,10 @@ async def test_whoever_is_being_answered_never_gives_way() -> None:
     assert visits[0]
     crowd.leave(visits[0])
     assert crowd.enter(trio.CancelScope())
+
+
+def test_connections_leave_descriptors_for_everything_else() -> None:
+    assert MOST_WITHOUT_REQUEST < MOST_CONNECTIONS <= OTHER_FILES / 2
 
 
 async def test_connections_beyond_the_limit_take_the_place_of_idle_ones() -> None:
