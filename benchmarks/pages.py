@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
 from exporter.gauges import gauges
+from exporter.looplag import LoopLag
 from exporter.metrics.formats import Format
 from exporter.metrics.ledger import LabelLimits, Ledger
 from exporter.metrics.page import Page
@@ -72,6 +73,7 @@ def page(tally: Tally) -> Page:
         watch_file=None,
         web_config=None,
         slo_response=1.5,
+        loop_lag=LoopLag(),
     )
     return Page(tally.ledger, fed, lambda _form, _names: b"")
 

@@ -1,6 +1,12 @@
-"""Wiring: ``python -m exporter`` is the command ``phonic-exporter``."""
+"""Wiring: ``python -m exporter`` is the command ``phonic-exporter``, and signals are heard before all else."""
 
-from .cli import main
+import sys
+
+from . import signals
+
+signals.heed(sys.argv)
+
+from .cli import main  # noqa: E402  # takes half a second
 
 if __name__ == "__main__":
     main()

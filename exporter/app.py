@@ -6,10 +6,11 @@ written, then the server finishes what it is answering. A second signal ends eve
 """
 
 import gc
+import os
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
 
@@ -17,11 +18,12 @@ import attrs
 import structlog
 import trio
 
-from . import __version__
+from . import __version__, signals
 from .checkpoint import Checkpoint
-from .filelimit import allow_files
+from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
 from .identity import is_conversation_id
+from .looplag import LoopLag
 from .metrics import catalogue
 from .metrics.catalogue import CATALOGUE
 from .metrics.formats import Format
@@ -31,10 +33,13 @@ from .metrics.process import process_metrics
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live import LiveFeed, LiveSocket, Timeouts
 from .phonic.rest import RestApi, open_rest
+from .phonic.trust import trusting
+from .proxies import Proxies, Proxy
 from .publishing import Publisher
+from .running import announced
 from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
-from .simulator.settings import SimulatorSettings, staged
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
 from .tally import Tally
 from .vocabulary import Reset, RestError, Started
 from .watch.access import Access
@@ -44,6 +49,7 @@ from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
 from .watch.targets import WatchFile
 from .web import server as web_server
+from .web.crowd import MOST_CONNECTIONS
 from .web.endpoints import Exported
 from .web.live_config import LiveConfig
 from .web.push import BudgetedTargets, budget
@@ -77,10 +83,11 @@ async def run(
     ``started`` when the pages are served and watching has begun. Errors: ConfigError for what only shows at
     start (addresses, web config file, a checkpoint in use). Cancellation: ends at once, without a checkpoint.
     """
-    log.info("starting", version=__version__, **describe(settings))
+    proxies = Proxies.from_environment(os.environ)
+    proxy = proxies.for_url(settings.phonic.base_url)
     wanted = settings.watch.limit + OTHER_FILES
-    if (allowed := allow_files(wanted)) < wanted:
-        log.warning("too few open files for the watch limit", allowed=allowed, wanted=wanted)
+    allowed = allow_files(wanted)
+    watch_limit = min(settings.watch.limit, files_for_feeds(allowed, others=OTHER_FILES))
     web_config = LiveConfig(settings.web.config_file)
     ledger = Ledger(
         LabelLimits(
@@ -92,23 +99,37 @@ async def run(
     )
     tally = Tally(ledger, live_limit=settings.metrics.per_conversation_limit, now=time.time)
     stop, served, names_known = trio.Event(), trio.Event(), trio.Event()
+    read_again: dict[str, Callable[[], Awaitable[object]]] = {
+        "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
+        "web_config": web_config.reread,
+    }
     async with (
-        _signals(stop),
+        _signals(stop, read_again),
+        AsyncExitStack() as at_work,
         _checkpoint(settings.state, tally) as checkpoint,
-        _rest(settings, credentials, tally) as rest,
+        _rest(settings, credentials, tally, proxy) as rest,
     ):
         access = Access(credentials, rest.projects) if rest else None
         publisher = Publisher(ledger, tally, checkpoint)
-        live = LiveSocket(settings.phonic.base_url, credentials, Timeouts(idle=settings.watch.idle_timeout))
+        live = LiveSocket(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        )
         records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
             open_feed=partial(_open_feed, live, tally, names_known, access),
             sink=tally,
             records=records,
-            limit=settings.watch.limit,
+            limit=watch_limit,
         )
         discovery = _discovery(settings, rest, supervisor, tally)
+        loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
+        if watch_file is not None:
+            read_again["watch_file"] = watch_file.reread
         page = Page(
             ledger,
             gauges(
@@ -122,6 +143,7 @@ async def run(
                 access=access,
                 web_config=web_config if settings.web.config_file else None,
                 slo_response=settings.metrics.slo_response,
+                loop_lag=loop_lag,
             ),
             process_metrics(),
         )
@@ -135,6 +157,7 @@ async def run(
             version=__version__,
         )
         async with trio.open_nursery() as serving:
+            serving.start_soon(loop_lag.run)
             urls = await serving.start(
                 partial(
                     web_server.serve,
@@ -147,8 +170,18 @@ async def run(
                     systemd_socket=settings.web.systemd_socket,
                     route_prefix=route_prefix(settings.web),
                     external_url=settings.web.external_url,
+                    max_connections=min(MOST_CONNECTIONS, (allowed - watch_limit) // 2),
                 )
             )
+            at_work.enter_context(announced(urls, os.environ))
+            # Said now, for what is wrong with the settings has shown by now, and is one line of its own.
+            log.info("starting", version=__version__, **describe(settings))
+            for variable, reason in proxies.warnings:
+                log.warning("proxy variable", variable=variable, reason=reason)
+            if watch_limit < settings.watch.limit:
+                log.warning(
+                    "too few open files for the watch limit", allowed=allowed, wanted=wanted, watched=watch_limit
+                )
             for url in urls:
                 page_url = url + route_prefix(settings.web)
                 log.info("serving", metrics=page_url + settings.web.telemetry_path, landing_page=page_url)
@@ -185,7 +218,8 @@ async def demo(
 ) -> None:
     """The exporter against a simulated Phonic in this process, until a signal."""
     async with trio.open_nursery() as playing:
-        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address="127.0.0.1:0")))
+        listen = simulator.listen_address or "127.0.0.1:0"
+        base_url = await playing.start(partial(_simulate, attrs.evolve(simulator, listen_address=listen)))
         settings = attrs.evolve(settings, phonic=attrs.evolve(settings.phonic, base_url=base_url))
         async with trio.open_nursery() as exporting:
             running = await exporting.start(run, settings, Credentials(ApiKey(simulator.api_key)))
@@ -214,7 +248,7 @@ async def _simulate(
     scenario, faults = staged(simulator)
     await simulator_server.serve(
         scenario,
-        listen=simulator.listen_address,
+        listen=simulator.listen_address or LISTEN_ADDRESS,
         api_key=simulator.api_key,
         faults=faults,
         patient=simulator.patient,
@@ -224,19 +258,36 @@ async def _simulate(
 
 
 @asynccontextmanager
-async def _signals(stop: trio.Event) -> AsyncIterator[None]:
-    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second."""
+async def _signals(
+    stop: trio.Event, read_again: Mapping[str, Callable[[], Awaitable[object]]] | None = None
+) -> AsyncIterator[None]:
+    """Set ``stop`` at the first SIGTERM or SIGINT, cancel the block at the second; SIGHUP reads files again."""
     async with trio.open_nursery() as nursery:
 
-        async def listen() -> None:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for number in signals:
+        async def hang_up() -> None:
+            files = read_again or {}
+            log.info("signal received, reading files again", signal="SIGHUP", files=list(files))
+            for name, read in list(files.items()):
+                try:
+                    await read()
+                except Exception:  # whatever is wrong with a file is no reason to end
+                    log.exception("file not read again", file=name)
+
+        async def listen(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+                task_status.started()
+                if signals.missed_hangup():
+                    nursery.start_soon(hang_up)
+                async for number in received:
+                    if number == signal.SIGHUP:
+                        nursery.start_soon(hang_up)  # a file may hang, and the next signal must be heard
+                        continue
                     log.info("signal received", signal=signal.Signals(number).name)
                     if stop.is_set():
                         nursery.cancel_scope.cancel()
                     stop.set()
 
-        nursery.start_soon(listen)
+        await nursery.start(listen)
         yield
         nursery.cancel_scope.cancel()
 
@@ -271,7 +322,9 @@ def _count_checkpoint_error(ledger: Ledger) -> None:
 
 
 @asynccontextmanager
-async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> AsyncIterator[RestApi | None]:
+async def _rest(
+    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None
+) -> AsyncIterator[RestApi | None]:
     """The REST API while the block runs; None with a session token, which cannot read it."""
     if not isinstance(credentials.current(), ApiKey):
         yield None
@@ -285,6 +338,8 @@ async def _rest(settings: Settings, credentials: Credentials, tally: Tally) -> A
         credentials,
         on_error=on_error,
         requests_per_second=settings.phonic.requests_per_second,
+        proxy=proxy,
+        ca_file=settings.phonic.ca_file,
     ) as rest:
         yield rest
 

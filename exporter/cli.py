@@ -4,14 +4,21 @@ Sources in order of precedence: command line, variable, TOML file, default. Ever
 the command that needs it, so that --help, --version and a wrong flag answer at once.
 """
 
+import difflib
 import os
+import re
+import shutil
 import sys
+import textwrap
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_origin
 
+import attrs
 import structlog
 from cyclopts import (
     App,
@@ -19,26 +26,109 @@ from cyclopts import (
     Parameter,
     Token,
     UnknownCommandError,
-    UnknownOptionError,
     UnusedCliTokensError,
 )
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 
-from . import __version__, healthcheck, logs, settings
+from . import __version__, healthcheck, logs, running, settings
 from .errors import ConfigError
 from .phonic import credentials
-from .settings import LogSettings, OptionalPath, Settings
-from .simulator.settings import SimulatorSettings
+from .proxies import Proxies
+from .settings import DemoSettings, FlagRow, HealthcheckSettings, LogSettings, OptionalPath, Settings
+from .simulator.settings import SimulatorSettings, staged
 from .web.listen import parse_address
 
 _SERIES_A_LABEL_SET = 170
 _SERIES_A_LIVE_CONVERSATION = 8
 
 
+# Variables that Kubernetes makes for a Service called phonic-exporter, or phonic-exporter-something.
+_OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO))?)?)")
+
+_NUMBER_OF_HELP_COLUMNS = 80
+_DEFAULTS = Settings()
+_SIMULATOR = SimulatorSettings()
+
+
+@attrs.frozen(kw_only=True)
+class _Simulate:
+    """What `simulate` obeys."""
+
+    simulator: SimulatorSettings = _SIMULATOR
+    log: LogSettings = _DEFAULTS.log
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = attrs.field(
+        default=None, metadata={"help": settings.CONFIG_FILE_MEANING, "shown": None}
+    )
+
+
+@attrs.frozen(kw_only=True)
+class _Demo(DemoSettings):
+    """What `demo` obeys."""
+
+    simulator: SimulatorSettings = _SIMULATOR
+
+
+# The settings that each command obeys; the nameless one is the main job.
+_OBEYED: dict[str, type] = {
+    "": Settings,
+    "demo": _Demo,
+    "simulate": _Simulate,
+    "check-config": Settings,
+    "healthcheck": HealthcheckSettings,
+}
+# What is wrong with the settings, as far as is known while they are read. Unset: the first one is raised.
+_wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
+
+
+def _is_wrong(problem: ConfigError) -> None:
+    found = _wrong.get()
+    if found is None:
+        raise problem
+    found.append(problem)
+
+
+def _found() -> list[ConfigError]:
+    return list(_wrong.get() or ())
+
+
+def _rows(of: Iterable[type]) -> dict[str, FlagRow]:
+    """The flags of settings, by key."""
+    return {row.key: row for each in of for row in settings.flag_table(each)}
+
+
+def _groups(keys: Iterable[str]) -> set[str]:
+    """The first parts of dotted keys."""
+    return {".".join(key.split(".")[:length]) for key in keys for length in range(1, key.count(".") + 1)}
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _split_variable(hint: Any, value: str, delimiter: str | None = None) -> list[str]:
     """A variable holds a list as ``a,b``; an empty one is the empty list, which beats a file's."""
     return [item.strip() for item in value.split(delimiter or ",")] if get_origin(hint) is tuple else [value]
+
+
+def _from_the_running(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """A health check that is told no address on the command line asks the exporters that run here."""
+    argument = arguments.get("--web.listen-address", None)
+    if commands == ("healthcheck",) and argument is not None and not argument.tokens:
+        for found in running.find(os.environ):
+            argument.append(Token(keyword=str(found.file), value=found.urls[0], source="running"))
+
+
+def _refuse_unknown_variables(_: App, __: tuple[str, ...], ___: ArgumentCollection) -> None:
+    """As for flags; of all commands together, since one environment serves them all."""
+    rows = _rows(_OBEYED.values())
+    known = {row.variable for row in rows.values()}
+    groups = {settings.variable_of(group) for group in _groups(rows)}
+    for name in sorted(os.environ):
+        ours = name.removeprefix(settings.VARIABLE_PREFIX)
+        if ours != name and name not in known | groups and not _OF_A_SERVICE.fullmatch(ours):
+            _is_wrong(ConfigError(name, f"no such variable{_did_you_mean(name, known)}"))
 
 
 def _refuse_groups(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -63,12 +153,35 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         return
     path = Path(argument.tokens[-1].value)
     content = _read_toml(path)
-    known = {row.key for row in settings.flag_table()}
-    known |= {row.key for row in settings.flag_table(SimulatorSettings, prefix="simulator")}
-    for key in _leaves(content):
-        if key not in known or key == "config.file":
-            raise ConfigError("--config.file", f"{str(path)!r} has an unknown key {key!r}")
-    Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+    known = _rows(_OBEYED.values()).keys() - {"config.file"}
+    unknown = [key for key in _leaves(content) if key not in known]
+    for key in unknown:
+        hint = _did_you_mean(key, known) if key != "config.file" else ""
+        _is_wrong(ConfigError("--config.file", f"{str(path)!r} has an unknown key {key!r}{hint}"))
+    if not unknown:
+        Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+
+
+def _refuse_values(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Convert each value here, so that one that cannot be leaves the others to be judged too."""
+    for argument in arguments:
+        if not argument.tokens or argument.children:
+            continue
+        try:
+            if argument.hint in (int, int | None) and not all(_is_whole(each.value) for each in argument.tokens):
+                raise ConfigError(argument.name, "must be a whole number")
+            argument.convert_and_validate()
+        except (CycloptsError, ConfigError) as exc:
+            _is_wrong(exc if isinstance(exc, ConfigError) else ConfigError(*_usage_error(exc)))
+            argument.tokens.clear()
+
+
+def _is_whole(text: str) -> bool:
+    """A number like 1.5 would become an int in silence; what is no number at all gets a better text elsewhere."""
+    try:
+        return float(text).is_integer() and not re.search(r"[.eE]", text)
+    except ValueError:
+        return True
 
 
 app = App(
@@ -78,19 +191,18 @@ app = App(
     version=f"phonic-exporter {__version__}",
     default_parameter=Parameter(env_var_split=_split_variable, negative_iterable=()),
     config=[
+        _refuse_unknown_variables,
+        _from_the_running,
         Env(settings.VARIABLE_PREFIX, command=False),
         _refuse_groups,
         _from_vendor_variable,
         _from_file,
+        _refuse_values,
     ],
     result_action="return_value",
 )
 
-_DEFAULTS = Settings()
-_SIMULATOR = SimulatorSettings()
-
 AllSettings = Annotated[Settings, Parameter(name="*")]
-SimulatorFlags = Annotated[SimulatorSettings, Parameter(name="simulator")]
 
 
 @app.default
@@ -105,35 +217,28 @@ def watch(*, given: AllSettings = _DEFAULTS) -> None:
 
 
 @app.command
-def demo(*, given: AllSettings = _DEFAULTS, simulator: SimulatorFlags = _SIMULATOR) -> None:
+def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
     """The same against a simulated Phonic in this process: no account, no other server."""
     logs.configure(given.log)
     ready = settings.for_demo(given)
-    _validate(ready)
+    _judge(partial(_validate, ready), partial(staged, given.simulator))
     import trio
 
     from . import app as program
 
-    trio.run(partial(program.demo, ready, simulator))
+    trio.run(partial(program.demo, ready, given.simulator))
 
 
 @app.command
-def simulate(
-    *,
-    simulator: SimulatorFlags = _SIMULATOR,
-    log: Annotated[LogSettings, Parameter(name="log")] = _DEFAULTS.log,
-    config_file: Annotated[
-        OptionalPath, Parameter(name="--config.file", help=settings.CONFIG_FILE_MEANING)
-    ] = None,
-) -> None:
+def simulate(*, given: Annotated[_Simulate, Parameter(name="*")] = _Simulate()) -> None:
     """Only the simulated Phonic, for an exporter or a test elsewhere."""
+    logs.configure(given.log)
+    _judge(partial(staged, given.simulator))
     import trio
 
     from . import app as program
 
-    del config_file  # `_from_file` has read it
-    logs.configure(log)
-    trio.run(partial(program.simulate, simulator))
+    trio.run(partial(program.simulate, given.simulator))
 
 
 @app.command
@@ -142,6 +247,8 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     from .web.endpoints import check_telemetry_path
 
     ready, _ = _judged(given)
+    for variable, reason in Proxies.from_environment(os.environ).warnings:
+        structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
     if ready.state.file is not None:
         from .checkpoint import check_file
@@ -160,14 +267,20 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
 
 
 @app.command(name="healthcheck")
-def check_health(*, given: AllSettings = _DEFAULTS) -> int:
-    """Ask the exporter on this machine, by its own settings, whether it is healthy; exit 0 or 1."""
+def check_health(
+    *,
+    given: Annotated[HealthcheckSettings, Parameter(name="*")] = HealthcheckSettings(),  # noqa: B008  # frozen
+) -> int:
+    """Ask the exporters that run here, or at an address, whether they are healthy; exit 0 or 1."""
     logs.configure(given.log)
+    _judge()
     maybe_tls = given.web.config_file is not None
-    if given.web.listen_address and healthcheck.is_healthy(given.web.listen_address[0], maybe_tls=maybe_tls):
-        return 0
-    _complain("healthcheck", "the exporter does not answer, or says that it is not healthy")
-    return 1
+    for address in given.web.listen_address or _DEFAULTS.web.listen_address:
+        trouble = healthcheck.trouble_at(address, maybe_tls=maybe_tls)
+        if trouble is not None:
+            _complain("healthcheck", trouble)
+            return 1
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -177,65 +290,183 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def _run(argv: Sequence[str]) -> int:
     logs.configure(LogSettings())
+    reading = _wrong.set([])
     try:
-        return app(argv, exit_on_error=False, print_error=False) or 0
+        command = argv[0] if argv and argv[0] in _OBEYED else ""
+        if not {"--help", "-h"}.isdisjoint(argv):
+            sys.stdout.write(_help(command))
+            return 0
+        return app(_without_unknown_flags(command, argv), exit_on_error=False, print_error=False) or 0
     except CycloptsError as exc:
-        _complain(*_usage_error(exc))
-        return 2
-    except ConfigError as exc:
-        _complain(exc.flag, exc.reason)
-        return exc.exit_code
+        problems = [*_found(), ConfigError(*_usage_error(exc))]
     except KeyboardInterrupt:  # before the program listens to signals
         return 1
     except Exception as exc:
-        wrong_setting = blamed_setting(exc)
-        if wrong_setting is not None:
-            _complain(wrong_setting.flag, wrong_setting.reason)
-            return wrong_setting.exit_code
-        reason = exc.strerror if isinstance(exc, OSError) else None
-        _complain(type(exc).__name__, reason or "unexpected; --log.level=debug shows where")
-        structlog.get_logger().debug("stopped by an error", exc_info=exc)
-        return 1
+        problems = blamed_settings(exc)
+        if not problems:
+            reason = exc.strerror if isinstance(exc, OSError) else None
+            _complain(type(exc).__name__, reason or "unexpected; --log.level=debug shows where")
+            structlog.get_logger().debug("stopped by an error", exc_info=exc)
+            return 1
+    finally:
+        _wrong.reset(reading)
+    for problem in problems:
+        _complain(problem.flag, problem.reason)
+    return max(problem.exit_code for problem in problems)
+
+
+def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:
+    """The arguments, but those that are no flag of the command, which are noted."""
+    rows = _rows([_OBEYED[command]])
+    known = {f"--{key}" for key in rows} | {no_flag for row in rows.values() if (no_flag := _opposite(row))}
+    # A group is refused later, --version is the library's.
+    known |= {f"--{group}" for group in _groups(rows)} | {"--version", "--"}
+    kept: list[str] = []
+    unknown = False
+    for argument in argv:
+        flag = argument.partition("=")[0]
+        if flag.startswith("--"):
+            unknown = flag not in known
+            if unknown:
+                of_others = f"--{flag[2:]}" in {f"--{key}" for key in _rows(_OBEYED.values())}
+                hint = f" for {command}" if of_others else _did_you_mean(flag, known)
+                _is_wrong(ConfigError(credentials.redact(flag), f"no such flag{hint}"))
+                unknown = "=" not in argument
+                continue
+        elif unknown:  # its value
+            unknown = False
+            continue
+        kept.append(argument)
+    return kept
+
+
+def _opposite(row: FlagRow) -> str | None:
+    """The flag that turns off what another turns on."""
+    group, _, name = row.key.rpartition(".")
+    return None if row.takes else f"--{group}.no-{name}"
+
+
+def _help(command: str) -> str:
+    """The help of a command: one flag a line, whatever the width, and only those that it obeys."""
+    width = max(shutil.get_terminal_size((_NUMBER_OF_HELP_COLUMNS, 24)).columns, 40)
+
+    def wrapped(text: str, indent: int) -> str:
+        return textwrap.fill(
+            text,
+            width,
+            initial_indent=" " * indent,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    about = {name: (app[name].help if name else watch.__doc__) or "" for name in _OBEYED}
+    lines = [f"Usage: phonic-exporter {command} [FLAGS]".replace("  ", " "), "", wrapped(about[command], 0)]
+    if not command:
+        lines[0] = "Usage: phonic-exporter [COMMAND] [FLAGS]"
+        lines += ["", "Commands (each with a --help of its own):"]
+        for name in filter(None, _OBEYED):
+            lines += [f"  {name}", wrapped(about[name], 6)]
+    group = ""
+    for row in settings.flag_table(_OBEYED[command]):
+        if row.key.split(".")[0] != group:
+            group = row.key.split(".")[0]
+            lines += ["", f"{group.capitalize()}:"]
+        no_flag = _opposite(row)
+        lines.append(f"  --{row.key} {row.takes}".rstrip() + (f", {no_flag}" if no_flag else ""))
+        lines.append(wrapped(row.meaning, 6))
+        if row.default:
+            lines.append(wrapped(f"Default: {row.default}", 6))
+        lines.append(f"      Variable: {row.variable}")
+    lines += ["", "Other:", "  --help, -h", "      Show this."]
+    if not command:
+        lines += ["  --version", "      Show the version."]
+    return "\n".join(lines) + "\n"
+
+
+def _judge(*judges: Callable[[], object]) -> None:
+    """Call each, and raise what they and the reading of the settings have found wrong, all of it."""
+    problems = _found()
+    for judge in judges:
+        try:
+            judge()
+        except (ConfigError, ExceptionGroup) as exc:
+            found = blamed_settings(exc)
+            if not found:
+                raise
+            problems += found
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ExceptionGroup("settings", problems)
 
 
 def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
     logs.configure(given.log)
-    found = credentials.load(
-        api_key_file=given.phonic.api_key_file,
-        session_token_file=given.phonic.session_token_file,
-        environ=os.environ,
+    from .phonic import trust
+
+    found: list[credentials.Credentials] = []
+    ready = [attrs.evolve(given, watch=attrs.evolve(given.watch, discover=given.watch.discover is not False))]
+
+    def load() -> None:
+        found.append(
+            credentials.load(
+                api_key_file=given.phonic.api_key_file,
+                session_token_file=given.phonic.session_token_file,
+                environ=os.environ,
+            )
+        )
+        has_api_key = isinstance(found[0].current(), credentials.ApiKey)
+        ready.append(settings.resolve(given, has_api_key=has_api_key))
+
+    def find_proxy() -> None:
+        with suppress(ValueError):  # of a base URL that is none, which is found wrong elsewhere
+            Proxies.from_environment(os.environ).for_url(given.phonic.base_url)
+
+    _judge(
+        load,
+        lambda: _validate(ready[-1]),
+        find_proxy,
+        lambda: trust.trusting(given.phonic.ca_file),
     )
-    ready = settings.resolve(given, has_api_key=isinstance(found.current(), credentials.ApiKey))
-    _validate(ready)
-    return ready, found
+    return ready[-1], found[0]
 
 
 def _validate(ready: Settings) -> None:
-    settings.validate(ready)
-    for address in ready.web.listen_address:
-        parse_address(address)
+    def parse_addresses() -> None:
+        for address in ready.web.listen_address:
+            parse_address(address)
+
+    problems = []
+    for judge in (partial(settings.validate, ready), parse_addresses):
+        try:
+            judge()
+        except (ConfigError, ExceptionGroup) as exc:
+            problems.append(exc)
+    if problems:
+        raise problems[0] if len(problems) == 1 else ExceptionGroup("settings", problems)
 
 
-def blamed_setting(exc: BaseException) -> ConfigError | None:
-    """The setting to blame when nurseries have wrapped it, and nothing else went wrong."""
+def blamed_settings(exc: BaseException) -> list[ConfigError]:
+    """The settings to blame when nurseries have wrapped them, and nothing else went wrong."""
     if isinstance(exc, ConfigError):
-        return exc
-    if not isinstance(exc, BaseExceptionGroup):
-        return None
-    blamed, rest = exc.split(ConfigError)
-    return blamed_setting(blamed.exceptions[0]) if blamed is not None and rest is None else None
+        return [exc]
+    if not isinstance(exc, BaseExceptionGroup) or exc.split(ConfigError)[1] is not None:
+        return []
+    return [blamed for each in exc.exceptions for blamed in blamed_settings(each)]
 
 
 def _usage_error(exc: CycloptsError) -> tuple[str, str]:
     """Flag and reason in one line; a stray argument is not quoted, since it may be a misplaced key."""
+    exc.verbose = (
+        False  # which is for those who write a command line, and on unless the library itself has caught it
+    )
     if isinstance(exc, (UnusedCliTokensError, UnknownCommandError)):
-        return "command line", "an argument that is neither a command nor a flag; see --help"
+        commands = [name for name in _OBEYED if name]
+        stray = sys.argv[1:2] if exc.unused_tokens is None else exc.unused_tokens
+        hint = _did_you_mean(stray[0], commands) if stray else ""
+        return "command line", f"an argument that is neither a command nor a flag{hint or '; see --help'}"
     text = credentials.redact(" ".join(str(exc).split())).removesuffix(".")
-    if isinstance(exc, UnknownOptionError) and exc.token.keyword:
-        hint = text.partition("Did you mean ")[2]
-        return exc.token.keyword.partition("=")[
-            0
-        ], f"no such flag; did you mean {hint}" if hint else "no such flag"
     if exc.argument is None:
         return "command line", text
     flag = exc.argument.name

@@ -6,6 +6,7 @@ from functools import partial
 
 from . import __version__
 from .checkpoint import Checkpoint
+from .looplag import LoopLag
 from .metrics import catalogue
 from .metrics.catalogue import CATALOGUE, Family, Scope
 from .metrics.page import Rows, Source, one, rows
@@ -35,6 +36,7 @@ def gauges(
     watch_file: WatchFile | None,
     web_config: LiveConfig | None,
     slo_response: float,
+    loop_lag: LoopLag,
 ) -> Gauges:
     """All gauges of the catalogue but the page's own. What a part that is off would feed is absent, not 0."""
     live = partial(_live, tally)
@@ -46,6 +48,7 @@ def gauges(
             one(catalogue.SLO_RESPONSE, lambda: slo_response),
             one(catalogue.LABEL_SETS, lambda: float(len(tally.ledger.label_sets))),
             rows(catalogue.WATCHERS, supervisor.states),
+            one(catalogue.EVENT_LOOP_LAG, loop_lag.largest),
             *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
             *_upstream(rest, discovery),
             *_checkpoint(checkpoint),

@@ -9,12 +9,11 @@ judges, because a check inside a class would escape from the command line as a t
 
 # ruff: noqa: RUF009  # `_setting` returns an attrs field, which the rule cannot see
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -24,6 +23,7 @@ from cyclopts import Parameter, Token
 from .errors import ConfigError
 from .identity import is_conversation_id
 from .metrics.catalogue import LABEL_CHOICES, RESPONSE_BUCKETS
+from .proxies import is_loopback
 
 VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
 CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."
@@ -68,10 +68,18 @@ CommaSeparated = Annotated[
 ]
 
 
+# Stands for the default where there is none: a user without a home has no state folder. Only `validate` minds.
+_NOWHERE: Final = Path("~", "phonic-exporter.db")
+
+
 def default_state_file() -> Path:
     """systemd's StateDirectory= when it has set one, else the user's state folder of the platform."""
     folder = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    return Path(folder or platformdirs.user_state_path("phonic-exporter")) / "phonic-exporter.db"
+    try:
+        found = Path(folder or platformdirs.user_state_path("phonic-exporter"))
+    except RuntimeError:
+        return _NOWHERE
+    return _NOWHERE if found.parts[:1] == ("~",) else found / "phonic-exporter.db"
 
 
 def _setting(default: Any, meaning: str, *, shown: str | None = None) -> Any:
@@ -94,6 +102,11 @@ class PhonicSettings:
     session_token_file: OptionalPath = _setting(
         None,
         "File with a session token, in place of an API key: no discovery, fewer labels, no data from REST.",
+    )
+    ca_file: OptionalPath = _setting(
+        None,
+        "File with the certificates of the authorities to trust (PEM), in place of the system's; for REST, the "
+        "live feed and an https proxy.",
     )
     requests_per_second: float = _setting(
         4.0,
@@ -199,38 +212,83 @@ class Settings:
 
 
 @attrs.frozen(kw_only=True)
+class DemoSettings:
+    """What `demo` obeys: the API, its credential and the way to it are its own."""
+
+    watch: WatchSettings = WatchSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    state: StateSettings = attrs.field(factory=StateSettings)
+    web: WebSettings = WebSettings()
+    log: LogSettings = LogSettings()
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
+
+
+@attrs.frozen(kw_only=True)
+class AskedWebSettings:
+    listen_address: Repeated = attrs.field(
+        default=(),
+        metadata={
+            "help": "Address to ask, host:port; repeatable.",
+            "shown": "where the exporters of this user serve, else :10058",
+        },
+    )
+    config_file: Annotated[OptionalPath, Parameter(name="config.file")] = _setting(
+        None, "Web config of the exporter: with one, an address is asked over TLS first."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class HealthcheckSettings:
+    """What `healthcheck` obeys."""
+
+    web: AskedWebSettings = AskedWebSettings()
+    log: LogSettings = LogSettings()
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
+
+
+@attrs.frozen(kw_only=True)
 class FlagRow:
-    """A line of the flag table, as text; ``key`` is the dotted path in the TOML file."""
+    """A line of the flag table, as text; ``key`` is the dotted path in the TOML file.
+
+    ``takes`` says what kind of value follows the flag: nothing for one that is on or off.
+    """
 
     flag: str
     variable: str
     default: str
     meaning: str
     key: str
+    takes: str
 
 
 def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
     """Every flag of a settings class, in order of declaration; ``prefix`` is its group when used alone."""
     rows = []
-    for key, field, _ in _walk(settings(), prefix):
+    for key, field, hint, _ in _walk(settings(), prefix):
         default = field.metadata.get("shown")
         if default is None:
             default = _shown(field.default)
         rows.append(
             FlagRow(
                 flag=f"--{key}",
-                variable=VARIABLE_PREFIX + re.sub(r"[.-]", "_", key).upper(),
+                variable=variable_of(key),
                 default=default,
                 meaning=field.metadata["help"],
                 key=key,
+                takes=_takes(hint),
             )
         )
     return rows
 
 
+def variable_of(key: str) -> str:
+    """The variable of a dotted key."""
+    return VARIABLE_PREFIX + re.sub(r"[.-]", "_", key).upper()
+
+
 def describe(settings: Settings) -> dict[str, object]:
     """Every effective setting under its dotted name, for the log and check-config; credentials masked."""
-    described = {key: value for key, _, value in _walk(settings, "")}
+    described = {key: value for key, _, _, value in _walk(settings, "")}
     described["phonic.base-url"] = _masked(settings.phonic.base_url)
     described["web.external-url"] = _masked(settings.web.external_url)
     return {key: str(value) if isinstance(value, Path) else value for key, value in described.items()}
@@ -249,43 +307,64 @@ def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
     return attrs.evolve(settings, watch=attrs.evolve(settings.watch, discover=discover))
 
 
-def for_demo(settings: Settings) -> Settings:
+def for_demo(settings: DemoSettings) -> Settings:
     """The same settings, aimed at the simulator: discovery on, and never the checkpoint of a real exporter.
 
-    The base URL and the credential are the simulator's, known once it listens; what was given is dropped.
+    The base URL and the credential are the simulator's, known once it listens.
     """
     state = settings.state
     if state.file == default_state_file():
         state = attrs.evolve(state, file=None)
-    return attrs.evolve(
-        settings,
+    return Settings(
         phonic=PhonicSettings(base_url="http://127.0.0.1"),
         watch=attrs.evolve(settings.watch, discover=settings.watch.discover is not False),
+        metrics=settings.metrics,
         state=state,
+        web=settings.web,
+        log=settings.log,
+        config_file=settings.config_file,
     )
 
 
 def validate(settings: Settings) -> None:
     """Refuse resolved settings that cannot work.
 
-    Errors: ConfigError naming the first wrong flag; it quotes no value that could hold a credential.
+    Errors: ConfigError naming the wrong flag, or a group with one for each; no text quotes a value that could
+    hold a credential.
     """
-    values = {key: value for key, _, value in _walk(settings, "")}
+    wrong = list(_wrong(settings))
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise ExceptionGroup("settings", wrong)
+
+
+def _wrong(settings: Settings) -> Iterator[ConfigError]:
+    values = {key: value for key, _, _, value in _walk(settings, "")}
     for key, (low, high) in _BOUNDS.items():
         if not low <= values[key] <= high:  # also refuses NaN
-            raise ConfigError(f"--{key}", f"must be from {low:g} to {high:,.12g}".replace(",", ""))
-    _check_base_url(settings.phonic)
-    _check_watch(settings)
-    _check_metrics(settings.metrics)
-    if settings.state.file is not None and settings.state.file.is_dir():
-        raise ConfigError("--state.file", "is a folder; name a file in it")
+            yield ConfigError(f"--{key}", f"must be from {low:g} to {high:,.12g}".replace(",", ""))
+    url = _wrong_base_url(settings.phonic)
+    if url is not None:
+        yield ConfigError("--phonic.base-url", url)
+    yield from _wrong_watch(settings)
+    yield from _wrong_metrics(settings.metrics)
+    if settings.state.file == _NOWHERE:
+        yield ConfigError(
+            "--state.file",
+            "this user has no home to keep the checkpoint in; name a file, or give an empty value for none",
+        )
+    elif settings.state.file is not None and settings.state.file.is_dir():
+        yield ConfigError("--state.file", "is a folder; name a file in it")
     if not settings.web.listen_address and not settings.web.systemd_socket:
-        raise ConfigError("--web.listen-address", "needs at least one address, such as :10058")
+        yield ConfigError("--web.listen-address", "needs at least one address, such as :10058")
     if not settings.web.telemetry_path.startswith("/"):
-        raise ConfigError("--web.telemetry-path", "must start with /")
-    _check_external_url(settings.web.external_url)
+        yield ConfigError("--web.telemetry-path", "must start with /")
+    external_url = _wrong_external_url(settings.web.external_url)
+    if external_url is not None:
+        yield ConfigError("--web.external-url", external_url)
     if not _PREFIX.fullmatch(settings.web.route_prefix):
-        raise ConfigError("--web.route-prefix", "must be like /phonic: segments of letters, digits and ._~-")
+        yield ConfigError("--web.route-prefix", "must be like /phonic: segments of letters, digits and ._~-")
 
 
 def route_prefix(web: WebSettings) -> str:
@@ -293,80 +372,73 @@ def route_prefix(web: WebSettings) -> str:
     return (web.route_prefix or urlsplit(web.external_url).path).rstrip("/")
 
 
-def _check_external_url(text: str) -> None:
-    flag = "--web.external-url"
+def _wrong_external_url(text: str) -> str | None:
+    """What is wrong with it."""
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
-    except ValueError as exc:
-        raise ConfigError(flag, "is not a URL") from exc
+    except ValueError:
+        return "is not a URL"
     if not text:
-        return
+        return None
     is_path = text.startswith("/") and not url.netloc
     has_host = url.scheme in ("http", "https") and host and "@" not in url.netloc
     if not (is_path or has_host) or "?" in text or "#" in text:
-        raise ConfigError(flag, "must be http(s)://HOST with a port and a path where needed, or only a path")
+        return "must be http(s)://HOST with a port and a path where needed, or only a path"
     if not _PREFIX.fullmatch(url.path):
-        raise ConfigError(flag, "must have a path like /phonic: segments of letters, digits and ._~-")
+        return "must have a path like /phonic: segments of letters, digits and ._~-"
+    return None
 
 
-def _check_base_url(phonic: PhonicSettings) -> None:
-    flag = "--phonic.base-url"
+def _wrong_base_url(phonic: PhonicSettings) -> str | None:
+    """The first thing that is wrong with it."""
     try:
         url = urlsplit(phonic.base_url)
         host, _ = url.hostname, url.port  # a bad port shows only when asked for
-    except ValueError as exc:
-        raise ConfigError(flag, "is not a URL") from exc
+    except ValueError:
+        return "is not a URL"
     if url.scheme not in ("http", "https") or not host:
-        raise ConfigError(flag, "must be https://HOST, or http:// for a local server")
+        return "must be https://HOST, or http:// for a local server"
     if url.username is not None or url.password is not None:
-        raise ConfigError(flag, "must not hold a user or password; give the credential as a file or variable")
+        return "must not hold a user or password; give the credential as a file or variable"
     if url.query or url.fragment or "?" in phonic.base_url or "#" in phonic.base_url:
-        raise ConfigError(flag, "must not have a query or fragment")
+        return "must not have a query or fragment"
     if re.search(r"\s", phonic.base_url):
-        raise ConfigError(flag, "must not contain spaces")
-    if url.scheme == "http" and not phonic.allow_http and not _is_loopback(host):
-        raise ConfigError(
-            flag, "plain http would send the credential in clear; use https, or --phonic.allow-http to insist"
-        )
+        return "must not contain spaces"
+    if url.scheme == "http" and not phonic.allow_http and not is_loopback(host):
+        return "plain http would send the credential in clear; use https, or --phonic.allow-http to insist"
+    return None
 
 
-def _check_watch(settings: Settings) -> None:
+def _wrong_watch(settings: Settings) -> Iterator[ConfigError]:
     watch = settings.watch
-    for conversation in watch.conversation:
-        if not is_conversation_id(conversation):
-            raise ConfigError(
-                "--watch.conversation", "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
-            )
+    if not all(map(is_conversation_id, watch.conversation)):
+        yield ConfigError(
+            "--watch.conversation", "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
+        )
     if watch.file is not None:
         try:
             watch.file.open("rb").close()
-        except OSError as exc:
-            raise ConfigError("--watch.file", f"cannot read {str(watch.file)!r}: {exc.strerror}") from exc
+        except (OSError, ValueError) as exc:
+            reason = (exc.strerror if isinstance(exc, OSError) else None) or "no such path"
+            yield ConfigError("--watch.file", f"cannot read {str(watch.file)!r}: {reason}")
     if not (watch.conversation or watch.file or watch.discover or settings.web.enable_push_api):
-        raise ConfigError(
+        yield ConfigError(
             "--watch.discover",
             "nothing to watch: turn discovery on (it needs an API key), name conversations with "
             "--watch.conversation or --watch.file, or allow --web.enable-push-api",
         )
 
 
-def _check_metrics(metrics: MetricsSettings) -> None:
+def _wrong_metrics(metrics: MetricsSettings) -> Iterator[ConfigError]:
     unknown = [label for label in metrics.labels if label not in LABEL_CHOICES]
     if unknown:
-        raise ConfigError("--metrics.labels", f"{unknown[0]!r} is not one of {', '.join(LABEL_CHOICES)}")
-    if len(set(metrics.labels)) < len(metrics.labels):
-        raise ConfigError("--metrics.labels", "names a label twice")
+        yield ConfigError("--metrics.labels", f"{unknown[0]!r} is not one of {', '.join(LABEL_CHOICES)}")
+    elif len(set(metrics.labels)) < len(metrics.labels):
+        yield ConfigError("--metrics.labels", "names a label twice")
     if metrics.slo_response not in RESPONSE_BUCKETS:
         boundaries = ", ".join(f"{boundary:g}" for boundary in RESPONSE_BUCKETS)
-        raise ConfigError("--metrics.slo-response", f"must be a bucket boundary: {boundaries}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        yield ConfigError("--metrics.slo-response", f"must be a bucket boundary: {boundaries}")
 
 
 def _masked(url: str) -> str:
@@ -379,8 +451,8 @@ def _masked(url: str) -> str:
     return SplitResult(parts.scheme, host, parts.path, "", "").geturl()
 
 
-def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[Any]", Any]]:
-    """Each leaf of nested settings as (dotted name, field, value)."""
+def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[Any]", Any, Any]]:
+    """Each leaf of nested settings as (dotted name, field, type, value)."""
     hints = get_type_hints(type(settings), include_extras=True)
     for field in attrs.fields(type(settings)):
         value = getattr(settings, field.name)
@@ -389,7 +461,19 @@ def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[An
         if attrs.has(type(value)):
             yield from _walk(value, key)
         else:
-            yield key, field, value
+            yield key, field, hints[field.name], value
+
+
+def _takes(hint: Any) -> str:
+    """The kind of value of a flag, for help."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) is Literal:
+        return "|".join(get_args(hint))
+    kinds = {each for each in get_args(hint) or (hint,) if each not in (type(None), ...)}
+    if kinds == {bool}:
+        return ""
+    return "NUMBER" if kinds <= {int, float} else "FILE" if kinds == {Path} else "TEXT"
 
 
 def _given_name(hint: Any) -> str | None:

@@ -93,6 +93,7 @@ class Invalid(StrEnum):
     NOT_JSON = "not_json"
     WRONG_SHAPE = "wrong_shape"
     WRONG_CONVERSATION = "wrong_conversation"
+    TOO_LARGE = "too_large"
 
 
 class Field(StrEnum):
@@ -148,8 +149,11 @@ class FeedError(StrEnum):
     """What went wrong on a live feed. See `exporter.phonic.live` for the translation."""
 
     CONNECT = "connect"
+    DNS = "dns"
+    REFUSED = "refused"
     TIMEOUT = "timeout"
     TLS = "tls"
+    PROXY = "proxy"
     HTTP_401 = "http_401"
     HTTP_403 = "http_403"
     HTTP_404 = "http_404"
@@ -168,6 +172,7 @@ class FeedError(StrEnum):
     NO_PONG = "no_pong"
     NO_SNAPSHOT = "no_snapshot"
     ERROR_MESSAGE = "error_message"
+    TOO_LARGE = "too_large"
 
 
 class RestError(StrEnum):

@@ -61,6 +61,9 @@ class ScriptedFeed:
         await trio.sleep_forever()
         raise AssertionError
 
+    async def pause(self) -> None:
+        await trio.lowlevel.checkpoint()
+
 
 class ScriptedFeeds:
     """Opens scripted feeds: the n-th connection of a conversation plays its n-th script, the last one for ever."""

@@ -141,11 +141,17 @@ async def reset(stream: trio.SocketStream) -> None:
     await trio.aclose_forcefully(stream)
 
 
-def frame(payload: bytes, opcode: int = 1) -> bytes:
-    """An unmasked WebSocket frame: 1 text, 2 binary, 8 close, 9 ping."""
-    size = len(payload)
-    length = bytes([size]) if size < 126 else b"\x7e" + struct.pack("!H", size)
-    return bytes([0x80 | opcode]) + length + payload
+def frame(payload: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
+    """An unmasked WebSocket frame: 0 goes on, 1 text, 2 binary, 8 close, 9 ping, 10 pong."""
+    return header(len(payload), opcode, final=final) + payload
+
+
+def header(size: int, opcode: int = 1, *, final: bool = True) -> bytes:
+    """What comes before a payload of ``size`` bytes."""
+    first = bytes([final << 7 | opcode])
+    if size < 126:
+        return first + bytes([size])
+    return first + (b"\x7e" + struct.pack("!H", size) if size < 1 << 16 else b"\x7f" + struct.pack("!Q", size))
 
 
 def close_frame(code: int) -> bytes:

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from exporter import derive
 from exporter.additions import Addition
-from exporter.phonic.decode import decode
+from exporter.phonic.decode import Message, decode
 from exporter.phonic.model import Snapshot
 from exporter.phonic.tail import TailDecoder
 
@@ -50,15 +50,27 @@ def _tail() -> TailDecoder:
     return TailDecoder(PLACEHOLDER.decode())
 
 
-def _tail_snapshots() -> Callable[[str], Snapshot | None]:
+def _tail_messages() -> Callable[[str], Message]:
     decoder = _tail()
-    return lambda message: decoder.decode(message).snapshot
+
+    def only(message: str) -> Message:
+        [found] = decoder.read(message)
+        if not isinstance(found, Message):
+            raise Unequal("not a message read at once")
+        return found
+
+    return only
+
+
+def _tail_snapshots() -> Callable[[str], Snapshot | None]:
+    read = _tail_messages()
+    return lambda message: read(message).snapshot
 
 
 _METHODS: dict[str, Callable[[], Callable[[str], object]]] = {
     JSON: lambda: json.loads,
     FULL: lambda: decode,
-    TAIL: lambda: _tail().decode,
+    TAIL: _tail_messages,
     FULL_DERIVE: lambda: _Deriving(_fully),
     TAIL_DERIVE: lambda: _Deriving(_tail_snapshots()),
 }

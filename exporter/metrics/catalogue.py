@@ -482,6 +482,11 @@ SLO_RESPONSE = _gauge(
 LABEL_SETS = _gauge(
     "phonic_exporter_label_sets", "Combinations of label values that have series of their own.", "ledger"
 )
+EVENT_LOOP_LAG = _gauge(
+    "phonic_exporter_event_loop_lag_seconds",
+    "Largest lateness of a timer in the last minute: how long everything on the event loop had to wait.",
+    "time between two waits for I/O",
+)
 RENDER_DURATION = _gauge(
     "phonic_exporter_render_duration_seconds", "How long rendering the previous page took.", "scrape"
 )

@@ -4,10 +4,16 @@ Strategy: one typed msgspec pass straight into the wire model reads what Phonic 
 (a string for a number, ``1e999``, a literal ``NaN``) the same document is read again with the standard
 library, which takes anything, and judged value by value: what can be used is used, the rest is named in
 `Snapshot.bad`. Strict success equals the lenient result; a test holds them to that.
+
+Both read a document in one piece, which would hold the event loop for seconds if a peer wanted it to. So one
+that may take more than 20 ms is read in steps, item by item, by `exporter.phonic.walker`: what in it is too much
+is named as bad, and the rest counts.
 """
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Generator, Iterator
+from itertools import pairwise
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -15,7 +21,43 @@ import attrs
 import msgspec
 
 from ..vocabulary import Drift, Field, Invalid, MessageType, Rejection
-from .model import Agent, Analysis, BadValue, Conversation, Item, Project, Snapshot, ToolCall
+from .model import (
+    LONGEST_TEXT,
+    MOST_TIMINGS,
+    MOST_TOOL_CALLS,
+    Agent,
+    Analysis,
+    BadValue,
+    Conversation,
+    Item,
+    Project,
+    Snapshot,
+    ToolCall,
+)
+from .walker import NotJson, TooMuch, Walker
+
+MOST_ITEMS = 100_000
+"""Items of a snapshot that are looked at."""
+MOST_UNNUMBERED = 5_000
+"""The same where their indexes do not go up one by one: such items are derived from in one piece."""
+MOST_RECORDED = 20_000
+"""The same for a record, which is derived from in one piece, too."""
+PIECE = 2_000  # items of a snapshot that are derived from in one piece, in about 20 ms
+KEPT = 2  # turns at the end that may still change, and are looked at again in the next piece
+MOST_DOCUMENTS = 64  # in one frame
+MOST_CALLED = 20_000
+"""Tool calls of a large snapshot that are looked at."""
+# What is read in one piece: a short document, or one of few commas (each costs 0.7 µs at worst, for an empty item)
+# that is not long either. What is read leniently costs more, and brackets count, too.
+_SHORT = 32 * 1024
+_LONG = 4 * 1024 * 1024
+_FEW_COMMAS = 30_000
+_FEW_MARKS = 10_000
+_COUNTED_AT_ONCE = 1024 * 1024
+_LONGEST_VALUE = 32 * 1024  # characters of a value of a large document that are read in one piece
+_ITEMS_AT_ONCE = 200
+# What surrounds JSON by habit: a byte order mark, padding, RFC 7464.
+_JUNK = re.compile("[\ufeff\\x00 \\t\\r\\n\\x1e]*+")
 
 
 class InvalidMessage(Exception):
@@ -57,11 +99,83 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def decode(frame: str | bytes) -> Message:
-    """Read one frame of the live socket. Raises `InvalidMessage`."""
+    """Read the first message of a frame, however long it takes. Raises `InvalidMessage`."""
+    return next(message for message in read(frame) if message is not None)
+
+
+def read(frame: str | bytes) -> Iterator[Message | None]:
+    """The messages of a frame of the live socket: one as a rule, more where something put them together.
+
+    ``None`` is a pause: let others run. Raises `InvalidMessage` for what is no message, after those before it.
+    """
+    if _is_light(frame):
+        message = _documented(frame)
+        if message is not None:
+            yield message
+            return
+    yield from _read_all(_text_of(frame))
+
+
+def _read_all(text: str) -> Iterator[Message | None]:
+    is_light = _has_few_marks(text)
+    at = yield from _behind_junk(text, 0)
+    if at and is_light and (message := _documented(text[at:])) is not None:
+        yield message
+        return
+    for _ in range(MOST_DOCUMENTS):
+        message, at = yield from _read_one(text, at, is_light=is_light)
+        yield message
+        at = yield from _behind_junk(text, at)
+        if at == len(text):
+            return
+        yield None
+    raise InvalidMessage(Invalid.TOO_LARGE)
+
+
+def _behind_junk(text: str, at: int) -> Generator[None, None, int]:
+    while match := _JUNK.match(text, at, at + _COUNTED_AT_ONCE):
+        if match.end() < at + _COUNTED_AT_ONCE:
+            return match.end()
+        at = match.end()
+        yield
+    return at
+
+
+def _read_one(text: str, at: int, *, is_light: bool) -> Generator[None, None, tuple[Message, int]]:
+    if is_light:
+        try:
+            document, end = _LENIENT.raw_decode(text, at)
+            return _message_from(document), end
+        except ValueError:
+            raise InvalidMessage(Invalid.NOT_JSON) from None
+        except RecursionError:
+            pass
+    document, end = yield from _document_in_steps(text, at)
+    return _message_from(document), end
+
+
+def _is_light(text: str | bytes) -> bool:
+    """Whether the typed pass reads it within 20 ms. It makes something only of what follows a comma."""
+    if len(text) <= _SHORT:
+        return True
+    return len(text) <= _LONG and (text.count(",") if isinstance(text, str) else text.count(b",")) <= _FEW_COMMAS
+
+
+def _has_few_marks(text: str) -> bool:
+    """Whether the standard library reads it, and all of it is judged value by value, within 40 ms."""
+    return len(text) <= _LONG and text.count(",") + text.count("[") + text.count("{") <= _FEW_MARKS
+
+
+def _text_of(frame: str | bytes) -> str:
+    return frame if isinstance(frame, str) else frame.decode(json.detect_encoding(frame), "replace")
+
+
+def _documented(frame: str | bytes) -> Message | None:
+    """The message of a frame that is as documented; None for any other frame."""
     try:
         envelope = _decode_envelope(frame)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _decode_leniently(frame)
+        return None
     kind = MessageType(envelope.type)
     if kind is MessageType.CONVERSATION_UPDATED:
         if envelope.conversation is None:
@@ -74,7 +188,9 @@ def decode(frame: str | bytes) -> Message:
 
 
 def documented_conversation(frame: str) -> Conversation | None:
-    """The conversation of a ``conversation-updated`` frame that is as documented; None for any other frame."""
+    """The conversation of a ``conversation-updated`` frame that is as documented and light; None for any other."""
+    if not _is_light(frame):
+        return None
     try:
         envelope = _decode_envelope(frame)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -86,18 +202,173 @@ def _is_denial(text: object) -> bool:
     return isinstance(text, str) and any(word in text.lower() for word in _DENIALS)
 
 
-def _decode_leniently(frame: str | bytes) -> Message:
-    document = parse_anything(frame)
+def _message_from(document: Any) -> Message:
+    """A message from parsed JSON, in which the conversation may have been read already."""
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
         raise InvalidMessage(Invalid.WRONG_SHAPE)
     kind = MessageType(document["type"])
     if kind is MessageType.CONVERSATION_UPDATED:
-        return Message(kind, snapshot_from(document.get("conversation")))
+        conversation = document.get("conversation")
+        is_read = isinstance(conversation, Snapshot)
+        return Message(kind, conversation if is_read else snapshot_from(conversation))
     if kind is MessageType.ERROR:
         error = document.get("error")
         text = error.get("message") if isinstance(error, dict) else None
         return Message(kind, denied=_is_denial(text or document.get("message")))
     return Message(kind)
+
+
+# --- large documents
+
+
+class _TooMuch:
+    """Stands for a value of a large document that is too much itself."""
+
+
+_TOO_MUCH = _TooMuch()
+
+
+def _document_in_steps(text: str, at: int) -> Generator[None, None, tuple[dict[str, Any], int]]:
+    """The fields of the document that begins there, the conversation as a `Snapshot`, and where it ends."""
+    walker = Walker(text, at)
+    document: dict[str, Any] = {}
+    try:
+        if walker.next != "{":
+            yield from walker.skip()
+            raise InvalidMessage(Invalid.WRONG_SHAPE)
+        for key in walker.members():
+            if key is None:
+                yield
+            elif key == "conversation" and walker.next == "{":
+                document[key] = yield from _conversation_in_steps(walker)
+            else:
+                document[key] = yield from _value_in_steps(walker)
+        return document, walker.at
+    except NotJson:
+        raise InvalidMessage(Invalid.NOT_JSON) from None
+    except TooMuch:
+        raise InvalidMessage(Invalid.TOO_LARGE) from None
+
+
+def _conversation_in_steps(walker: Walker) -> Generator[None, None, Snapshot]:
+    fields: dict[str, Any] = {}
+    items: _Items | None = None
+    for key in walker.members():
+        if key is None:
+            yield
+        elif key == "items" and walker.next == "[":
+            items = yield from _items_in_steps(walker)
+            fields.pop(key, None)
+        else:
+            fields[key] = yield from _value_in_steps(walker)
+            items = None if key == "items" else items
+    snapshot = _snapshot(fields, items if items is not None else _items_of(fields.get("items")))
+    is_numbered = is_ascending(snapshot.conversation.items or [])
+    return snapshot if is_numbered else _limited(snapshot, MOST_UNNUMBERED)
+
+
+def _limited(snapshot: Snapshot, most: int) -> Snapshot:
+    items = snapshot.conversation.items
+    if items is None or len(items) <= most:
+        return snapshot
+    bad = [each for each in snapshot.bad if each.position < most]
+    if BadValue(-1, Field.ITEMS, Rejection.TOO_LARGE) not in bad:
+        bad.append(BadValue(-1, Field.ITEMS, Rejection.TOO_LARGE))
+    conversation = attrs.evolve(snapshot.conversation, items=items[:most])
+    return attrs.evolve(snapshot, conversation=conversation, bad=tuple(bad))
+
+
+def _items_in_steps(walker: Walker) -> Generator[None, None, "_Items"]:
+    found = _Items()
+    for number in walker.elements():
+        if number is None:
+            yield
+            continue
+        if number % _ITEMS_AT_ONCE == _ITEMS_AT_ONCE - 1:
+            yield
+        if number >= MOST_ITEMS:
+            found.bad.append(BadValue(-1, Field.ITEMS, Rejection.TOO_LARGE))
+            yield from walker.leave()
+            walker.to_token()
+            break
+        if walker.next != "{":
+            yield from walker.skip()
+            found.malformed += 1
+        else:
+            yield from _item_in_steps(walker, found)
+    return found
+
+
+def _item_in_steps(walker: Walker, found: "_Items") -> Generator[None, None, None]:
+    start = walker.at
+    yield from walker.skip()
+    piece = walker.text[start : walker.at]
+    if len(piece) <= _LONGEST_VALUE:
+        try:
+            found.take(_decode_item(piece))
+            return
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass
+        try:
+            found.add(parse_anything(piece))
+            return
+        except InvalidMessage:
+            pass
+    end, walker.at = walker.at, start
+    fields: dict[str, Any] = {}
+    for key in walker.members():
+        if key is None:
+            yield
+        else:
+            fields[key] = yield from _value_in_steps(walker)
+    walker.at = end
+    found.add(fields)
+
+
+def _value_in_steps(walker: Walker) -> Generator[None, None, Any]:
+    start = walker.at
+    yield from walker.skip()
+    if walker.at - start > _LONGEST_VALUE:
+        return _TOO_MUCH
+    try:
+        return parse_anything(walker.text[start : walker.at])
+    except InvalidMessage:
+        return _TOO_MUCH
+
+
+def pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
+    """A snapshot as several that add up to the same, each of so few items that deriving from it takes 20 ms.
+
+    Each goes on where the one before ended, but for the last `KEPT` turns, as if messages had brought them one
+    after the other.
+    """
+    items = snapshot.conversation.items
+    if items is None or len(items) <= PIECE or not is_ascending(items):
+        yield snapshot
+        return
+    for start in range(0, len(items) - KEPT, PIECE - KEPT):
+        some = items[start : start + PIECE]
+        before = items[start - 1] if start else None
+        yield attrs.evolve(
+            snapshot,
+            conversation=attrs.evolve(snapshot.conversation, items=some),
+            bad=tuple(
+                attrs.evolve(bad, position=max(bad.position - start, -1))
+                for bad in snapshot.bad
+                if bad.position < 0 or start <= bad.position < start + len(some)
+            ),
+            before=before,
+            before_index=-1 if before is None or before.item_idx is None else before.item_idx,
+        )
+
+
+def is_ascending(items: list[Item]) -> bool:
+    """Whether the turns carry indexes that go up by one: then the last one is the highest."""
+    indexes = [each.item_idx for each in items]
+    return None not in indexes and all(b - a == 1 for a, b in pairwise(indexes))  # type: ignore[operator]
+
+
+# --- value by value
 
 
 @attrs.define
@@ -106,15 +377,33 @@ class _Record:
 
 
 _decode_record = msgspec.json.Decoder(_Record).decode
+_decode_item = msgspec.json.Decoder(Item).decode
 
 
 def decode_record(body: bytes) -> Snapshot:
-    """Read the reply of ``GET /conversations/{id}`` (API 3.2). Raises `InvalidMessage`."""
-    try:
-        return Snapshot(conversation=_decode_record(body).conversation)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        document = parse_anything(body)
-        return snapshot_from(document.get("conversation") if isinstance(document, dict) else None)
+    """Read the reply of ``GET /conversations/{id}`` (API 3.2), however long it takes. Raises `InvalidMessage`."""
+    return next(snapshot for snapshot in read_record(body) if snapshot is not None)
+
+
+def read_record(body: bytes) -> Iterator[Snapshot | None]:
+    """The same with pauses: where None comes, let others run."""
+    if _is_light(body):
+        try:
+            yield Snapshot(conversation=_decode_record(body).conversation)
+            return
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            pass
+    text = _text_of(body)
+    if _has_few_marks(text):
+        document = parse_anything(text)
+        yield snapshot_from(document.get("conversation") if isinstance(document, dict) else None)
+        return
+    at = yield from _behind_junk(text, 0)
+    document, _ = yield from _document_in_steps(text, at)
+    snapshot = document.get("conversation")
+    if not isinstance(snapshot, Snapshot):
+        raise InvalidMessage(Invalid.WRONG_SHAPE)
+    yield _limited(snapshot, MOST_RECORDED)
 
 
 def parse_anything(document: str | bytes) -> Any:
@@ -130,28 +419,66 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
 
 
-def snapshot_from(document: Any) -> Snapshot:
-    """A conversation from parsed JSON, value by value. Raises `InvalidMessage` without a usable id."""
-    if not isinstance(document, dict) or not isinstance(document.get("id"), str):
-        raise InvalidMessage(Invalid.WRONG_SHAPE)
-    bad: list[BadValue] = []
+_LENIENT = json.JSONDecoder(parse_int=_integer)
 
-    def number(at: int, field: Field, value: Any) -> float | None:
+
+@attrs.define
+class _Items:
+    """Turns as they are read, and what of them cannot be. ``is_list`` is False where there is no list at all."""
+
+    items: list[Item] = attrs.Factory(list)
+    bad: list[BadValue] = attrs.Factory(list)
+    malformed: int = 0
+    is_list: bool = True
+    called: int = 0
+
+    def add(self, item: dict[str, Any]) -> None:
+        self.take(_item(len(self.items), item, self.number, self.bad))
+
+    def take(self, item: Item) -> None:
+        self.called += len(item.tool_call_ids or ()) + len(item.tool_calls or ())
+        if self.called > MOST_CALLED and (item.tool_call_ids or item.tool_calls):
+            item.tool_call_ids = item.tool_calls = None
+            self.bad.append(BadValue(len(self.items), Field.TOOL_CALLS, Rejection.TOO_LARGE))
+        self.items.append(item)
+
+    def number(self, at: int, field: Field, value: Any) -> float | None:
+        """A number, or None and what is wrong with it."""
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
-            bad.append(BadValue(at, field, Rejection.WRONG_TYPE))
+            self.bad.append(BadValue(at, field, Rejection.WRONG_TYPE))
             return None
         if value != value or value in (float("inf"), float("-inf")):
-            bad.append(BadValue(at, field, Rejection.NOT_FINITE))
+            self.bad.append(BadValue(at, field, Rejection.NOT_FINITE))
             return None
         return float(value)
 
-    items = document.get("items")
-    if items is not None and not isinstance(items, list):
-        bad.append(BadValue(-1, Field.ITEMS, Rejection.WRONG_TYPE))
-        items = None
-    usable = [item for item in items or () if isinstance(item, dict)]
+
+def _items_of(value: Any) -> _Items:
+    found = _Items(is_list=isinstance(value, list))
+    if value is not None and not found.is_list:
+        reason = Rejection.TOO_LARGE if value is _TOO_MUCH else Rejection.WRONG_TYPE
+        found.bad.append(BadValue(-1, Field.ITEMS, reason))
+    for item in value if found.is_list else ():
+        if isinstance(item, dict):
+            found.add(item)
+        else:
+            found.malformed += 1
+    return found
+
+
+def snapshot_from(document: Any) -> Snapshot:
+    """A conversation from parsed JSON, value by value. Raises `InvalidMessage` without a usable id."""
+    if not isinstance(document, dict):
+        raise InvalidMessage(Invalid.WRONG_SHAPE)
+    return _snapshot(document, _items_of(document.get("items")))
+
+
+def _snapshot(document: dict[str, Any], found: _Items) -> Snapshot:
+    if not isinstance(document.get("id"), str):
+        raise InvalidMessage(Invalid.WRONG_SHAPE)
+    number, bad = found.number, found.bad
     conversation = Conversation(
         id=_text(document["id"]) or "",
         agent=_named(Agent, document.get("agent")),
@@ -168,11 +495,10 @@ def snapshot_from(document: Any) -> Snapshot:
         is_live=_flag(document.get("is_live")),
         end_reason=_text(document.get("end_reason")),
         ended_by=_text(document.get("ended_by")),
-        items=None if items is None else [_item(at, item, number, bad) for at, item in enumerate(usable)],
+        items=found.items if found.is_list else None,
         analysis=_analysis(document.get("analysis"), number, bad),
     )
-    malformed = 0 if items is None else len(items) - len(usable)
-    return Snapshot(conversation=conversation, bad=tuple(bad), malformed=malformed)
+    return Snapshot(conversation=conversation, bad=tuple(bad), malformed=found.malformed)
 
 
 _Number = Callable[[int, Field, Any], float | None]
@@ -205,9 +531,12 @@ def _whole(at: int, field: Field, value: Any, number: _Number, bad: list[BadValu
 
 
 def _timings(at: int, value: Any, number: _Number, bad: list[BadValue]) -> dict[str, float | None] | None:
-    if value is not None and not isinstance(value, dict):
-        bad.append(BadValue(at, Field.TIMINGS, Rejection.WRONG_TYPE))
+    if value is _TOO_MUCH or (isinstance(value, dict) and len(value) > MOST_TIMINGS):
+        bad.append(BadValue(at, Field.TIMINGS, Rejection.TOO_LARGE))
+        return None
     if not isinstance(value, dict):
+        if value is not None:
+            bad.append(BadValue(at, Field.TIMINGS, Rejection.WRONG_TYPE))
         return None
     return {
         key: number(at, _TIMING_FIELDS[key], each) if key in _TIMING_FIELDS else _number(each)
@@ -240,11 +569,18 @@ def _analysis(value: Any, number: _Number, bad: list[BadValue]) -> Analysis | No
     )
 
 
+# The same list is of tool calls in a turn and of latencies in a record.
+MOST_ELEMENTS = {Field.TOOL_CALLS: MOST_TOOL_CALLS, Field.RESPONSE: MOST_ITEMS}
+
+
 def _elements(
     at: int, field: Field, value: Any, kind: type | tuple[type, ...], bad: list[BadValue]
 ) -> list[Any] | None:
     """The elements of a list that are of a kind; one bad value if there are others, or no list."""
     usable = None
+    if value is _TOO_MUCH or (isinstance(value, list) and len(value) > MOST_ELEMENTS[field]):
+        bad.append(BadValue(at, field, Rejection.TOO_LARGE))
+        return None
     if isinstance(value, list):
         usable = [each for each in value if isinstance(each, kind) and not isinstance(each, bool)]
     if value is not None and (usable is None or len(usable) < len(value)):
@@ -262,8 +598,8 @@ def _named(kind: type[_Named], value: Any) -> _Named | None:
 
 
 def _text(value: Any) -> str | None:
-    """Text that can be written again: a lone surrogate, which JSON can spell, is no character."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+    """Text that can be written again: a lone surrogate, which JSON can spell, is no character; nor without end."""
+    return value[:LONGEST_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
 def _texts(at: int, value: Any, bad: list[BadValue]) -> list[str] | None:
@@ -311,8 +647,13 @@ _decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw] | _Junk]).decod
 
 
 def unknown_fields(frame: str | bytes) -> set[tuple[Drift, str]]:
-    """Fields of a ``conversation-updated`` frame that no documentation names. Reads all of it: not per update."""
+    """Fields of a ``conversation-updated`` frame that no documentation names; none of a large one.
+
+    Reads all of it: not per update.
+    """
     found: set[tuple[Drift, str]] = set()
+    if not _is_light(frame):
+        return found
     try:
         conversation = _decode_keys(_decode_keys(frame)["conversation"])
         found.update((Drift.CONVERSATION, key) for key in conversation.keys() - _CONVERSATION_FIELDS)

@@ -1,7 +1,7 @@
 """Pure: how a live feed can end, whatever library carries it.
 
-``Lost`` is worth another try, ``Refused`` and ``Unreadable`` are not without asking REST first, ``NotFound``
-is worth a few tries, ``Ended`` is the conversation's own end (close code 1000).
+``Lost`` is worth another try, ``Refused`` is not without asking REST first, ``NotFound`` is worth a few tries,
+``Ended`` is the conversation's own end (close code 1000).
 """
 
 from ..vocabulary import FeedError
@@ -31,12 +31,8 @@ class FeedLost(FeedClosed):
 
 
 class FeedRefused(FeedClosed):
-    """401, 403 or close 1008: the credential, or the conversation is not ours to see (any more)."""
+    """401, 403, close 1008 or an error message that says so: the credential, or the conversation is not ours."""
 
 
 class FeedNotFound(FeedClosed):
     """404 or 410 at the handshake: unknown, not live yet, or over."""
-
-
-class FeedUnreadable(FeedClosed):
-    """A message beyond the size limit: a reconnect would only bring it again."""

@@ -2,10 +2,12 @@
 
 Strategy: a snapshot is the whole conversation, so it stands for all before it. It waits for the next round
 (`exporter.phonic.rounds`), and a newer one takes its place meanwhile. Anything else is handed out at once, and
-in order.
+in order. Of large frames only one is handed out at a time in all feeds: the others wait where they are counted and
+can be dropped (`exporter.phonic.limits`).
 """
 
 from collections import deque
+from sys import getsizeof
 
 import trio
 from trio.lowlevel import ParkingLot
@@ -13,14 +15,17 @@ from trio.lowlevel import ParkingLot
 from .feed import FeedClosed
 from .rounds import Rounds
 
-# Frames that wait: a snapshot and an end, as a rule. Beyond it nothing is read from the connection.
+# What waits: a snapshot and an end, as a rule. Beyond it nothing is read from the connection.
 MOST_WAITING = 8
+MOST_BYTES_WAITING = 1024 * 1024
+LARGE = 1024 * 1024  # bytes of a frame
 
 
 class Inbox:
     """What has come and was not handed out.
 
-    ``superseded`` and ``superseded_bytes`` grow by the snapshots that were dropped for a newer one.
+    ``held`` is its memory. ``superseded`` and ``superseded_bytes`` grow by the snapshots that were dropped for a
+    newer one.
     """
 
     def __init__(self, conversation_id: str, rounds: Rounds) -> None:
@@ -31,28 +36,58 @@ class Inbox:
         self._end: FeedClosed | None = None
         self._arrival, self._room = ParkingLot(), ParkingLot()
         self._is_open = True
+        self.held = 0
+        self._has_large = False
         self.superseded = 0
         self.superseded_bytes = 0
 
     async def receive(self) -> str | bytes:
         """The next frame; raises the `FeedClosed` that ended it when none is left. Cancellation loses none."""
+        self._has_read()
         if self._frames or self._end is not None:
             await trio.lowlevel.checkpoint()
-        while not self._frames:
-            if self._end is not None:
+        while True:
+            if self._frames:
+                if getsizeof(self._frames[0]) < LARGE or await self._may_hand_out():
+                    break
+            elif self._end is not None:
                 raise self._end
-            await self._arrival.park()
+            else:
+                await self._arrival.park()
+        frame = self._frames.popleft()
+        self.held -= getsizeof(frame)
         self._room.unpark_all()
-        return self._frames.popleft()
+        return frame
+
+    async def _may_hand_out(self) -> bool:
+        """Wait until it is the turn of a large frame; False if that is not the first one any more."""
+        await self._rounds.large.acquire_on_behalf_of(self)
+        self._has_large = True
+        if self._frames and getsizeof(self._frames[0]) >= LARGE:
+            return True
+        self._has_read()
+        return False
+
+    def _has_read(self) -> None:
+        """The large frame that was handed out last has been read, for the reader is back."""
+        if self._has_large:
+            self._has_large = False
+            self._rounds.large.release_on_behalf_of(self)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another frame may be read from the connection."""
+        return not self._is_open or (len(self._frames) < MOST_WAITING and self.held < MOST_BYTES_WAITING)
 
     async def wait_room(self) -> None:
         """Wait until there is room for another frame; no checkpoint where there is."""
-        while self._is_open and len(self._frames) >= MOST_WAITING:
+        while not self.has_room:
             await self._room.park()
 
     def put(self, frame: str | bytes) -> None:
-        if not self._is_open:
+        if not self._is_open or self._end is not None:
             return
+        self.held += getsizeof(frame)
         if not self._is_snapshot(frame):
             self._ends_with_snapshot = False
             self._frames.append(frame)
@@ -60,6 +95,7 @@ class Inbox:
         elif self._frames and self._ends_with_snapshot:
             self.superseded += 1
             self.superseded_bytes += len(self._frames[-1])
+            self.held -= getsizeof(self._frames[-1])
             self._frames[-1] = frame
         else:
             self._ends_with_snapshot = True
@@ -74,12 +110,24 @@ class Inbox:
         return isinstance(frame, str) and frame.startswith(self._beginning) and frame.endswith("}}")
 
     def end(self, closed: FeedClosed) -> None:
-        """No more frames will come, and why."""
-        self._end = closed
+        """No more frames will come, and why; what was told first holds."""
+        if self._end is None:
+            self._end = closed
         self._arrival.unpark()
+
+    def drop(self, closed: FeedClosed) -> None:
+        """No frames will come, not even those that wait, and why."""
+        self._end = None
+        self._clear()
+        self.end(closed)
 
     def shut(self) -> None:
         """Nobody will take any more: what comes is dropped, and nobody waits for room."""
         self._is_open = False
+        self._has_read()
+        self._clear()
+
+    def _clear(self) -> None:
         self._frames.clear()
+        self.held = 0
         self._room.unpark_all()

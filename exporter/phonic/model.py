@@ -5,31 +5,40 @@ Rules for this file:
   fields somebody uses; msgspec decodes straight into them and skips the rest.
 - An attribute is called what the wire calls it: msgspec ignores aliases of attrs classes.
 - Everything may be missing or null. Enumerated words stay ``str`` here; `exporter.vocabulary` closes them.
+- What is kept is bounded: a text to `LONGEST_TEXT` characters, a turn to `MOST_TIMINGS` and `MOST_TOOL_CALLS`.
 - No field holds what a caller said, a phone number, a prompt, or a tool's body: what is not decoded cannot leak.
 """
 
+from typing import Annotated
+
 import attrs
+from msgspec import Meta
 
 from ..vocabulary import Field, Rejection
+
+LONGEST_TEXT = 1000
+MOST_TIMINGS = 100
+MOST_TOOL_CALLS = 1000
+Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 
 
 @attrs.define
 class Agent:
-    id: str | None = None
-    name: str | None = None
+    id: Text | None = None
+    name: Text | None = None
 
 
 @attrs.define
 class Project:
-    id: str | None = None
-    name: str | None = None
+    id: Text | None = None
+    name: Text | None = None
 
 
 @attrs.define
 class ToolCall:
     """REST only (API 2.3): the live item has bare ids."""
 
-    id: str | None = None
+    id: Text | None = None
     timed_out: bool | None = None
     response_status_code: int | None = None
     error_message: str | None = None  # only whether there is one is ever looked at
@@ -40,14 +49,14 @@ class Item:
     """One turn. ``timings`` exists on the live socket only, ``tool_calls`` in REST only."""
 
     item_idx: int | None = None
-    id: str | None = None
-    role: str | None = None
-    started_at: str | None = None
+    id: Text | None = None
+    role: Text | None = None
+    started_at: Text | None = None
     duration_ms: float | None = None
-    timings: dict[str, float | None] | None = None
+    timings: Annotated[dict[str, float | None], Meta(max_length=MOST_TIMINGS)] | None = None
     assistant_chose_not_to_respond: bool | None = None
-    tool_call_ids: list[str] | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_call_ids: Annotated[list[Text], Meta(max_length=MOST_TOOL_CALLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MOST_TOOL_CALLS)] | None = None
 
 
 @attrs.define
@@ -62,21 +71,21 @@ class Analysis:
 class Conversation:
     """The whole conversation, as every live message and every REST row repeats it."""
 
-    id: str
+    id: Text
     agent: Agent | None = None
-    project_id: str | None = None
+    project_id: Text | None = None
     project: Project | None = None
-    origin: str | None = None
+    origin: Text | None = None
     is_test: bool | None = None
-    call_provider: str | None = None
-    default_language: str | None = None
-    model: str | None = None
+    call_provider: Text | None = None
+    default_language: Text | None = None
+    model: Text | None = None
     duration_ms: float | None = None
-    started_at: str | None = None
-    ended_at: str | None = None
+    started_at: Text | None = None
+    ended_at: Text | None = None
     is_live: bool | None = None
-    end_reason: str | None = None
-    ended_by: str | None = None
+    end_reason: Text | None = None
+    ended_by: Text | None = None
     items: list[Item] | None = None
     analysis: Analysis | None = None
 

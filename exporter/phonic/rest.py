@@ -8,12 +8,12 @@ Rules for this file:
 """
 
 import math
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from .. import __version__
-from ..errors import ConfigError
+from ..proxies import Proxy
 from ..vocabulary import Invalid, RestError
 from .credentials import Credential, Credentials
 from .decode import InvalidMessage, decode_record
@@ -37,6 +37,7 @@ from .rows import (
     read_projects,
     read_workspace,
 )
+from .trust import trusting
 
 log = structlog.get_logger("exporter.phonic")
 
@@ -80,29 +81,34 @@ async def open_rest(
     *,
     on_error: Callable[[RestError], None],
     requests_per_second: float = REQUESTS_PER_SECOND,
+    proxy: Proxy | None = None,
+    ca_file: Path | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator["RestApi"]:
     """A client for ``base_url`` (without ``/v1``) that is closed on leaving.
 
-    ``on_error`` hears of each failed request and of each reply with odd rows. Proxies come from the environment
-    (``HTTPS_PROXY`` and its kin) unless a ``transport`` is given. Errors: ConfigError for an unusable proxy.
+    ``on_error`` hears of each failed request and of each reply with odd rows. All requests go through ``proxy``;
+    ``ca_file`` replaces the system's trust, in it too. Errors: ConfigError for an unusable ``ca_file``.
     """
-    try:
-        client = httpx.AsyncClient(
-            # A context of its own: httpx sets ALPN on the one it gets.
-            verify=ssl.create_default_context(),
-            timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None),
-            limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=60),
-            headers={
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip",
-                "User-Agent": f"phonic-exporter/{__version__}",
-            },
-            transport=transport,
-        )
-    except (ImportError, ValueError, httpx.InvalidURL):
-        raise ConfigError("HTTPS_PROXY", "this or HTTP_PROXY or ALL_PROXY names no usable HTTP proxy") from None
+    # Contexts of its own: httpx sets ALPN on those it gets.
+    through = None
+    if proxy is not None:
+        trust = trusting(ca_file) if proxy.is_secure else None
+        through = httpx.Proxy(proxy.url, ssl_context=trust, headers=proxy.headers)
+    client = httpx.AsyncClient(
+        verify=trusting(ca_file),
+        trust_env=False,  # one rule for REST and the live feed: `exporter.proxies`
+        proxy=through,
+        timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None),
+        limits=httpx.Limits(max_connections=_CONNECTIONS, keepalive_expiry=60),
+        headers={
+            "Accept": "application/json",
+            "Accept-Encoding": "gzip",
+            "User-Agent": f"phonic-exporter/{__version__}",
+        },
+        transport=transport,
+    )
     async with client:
         yield RestApi(
             client, base_url, credentials, on_error=on_error, requests_per_second=requests_per_second, now=now

@@ -17,42 +17,87 @@ RECEIVE_BUFFER = 64 * 1024
 """Bytes of one read: 20 KB in reads of 4 KiB, each a pass of the scheduler, cost 2.8 times as much."""
 # Tasks woken at once. What they do takes up to 0.1 ms each, and everybody else on the loop waits for it.
 TOGETHER = 10
+# Tasks that do much at once in one pass of the scheduler: up to 1 ms each, as a rule. An answer to a scrape takes
+# ten passes and more.
+TURNS = 4
+# Bytes of a read below which the rest of a message is waited for in rounds, too: a peer may send it byte by byte.
+_MUCH = 4096
 
 
 class Rounds:
-    """Wakes, every ``period`` seconds while `run` runs, those who have something to do."""
+    """Wakes, every ``period`` seconds while `run` runs, those who have something to do.
+
+    With a period of 0 there are no rounds: streams are read as data comes, and promises are kept at once.
+    """
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector | None = None
         self._next: list[ParkingLot] = []
         self._is_wanted = trio.Event()
+        self._in_turn = ParkingLot()
+        self._turns_wanted = trio.Event()
+        # Large frames that are being read: the memory of the others is counted, and can be given up.
+        self.large = trio.CapacityLimiter(1)
 
     async def run(self) -> None:
         """Go round until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._give_turns)
+                await self._go_round()
+        finally:
+            if self._selector is not None:
+                self._selector.close()
+                self._selector = None
+
+    async def _go_round(self) -> None:
         while True:
             await self._is_wanted.wait()
             await trio.sleep(self._period)
             promised, self._next = self._next, []
             await _wake(promised)
-            await _wake([key.data for key, _ in self._selector.select(0)])
-            if not self._next and not self._selector.get_map():
+            if self._selector is not None:
+                await _wake([key.data for key, _ in self._selector.select(0)])
+            if not self._next and not (self._selector and self._selector.get_map()):
                 self._is_wanted = trio.Event()
+
+    async def _give_turns(self) -> None:
+        while True:
+            await self._turns_wanted.wait()
+            while self._in_turn:
+                self._in_turn.unpark(count=TURNS)
+                await trio.lowlevel.checkpoint()
+            self._turns_wanted = trio.Event()
+
+    async def turn(self) -> None:
+        """Wait for a turn to do much at once; few have one in the same pass of the scheduler."""
+        self._turns_wanted.set()
+        await self._in_turn.park()
 
     def promise(self, waiting: ParkingLot) -> None:
         """Wake who is parked there at the beginning of the next round."""
+        if not self._period:
+            waiting.unpark()
+            return
         self._next.append(waiting)
         self._is_wanted.set()
 
-    def join(self, descriptor: int) -> ParkingLot:
-        """Where to park until a round finds something to read."""
+    def join(self, descriptor: int) -> ParkingLot | None:
+        """Where to park until a round finds something to read; None where there are no rounds."""
+        if not self._period:
+            return None
         waiting = ParkingLot()
+        if self._selector is None:
+            self._selector = selectors.DefaultSelector()
         self._selector.register(descriptor, selectors.EVENT_READ, waiting)
         self._is_wanted.set()
         return waiting
 
     def leave(self, descriptor: int) -> None:
-        self._selector.unregister(descriptor)
+        """Idempotent, and allowed after the end of `run`."""
+        if self._selector is not None and descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)
 
 
 async def _wake(lots: Iterable[ParkingLot]) -> None:
@@ -65,15 +110,17 @@ async def _wake(lots: Iterable[ParkingLot]) -> None:
 class RoundStream(trio.abc.Stream):
     """A TCP stream that is read as data comes, and once it has joined the rounds, in these.
 
-    While it ``is_awaited`` it is read at once all the same: a message that has begun is read to its end.
+    While it ``is_awaited`` and comes quickly it is read at once all the same: a message that has begun is read to
+    its end.
     """
 
     def __init__(self, tcp: trio.SocketStream) -> None:
         self._tcp = tcp
         self._rounds: Rounds | None = None
         self._descriptor = -1
-        self._readable = ParkingLot()
+        self._readable: ParkingLot | None = None
         self._is_drained = True
+        self._has_read_much = False
         self.is_awaited = False
 
     def join(self, rounds: Rounds) -> None:
@@ -85,10 +132,14 @@ class RoundStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Up to ``max_bytes``, by default `RECEIVE_BUFFER`."""
         size = max_bytes or RECEIVE_BUFFER
-        if self._rounds is not None and self._is_drained and not self.is_awaited:
-            await self._readable.park()
+        if self._rounds is not None:
+            if not self._is_drained:
+                await self._rounds.turn()
+            elif self._readable is not None and not (self.is_awaited and self._has_read_much):
+                await self._readable.park()
         data = await self._tcp.receive_some(size)
-        self._is_drained = len(data) < size  # else more is waiting: a flood is read until it ebbs
+        self._is_drained = len(data) < size  # else more is waiting
+        self._has_read_much = len(data) >= _MUCH
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -102,5 +153,6 @@ class RoundStream(trio.abc.Stream):
         if self._rounds is not None:
             self._rounds.leave(self._descriptor)
             self._rounds = None
+        if self._readable is not None:
             self._readable.unpark_all()  # to find the stream closed
         await self._tcp.aclose()

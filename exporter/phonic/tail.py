@@ -13,16 +13,16 @@ Rules for this file, each with a test; any doubt means a full decode of the fram
 - What is remembered is callers' words: it is in no log, error or checkpoint and goes with the feed.
 """
 
-from itertools import pairwise
+from collections.abc import Iterator
 
 import attrs
 
 from ..vocabulary import Invalid, MessageType
-from .decode import InvalidMessage, Message, decode, documented_conversation
-from .model import Conversation, Item, Snapshot
+from .decode import KEPT, PIECE, InvalidMessage, Message, documented_conversation, is_ascending, pieces, read
+from .model import Item, Snapshot
 
 SHORTEST = 4096  # characters below which a full decode is cheaper than looking
-KEPT = 2  # turns at the end that are always decoded
+LONGEST = 2 * 1024 * 1024  # characters that are remembered at most, for each feed
 _ITEMS = '"items":[{"id":"'
 
 
@@ -38,31 +38,52 @@ class _Cut:
 
 
 class TailDecoder:
-    """`decode` for the frames of one conversation, in order."""
+    """`read` for the frames of one conversation, in order. ``is_cutting`` can be turned off to compare."""
 
-    def __init__(self, conversation_id: str) -> None:
-        self._conversation_id = conversation_id
+    def __init__(self, conversation_id: str, *, is_cutting: bool = True) -> None:
+        self._conversation_id = conversation_id.lower()
+        self._is_cutting = is_cutting
         self._cut: _Cut | None = None
 
-    def decode(self, frame: str | bytes) -> Message:
-        """Read one frame. Raises `InvalidMessage`, also for a snapshot of another conversation."""
+    def read(self, frame: str | bytes) -> Iterator[Message | Snapshot | None]:
+        """The messages of one frame; behind one of very many turns further snapshots, which go on with it.
+
+        ``None`` is a pause: let others run. Raises `InvalidMessage`, also for a snapshot of another conversation.
+        """
         if self._cut is not None:
             message = self._decode_tail(frame, self._cut) if isinstance(frame, str) else None
             if message is not None:
-                return message
+                yield message
+                return
             self._cut = None
-        message = decode(frame)
-        snapshot = message.snapshot
-        if snapshot is not None:
-            self._check(snapshot.conversation)
-            items = snapshot.conversation.items or []
-            if isinstance(frame, str) and len(frame) >= SHORTEST and not snapshot.bad and _is_ascending(items):
-                self._remember(frame, items, frame.find(_ITEMS))
-        return message
+        snapshots: list[Snapshot | None] = []
+        for message in read(frame):
+            if message is None:
+                yield None
+                continue
+            snapshots.append(message.snapshot)
+            if message.snapshot is None or len(message.snapshot.conversation.items or ()) <= PIECE:
+                self._check(message.snapshot)
+                yield message
+                continue
+            self._check(message.snapshot)
+            first, *others = pieces(message.snapshot)
+            yield attrs.evolve(message, snapshot=first)
+            for piece in others:
+                yield None
+                yield piece
+        if self._is_cutting and len(snapshots) == 1 and isinstance(frame, str):
+            self._begin(frame, snapshots[0])
 
-    def _check(self, conversation: Conversation) -> None:
-        if conversation.id != self._conversation_id:
+    def _check(self, snapshot: Snapshot | None) -> None:
+        if snapshot is not None and snapshot.conversation.id.lower() != self._conversation_id:
             raise InvalidMessage(Invalid.WRONG_CONVERSATION)
+
+    def _begin(self, frame: str, snapshot: Snapshot | None) -> None:
+        if snapshot is not None and SHORTEST <= len(frame) <= LONGEST and not snapshot.bad:
+            items = snapshot.conversation.items or []
+            if is_ascending(items):
+                self._remember(frame, items, frame.find(_ITEMS))
 
     def _decode_tail(self, frame: str, cut: _Cut) -> Message | None:
         start = frame.find(_ITEMS, cut.start)  # what precedes the turns only grows, as a rule
@@ -73,12 +94,12 @@ class TailDecoder:
         if conversation is None:
             return None
         items = conversation.items
-        if not items or items[0].item_idx != cut.after or not _is_ascending(items):
+        if not items or items[0].item_idx != cut.after or not is_ascending(items):
             return None
-        self._check(conversation)
-        if len(items) > KEPT:
-            self._remember(frame, items, start)
         snapshot = Snapshot(conversation=conversation, before=cut.before, before_index=cut.after - 1)
+        self._check(snapshot)
+        if len(items) > KEPT and len(frame) <= LONGEST:
+            self._remember(frame, items, start)
         return Message(MessageType.CONVERSATION_UPDATED, snapshot)
 
     def _remember(self, frame: str, items: list[Item], start: int) -> None:
@@ -90,9 +111,3 @@ class TailDecoder:
         end = frame.rfind(beginning)
         if end > start and frame[end - 1] == "," and before.item_idx is not None:
             self._cut = _Cut(start, frame[start:end], beginning, before, before.item_idx + 1)
-
-
-def _is_ascending(items: list[Item]) -> bool:
-    """Whether the turns carry indexes that go up by one: then the last one is the highest."""
-    indexes = [each.item_idx for each in items]
-    return None not in indexes and all(b - a == 1 for a, b in pairwise(indexes))  # type: ignore[operator]

@@ -1,17 +1,27 @@
-"""Edge: one port that plays Phonic: REST, the live WebSocket, and the controls of a test harness."""
+"""Edge: one port that plays Phonic: REST, the live WebSocket, and the controls of a test harness.
 
+Strategy: hypercorn speaks HTTP and WebSocket on each connection (``TCPServer``); the accept loop around it is
+ours, since in its own one connection's trouble ends the server: it answers a close while another task sends.
+"""
+
+import errno
 import logging
 import math
 import socket
 import time
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
-import hypercorn.trio
 import trio
+from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
+from ..errors import ConfigError
 from .access import Access
 from .control import Control
 from .faults import Fault
@@ -41,7 +51,7 @@ async def serve(
     ``faults`` are transport faults. ``epoch`` is the Unix time of plan time 0, now by default; with one in the
     past the play begins in the middle. ``patient``: no conversation ends before an observer has its last snapshot.
     ``refuse_ended``: a live socket to an ended conversation gets an error and 1008, not ``conversation-saved``.
-    Raises OSError when the address cannot be used.
+    Raises ConfigError when the address cannot be used. What goes wrong on a connection ends that connection.
     """
     wall = time.time()
     epoch_ms = math.floor((wall if epoch is None else epoch) * 1000)
@@ -59,15 +69,44 @@ async def serve(
     host, _, port = listen.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
-    bound = listener.getsockname()[1]
+    try:
+        listening = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+    except OSError as bad:
+        reason = {errno.EADDRINUSE: "address already in use"}.get(bad.errno or 0, bad.strerror)
+        raise ConfigError("--simulator.listen-address", f"cannot listen on {listen}: {reason}") from None
+    listening.setblocking(False)
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]  # bound here, so that an address in use is one plain OSError
-    config.backlog = _BACKLOG
     config.errorlog = _errors()
     config.include_server_header = False
-    task_status.started(f"http://{f'[{host}]' if ':' in host else host}:{bound}")
-    await hypercorn.trio.serve(app, config, mode="asgi")  # type: ignore[arg-type]
+    # Cast: hypercorn has types of its own for ASGI.
+    served = partial(_serve_connection, ASGIWrapper(cast(ASGIFramework, app)), config, WorkerContext(None))
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    async with trio.open_nursery() as connections:
+        task_status.started(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}")
+        await trio.serve_listeners(served, [listener], handler_nursery=connections)
+
+
+async def _serve_connection(
+    app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
+) -> None:
+    """Speak HTTP until the connection ends; trouble on it ends this connection only."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_close_at_last, stream.socket)
+        try:
+            # Cast: declared for TLS streams, takes both.
+            tls_or_not = cast("trio.SSLStream[trio.SocketStream]", stream)
+            await TCPServer(app, config, context, ConnectionState({}), tls_or_not)
+        except* Exception:
+            _errors().debug("connection failed", exc_info=True)
+        nursery.cancel_scope.cancel()
+
+
+async def _close_at_last(socket: trio.socket.SocketType) -> None:
+    """Close the socket when cancelled: hypercorn shields its sends, and only this makes them give up."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        socket.close()
 
 
 def _errors() -> logging.Logger:

@@ -4,6 +4,7 @@ The classes of `exporter.settings` are the model: help texts are field metadata,
 function judges them.
 """
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import attrs
@@ -11,6 +12,8 @@ import attrs
 from ..errors import ConfigError
 from .faults import PLANNED, TRANSPORT, Fault, parse_fault
 from .scenario import Scenario
+
+LISTEN_ADDRESS: Final = "127.0.0.1:10059"
 
 # The ends are wide enough for a test that plays a day in a minute, and narrow enough to keep the machine alive.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
@@ -32,7 +35,13 @@ def _setting(default: Any, meaning: str) -> Any:
 class SimulatorSettings:
     """What the simulated Phonic plays, and where."""
 
-    listen_address: str = _setting("127.0.0.1:10059", "Address to serve on, host:port; port 0 takes a free one.")
+    listen_address: str = attrs.field(
+        default="",
+        metadata={
+            "help": "Address to serve on, host:port; port 0 takes a free one.",
+            "shown": f"{LISTEN_ADDRESS}, in a demo any free port of 127.0.0.1",
+        },
+    )
     api_key: str = _setting("ph_simulated_key", "API key to accept.")
     seed: int = _setting(1, "Seed: the same settings play the same conversations.")
     projects: int = _setting(3, "Number of projects; the first is called main.")
@@ -59,15 +68,19 @@ class SimulatorSettings:
 def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
     """The scenario, planned faults included, and the transport faults.
 
-    Raises ConfigError naming the first wrong flag.
+    Raises ConfigError naming the wrong flag, or a group with one for each.
     """
-    _check(settings)
+    wrong = list(_wrong(settings))
     faults = []
     for text in settings.fault:
         try:
             faults.append(parse_fault(text))
         except ValueError as bad:
-            raise ConfigError("--simulator.fault", str(bad)) from bad
+            wrong.append(ConfigError("--simulator.fault", str(bad)))
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise ExceptionGroup("settings", wrong)
     scenario = Scenario(
         seed=settings.seed,
         projects=settings.projects,
@@ -82,14 +95,14 @@ def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
     return scenario, tuple(fault for fault in faults if fault.kind not in PLANNED)
 
 
-def _check(settings: SimulatorSettings) -> None:
+def _wrong(settings: SimulatorSettings) -> Iterator[ConfigError]:
     for name, (low, high) in _BOUNDS.items():
         if not low <= getattr(settings, name.replace("-", "_")) <= high:  # also refuses NaN
-            raise ConfigError(f"--simulator.{name}", f"must be from {low:g} to {high:.12g}")
+            yield ConfigError(f"--simulator.{name}", f"must be from {low:g} to {high:.12g}")
     if settings.total is not None and settings.total < 0:
-        raise ConfigError("--simulator.total", "must not be negative")
+        yield ConfigError("--simulator.total", "must not be negative")
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or not settings.api_key.strip():
-        raise ConfigError("--simulator.api-key", "must be printable ASCII and not empty")
-    _, colon, port = settings.listen_address.rpartition(":")
+        yield ConfigError("--simulator.api-key", "must be printable ASCII and not empty")
+    _, colon, port = (settings.listen_address or LISTEN_ADDRESS).rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65_535:
-        raise ConfigError("--simulator.listen-address", "must be host:port, such as 127.0.0.1:10059")
+        yield ConfigError("--simulator.listen-address", f"must be host:port, such as {LISTEN_ADDRESS}")

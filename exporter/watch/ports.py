@@ -34,6 +34,10 @@ class Feed(Protocol):
         """The newest frame worth looking at. Raises the errors of `exporter.phonic.feed`."""
         ...
 
+    async def pause(self) -> None:
+        """Let others run in the middle of a frame that takes long to read."""
+        ...
+
 
 class OpenFeed(Protocol):
     """Opens live feeds."""

@@ -86,6 +86,10 @@ class WatchFile:
             await trio.sleep(POLL_SECONDS)
             await self.look()
 
+    async def reread(self) -> None:
+        """Have the next look read the file, changed or not."""
+        self._version = ()
+
     async def look(self) -> None:
         """Read the file if it is another one than before, and start and withdraw what differs.
 

@@ -13,8 +13,9 @@ import attrs
 import structlog
 import trio
 
-from ..phonic.decode import InvalidMessage, unknown_fields
+from ..phonic.decode import InvalidMessage, Message, unknown_fields
 from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
+from ..phonic.model import Snapshot
 from ..phonic.tail import TailDecoder
 from ..vocabulary import FeedError, MessageType, WatcherState
 from .backoff import backoff
@@ -123,17 +124,31 @@ class _Counting:
     async def next(self) -> bool:
         """Wait for a message and count it; see `count`."""
         # Never in a variable here, which would keep the last message for as long as the feed is silent.
-        return self.count(await self._feed.receive())
+        return await self.count(await self._feed.receive())
 
-    def count(self, frame: str | bytes) -> bool:
-        """Count a message; True where the conversation is over with it. Raises a `FeedClosed` for an error."""
+    async def count(self, frame: str | bytes) -> bool:
+        """Count what a frame brings; True where the conversation is over with it.
+
+        Raises a `FeedClosed` for an error message. A checkpoint only where reading takes long.
+        """
         self._count_superseded()
+        size = len(frame)
+        is_over = False
         try:
-            message = self._decoder.decode(frame)
+            for found in self._decoder.read(frame):
+                if found is None:
+                    await self._feed.pause()
+                elif isinstance(found, Snapshot):
+                    self._sink.update(self._conversation_id, found)
+                else:
+                    is_over = self._count(found, size, frame) or is_over
+                    size = 0
         except InvalidMessage as bad:
             self._sink.invalid(self._conversation_id, bad.reason)
-            return False
-        self._sink.message(message.type, len(frame))
+        return is_over
+
+    def _count(self, message: Message, size: int, frame: str | bytes) -> bool:
+        self._sink.message(message.type, size)
         if message.snapshot is not None:
             self._sink.update(self._conversation_id, message.snapshot)
             conversation = message.snapshot.conversation

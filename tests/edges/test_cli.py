@@ -1,9 +1,11 @@
 """The command line: sources and their precedence, errors in one line with their exit codes, no secrets."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from exporter import cli
 from exporter.errors import ConfigError
-from exporter.settings import Settings, describe, flag_table
+from exporter.settings import DemoSettings, Settings, describe, flag_table
 from exporter.simulator.settings import SimulatorSettings
 
 SECRET = "ph_planted-secret"
@@ -24,6 +26,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "phonic.requests-per-second": ("50", 50.0),
     "phonic.api-key-file": ("a/key", "a/key"),
     "phonic.session-token-file": ("a/token", "a/token"),
+    "phonic.ca-file": ("a/ca.pem", "a/ca.pem"),
     "watch.conversation": ("conv_1", ("conv_1",)),
     "watch.file": ("ids.txt", "ids.txt"),
     "watch.discover": ("false", False),
@@ -198,16 +201,17 @@ def test_variables_that_kubernetes_makes_for_a_service_of_our_name_are_ignored(
     ("text", "quoted"),
     [
         ("[web]\nbogus = 1", "web.bogus"),
-        ("[webb]\nmax-requests = 1", "webb.max-requests"),
-        ("[web]\nmax_requests = 1", "web.max_requests"),
+        ("[webb]\nmax-requests = 1", "webb.max-requests'; did you mean web.max-requests?"),
+        ("[web]\nmax_requests = 1", "web.max_requests'; did you mean web.max-requests?"),
         ("web = 1", "web"),
         ("[config]\nfile = 'x'", "config.file"),
-        ("[phonic]\napi-key = 'ph_planted-secret'", "phonic.api-key"),
+        ("[phonic]\napi-key = 'ph_planted-secret'", "phonic.api-key'; did you mean phonic.api-key-file?"),
         ("[[web]]\nx = 1", "web"),
     ],
 )
 def test_unknown_key_of_the_file_is_named(tmp_path: Path, text: str, quoted: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^--config\.file: .* has an unknown key '{quoted}'$"):
+    quoted = re.escape(quoted if "'" in quoted else f"{quoted}'")
+    with pytest.raises(ConfigError, match=rf"^--config\.file: .* has an unknown key '{quoted}$"):
         parsed("--config.file", toml(tmp_path, text))
 
 
@@ -217,7 +221,7 @@ def test_file_with_tables_of_other_commands_serves_each(tmp_path: Path) -> None:
     assert parsed("--config.file", file).web.max_requests == 3
     for command in ("demo", "simulate"):
         _, bound, _ = cli.app.parse_args([command, "--config.file", file], exit_on_error=False)
-        assert bound.arguments["simulator"] == attrs.evolve(SimulatorSettings(), seed=77)
+        assert bound.arguments["given"].simulator == attrs.evolve(SimulatorSettings(), seed=77)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +239,21 @@ def test_file_with_tables_of_other_commands_serves_each(tmp_path: Path) -> None:
         (["simulate", "--web.max-requests", "1"], "--web.max-requests: no such flag"),
         (["--web.max-requests=1", "--web.max-requests=2"], "command line: Parameter --web.max-requests specified"),
         (["--config.file", "none.toml"], "--config.file: cannot read 'none.toml': No such file or directory"),
+        (["--watch.limit", "1.5"], "--watch.limit: must be a whole number"),
+        (["--watch.limit", "1e3"], "--watch.limit: must be a whole number"),
+        (["simulate", "--simulator.total", "2.0"], "--simulator.total: must be a whole number"),
+        (["simulate", "--simulator.seed=1.5"], "--simulator.seed: must be a whole number"),
+        (["--watch.intervall=1"], "--watch.intervall: no such flag; did you mean --watch.interval?"),
+        (["demo", "--phonic.base-url", "https://x"], "--phonic.base-url: no such flag for demo"),
+        (["demo", "--phonic.api-key-file=missing"], "--phonic.api-key-file: no such flag for demo"),
+        (["demo", "--simulator.listen-address=nowhere"], "--simulator.listen-address: must be host:port"),
+        (["healthcheck", "--watch.limit=1"], "--watch.limit: no such flag for healthcheck"),
+        (
+            ["check-confg"],
+            "command line: an argument that is neither a command nor a flag; did you mean check-config?",
+        ),
+        (["check-config", "--phonic.ca-file=missing.pem"], "--phonic.ca-file: cannot read 'missing.pem': No such"),
+        (["--phonic.ca-file", "/dev/null"], "--phonic.ca-file: '/dev/null' is not a regular file"),
         (["--watch.interval", "nan"], "--watch.interval: must be from 0.05 to 3600"),
         (["--web.listen-address", "nonsense"], "--web.listen-address: 'nonsense' is not "),
         (["--phonic.base-url", f"https://{SECRET}@x"], "--phonic.base-url: must not hold a user or password"),
@@ -268,7 +287,9 @@ def test_wrong_variable_and_file_value_name_flag_and_source(
     monkeypatch.setenv("PHONIC_EXPORTER_WEB_MAX_REQUESTS", "many")
     with pytest.raises(SystemExit):
         cli.main([])
-    assert "error: --web.max-requests: Invalid value for PHONIC_EXPORTER_WEB" in capsys.readouterr().err
+    assert (
+        "error: --web.max-requests: Invalid value for PHONIC_EXPORTER_WEB_MAX_REQUESTS" in capsys.readouterr().err
+    )
     monkeypatch.setenv("PHONIC_EXPORTER_WEB", "x")
     monkeypatch.delenv("PHONIC_EXPORTER_WEB_MAX_REQUESTS")
     with pytest.raises(SystemExit):
@@ -282,9 +303,86 @@ def test_wrong_variable_and_file_value_name_flag_and_source(
 
 def test_setting_refused_inside_nurseries_is_still_one_line() -> None:
     wrong = ConfigError("--web.listen-address", "cannot listen on :1: taken")
-    assert cli.blamed_setting(ExceptionGroup("", [ExceptionGroup("", [wrong])])) is wrong
-    assert cli.blamed_setting(ExceptionGroup("", [wrong, ValueError()])) is None
-    assert cli.blamed_setting(ValueError()) is None
+    other = ConfigError("--state.file", "is taken")
+    assert cli.blamed_settings(wrong) == [wrong]
+    assert cli.blamed_settings(ExceptionGroup("", [ExceptionGroup("", [wrong]), other])) == [wrong, other]
+    assert cli.blamed_settings(ExceptionGroup("", [wrong, ValueError()])) == []
+    assert cli.blamed_settings(ValueError()) == []
+
+
+def test_every_wrong_setting_has_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PHONIC_EXPORTER_WACH_INTERVAL", "1")
+    monkeypatch.setenv("PHONIC_EXPORTER_LOG_LEVEL", "loud")
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:planted@proxy")
+    file = toml(tmp_path, "[web]\nmax-request = 1\n[wach]\nlimit = 1\n")
+    argv = [
+        "--config.file",
+        file,
+        "--watch.limit=0",
+        "--bogus",
+        "x",
+        "--state.interval=much",
+        "--web.max-requests=-1",
+    ]
+    for command in ([], ["check-config"]):
+        with pytest.raises(SystemExit, check=lambda stop: stop.code == 2):
+            cli.main([*command, *argv])
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "planted" not in err
+        blamed = [line.removeprefix("phonic-exporter: error: ").split(": ")[0] for line in err.splitlines()]
+        assert sorted(blamed) == sorted(
+            [
+                *("PHONIC_EXPORTER_WACH_INTERVAL", "--log.level", "HTTPS_PROXY", "--config.file", "--config.file"),
+                *("--watch.limit", "--bogus", "--state.interval", "--web.max-requests", "--phonic.api-key-file"),
+            ]
+        )
+        assert "did you mean PHONIC_EXPORTER_WATCH_INTERVAL?" in err
+        assert "did you mean web.max-requests?" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("PHONIC_EXPORTER_WACH_INTERVAL", "; did you mean PHONIC_EXPORTER_WATCH_INTERVAL?"),
+        ("PHONIC_EXPORTER_LISTEN_ADDRESS", ""),
+        ("PHONIC_EXPORTER_", ""),
+        ("PHONIC_EXPORTER_SIMULATOR_SEEDS", "; did you mean PHONIC_EXPORTER_SIMULATOR_SEED?"),
+        ("PHONIC_EXPORTER_watch_interval", ""),
+    ],
+)
+def test_unknown_variable_with_our_prefix_is_an_error(
+    name: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "1")
+    for command in ([], ["demo"], ["simulate"], ["check-config"], ["healthcheck"]):
+        with pytest.raises(ConfigError, match=f"^{name}: no such variable{re.escape(hint)}") as refused:
+            parsed(*command)
+        assert refused.value.flag == name
+
+
+def test_environment_serves_all_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHONIC_EXPORTER_WATCH_LIMIT", "7")
+    monkeypatch.setenv("PHONIC_EXPORTER_SIMULATOR_SEED", "7")
+    for command in (["simulate"], ["demo"], ["healthcheck"], []):
+        parsed(*command)
+
+
+def test_check_config_warns_of_what_it_can_do_without(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PHONIC_API_KEY", SECRET)
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,fd00::/8,.svc,[::1],::1/128,10.0.0.0/99")
+    monkeypatch.setenv("ALL_PROXY", "socks5://proxy")
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:planted@proxy:3128")
+    with pytest.raises(SystemExit, check=lambda stop: stop.code == 0):
+        cli.main(["check-config", "--state.file="])
+    first, second = capsys.readouterr().err.splitlines()
+    assert "variable=ALL_PROXY" in first
+    assert "variable=NO_PROXY" in second
+    assert "planted" not in first + second
 
 
 def test_check_config_shows_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,6 +425,79 @@ def test_help_lists_every_flag_and_command() -> None:
     simulator = run("demo", "--help").stdout
     for row in flag_table(SimulatorSettings, prefix="simulator"):
         assert row.flag in simulator
+
+
+OBEYED = {
+    (): {row.flag for row in flag_table()},
+    ("check-config",): {row.flag for row in flag_table()},
+    ("demo",): {row.flag for row in flag_table(DemoSettings)}
+    | {row.flag for row in flag_table(SimulatorSettings, prefix="simulator")},
+    ("simulate",): {row.flag for row in flag_table(SimulatorSettings, prefix="simulator")}
+    | {"--log.level", "--log.format", "--config.file"},
+    ("healthcheck",): {
+        "--web.listen-address",
+        "--web.config.file",
+        "--log.level",
+        "--log.format",
+        "--config.file",
+    },
+}
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "300"])
+@pytest.mark.parametrize("command", OBEYED)
+def test_help_has_one_whole_flag_a_line_and_only_those_that_the_command_obeys(
+    command: tuple[str, ...], columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit, check=lambda stop: stop.code == 0):
+        cli.main([*command, "--help"])
+    shown = capsys.readouterr().out.splitlines()
+    flags = [line.split()[0].rstrip(",") for line in shown if line.startswith("  --")]
+    assert set(flags) - {"--help", "--version"} == OBEYED[command]
+    assert len(flags) == len(set(flags))
+    assert all(line.count(" --") <= 2 for line in shown if line.startswith("  --"))  # the second turns it off
+    if columns == "80":
+        too_long = [line for line in shown if len(line) > 80]
+        assert too_long == []
+
+
+def test_help_says_of_each_flag_what_it_takes_and_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert "\n  --watch.limit NUMBER\n      Most conversations watched at once" in shown
+    assert "\n      Default: 5000\n      Variable: PHONIC_EXPORTER_WATCH_LIMIT\n" in shown
+    assert "\n  --web.enable-push-api, --web.no-enable-push-api\n" in shown
+    assert "\n  --log.level debug|info|warn|error\n" in shown
+    assert "\n  --phonic.ca-file FILE\n" in shown
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_user_without_a_home_needs_one_only_for_the_default_state_file() -> None:
+    def as_nobody(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PHONIC_", "XDG_"))}
+        inherited.pop("HOME", None)
+        return subprocess.run(
+            ["setpriv", "--reuid=65532", "--clear-groups", sys.executable, "-m", "exporter", *argv],
+            env={**inherited, **environ},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    for argv in (("--version",), ("--help",), ("demo", "--help")):
+        assert (as_nobody(*argv).returncode, as_nobody(*argv).stderr) == (0, "")
+    check = partial(as_nobody, "check-config", PHONIC_API_KEY=SECRET)
+    refused = check()
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("phonic-exporter: error: --state.file: this user has no home")
+    assert refused.stderr.count("\n") == 1
+    assert check("--state.file=").returncode == 0
+    assert check("--state.file=/tmp/x.db").returncode == 0  # named, not made
+    assert check(STATE_DIRECTORY="/tmp").returncode == 0  # noqa: S108
 
 
 def test_version_help_and_errors_load_nothing_heavy() -> None:

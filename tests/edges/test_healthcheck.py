@@ -12,7 +12,11 @@ import pytest
 
 from exporter import cli
 from exporter.errors import ConfigError
-from exporter.healthcheck import is_healthy
+from exporter.healthcheck import trouble_at
+
+
+def is_healthy(address: str, *, maybe_tls: bool) -> bool:
+    return trouble_at(address, maybe_tls=maybe_tls) is None
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from trio_websocket import WebSocketRequest
 
 from exporter import logs
 from exporter.phonic.credentials import ApiKey, Credentials, SessionToken, load
-from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused, FeedUnreadable
+from exporter.phonic.decode import decode
+from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.phonic.live import LiveFeed, LiveSocket, Timeouts
 from exporter.settings import LogSettings
-from exporter.vocabulary import FeedError
+from exporter.vocabulary import FeedError, MessageType
 from exporter.watch.ports import Feed
-from tests.feeds import AUDIO, ENDED, NESTED_ERROR, SAVED, TOP_LEVEL_ERROR, ScriptedFeeds, snapshot
+from tests.feeds import AUDIO, ENDED, NESTED_ERROR, OTHER_ERROR, SAVED, TOP_LEVEL_ERROR, ScriptedFeeds, snapshot
 from tests.servers import (
     Answer,
     Talk,
@@ -213,11 +214,10 @@ async def test_close_code_says_how_a_feed_ended(
     assert (frames, type(closed), closed.reason) == ([snapshot(ID)], kind, reason)
 
 
-async def test_message_beyond_the_limit_is_unreadable() -> None:
+async def test_message_beyond_the_limit_is_a_lost_feed_worth_another_try() -> None:
     async with live_server(plays("x" * 1001)) as server:
         _, closed = await read(LiveSocket(server.url, KEY, QUICK, max_message=1000))
-    assert type(closed) is FeedUnreadable
-    assert closed.reason is FeedError.CLOSED_TOO_LARGE
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.CLOSED_TOO_LARGE)
 
 
 async def silent(_: trio.SocketStream) -> None:
@@ -350,15 +350,16 @@ async def test_refusal_without_end_is_not_read_until_the_deadline() -> None:
     assert closed.reason is FeedError.HTTP_403
 
 
-async def test_refused_port_is_a_failed_connect() -> None:
+async def test_refused_port_is_told_apart() -> None:
     with refused_url() as url:
         _, closed = await read(socket_at(url))
-    assert (type(closed), closed.reason) == (FeedLost, FeedError.CONNECT)
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.REFUSED)
 
 
-async def test_unknown_host_is_a_failed_connect() -> None:
-    _, closed = await read(socket_at("http://nobody.invalid", timeouts=Timeouts()))
-    assert (type(closed), closed.reason) == (FeedLost, FeedError.CONNECT)
+@pytest.mark.parametrize("host", ["nobody.invalid", "a" * 64 + ".example"])
+async def test_unknown_host_is_told_apart(host: str) -> None:
+    _, closed = await read(socket_at(f"http://{host}", timeouts=Timeouts()))
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.DNS)
 
 
 @pytest.mark.parametrize(
@@ -391,16 +392,18 @@ async def test_status_of_the_handshake_says_what_to_do(
         ("0", 0.0),
         ("-1", None),
         ("1e9", None),
-        ("999999", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("99999", 30.0),
+        ("Wed, 21 Oct 2026 07:28:12 GMT", 12.0),
+        ("Wed, 21 Oct 2026 09:00:00 GMT", 30.0),
+        ("yesterday", None),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_handed_on_when_it_is_a_number_of_seconds(
+async def test_retry_after_is_a_number_of_seconds_or_a_date_and_30_s_at_most(
     status: int, header: str, seconds: float | None
 ) -> None:
     async with live_server(refuses(status, {"Retry-After": header})) as server:
-        _, closed = await read(socket_at(server.url))
+        _, closed = await read(LiveSocket(server.url, KEY, QUICK, now=lambda: 1_792_567_680.0))
     assert closed.retry_after == seconds
 
 
@@ -695,12 +698,66 @@ async def test_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_o
     assert sorted(type(each).__name__ for each in ends) == ["FeedEnded"] * 3 + ["FeedLost"] * 3
 
 
-async def test_key_that_did_not_change_stays_refused(tmp_path: Path) -> None:
+async def read_as_watcher(socket: LiveSocket) -> FeedClosed:
+    """How the only feed of a socket ends for a reader that takes an error message for what it is."""
+    with trio.fail_after(5):
+        async with looked_after(socket):
+            try:
+                async with socket.open(ID) as feed:
+                    while True:
+                        message = decode(await feed.receive())
+                        if message.type is MessageType.ERROR:
+                            raise (FeedRefused if message.denied else FeedLost)(FeedError.ERROR_MESSAGE)
+            except FeedClosed as closed:
+                return closed
+
+
+REFUSALS: dict[str, tuple[Answer, FeedError]] = {
+    "401": (refuses(401), FeedError.HTTP_401),
+    "403": (refuses(403), FeedError.HTTP_403),
+    "1008": (plays(snapshot(ID), 1008), FeedError.CLOSED_POLICY),
+    "error message": (plays(NESTED_ERROR), FeedError.ERROR_MESSAGE),
+}
+refusals = pytest.mark.parametrize(("answer", "reason"), REFUSALS.values(), ids=REFUSALS)
+
+
+@refusals
+async def test_a_refusal_of_a_key_that_was_replaced_is_a_lost_feed_without_a_wait(
+    tmp_path: Path, answer: Answer, reason: FeedError
+) -> None:
     file = tmp_path / "key"
     file.write_text("ph_old")
-    async with live_server(refuses(401)) as server:
+    credentials = load(api_key_file=file, session_token_file=None, environ={})
+    async with live_server(answer) as server:
+        file.write_text("ph_new")
+        closed = await read_as_watcher(socket_at(server.url, credentials))
+        assert (type(closed), closed.reason, closed.retry_after) == (FeedLost, reason, None)
+        await read_as_watcher(socket_at(server.url, credentials))
+    assert [each.headers["authorization"] for each in server.asked] == ["Bearer ph_old", "Bearer ph_new"]
+
+
+@refusals
+async def test_a_refusal_of_a_key_that_did_not_change_stays_one(
+    tmp_path: Path, answer: Answer, reason: FeedError
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("ph_old")
+    async with live_server(answer) as server:
         socket = socket_at(server.url, load(api_key_file=file, session_token_file=None, environ={}))
-        assert [type((await read(socket))[1]) for _ in range(2)] == [FeedRefused] * 2
+        for _ in range(2):
+            closed = await read_as_watcher(socket)
+            assert (type(closed), closed.reason) == (FeedRefused, reason)
+
+
+async def test_any_error_message_has_the_credential_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("ph_old")
+    credentials = load(api_key_file=file, session_token_file=None, environ={})
+    async with live_server(plays(OTHER_ERROR)) as server:
+        file.write_text("ph_new")
+        closed = await read_as_watcher(socket_at(server.url, credentials))
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.ERROR_MESSAGE)
+    assert credentials.current() == ApiKey("ph_new")
 
 
 SECRETS = ("ph_", "planted", "5550101", "Bearer")

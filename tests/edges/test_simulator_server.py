@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import h2.connection
 import httpx
 import msgspec
 import phonic
@@ -16,6 +17,7 @@ from phonic.core.api_error import ApiError
 from phonic.environment import PhonicEnvironment
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
+from exporter.errors import ConfigError
 from exporter.simulator.faults import parse_fault
 from exporter.simulator.plan import plan, workspace
 from exporter.simulator.scenario import Conversation, Scenario
@@ -423,7 +425,7 @@ async def test_planned_and_unknown_faults_are_refused_at_run_time() -> None:
 
 async def test_an_address_in_use_is_one_plain_error() -> None:
     async with simulator(LONG) as phone:
-        with pytest.raises(OSError, match="in use"):
+        with pytest.raises(ConfigError, match="in use"):
             await serve(LONG, listen=phone.url.removeprefix("http://"))
 
 
@@ -577,3 +579,32 @@ async def test_a_run_begun_in_the_past_is_joined_in_its_middle() -> None:
         state = await phone.state()
     assert state["complete"]
     assert len(state["conversations"]) == SHORT.total
+
+
+# Trouble
+
+
+@pytest.mark.parametrize("listen", ["nobody.invalid:1", "192.0.2.1:1"])
+async def test_address_that_is_not_here_is_a_setting_to_mend(listen: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--simulator\.listen-address: cannot listen on "):
+        await serve(SHORT, listen=listen)
+
+
+async def test_crash_on_one_connection_ends_no_other() -> None:
+    """HTTP/2 with a path that is not ASCII raises inside the library."""
+    rude = h2.connection.H2Connection()
+    rude.initiate_connection()
+    fields = [(b":method", b"GET"), (b":path", b"/\xff"), (b":scheme", b"http"), (b":authority", b"a")]
+    rude.send_headers(1, fields, end_stream=True)
+    async with simulator(LONG) as phone:
+        listed = (await phone.get("/v1/conversations", limit=100))["conversations"]
+        live = next(each for each in listed if each["ended_at"] is None)
+        async with phone.socket(live["id"]) as socket:
+            await socket.get_message()
+            address = httpx.URL(phone.url)
+            async with await trio.open_tcp_stream(address.host, address.port or 0) as stream:
+                await stream.send_all(rude.data_to_send())
+                async for _ in stream:
+                    pass
+            await socket.ping()
+        assert await phone.get("/v1/projects")

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from exporter.app import OTHER_FILES
-from exporter.web.crowd import MOST_CONNECTIONS, MOST_WITHOUT_REQUEST, Crowd, Phase
+from exporter.web.crowd import MOST_CONNECTIONS, Crowd, Phase
 from exporter.web.http1 import linger, serve_http
 from tests.edges.serving import GET_METRICS, serving
 from tests.servers import reset
@@ -378,6 +378,14 @@ async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
     assert [scope.cancel_called for scope in entered] == [True, True, False, False, False]
 
 
+async def test_two_in_five_may_be_silent_unless_said_otherwise() -> None:
+    crowd = Crowd(most=10)
+    entered = scopes(5)
+    for scope in entered:
+        assert crowd.enter(scope)
+    assert [scope.cancel_called for scope in entered] == [True, False, False, False, False]
+
+
 async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() -> None:
     crowd = Crowd(most=10, most_without_request=3)
     kept = scopes(5)
@@ -417,7 +425,7 @@ async def test_whoever_is_being_answered_never_gives_way() -> None:
 
 
 def test_connections_leave_descriptors_for_everything_else() -> None:
-    assert MOST_WITHOUT_REQUEST < MOST_CONNECTIONS <= OTHER_FILES / 2
+    assert MOST_CONNECTIONS <= OTHER_FILES / 2
 
 
 async def test_connections_beyond_the_limit_take_the_place_of_idle_ones() -> None:

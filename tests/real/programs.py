@@ -121,7 +121,7 @@ async def program(*argv: str, sabotage: str = "", **environ: str) -> AsyncIterat
         process = await nursery.start(
             partial(
                 trio.run_process,
-                [sys.executable, "-c", f"{sabotage}\nfrom exporter.cli import main\nmain()", *argv],
+                [sys.executable, "-c", f"{sabotage}\nfrom exporter.__main__ import main\nmain()", *argv],
                 env=bare_environment(**environ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 import attrs
 
 from exporter.gauges import gauges
+from exporter.looplag import LoopLag
 from exporter.metrics import catalogue
 from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
 from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
@@ -75,6 +76,7 @@ def page_of(tally: Tally) -> Page:
         watch_file=None,
         web_config=None,
         slo_response=1.5,
+        loop_lag=LoopLag(),
     )
     tally.ledger.show_counted()
     return Page(tally.ledger, {**sources, catalogue.BUILD_INFO: list}, lambda _form, _names: b"")

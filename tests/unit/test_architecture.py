@@ -23,11 +23,15 @@ PARTS: dict[str, set[str]] = {
     "ended": set(),
     "lockfile": set(),
     "filelimit": set(),
+    "looplag": set(),
     "logs": set(),
+    "proxies": {"errors"},
+    "running": set(),
+    "signals": set(),
     "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
     "phonic.model": {"vocabulary"},
-    "phonic": {"phonic.model", "vocabulary", "errors", "__init__"},
+    "phonic": {"phonic.model", "proxies", "vocabulary", "errors", "__init__"},
     "derive": {"additions", "phonic.model", "vocabulary"},
     "ending": {"additions", "derive", "phonic.model", "vocabulary"},
     "blob": {"derive", "vocabulary"},
@@ -44,21 +48,22 @@ PARTS: dict[str, set[str]] = {
     "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
     "simulator": {"errors"},
     # At the top: how it all fits.
-    "settings": {"errors", "identity", "metrics"},
+    "settings": {"errors", "identity", "metrics", "proxies"},
     "healthcheck": {"errors", "web"},
     "gauges": {
-        "__init__", "checkpoint", "derive", "metrics", "phonic", "publishing", "tally", "vocabulary", "watch",
-        "web",
-    },
-    "app": {
-        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "metrics",
-        "metrics.formats", "phonic", "publishing", "saved", "settings", "simulator", "tally", "vocabulary",
+        "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "publishing", "tally", "vocabulary",
         "watch", "web",
     },
-    "cli": {
-        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "settings", "simulator", "web",
+    "app": {
+        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "looplag", "metrics",
+        "metrics.formats", "phonic", "proxies", "publishing", "running", "saved", "settings", "signals",
+        "simulator", "tally", "vocabulary", "watch", "web",
     },
-    "__main__": {"cli"},
+    "cli": {
+        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "proxies", "running",
+        "settings", "simulator", "web",
+    },
+    "__main__": {"cli", "signals"},
 }  # fmt: skip
 
 # The only modules (or packages, with a dot at the end) that may import a library.
@@ -76,6 +81,7 @@ LIBRARIES: dict[str, set[str]] = {
     "cyclopts": {"cli", "settings"},
     "msgspec": {
         "phonic.decode",
+        "phonic.model",
         "phonic.rows",
         "metrics.digits",
         "blob",
@@ -90,11 +96,13 @@ LIBRARIES: dict[str, set[str]] = {
         "cli",
         "checkpoint",
         "publishing",
+        "looplag",
         "phonic.inbox",
         "phonic.line",
         "phonic.live",
         "phonic.rest",
         "phonic.rounds",
+        "phonic.tunnel",
         "watch.",
         "web.",
         "simulator.",
@@ -103,8 +111,9 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    additions vocabulary errors identity saved retention ended derive ending blob phonic.model phonic.decode
-    phonic.feed phonic.sieve metrics.catalogue metrics.digits metrics.exposition metrics.formats
+    additions vocabulary errors identity proxies saved retention ended derive ending blob phonic.model
+    phonic.decode phonic.feed phonic.sieve phonic.wire phonic.walker metrics.catalogue metrics.digits
+    metrics.exposition metrics.formats
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()

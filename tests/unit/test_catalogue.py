@@ -32,7 +32,7 @@ CONTRACT = """
     phonic_exporter_discovery_last_success_timestamp_seconds phonic_exporter_discovery_errors_total
     phonic_exporter_discovery_duration_seconds phonic_exporter_checkpoint_last_success_timestamp_seconds
     phonic_exporter_checkpoint_errors_total phonic_exporter_checkpoint_size_bytes
-    phonic_exporter_render_duration_seconds
+    phonic_exporter_render_duration_seconds phonic_exporter_event_loop_lag_seconds
 """.split()
 CONTRACT_LABELS = {
     "phonic_conversations_ended_total": ("L", "ended_by"),

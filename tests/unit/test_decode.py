@@ -124,7 +124,6 @@ def test_strict_and_lenient_reading_agree_on_damaged_documents_too(document: Jso
         ("hello", Invalid.NOT_JSON),
         ('{"type": "conversation-updated", ', Invalid.NOT_JSON),
         (b"\xff\xfe\x00", Invalid.NOT_JSON),
-        (b'{"type": "\xff"}', Invalid.NOT_JSON),
         ("[" * 100_000, Invalid.NOT_JSON),
         ('{"type": "error", "error": ' + "[" * 100_000, Invalid.NOT_JSON),
         ("null", Invalid.WRONG_SHAPE),

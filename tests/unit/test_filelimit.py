@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from exporter.filelimit import allow_files
+from exporter.filelimit import allow_files, files_for_feeds
 
 
 def soft() -> int:
@@ -35,3 +35,10 @@ def test_more_than_the_hard_limit_gets_the_hard_limit(hard: int) -> None:
 @pytest.mark.usefixtures("hard")
 def test_a_higher_limit_is_left_alone() -> None:
     assert allow_files(100) == soft() == 200
+
+
+@pytest.mark.parametrize(
+    ("allowed", "feeds"), [(5500, 5000), (1024, 524), (1000, 500), (500, 250), (128, 64), (80, 16), (20, 1)]
+)
+def test_others_keep_their_share_where_files_are_few(allowed: int, feeds: int) -> None:
+    assert files_for_feeds(allowed, others=500) == feeds

@@ -13,7 +13,6 @@ import trio
 from structlog.testing import capture_logs
 from trio.abc import Clock
 
-from exporter.errors import ConfigError
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.rest import LARGEST_BODY, RestApi, RestFailed, open_rest
 from exporter.phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
@@ -397,17 +396,6 @@ async def test_request_as_a_whole_has_a_deadline(autojump_clock: Clock) -> None:
         with pytest.raises(RestFailed, match="timeout"):
             await api.projects()
     assert trio.current_time() - begun == pytest.approx(60.0)
-
-
-def test_unusable_proxy_is_a_setting_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "nonsense://x")
-
-    async def main() -> None:
-        async with open_rest(BASE, Credentials(ApiKey(KEY)), on_error=lambda _: None):
-            pass
-
-    with pytest.raises(ConfigError, match="HTTPS_PROXY"):
-        trio.run(main)
 
 
 # --- real sockets

@@ -11,6 +11,7 @@ from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_
 
 from exporter.phonic.feed import FeedClosed, FeedEnded
 from exporter.phonic.inbox import Inbox
+from exporter.phonic.limits import Memory
 from exporter.phonic.line import Line
 from exporter.phonic.live import MAX_MESSAGE, LiveFeed
 from exporter.phonic.rounds import TOGETHER, Rounds, RoundStream
@@ -62,9 +63,9 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept, nursery)
             inbox = Inbox(ID, rounds)
-            line = Line(ours, RoundStream(ours), inbox, MAX_MESSAGE)
-            client = await wrap_client_stream(nursery, line, "host", "/")
-            feed = LiveFeed(inbox, client, line, trio.CancelScope())
+            line = Line(ours, RoundStream(ours), inbox, Memory().share(lambda: None), rounds, MAX_MESSAGE)
+            client = await wrap_client_stream(nursery, line, "host", "/", max_message_size=0)
+            feed = LiveFeed(inbox, client, line, rounds, trio.CancelScope())
             await wait_all_tasks_blocked()
             fed = Fed(feed, accepted[0])
             nursery.start_soon(feed.fill)

@@ -22,6 +22,7 @@ from exporter.settings import (
 CONTRACT = {
     "--phonic.base-url": "https://api.phonic.ai",
     "--phonic.allow-http": "off",
+    "--phonic.ca-file": "",
     "--phonic.requests-per-second": "4",
     "--phonic.api-key-file": "",
     "--phonic.session-token-file": "",

@@ -4,6 +4,7 @@ Each test compares, message by message, the progress and the additions of both w
 """
 
 import json
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -12,7 +13,7 @@ from hypothesis import given
 
 from exporter.derive import NOTHING, Progress, derive
 from exporter.phonic import tail
-from exporter.phonic.decode import InvalidMessage, decode
+from exporter.phonic.decode import InvalidMessage, Message, decode
 from exporter.phonic.tail import TailDecoder
 from exporter.vocabulary import Invalid
 from tests.strategies import damaged, deliveries, histories
@@ -45,12 +46,19 @@ def call(turns: int, **changes: Any) -> dict[str, Any]:
     return {"id": CONVERSATION, "duration_ms": 10_000 * turns, "items": items}
 
 
+def first(decoder: TailDecoder, frame: str | bytes) -> Message:
+    """The only message of a frame."""
+    [message] = [each for each in decoder.read(frame) if each is not None]
+    assert isinstance(message, Message)
+    return message
+
+
 def read_both_ways(frames: list[str | bytes]) -> None:
     """Feed ``frames`` to both readers and compare."""
     decoder = TailDecoder(CONVERSATION)
     quick = slow = NOTHING
     for frame in frames:
-        quick_step, slow_step = _step(decoder.decode, quick, frame), _step(decode, slow, frame)
+        quick_step, slow_step = _step(partial(first, decoder), quick, frame), _step(decode, slow, frame)
         assert quick_step == slow_step
         quick, slow = quick_step[0], slow_step[0]
 
@@ -71,7 +79,7 @@ def test_a_growing_call_is_decoded_from_its_tail() -> None:
     frames: list[str | bytes] = [written(call(turns)) for turns in range(1, 40)]
     read_both_ways(frames)
     decoder = TailDecoder(CONVERSATION)
-    snapshots = [decoder.decode(frame).snapshot for frame in frames]
+    snapshots = [first(decoder, frame).snapshot for frame in frames]
     cut = [snapshot is not None and snapshot.before is not None for snapshot in snapshots]
     assert cut == [False] * 3 + [True] * 36  # all but the first messages, which have nothing to cut
 
@@ -161,12 +169,12 @@ def test_other_ways_to_write_the_same_are_read_the_same(style: dict[str, Any]) -
 def test_a_message_of_another_conversation_is_refused_and_forgotten() -> None:
     decoder = TailDecoder(CONVERSATION)
     for turns in (10, 11):
-        decoder.decode(written(call(turns)))
+        first(decoder, written(call(turns)))
     for _ in range(2):
         with pytest.raises(InvalidMessage) as refused:
-            decoder.decode(written(call(12) | {"id": "conv_2"}))
+            first(decoder, written(call(12) | {"id": "conv_2"}))
         assert refused.value.reason is Invalid.WRONG_CONVERSATION
-    assert decoder.decode(written(call(12))).snapshot is not None
+    assert first(decoder, written(call(12))).snapshot is not None
 
 
 def test_the_question_before_the_first_decoded_turn_is_known_for_its_answer() -> None:
@@ -176,10 +184,10 @@ def test_the_question_before_the_first_decoded_turn_is_known_for_its_answer() ->
     decoder = TailDecoder(CONVERSATION)
     progress = NOTHING
     for frame in frames:
-        snapshot = decoder.decode(frame).snapshot
+        snapshot = first(decoder, frame).snapshot
         assert snapshot is not None
         progress, _ = derive(progress, snapshot)
-    snapshot = decoder.decode(written(call(20))).snapshot
+    snapshot = first(decoder, written(call(20))).snapshot
     assert snapshot is not None
     assert len(snapshot.conversation.items or []) == 2
     progress, additions = derive(progress, snapshot)

@@ -1,0 +1,50 @@
+"""What a server asks for in ``Retry-After``, as REST and the live feed read it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.phonic.wire import retry_after
+
+NOW = 1_792_567_680.0  # Wed, 21 Oct 2026 07:28:00 GMT
+LONGEST = 30.0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("30", 30.0),
+        ("99999", 30.0),
+        ("9" * 5000, 30.0),
+        ("Wed, 21 Oct 2026 07:28:12 GMT", 12.0),
+        ("Wed, 21 Oct 2026 07:28:12 -0000", 12.0),
+        ("Wed, 21 Oct 2026 09:28:12 +0200", 12.0),
+        ("Wednesday, 21-Oct-26 07:28:12 GMT", 12.0),
+        ("Wed Oct 21 07:28:12 2026", 12.0),
+        ("Thu, 22 Oct 2026 07:28:00 GMT", 30.0),
+        ("Tue, 20 Oct 2026 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 9999 07:28:00 GMT", 30.0),
+    ],
+)
+def test_a_number_of_seconds_or_a_date_is_a_wait_within_the_bound(value: str, seconds: float) -> None:
+    assert retry_after({"retry-after": value}, NOW, LONGEST) == seconds
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "-1", "+1", "1.5", "1e9", "soon", "٣", "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "inf"]
+)
+def test_what_is_neither_is_no_wish(value: str) -> None:
+    assert retry_after({"retry-after": value}, NOW, LONGEST) is None
+
+
+def test_no_header_is_no_wish() -> None:
+    assert retry_after({}, NOW, LONGEST) is None
+
+
+@given(st.text() | st.integers().map(str) | st.datetimes().map("{:%a, %d %b %Y %H:%M:%S GMT}".format))
+def test_any_text_is_a_wait_within_the_bound_or_none(value: str) -> None:
+    seconds = retry_after({"retry-after": value}, NOW, LONGEST)
+    assert seconds is None or 0 <= seconds <= LONGEST
