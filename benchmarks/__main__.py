@@ -12,7 +12,7 @@ from exporter import logs
 from exporter.settings import LogSettings
 
 from . import machine, results
-from .cases import checkpointing, connections, decoding, idling, lateness, scraping, updates
+from .cases import checkpointing, committing, connections, decoding, idling, lateness, scraping, updates
 from .options import Options
 from .processes import SERVER_CORE
 from .report import Report
@@ -33,6 +33,7 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "opening": connections.opening,
     "capacity": connections.capacity,
     "start-up": idling.start_up,
+    "committing": committing.committing,
     "restoring": checkpointing.restoring,
     "checkpointing": checkpointing.checkpointing,
     "discovering": idling.discovering,

@@ -161,7 +161,8 @@ def following(
 ) -> Iterator[Client]:
     """A client that is ready to open feeds. ``flags`` are for the exporter; ``discover`` opens feeds by itself.
 
-    ``ticks``: it runs with a ticker, whose ticks are in that file when the block has been left.
+    ``ticks``: it runs with a ticker, whose ticks are in that file when the block has been left; ``flags`` is then
+    a state file for the exporter, or nothing.
     """
     watch_file = folder / "watched.txt"
     watch_file.write_text("")
@@ -169,7 +170,7 @@ def following(
     arguments: tuple[str, ...] = (server.url,)
     if ticks is not None:
         module = "benchmarks.clients.ticking"
-        arguments = (variant, str(ticks), server.url, str(watch_file))
+        arguments = (variant, str(ticks), server.url, str(watch_file), *flags)
     elif variant == EXPORTER:
         arguments = (
             *("--phonic.base-url", server.url, "--web.listen-address", "127.0.0.1:0", "--watch.limit", "20000"),

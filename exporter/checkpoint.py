@@ -108,10 +108,20 @@ class Checkpoint:
         there and cannot be read, after `START_PATIENCE`. Cancellation: at any time.
         """
         checkpoint = cls(path, label_names=label_names, now=now)
+        try:
+            saved, problem = await checkpoint._opened(path)
+        except BaseException:
+            await checkpoint.close()
+            raise
+        return Opened(checkpoint=checkpoint, saved=saved, problem=problem)
+
+    async def _opened(self, path: Path) -> tuple[Saved | None, str | None]:
         give_up_at = trio.current_time() + START_PATIENCE
         while True:
             try:
-                saved, problem = await trio.to_thread.run_sync(checkpoint._start, limiter=checkpoint._one_thread)
+                saved, problem = await trio.to_thread.run_sync(
+                    self._start, abandon_on_cancel=True, limiter=self._one_thread
+                )
                 break
             except InUse as taken:
                 raise ConfigError("--state.file", f"{path} is {taken}") from None
@@ -119,18 +129,17 @@ class Checkpoint:
                 raise ConfigError("--state.file", f"{path} is {foreign}; it is left alone") from None
             except (Unreadable, Unusable) as trouble:
                 problem = str(trouble)
-            if await trio.to_thread.run_sync(_is_missing, checkpoint._path):
+            if await trio.to_thread.run_sync(_is_missing, self._path):
                 log.error("state file cannot be made, going on without it", file=str(path), reason=problem)
-                return Opened(checkpoint=checkpoint, saved=None, problem=problem)
+                return None, problem
             if trio.current_time() >= give_up_at:
-                await checkpoint.close()
                 raise StateUnavailable("--state.file", f"{path} cannot be read: {problem}")
             log.warning("state file cannot be read, trying again", file=str(path), reason=problem)
             await trio.sleep(_START_RETRY)
         if saved is not None and await trio.to_thread.run_sync(is_readable_by_others, path):
             log.warning("state file can be read by other users", file=str(path))
-        checkpoint._needs_everything = saved is None
-        return Opened(checkpoint=checkpoint, saved=saved, problem=problem)
+        self._needs_everything = saved is None
+        return saved, problem
 
     def write_everything(self) -> None:
         """Have the next write replace all that the file holds: not all of it was taken over."""
@@ -264,18 +273,22 @@ class Checkpoint:
 
     def _put(self, changes: Changes, everything: bool, at: float) -> int:
         if self._database is None:
-            self._reconnect(everything=everything)
+            self._reconnect()
         assert self._database is not None  # noqa: S101  # connected just now
+        if self._database.is_new and not everything:
+            raise _Lost("the file was lost; it is written anew")
         try:
             self._database.write(changes, label_names=self._label_names, replace=everything, at=at)
         except BaseException:
             broken, self._database = self._database, None
             with suppress(Unusable):
+                if identity(self._path) != self._identity:
+                    self._identity = None  # the number of a file that is gone may be given to another one
                 broken.close()
             raise
         return self._database.size_bytes
 
-    def _reconnect(self, *, everything: bool) -> None:
+    def _reconnect(self) -> None:
         """Open the file again, or for the first time. A file that this process has not read is not its own."""
         if self._lock is None:
             self._lock = _acquire(self._path)
@@ -283,8 +296,6 @@ class Checkpoint:
         if found not in (None, self._identity) and not _is_empty(self._path):
             raise Unusable("another file took its place; restart to go on from that one")
         self._database, _, _ = self._connect(reads=False)
-        if self._database.is_new and not everything:
-            raise _Lost("the file was lost; it is written anew")
 
     def _connect(self, *, reads: bool = True) -> tuple[Database, Saved | None, str | None]:
         problem = None

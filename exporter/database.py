@@ -20,6 +20,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from glob import escape
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
@@ -32,8 +33,12 @@ from .saved import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeri
 
 _APPLICATION_ID: Final = 0x50684578  # "PhEx": tells our files from those of other programs
 _MAGIC: Final = b"SQLite format 3\0"
-_APPLICATION_ID_AT: Final = slice(68, 72)  # in the header of every SQLite file
-_HEADER_BYTES: Final = 100
+# In every SQLite file: its header, and the begin of the page that lists its tables.
+_VERSION_AT: Final = slice(60, 64)
+_APPLICATION_ID_AT: Final = slice(68, 72)
+_FIRST_PAGE_AT: Final = slice(100, 105)  # type, offset of free space (2 bytes), number of rows (2 bytes)
+_HEADER_BYTES: Final = 105
+_LEAF: Final = 13
 _BUSY_SECONDS: Final = 2.0  # waited for another program that has locked the file
 _EXPIRY_SECONDS: Final = 60.0
 _WAL_PAGES: Final = 256  # 1 MiB of write-ahead log, then it is copied into the file and used again
@@ -129,6 +134,7 @@ class Database:
         self.identity = identity(path)
         self.is_new = is_new
         self._connection = connection
+        self._log: tuple[int, int] | None = None  # identity of the write-ahead log, once something was written
         self._family_ids: dict[tuple[str, tuple[float, ...]], int] | None = None
         self._about: tuple[float, tuple[str, ...], tuple[str, ...]] | None = None
         self._expire_at = 0.0
@@ -169,15 +175,17 @@ class Database:
                     self._expire(at - retention.ENDED)
                     self._expire_at = at + _EXPIRY_SECONDS
             self.is_new = False
+            if self._log is None:
+                self._log = identity(_beside(self._path, "-wal"))
 
     def close(self) -> None:
         """Let go of the file, leaving it without a write-ahead log. Errors: Unusable."""
         with _translated():
             self._connection.close()
-            if self.identity != identity(self._path):
+            log = _beside(self._path, "-wal")
+            if self.identity != identity(self._path) and self._log is not None and self._log == identity(log):
                 # SQLite leaves the log of a file that was moved, and would read it into what is there now.
-                for suffix in _COMPANIONS:
-                    _beside(self._path, suffix).unlink(missing_ok=True)
+                log.unlink(missing_ok=True)
 
     def _clear(self) -> None:
         self._family_ids = {}
@@ -254,8 +262,14 @@ def check(path: Path) -> None:
         raise NotOurs("not a state file of this exporter")
     application = int.from_bytes(header[_APPLICATION_ID_AT], "big")
     # 0 may stand in the file of an exporter that was killed young: the rest is in its write-ahead log.
-    if application and application != _APPLICATION_ID:
+    if application != _APPLICATION_ID and (application or not _is_blank(header)):
         raise NotOurs("a database of another program")
+
+
+def _is_blank(header: bytes) -> bool:
+    """Whether a database without an application id has neither a version nor tables, but for its log."""
+    kind, *_, rows = header[_FIRST_PAGE_AT] or b"\0"
+    return not any(header[_VERSION_AT]) and (kind, rows) == (_LEAF, 0)
 
 
 def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved | None]:
@@ -347,7 +361,7 @@ def _remove_oldest_aside(path: Path) -> None:
     aside = [
         each
         for word in ("corrupt", "newer")
-        for each in path.parent.glob(f"{path.name}.{word}-*Z*")
+        for each in path.parent.glob(f"{escape(path.name)}.{word}-*Z*")
         if not each.name.endswith(_COMPANIONS)
     ]
     for each in sorted(aside, key=lambda each: (each.stat().st_mtime_ns, each.name))[:-_MOST_ASIDE]:
@@ -396,7 +410,10 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def _read(connection: sqlite3.Connection, since: float) -> Saved:
-    """All rows. Errors: Unreadable if somebody has changed them to what we do not write."""
+    """All rows. Errors: Unreadable if somebody has changed them to what we do not write.
+
+    No cursor is a local name: a traceback would keep it, and with it the connection, from being closed.
+    """
     rows = connection.execute
     version = _pragma(connection, "user_version")
     try:
@@ -409,7 +426,6 @@ def _read(connection: sqlite3.Connection, since: float) -> Saved:
         for family, labels, numbers in rows("SELECT family, labels, numbers FROM series"):
             name, layout = families[family]
             series.append(SavedSeries(name, _words(labels), layout, _integers(numbers)))
-        unfinished = rows("SELECT id, progress FROM conversation")
         return Saved(
             label_names=_words(label_names),
             families=tuple(sorted({name for name, _ in families.values()})) if listed is None else _words(listed),
@@ -419,7 +435,10 @@ def _read(connection: sqlite3.Connection, since: float) -> Saved:
                 Held(family, _words(labels), bool(is_ahead))
                 for family, labels, is_ahead in (rows("SELECT * FROM held") if version > 1 else ())
             ],
-            conversations=[SavedConversation(id=id_, blob=bytes(progress)) for id_, progress in unfinished],
+            conversations=[
+                SavedConversation(id=id_, blob=bytes(progress))
+                for id_, progress in rows("SELECT id, progress FROM conversation")
+            ],
             ends=list(_read_ends(connection, since, version)),
         )
     except (msgspec.MsgspecError, LookupError, TypeError, ValueError) as bad:

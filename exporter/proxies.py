@@ -61,7 +61,12 @@ class _Exception:
         if self.port not in (None, port):
             return False
         if self.network is not None:
-            return address is not None and address.version == self.network.version and address in self.network
+            # An address that IPv6 maps from IPv4 is in networks of both.
+            forms = (address, getattr(address, "ipv4_mapped", None))
+            return any(
+                each is not None and each.version == self.network.version and each in self.network
+                for each in forms
+            )
         return not self.name or host == self.name or host.endswith(f".{self.name}")
 
 
@@ -119,6 +124,7 @@ class Proxies:
 def is_loopback(host: str) -> bool:
     """Whether a host of a URL is this machine: ``localhost``, 127.0.0.0/8 or ::1."""
     address = _address(host)
+    address = getattr(address, "ipv4_mapped", None) or address
     return host.rstrip(".").lower() == "localhost" if address is None else address.is_loopback
 
 
@@ -184,4 +190,4 @@ def _address(host: str) -> _Address | None:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    return getattr(address, "ipv4_mapped", None) or address
+    return address

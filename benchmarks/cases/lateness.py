@@ -69,15 +69,15 @@ def _measure(variant: str, load: Load, seconds: float, options: Options) -> dict
                 scrape(client.metrics_url, accept=accept, gzip=gzip)
                 windows[kind].append((start, time.monotonic()))
                 time.sleep(_PAUSE)
-    ticks = _read(ticks_file)
-    return {kind: _within(ticks, each) for kind, each in windows.items()}
+    ticks = read_ticks(ticks_file)
+    return {kind: within(ticks, each) for kind, each in windows.items()}
 
 
-def _read(path: Path) -> list[tuple[float, float]]:
+def read_ticks(path: Path) -> list[tuple[float, float]]:
     return [(due, late * 1000) for due, late in json.loads(path.read_text())]
 
 
-def _within(ticks: Sequence[tuple[float, float]], windows: Sequence[Window]) -> list[float]:
+def within(ticks: Sequence[tuple[float, float]], windows: Sequence[Window]) -> list[float]:
     """Of the ticks, in order, those that were due in a window."""
     times = [due for due, _ in ticks]
     chosen = (ticks[bisect_left(times, start) : bisect_right(times, end)] for start, end in windows)

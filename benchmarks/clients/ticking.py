@@ -1,8 +1,8 @@
 """Tasks: a client with a ticker on its event loop, to learn how late everything on that loop is.
 
-``python -m benchmarks.clients.ticking exporter|naive TICKS URL FILE`` follows the conversations of the watch file
-FILE, or of the commands that `feeds` knows. At the end it writes the ticks to the file TICKS: a JSON list of (due,
-seconds late), times of the machine's monotonic clock.
+``python -m benchmarks.clients.ticking exporter|naive TICKS URL FILE [STATE]`` follows the conversations of the
+watch file FILE, or of the commands that `feeds` knows; the exporter has the state file STATE. At the end it
+writes the ticks to the file TICKS: a JSON list of (due, seconds late), times of the machine's monotonic clock.
 """
 
 import json
@@ -31,12 +31,12 @@ async def _tick(ticks: list[tuple[float, float]]) -> None:
         ticks.append((due, time.monotonic() - due))
 
 
-async def _export(base_url: str, watch_file: Path) -> None:
+async def _export(base_url: str, watch_file: Path, state: Path | None) -> None:
     """The whole exporter until standard input ends."""
     settings = Settings(
         phonic=PhonicSettings(base_url=base_url),
         watch=WatchSettings(file=watch_file, discover=False),
-        state=StateSettings(file=None),
+        state=StateSettings(file=state),
         web=WebSettings(listen_address=("127.0.0.1:0",)),
     )
     logs.configure(LogSettings())
@@ -46,12 +46,14 @@ async def _export(base_url: str, watch_file: Path) -> None:
         running.stop.set()
 
 
-async def _main(variant: str, base_url: str, watch_file: Path) -> list[tuple[float, float]]:
+async def _main(
+    variant: str, base_url: str, watch_file: Path, state: Path | None = None
+) -> list[tuple[float, float]]:
     ticks: list[tuple[float, float]] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_tick, ticks)
         if variant == "exporter":
-            await _export(base_url, watch_file)
+            await _export(base_url, watch_file, state)
         else:
             naive = Naive()
             serve(naive)
@@ -61,5 +63,5 @@ async def _main(variant: str, base_url: str, watch_file: Path) -> list[tuple[flo
 
 
 if __name__ == "__main__":
-    found = trio.run(_main, sys.argv[1], sys.argv[3], Path(sys.argv[4]))
+    found = trio.run(_main, sys.argv[1], sys.argv[3], *map(Path, sys.argv[4:]))
     Path(sys.argv[2]).write_text(json.dumps(found))

@@ -193,7 +193,7 @@ class Ledger:
         if known is None:
             values = tuple(self._fold(at, value) for at, value in enumerate(wanted))
             known = self._label_sets.get(values)
-            if known is None and len(self._label_sets) >= self.limits.sets and self._ahead:
+            while known is None and len(self._label_sets) >= self.limits.sets and self._ahead:
                 self._drop(next(iter(self._ahead)))
             if known is None and len(self._label_sets) >= self.limits.sets:
                 self.count(catalogue.LABEL_VALUES_FOLDED, "label_set")
@@ -227,11 +227,13 @@ class Ledger:
         return OTHER
 
     def _make_room(self, at: int) -> None:
-        """Give up a value that only label sets made ahead have, if there is one."""
+        """Give up values that only label sets made ahead have, if there are any, until there is room."""
         used = {values[at] for values in self._label_sets.keys() - self._ahead.keys()}
-        spare = next((values[at] for values in self._ahead if values[at] not in used), None)
-        for values in [values for values in self._ahead if values[at] == spare]:
-            self._drop(values)
+        for spare in dict.fromkeys(values[at] for values in self._ahead if values[at] not in used):
+            for values in [values for values in self._ahead if values[at] == spare]:
+                self._drop(values)
+            if len(self._values[at]) < self.limits.values:
+                break
 
     def _drop(self, values: tuple[str, ...]) -> None:
         """Forget a label set made ahead, and its values where no other has them."""
@@ -307,7 +309,8 @@ class Ledger:
         for key in [key for key, birth in self._births.items() if birth.is_due(now, self._hold)]:
             for series in self._births.pop(key).series:
                 series.is_held = False
-                self._changed.add(series)
+                if self._exists(series):  # its label set may have made room for another meanwhile
+                    self._changed.add(series)
             self._births_changed = True
 
     @property
@@ -409,6 +412,11 @@ class Ledger:
                 is_outdated = True
             self._restore_row(family, row.labels, numbers)
             found.add((row.family, row.labels))
+        while (
+            len(self._label_sets) > self.limits.sets and self._ahead
+        ):  # of today's limits, or of some that made room
+            self._drop(next(iter(self._ahead)))
+            is_outdated = True
         for name in ours.keys() & set(families):
             self._let_go((name, ()))
             if ours[name].scope is Scope.COUNTED:  # whose every series has a row; one without is a later release's

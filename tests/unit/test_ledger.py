@@ -306,3 +306,39 @@ def test_restored_label_values_use_up_the_limits() -> None:
 def test_gauges_are_not_accumulated(family: catalogue.Family) -> None:
     with pytest.raises(KeyError):
         Ledger(LabelLimits()).series(family)
+
+
+# --- label sets that make room, and files that hold more of them than fit
+
+
+def row(family: catalogue.Family, *labels: str, numbers: tuple[int, ...] = (0,)) -> SavedSeries:
+    return SavedSeries(family.name, labels, family.buckets, numbers)
+
+
+def test_a_label_set_of_an_older_file_that_made_room_and_came_back_is_saved_with_its_numbers_only() -> None:
+    """Series of a family that the file's writer had not are held together, those of a dropped label set too."""
+    ledger = Ledger(LabelLimits(sets=2), hold=30.0)
+    families = [each for each in saved_families() if each != catalogue.TURNS.name]
+    ledger.restore([row(catalogue.CONVERSATIONS, "main", "support")], families=families)
+    ledger.label_set(("main", "sales"))
+    ledger.label_set(("main", "billing"))  # takes the place of support's
+    ledger.limits = LabelLimits(sets=3)
+    apply(ledger, ledger.label_set(("main", "support")), TURN[Role.USER])
+    ledger.seen(ledger.held_now(), 0.0, by_prometheus=False)
+    ledger.release(1000.0)
+    assert not ledger.held_count
+    saved = [(each.family, each.labels) for each in ledger.freeze().rows()]
+    assert len(saved) == len(set(saved))
+
+
+def test_a_file_with_more_label_sets_than_fit_leaves_room_for_those_with_conversations() -> None:
+    used = [row(catalogue.CONVERSATIONS, "main", f"used {each}", numbers=(1,)) for each in range(2)]
+    spare = [row(catalogue.CONVERSATIONS, "main", f"spare {each}") for each in range(8)]
+    ledger = Ledger(LabelLimits(sets=4))
+    _, is_outdated = ledger.restore([*spare, *used], families=saved_families())
+    assert is_outdated
+    assert len(ledger.label_sets) == 4
+    for name in ("new", "newer"):
+        assert ledger.label_set(("main", name)).values == ("main", name)
+    assert [each.values[1] for each in ledger.label_sets] == ["used 0", "used 1", "new", "newer"]
+    assert total(ledger, catalogue.LABEL_VALUES_FOLDED, "label_set") == 0
