@@ -52,6 +52,7 @@ from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
 from .watch.targets import WatchFile
 from .web import server as web_server
+from .web.crowd import MOST_CONNECTIONS
 from .web.endpoints import Exported
 from .web.live_config import LiveConfig
 from .web.push import BudgetedTargets, budget
@@ -180,6 +181,7 @@ async def run(
                     systemd_socket=settings.web.systemd_socket,
                     route_prefix=route_prefix(settings.web),
                     external_url=settings.web.external_url,
+                    max_connections=min(MOST_CONNECTIONS, (allowed - watch_limit) // 2),
                 )
             )
             at_work.enter_context(announced(urls, os.environ))

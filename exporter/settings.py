@@ -390,8 +390,10 @@ def _wrong_external_url(text: str) -> str | None:
         return "is not a URL"
     if not text:
         return None
-    if url.scheme not in ("http", "https") or not host or "@" in url.netloc or "?" in text or "#" in text:
-        return "must be http(s)://HOST, with a port and a path where needed, and nothing else"
+    is_path = text.startswith("/") and not url.netloc
+    has_host = url.scheme in ("http", "https") and host and "@" not in url.netloc
+    if not (is_path or has_host) or "?" in text or "#" in text:
+        return "must be http(s)://HOST with a port and a path where needed, or only a path"
     if not _PREFIX.fullmatch(url.path):
         return "must have a path like /phonic: segments of letters, digits and ._~-"
     return None

@@ -12,7 +12,7 @@ import attrs
 import trio
 
 MOST_CONNECTIONS: Final = 250
-MOST_WITHOUT_REQUEST: Final = 100
+_SHARE_WITHOUT_REQUEST: Final = 0.4
 
 
 class Phase(Enum):
@@ -39,9 +39,10 @@ class Visit:
 class Crowd:
     """All connections of a server. The oldest of a phase is the one that entered it first."""
 
-    def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int = MOST_WITHOUT_REQUEST) -> None:
+    def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int | None = None) -> None:
+        """Of ``most`` connections, two in five may be without a request, unless it is said how many."""
         self._most = most
-        self._most_new = most_without_request
+        self._most_new = most_without_request or max(1, int(most * _SHARE_WITHOUT_REQUEST))
         self._by_phase: dict[Phase, dict[Visit, None]] = {phase: {} for phase in Phase}
         self._is_closing = False
 

@@ -166,20 +166,22 @@ class _Pages:
 
     def __init__(self, page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]) -> None:
         self._page = page
-        self._one_at_a_time = trio.Lock()
+        self.turn = trio.Lock()
         self._worked = False
         self._tried_at = -float("inf")
 
     async def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
-        """None where it went wrong, which is logged. Others on the loop have their turn after each part."""
+        """None where it went wrong, which is logged. Others on the loop have their turn after each part.
+
+        The caller holds ``turn``: there is one loop, so that two pages at the same time would both be late.
+        """
         page: bytes | None = None
         parts = []
         try:
-            async with self._one_at_a_time:  # the loop is one: two at the same time would both be late
-                for part in self._page(form, names):
-                    parts.append(part)
-                    await trio.lowlevel.checkpoint()
-                page = b"".join(parts)
+            for part in self._page(form, names):
+                parts.append(part)
+                await trio.lowlevel.checkpoint()
+            page = b"".join(parts)
         except Exception:
             log.error("metrics page cannot be rendered", exc_info=True)
         if names is None:  # a part of the page that works says nothing about the whole
@@ -187,9 +189,14 @@ class _Pages:
         return page
 
     async def can_be_rendered(self) -> bool:
-        if trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS:
-            await self.render(Format.TEXT_0_0_4, None)
+        if self._is_old():
+            async with self.turn:
+                if self._is_old():
+                    await self.render(Format.TEXT_0_0_4, None)
         return self._worked
+
+    def _is_old(self) -> bool:
+        return trio.current_time() - self._tried_at > _HEALTH_MAX_AGE_SECONDS
 
 
 class _Scrape:
@@ -228,9 +235,10 @@ class _Scrape:
         scrape_timeout = _scrape_timeout(request)
         await self._exported.prepare(scrape_timeout)
         sent = _nothing
-        if not names and request.method == "GET":
-            sent = self._exported.whole_page(scrape_timeout is not None)
-        page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
+        async with self._pages.turn:
+            if not names and request.method == "GET":
+                sent = self._exported.whole_page(scrape_timeout is not None)
+            page = await self._pages.render(negotiated.format, frozenset(names) if names else None)
         if page is None:
             return PlainTextResponse("the metrics page cannot be rendered\n", 500), _nothing
         headers = {"Content-Type": negotiated.content_type, "Vary": "Accept, Accept-Encoding"}

@@ -56,7 +56,7 @@ def fence(*, external_url: str, listen_hosts: Sequence[str], machine: str) -> Fe
     """The fence of an exporter that listens on these hosts of a machine of this name."""
     url = urlsplit(external_url.lower())
     names = {url.hostname or "", machine.lower(), *(host.lower() for host in listen_hosts)}
-    return Fence(hosts=frozenset(names - {""}), origin=f"{url.scheme}://{url.netloc}" if external_url else None)
+    return Fence(hosts=frozenset(names - {""}), origin=f"{url.scheme}://{url.netloc}" if url.netloc else None)
 
 
 def _name(host: str) -> str | None:

@@ -53,8 +53,8 @@ async def serve_http(
     """Answer requests until the client leaves, has nothing to ask any more, or is cut.
 
     True where a last answer has been sent and the client should be given time to take it (`linger`). The stream
-    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: after a
-    ``send`` that returns, the system has it all.
+    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: when the
+    last ``send`` returns, the system has it all, for a client that was there.
     """
     wire = _Wire(stream, crowd, visit)
     scheme = "https" if is_tls else "http"
@@ -177,13 +177,16 @@ class _Exchange:
         try:
             await self._wire.read_ahead()
             await trio.sleep(HALF_CLOSED_SECONDS)
+            if self._is_being_sent:  # which fails by itself if the client has gone
+                return
         except _Left:
             pass
-        self._give_up()
-
-    def _give_up(self) -> None:
         self._client_left = True
         self._answering.cancel()
+
+    @property
+    def _is_being_sent(self) -> bool:
+        return self._deadline < inf
 
     async def _receive(self) -> Message:
         if self._is_asked_for:  # that a client has left is told by cancellation
@@ -203,14 +206,18 @@ class _Exchange:
         body = message.get("body", b"")
         if body and not self._wire.is_head:
             data += http.send_with_data_passthrough(h11.Data(data=body)) or ()
-        if not message.get("more_body", False):
+        is_whole = not message.get("more_body", False)
+        if is_whole:
             data += http.send_with_data_passthrough(h11.EndOfMessage()) or ()
         if self._head:
             self._head, self._deadline = b"", trio.current_time() + ANSWER_SECONDS
         try:
             await self._wire.write(data, deadline=self._deadline)
         except _Left:
-            self._give_up()
+            self._client_left = True
+        may_have_left = is_whole and self._wire.is_half_closed
+        if self._client_left or may_have_left:
+            self._answering.cancel()
             await trio.sleep_forever()  # until the cancellation, which is due at once
 
 
@@ -268,8 +275,10 @@ def _check(request: h11.Request) -> None:
         raise _Refused(HTTPStatus.REQUEST_URI_TOO_LONG)
     if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEAD_BYTES:
         raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-    lengths = [value for name, value in request.headers if name == b"content-length"]
-    if lengths and int(lengths[0]) > MOST_BODY_BYTES:
+    headers = dict(request.headers)
+    if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read it otherwise
+        raise _Refused(HTTPStatus.BAD_REQUEST)
+    if int(headers.get(b"content-length", 0)) > MOST_BODY_BYTES:
         raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 

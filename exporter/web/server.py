@@ -17,7 +17,7 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from .crowd import Crowd, Visit
+from .crowd import MOST_CONNECTIONS, Crowd, Visit
 from .endpoints import Exported, build_app
 from .fence import fence
 from .http1 import linger, serve_http
@@ -50,12 +50,14 @@ async def serve(
     systemd_socket: bool = False,
     route_prefix: str = "",
     external_url: str = "",
+    max_connections: int = MOST_CONNECTIONS,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until ``stop`` is set, then return within a few seconds; ``started`` gets one URL for each socket.
 
     With ``systemd_socket`` the sockets are those that systemd passed, and not of ``listen_addresses``.
-    ``route_prefix`` begins every path here, the path of ``external_url`` every link.
+    ``route_prefix`` begins every path here, the path of ``external_url`` every link. ``max_connections`` are open
+    at the same time; where more come, those that only wait give way.
     After ``stop`` no connection is accepted, answers under way are finished, idle connections are closed.
     Errors: ConfigError for addresses, path or limit that cannot be used, before ``started``.
     Cancellation: cuts every connection at once.
@@ -82,7 +84,7 @@ async def serve(
         sockets = await trio.to_thread.run_sync(bind, listen_addresses)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
-    crowd = Crowd()
+    crowd = Crowd(most=max_connections)
     receive_client = partial(_receive_client, guard(app, protection), web_config, crowd)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:

@@ -11,7 +11,8 @@ import pytest
 import trio
 import trio.testing
 
-from exporter.web.crowd import Crowd, Phase
+from exporter.app import OTHER_FILES
+from exporter.web.crowd import MOST_CONNECTIONS, Crowd, Phase
 from exporter.web.http1 import linger, serve_http
 from tests.edges.serving import GET_METRICS, serving
 from tests.servers import reset
@@ -123,6 +124,9 @@ CLOSE = b"Connection: close\r\n"
         pytest.param(GET + b"Content-Length: -1\r\n\r\n", 400, id="length below zero"),
         pytest.param(GET + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400, id="two lengths"),
         pytest.param(GET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, id="a chunk without a size"),
+        pytest.param(
+            GET + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n0\r\n\r\n", 400, id="length and chunks"
+        ),
         pytest.param(GET + b"Transfer-Encoding: gzip\r\n\r\n", 501, id="unknown encoding"),
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, id="HTTP/2"),
         pytest.param(b"GET / HTTP/3.0\r\nHost: a\r\n\r\n", 505, id="HTTP/3"),
@@ -239,6 +243,29 @@ async def test_client_that_has_closed_its_sending_side_gets_its_answers() -> Non
         assert (await rest(stream)).count(b"HTTP/1.1 200 OK") == 3
 
 
+async def test_half_closed_client_may_take_its_time_with_an_answer(mock_clock: trio.testing.MockClock) -> None:
+    app = App(body=b"x" * 20_000_000)
+    async with connected(app) as stream:
+        await stream.send_all(GET + END)
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(5)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len((await rest(stream)).partition(b"\r\n\r\n")[2]) == 20_000_000
+
+
+async def test_answer_does_not_count_as_sent_where_the_client_may_have_left() -> None:
+    app = App(hold=trio.Event())
+    async with connected(app) as stream:
+        await stream.send_all(GET + END)
+        await stream.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
+        assert app.hold is not None
+        app.hold.set()
+        assert (await rest(stream)).endswith(b"hello")
+    assert (app.sent, app.cancelled) == (0, 1)
+
+
 async def test_answer_counts_as_sent_only_when_the_system_has_it(mock_clock: trio.testing.MockClock) -> None:
     app = App(body=b"x" * 20_000_000)
     async with connected(app) as stream:
@@ -351,6 +378,14 @@ async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
     assert [scope.cancel_called for scope in entered] == [True, True, False, False, False]
 
 
+async def test_two_in_five_may_be_silent_unless_said_otherwise() -> None:
+    crowd = Crowd(most=10)
+    entered = scopes(5)
+    for scope in entered:
+        assert crowd.enter(scope)
+    assert [scope.cancel_called for scope in entered] == [True, False, False, False, False]
+
+
 async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() -> None:
     crowd = Crowd(most=10, most_without_request=3)
     kept = scopes(5)
@@ -387,6 +422,10 @@ async def test_whoever_is_being_answered_never_gives_way() -> None:
     assert visits[0]
     crowd.leave(visits[0])
     assert crowd.enter(trio.CancelScope())
+
+
+def test_connections_leave_descriptors_for_everything_else() -> None:
+    assert MOST_CONNECTIONS <= OTHER_FILES / 2
 
 
 async def test_connections_beyond_the_limit_take_the_place_of_idle_ones() -> None:

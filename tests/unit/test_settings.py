@@ -200,6 +200,7 @@ def test_description_names_every_setting_and_masks_what_may_be_secret() -> None:
         ("", "/", ""),
         ("", "/phonic", "/phonic"),
         ("", "/phonic/", "/phonic"),
+        ("/phonic/", "", "/phonic"),
         ("https://example.com", "", ""),
         ("https://example.com/", "", ""),
         ("https://example.com:8443/a/b/", "", "/a/b"),
@@ -219,6 +220,8 @@ def test_paths_begin_with_the_prefix_or_else_with_the_path_of_the_external_url(
     ("field", "value"),
     [
         ("external_url", "example.com"),
+        ("external_url", "//example.com/a"),
+        ("external_url", "/a?b"),
         ("external_url", "ftp://example.com"),
         ("external_url", "https://user:hunter2@example.com"),
         ("external_url", "https://example.com/a?b"),

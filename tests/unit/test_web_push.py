@@ -100,6 +100,11 @@ def test_what_a_browser_says_of_the_site_is_believed(site: str, is_allowed: bool
     assert (FENCE.objection({"host": ["localhost"], "sec-fetch-site": [site]}) is None) is is_allowed
 
 
+def test_external_url_may_be_a_path() -> None:
+    without_host = fence(external_url="/phonic/", listen_hosts=[], machine="")
+    assert without_host == Fence()
+
+
 @given(st.text(), st.text())
 def test_any_header_gets_an_answer_and_a_strange_origin_never_a_good_one(host: str, origin: str) -> None:
     for each in (FENCE, Fence()):
