@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak dashboards pictures clean
+.PHONY: help demo unit test lint check bench soak dashboards schemas pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the log says what to open"
@@ -14,6 +14,7 @@ help:
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long crash and fault test; prints its seeds"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
+	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -52,6 +53,9 @@ soak: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+
+schemas:
+	tests/data/grafana-schema/regenerate
 
 pictures: $(STAMP)
 	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/real/test_dashboards_live.py

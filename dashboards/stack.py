@@ -14,14 +14,16 @@ DATASOURCE_UID = "phonic-prometheus"
 EXEMPLAR_LABEL = "conversation_id"
 
 
-def prometheus(slo: Slo) -> dict[str, Any]:
+def prometheus(
+    slo: Slo, *, exporter: str = "exporter:10058", alertmanager: str = "alertmanager:9093"
+) -> dict[str, Any]:
     """Scrapes, evaluates, alerts. Exemplars need the flag ``--enable-feature=exemplar-storage`` as well."""
     return {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL},
         "rule_files": ["recording.yml", "alerts.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": ["alertmanager:9093"]}]}]},
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
         "scrape_configs": [
-            {"job_name": slo.job, "static_configs": [{"targets": ["exporter:10058"]}]},
+            {"job_name": slo.job, "static_configs": [{"targets": [exporter]}]},
         ],
     }
 

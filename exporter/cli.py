@@ -89,6 +89,9 @@ app = App(
 _DEFAULTS = Settings()
 _SIMULATOR = SimulatorSettings()
 
+# By name, and imported when it is used: dashboards/ of the source tree is installed as exporter.dashboards.
+app.command("exporter.dashboards.export:app", name="dashboards", help="Write dashboards, rules and alerts.")
+
 AllSettings = Annotated[Settings, Parameter(name="*")]
 SimulatorFlags = Annotated[SimulatorSettings, Parameter(name="simulator")]
 

@@ -1,18 +1,17 @@
 """Pure: dashboard *Exporter*: can the other dashboards be trusted right now, and what does watching cost."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
-from ..panels import GREEN, RED, PanelBuilder, Query, number, rising, trend
+from ..model import Board, Panel, Query
+from ..panels import GREEN, RED, number, rising, trend
 from ..promql import SELECTED, gauge, occurring, rate, ratio, series
 from ..slo import Slo
 from .questions import in_progress_where_searched, per_minute
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """Is it up, does it see everything, does it lose anything, what does it cost."""
     return board(
         uid="phonic-exporter",
@@ -30,7 +29,7 @@ def build(slo: Slo) -> Dashboard:
     )
 
 
-def _now(slo: Slo) -> list[PanelBuilder]:
+def _now(slo: Slo) -> list[Panel]:
     lost = slo.alerts.conversations_lost
     return [
         number(
@@ -102,7 +101,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _watching() -> list[PanelBuilder]:
+def _watching() -> list[Panel]:
     return [
         trend(
             "Watchers",
@@ -158,7 +157,7 @@ def _watching() -> list[PanelBuilder]:
     ]
 
 
-def _trust() -> list[PanelBuilder]:
+def _trust() -> list[Panel]:
     return [
         trend(
             "Lost conversations by reason",
@@ -209,7 +208,7 @@ def _trust() -> list[PanelBuilder]:
     ]
 
 
-def _upstream() -> list[PanelBuilder]:
+def _upstream() -> list[Panel]:
     return [
         trend(
             "REST errors",
@@ -235,7 +234,7 @@ def _upstream() -> list[PanelBuilder]:
     ]
 
 
-def _state() -> list[PanelBuilder]:
+def _state() -> list[Panel]:
     return [
         trend(
             "Time since checkpoint",
@@ -292,7 +291,7 @@ def _state() -> list[PanelBuilder]:
     ]
 
 
-def _cost() -> list[PanelBuilder]:
+def _cost() -> list[Panel]:
     return [
         trend(
             "CPU",

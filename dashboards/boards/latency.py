@@ -1,12 +1,11 @@
 """Pure: dashboard *Latency*: how long callers wait for answers, at which agent, and in which stage."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
-from ..panels import RED, Column, PanelBuilder, Query, falling, heat, listing, number, rising, trend
+from ..model import Board, Panel, Query
+from ..panels import RED, Column, falling, heat, listing, number, rising, trend
 from ..promql import beyond, mean, quantile, rate, series, total, within
 from ..slo import Slo
 from .questions import LATENCY_LINK, per_minute
@@ -22,7 +21,7 @@ STAGES = (
 )
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """What the caller feels first, then who causes it, then where the time goes."""
     return board(
         uid="phonic-latency",
@@ -37,7 +36,7 @@ def build(slo: Slo) -> Dashboard:
     )
 
 
-def _response(slo: Slo) -> list[PanelBuilder]:
+def _response(slo: Slo) -> list[Panel]:
     limit, objective = slo.response.threshold_seconds, slo.response.objective
     felt = "From the end of the user's turn to the start of the assistant's, over the last five minutes"
     return [
@@ -98,7 +97,7 @@ def _response(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _agents(slo: Slo) -> list[PanelBuilder]:
+def _agents(slo: Slo) -> list[Panel]:
     limit, allowed = slo.response.threshold_seconds, 1 - slo.response.objective
     return [
         trend(
@@ -145,7 +144,7 @@ def _agents(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _stages() -> list[PanelBuilder]:
+def _stages() -> list[Panel]:
     # Below 0 where first audios of turns whose answer has yet to begin are counted already.
     before = f"clamp_min({mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)}), 0)"
     return [
@@ -170,7 +169,7 @@ def _stages() -> list[PanelBuilder]:
     ]
 
 
-def _heatmaps() -> list[PanelBuilder]:
+def _heatmaps() -> list[Panel]:
     return [
         *(
             heat(

@@ -1,17 +1,14 @@
 """Pure: dashboard *Overview*: are callers suffering, since when, and at which agent."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 
 from ..frame import Row, board
+from ..model import Board, Panel, Query
 from ..panels import (
     BLUE,
     ORANGE,
     RED,
     Column,
-    PanelBuilder,
-    Query,
     falling,
     listing,
     number,
@@ -33,7 +30,7 @@ from .questions import (
 )
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """Colours on top, then since when and at which agent, then everything else."""
     return board(
         uid="phonic-overview",
@@ -48,7 +45,7 @@ def build(slo: Slo) -> Dashboard:
     )
 
 
-def _now(slo: Slo) -> list[PanelBuilder]:
+def _now(slo: Slo) -> list[Panel]:
     limit, objective = slo.response.threshold_seconds, slo.response.objective
     errors = 1 - slo.conversations.objective
     response, conversations = indicators(slo)
@@ -137,7 +134,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _suffering(slo: Slo) -> list[PanelBuilder]:
+def _suffering(slo: Slo) -> list[Panel]:
     limit = slo.response.threshold_seconds
     return [
         trend(
@@ -162,7 +159,7 @@ def _suffering(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _conversations(slo: Slo) -> list[PanelBuilder]:
+def _conversations(slo: Slo) -> list[Panel]:
     response, conversations = indicators(slo)
     short = slo.burn.fast.windows[0].long
     fast, slow = slo.factor(slo.burn.fast.windows[0]), slo.factor(slo.burn.slow.windows[-1])
@@ -269,7 +266,7 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _agents(slo: Slo) -> PanelBuilder:
+def _agents(slo: Slo) -> Panel:
     limit = slo.response.threshold_seconds
     by = ("project", "agent")
     soon = total(c.RESPONSE, *by, matchers=(f'le="{bound(limit)}"',), part="bucket")

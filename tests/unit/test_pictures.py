@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards import frame, queries
+from dashboards import classic, frame, queries
 from dashboards.boards import BOARDS
 from dashboards.pictures.asking import Results, Window
 from dashboards.pictures.page import page
@@ -18,7 +18,7 @@ from dashboards.slo import load
 
 WINDOW = Window(start=1_000_000.0, end=1_000_060.0, variables=queries.EVERYTHING)
 LOADED: dict[str, Mapping[str, Any]] = {
-    name: json.loads(frame.to_json(build(load()))) for name, build in BOARDS.items()
+    name: json.loads(frame.to_json(classic.render(build(load())))) for name, build in BOARDS.items()
 }
 
 
