@@ -1,8 +1,9 @@
 """Pure: the alerts: few, on what callers or operators feel, each with a runbook entry and a dashboard.
 
-Rules for this file: a summary is a fixed sentence, a description is templated and says what was measured; what a
-ratio needs at least to mean something is part of the expression; a series that is absent never fires an alert,
-except where absence is the point. Expressions work on Prometheus 2.42 and 3.
+Rules for this file: a summary is one sentence that names whose trouble it is; a description says what was
+measured, with one unit for what it compares; what a ratio needs at least to mean something is part of the
+expression; what is absent never fires an alert, except where absence is the point; of exporters that watch the
+same conversations the largest number holds. Expressions work on Prometheus 2.42, Prometheus 3, VictoriaMetrics.
 """
 
 from typing import Any
@@ -13,10 +14,25 @@ from exporter.metrics import catalogue as c
 
 from . import promql
 from .rules import Indicator, indicators
-from .slo import Burn, Occurrence, Share, Slo
+from .slo import Burn, Delay, Lasting, Occurrence, Saturation, Share, Slo
 
 AGENT = ("project", "agent")
-GROUPS = ("phonic-callers", "phonic-budgets", "phonic-exporter")
+
+PAGES_COMMITTED = "phonic_exporter_pages_committed"
+CREDENTIAL_REFUSED = "phonic_exporter_credential_refused"
+REQUESTS_WAITING_SINCE = "phonic_exporter_requests_waiting_since_timestamp_seconds"
+EVENT_LOOP_LAG = "phonic_exporter_event_loop_lag_seconds"
+CLOCK_OFFSET = "phonic_exporter_clock_offset_seconds"
+
+# Each with its own interval: a server's default of one minute would make callers wait for the alert about waiting.
+GROUPS = {"phonic-waiting": "5s", "phonic-callers": "15s", "phonic-budgets": "15s", "phonic-exporter": "15s"}
+
+# Whose trouble it is. --metrics.labels may leave either label out.
+_OF_AGENT = (
+    "{{ if $labels.agent }} of agent {{ $labels.agent }}{{ end }}"
+    "{{ if $labels.project }} in project {{ $labels.project }}{{ end }}"
+)
+_OF_PROJECT = "{{ if $labels.project }}project {{ $labels.project }}{{ else }}the workspace{{ end }}"
 
 
 @attrs.frozen(kw_only=True)
@@ -50,7 +66,7 @@ class Alert:
         return {
             "alert": self.name,
             "expr": self.expr,
-            "for": self.lasting,
+            **({"for": self.lasting} if self.lasting else {}),
             **keep,
             "labels": {"severity": self.severity},
             "annotations": self.annotations(slo),
@@ -59,7 +75,7 @@ class Alert:
 
 def alerts(slo: Slo) -> tuple[Alert, ...]:
     """All alerts, the most urgent first within each group."""
-    return (*_callers(slo), *_budgets(slo), *_exporter(slo))
+    return (*_waiting(slo), *_callers(slo), *_budgets(slo), *_exporter(slo))
 
 
 def alerting(slo: Slo) -> dict[str, Any]:
@@ -67,92 +83,113 @@ def alerting(slo: Slo) -> dict[str, Any]:
     everything = alerts(slo)
     return {
         "groups": [
-            {"name": group, "rules": [a.rule(slo) for a in everything if a.group == group]} for group in GROUPS
+            {"name": group, "interval": interval, "rules": [a.rule(slo) for a in everything if a.group == group]}
+            for group, interval in GROUPS.items()
         ]
     }
 
 
-def _callers(slo: Slo) -> tuple[Alert, ...]:
-    waiting, errors, tools = slo.alerts.callers_waiting, slo.alerts.error_endings, slo.alerts.tool_failures
+def _waiting(slo: Slo) -> tuple[Alert, ...]:
+    of = slo.alerts.callers_waiting
+    # Joined before exporters are compared: two that name the agent of a call differently must not break the rule.
+    waits = promql.largest(
+        f"\n      ({promql.age(c.LIVE_WAITING_SINCE.name)})\n"
+        f"    * on (job, instance, conversation_id) group_left (project, agent)\n"
+        f"      {c.LIVE_INFO.name}\n  "
+    )
     return (
         Alert(
             name="PhonicCallersWaiting",
-            group="phonic-callers",
-            expr=(
-                f"count by (job, project, agent) (\n"
-                f"    (time() - {c.LIVE_WAITING_SINCE.name} > {waiting.seconds:g})\n"
-                f"  * on (job, instance, conversation_id) group_left (project, agent)\n"
-                f"    {c.LIVE_INFO.name}\n"
-                f") >= {waiting.callers}"
-            ),
-            severity=waiting.severity,
-            lasting=waiting.lasting,
-            keep_firing=waiting.keep_firing,
-            summary="Callers are on the line and hear no answer.",
+            group="phonic-waiting",
+            expr=f"count by (job, project, agent) (\n  {waits} > {of.seconds:g}\n) >= {of.callers}",
+            severity=of.severity,
+            lasting=of.lasting,
+            keep_firing=of.keep_firing,
+            summary=f"Callers{_OF_AGENT} are on the line and hear no answer.",
             description=(
-                "Callers of agent {{ $labels.agent }} in project {{ $labels.project }} who have waited more than "
-                f"{waiting.seconds:g} s for an answer: {{{{ $value }}}}."
+                f"Callers{_OF_AGENT} who have waited more than {of.seconds:g} s for an answer: {{{{ $value }}}}."
             ),
             board="phonic-live",
             labels=AGENT,
         ),
+    )
+
+
+def _callers(slo: Slo) -> tuple[Alert, ...]:
+    errors, tools = slo.alerts.error_endings, slo.alerts.tool_failures
+    near, full = slo.alerts.concurrency_near_limit, slo.alerts.concurrency_at_limit
+    return (
         _share(
             name="PhonicErrorEndings",
-            group="phonic-callers",
-            bad=f"{promql.without('reason')} (increase({c.CONVERSATION_ERRORS.sample_name}[{errors.window}]))",
-            every=f"{promql.without('ended_by')} (increase({c.CONVERSATIONS_ENDED.sample_name}[{errors.window}]))",
+            bad=promql.counted(f"increase({c.CONVERSATION_ERRORS.sample_name}[{errors.window}])", "reason"),
+            every=promql.counted(f"increase({c.CONVERSATIONS_ENDED.sample_name}[{errors.window}])", "ended_by"),
             of=errors,
-            summary="Conversations of an agent end in errors.",
+            summary=f"Conversations{_OF_AGENT} end in errors.",
             what="conversations",
             did="ended in an error",
         ),
         _share(
             name="PhonicToolFailures",
-            group="phonic-callers",
-            bad=f"{promql.without('reason')} (increase({c.TOOL_CALL_FAILURES.sample_name}[{tools.window}]))",
-            every=f"{promql.without()} (increase({c.TOOL_CALLS.sample_name}[{tools.window}]))",
+            bad=promql.counted(f"increase({c.TOOL_CALL_FAILURES.sample_name}[{tools.window}])", "reason"),
+            every=promql.counted(f"increase({c.TOOL_CALLS.sample_name}[{tools.window}])"),
             of=tools,
-            summary="Tool calls of an agent fail.",
+            summary=f"Tool calls{_OF_AGENT} fail.",
             what="tool calls",
             did="failed",
         ),
-        Alert(
+        _concurrency(
+            name="PhonicConcurrencyAtLimit",
+            of=full,
+            compared=">=",
+            summary=f"Concurrent conversations of {_OF_PROJECT} have reached the limit: Phonic refuses calls.",
+        ),
+        _concurrency(
             name="PhonicConcurrencyNearLimit",
-            group="phonic-callers",
-            expr=(
-                f"  {_highest(c.PROJECT_ACTIVE.name)} / {_highest(c.PROJECT_LIMIT.name)}\n"
-                f"    > {slo.alerts.concurrency_near_limit.ratio:g}\n"
-                f"or\n"
-                f"  {_highest(c.WORKSPACE_ACTIVE.name)} / {_highest(c.WORKSPACE_LIMIT.name)}\n"
-                f"    > {slo.alerts.concurrency_near_limit.ratio:g}"
+            of=near,
+            compared=">",
+            summary=(
+                f"Concurrent conversations of {_OF_PROJECT} are close to the limit, "
+                "beyond which Phonic refuses calls."
             ),
-            severity=slo.alerts.concurrency_near_limit.severity,
-            lasting=slo.alerts.concurrency_near_limit.lasting,
-            summary="Concurrent conversations are close to the limit, beyond which Phonic refuses calls.",
-            description=(
-                "{{ $value | humanizePercentage }} of the concurrent conversations that "
-                "{{ if $labels.project }}project {{ $labels.project }}{{ else }}the workspace{{ end }} "
-                "may have are in progress."
-            ),
-            board="phonic-overview",
-            labels=("project",),
         ),
     )
 
 
-def _share(*, name: str, group: str, bad: str, every: str, of: Share, summary: str, what: str, did: str) -> Alert:
+def _concurrency(*, name: str, of: Saturation, compared: str, summary: str) -> Alert:
+    return Alert(
+        name=name,
+        group="phonic-callers",
+        expr=(
+            f"  {promql.largest(c.PROJECT_ACTIVE.name)} / {promql.largest(c.PROJECT_LIMIT.name)}\n"
+            f"    {compared} {of.ratio:g}\n"
+            f"or\n"
+            f"  {promql.largest(c.WORKSPACE_ACTIVE.name)} / {promql.largest(c.WORKSPACE_LIMIT.name)}\n"
+            f"    {compared} {of.ratio:g}"
+        ),
+        severity=of.severity,
+        lasting=of.lasting,
+        keep_firing=of.keep_firing,
+        summary=summary,
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the concurrent conversations that {_OF_PROJECT} may have "
+            "are in progress."
+        ),
+        board="phonic-overview",
+        labels=("project",),
+    )
+
+
+def _share(*, name: str, bad: str, every: str, of: Share, summary: str, what: str, did: str) -> Alert:
     """Alert on a share of one agent's events; ``bad`` on the left keeps its labels for the description."""
     return Alert(
         name=name,
-        group=group,
+        group="phonic-callers",
         expr=f"  {bad}\n/\n  {every}\n  > {of.ratio:g}\nand\n  {bad}\n  >= {of.minimum}",
         severity=of.severity,
         lasting=of.lasting,
+        keep_firing=of.keep_firing,
         summary=summary,
-        description=(
-            f"{{{{ $value | humanizePercentage }}}} of the {what} of agent {{{{ $labels.agent }}}} in project "
-            f"{{{{ $labels.project }}}} {did} within {of.window}."
-        ),
+        description=f"{{{{ $value | humanizePercentage }}}} of the {what}{_OF_AGENT} {did} within {of.window}.",
         board="phonic-overview",
         labels=AGENT,
     )
@@ -162,8 +199,8 @@ def _budgets(slo: Slo) -> tuple[Alert, ...]:
     response, conversations = indicators(slo)
     limit = f"{slo.response.threshold_seconds:g}"
     texts: tuple[tuple[Indicator, str, str, str, str], ...] = (
-        (response, "PhonicResponseBudgetBurn", "Responses are slow", f"answered later than {limit} s", "latency"),
-        (conversations, "PhonicErrorBudgetBurn", "Conversations fail", "ended in an error", "overview"),
+        (response, "PhonicResponseBudgetBurn", "Responses", "are slow", "latency"),
+        (conversations, "PhonicErrorBudgetBurn", "Conversations", "fail", "overview"),
     )
     return tuple(
         Alert(
@@ -173,17 +210,20 @@ def _budgets(slo: Slo) -> tuple[Alert, ...]:
             severity=burn.severity,
             lasting=burn.lasting,
             keep_firing=burn.keep_firing,
-            summary=f"{summary}: the error budget is {state}.",
+            summary=f"{events}{_OF_AGENT} {trouble}: the error budget is {state}.",
             description=(
-                f"{{{{ $value | humanizePercentage }}}} of the "
-                f"{'turns' if indicator is response else 'conversations'} of agent {{{{ $labels.agent }}}} in "
-                f"project {{{{ $labels.project }}}} {what}; the objective allows "
-                f"{1 - indicator.objective:.6g} of them."
+                "{{ $value | humanizePercentage }} of the "
+                + (
+                    f"turns{_OF_AGENT} were answered later than {limit} s"
+                    if indicator is response
+                    else f"conversations{_OF_AGENT} ended in an error"
+                )
+                + f"; the objective allows {100 * (1 - indicator.objective):.6g}%."
             ),
             board=f"phonic-{board}",
             labels=AGENT,
         )
-        for indicator, name, summary, what, board in texts
+        for indicator, name, events, trouble, board in texts
         for speed, burn, state in (
             ("fast", slo.burn.fast, "burning fast"),
             ("slow", slo.burn.slow, "wearing away"),
@@ -206,48 +246,74 @@ def _burning(slo: Slo, indicator: Indicator, burn: Burn) -> list[str]:
 
 
 def _exporter(slo: Slo) -> tuple[Alert, ...]:
+    return (*_reaching(slo), *_seeing(slo), *_keeping(slo), _watchdog())
+
+
+def _reaching(slo: Slo) -> tuple[Alert, ...]:
+    """Prometheus reaches the exporter, the exporter reaches Phonic."""
     of = slo.alerts
-    feed, lost = of.feed_errors, of.conversations_lost
-    feed_errors = f"{promql.without('reason')} (increase({c.FEED_ERRORS.sample_name}[{feed.window}]))"
-    short = of.watching_falls_short
-    active, live = (
-        f"max by (job, project) ({c.PROJECT_ACTIVE.name})",
-        f"sum by (job, project) ({c.CONVERSATIONS_LIVE.name})",
-    )
     return (
-        Alert(
-            name="PhonicExporterDown",
-            group="phonic-exporter",
-            expr=f'up{{job="{slo.job}"}} == 0 or absent(up{{job="{slo.job}"}})',
-            severity=of.exporter_down.severity,
-            lasting=of.exporter_down.lasting,
-            summary="The exporter cannot be scraped: live conversations are not observed.",
-            description=(
-                "Prometheus cannot scrape job {{ $labels.job }}"
-                "{{ if $labels.instance }}, instance {{ $labels.instance }}{{ else }}: it has no target{{ end }}."
-            ),
-            board="phonic-exporter",
+        _state(
+            "PhonicExporterDown",
+            f'up{{job="{slo.job}"}} == 0 or absent(up{{job="{slo.job}"}})',
+            of.exporter_down,
+            "The exporter of job {{ $labels.job }} cannot be scraped: live conversations are not observed.",
+            "Prometheus cannot scrape job {{ $labels.job }}"
+            "{{ if $labels.instance }}, instance {{ $labels.instance }}{{ else }}: it has no target{{ end }}.",
         ),
-        Alert(
-            name="PhonicUpstreamUnreachable",
-            group="phonic-exporter",
-            expr=f"max without (instance, pod) ({c.UP.name}) == 0",
-            severity=of.upstream_unreachable.severity,
-            lasting=of.upstream_unreachable.lasting,
-            summary="Phonic's REST API does not answer the exporter: new conversations are not found.",
-            description="No exporter of job {{ $labels.job }} gets an answer from Phonic's REST API.",
-            board="phonic-exporter",
+        _state(
+            "PhonicCredentialRefused",
+            f"{promql.largest(CREDENTIAL_REFUSED)} == 1",
+            of.credential_refused,
+            "Phonic refuses the credential of job {{ $labels.job }}: conversations are not observed.",
+            "Phonic's REST API refuses the credential of job {{ $labels.job }}, and all live feeds are held back.",
         ),
+        _state(
+            "PhonicUpstreamUnreachable",
+            f"{promql.largest(c.UP.name)} == 0",
+            of.upstream_unreachable,
+            "Phonic's REST API does not answer job {{ $labels.job }}: new conversations are not found.",
+            "No exporter of job {{ $labels.job }} gets an answer from Phonic's REST API.",
+        ),
+        _delay(
+            "PhonicDiscoveryStale",
+            promql.smallest(promql.age(c.DISCOVERY_LAST_SUCCESS.name)),
+            of.discovery_stale,
+            "Discovery of job {{ $labels.job }} does not complete: new conversations are not found.",
+            "No exporter of job {{ $labels.job }} has looked through all live conversations for "
+            "{{ $value | humanizeDuration }}.",
+        ),
+        _delay(
+            "PhonicRequestsWaiting",
+            promql.largest(promql.age(REQUESTS_WAITING_SINCE)),
+            of.requests_waiting,
+            "REST requests of job {{ $labels.job }} wait too long for their turn.",
+            "The REST request of job {{ $labels.job }} that has waited longest has waited "
+            "{{ $value | humanizeDuration }}.",
+        ),
+    )
+
+
+def _seeing(slo: Slo) -> tuple[Alert, ...]:
+    """The exporter sees every conversation, and in time."""
+    of = slo.alerts
+    feed, lost, short = of.feed_errors, of.conversations_lost, of.watching_falls_short
+    active = f"max by (job, project) ({c.PROJECT_ACTIVE.name})"
+    live = f"max by (job, project) (sum by (job, project, instance, pod) ({c.CONVERSATIONS_LIVE.name}))"
+    seen = f"max by (job) (sum by (job, instance, pod) (increase({c.CONVERSATIONS.sample_name}[{lost.window}])))"
+    return (
         Alert(
             name="PhonicFeedErrors",
             group="phonic-exporter",
             expr=(
-                f"  {feed_errors}\n>=\n"
-                f"  clamp_min({feed.ratio:g} * {promql.without('state')} ({c.WATCHERS.name}), {feed.minimum})"
+                f"  {promql.counted(f'increase({c.FEED_ERRORS.sample_name}[{feed.window}])', 'reason')}\n"
+                f">=\n"
+                f"  clamp_min({feed.ratio:g} * {promql.counted(c.WATCHERS.name, 'state')}, {feed.minimum})"
             ),
             severity=feed.severity,
             lasting=feed.lasting,
-            summary="Live feeds break or cannot be opened.",
+            keep_firing=feed.keep_firing,
+            summary="Live feeds of job {{ $labels.job }} break or cannot be opened.",
             description=(
                 f"{{{{ $value | humanize }}}} live feeds of job {{{{ $labels.job }}}} failed within {feed.window}."
             ),
@@ -260,7 +326,12 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
             name="PhonicWatchingFallsShort",
             group="phonic-exporter",
             expr=(
-                f"  {active} - ({live} or 0 * {active})\n"
+                f"  {active}\n"
+                f"- (\n"
+                f"    {live}\n"
+                f"  or\n"
+                f"    0 * {active}\n"
+                f")\n"
                 f">=\n"
                 f"  clamp_min({short.ratio:g} * {active}, {short.minimum})\n"
                 f"and on (job, project)\n"
@@ -270,7 +341,10 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
             ),
             severity=short.severity,
             lasting=short.lasting,
-            summary="Conversations are in progress that the exporter does not watch.",
+            keep_firing=short.keep_firing,
+            summary=(
+                "Conversations of project {{ $labels.project }} are in progress that the exporter does not watch."
+            ),
             description=(
                 "Active conversations of project {{ $labels.project }} that are not watched, and whose timings "
                 "cannot be fetched later: {{ $value }}."
@@ -282,60 +356,121 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
             name="PhonicConversationsLost",
             group="phonic-exporter",
             expr=(
-                f"  {promql.without()} (increase({c.CONVERSATIONS_LOST.sample_name}[{lost.window}]))\n"
+                f"  {promql.counted(f'increase({c.CONVERSATIONS_LOST.sample_name}[{lost.window}])')}\n"
                 f">= on (job) group_left ()\n"
-                f"  clamp_min({lost.ratio:g} * sum by (job) "
-                f"(increase({c.CONVERSATIONS.sample_name}[{lost.window}])), {lost.minimum})"
+                f"  clamp_min({lost.ratio:g} * {seen}, {lost.minimum})"
             ),
             severity=lost.severity,
             lasting=lost.lasting,
-            summary="Conversations ended before the exporter saw their timings.",
+            keep_firing=lost.keep_firing,
+            summary="Conversations of job {{ $labels.job }} ended before the exporter saw their timings.",
             description=(
                 f"The timings of {{{{ $value | humanize }}}} conversations were lost within {lost.window} "
                 f"(reason: {{{{ $labels.reason }}}}) and cannot be fetched later."
             ),
             board="phonic-exporter",
         ),
+        _delay(
+            "PhonicEventLoopLag",
+            promql.largest(EVENT_LOOP_LAG),
+            of.event_loop_lag,
+            "The exporter of job {{ $labels.job }} has too much to do, or too little CPU.",
+            "The event loop of job {{ $labels.job }} was {{ $value | humanizeDuration }} late within a minute.",
+        ),
+        _delay(
+            "PhonicClockOff",
+            promql.largest(f"abs({CLOCK_OFFSET})"),
+            of.clock_off,
+            "The clocks of job {{ $labels.job }} and of Phonic differ: waits of live callers are wrong.",
+            "The clock of the exporter of job {{ $labels.job }} is {{ $value | humanizeDuration }} from Phonic's.",
+        ),
+    )
+
+
+def _keeping(slo: Slo) -> tuple[Alert, ...]:
+    """The exporter keeps its files, its counts and its labels."""
+    of = slo.alerts
+    return (
+        _state(
+            "PhonicFileNotReadAgain",
+            f"{promql.smallest(c.RELOAD_SUCCESSFUL.name)} == 0",
+            of.file_not_read_again,
+            "The exporter of job {{ $labels.job }} cannot use a file that has changed.",
+            "The {{ $labels.file }} file of job {{ $labels.job }} could not be used when it was last read; "
+            "what it said before is still in force.",
+        ),
+        _state(
+            "PhonicPagesNotCommitted",
+            f"{promql.smallest(PAGES_COMMITTED)} == 0",
+            of.pages_not_committed,
+            "The exporter of job {{ $labels.job }} cannot write its state file: a restart would lose counts.",
+            "The pages of job {{ $labels.job }} show numbers that are not in its state file.",
+        ),
         _occurred(
             "PhonicCheckpointFailing",
-            f"{promql.without()} (increase({c.CHECKPOINT_ERRORS.sample_name}[$window])) > 0",
+            f"{promql.counted(f'increase({c.CHECKPOINT_ERRORS.sample_name}[$window])')} > 0",
             of.checkpoint_failing,
-            "The exporter cannot write its checkpoint: a restart would lose counts.",
+            "The exporter of job {{ $labels.job }} cannot write its checkpoint: a restart would lose counts.",
             "{{ $value | humanize }} checkpoints of job {{ $labels.job }} failed within $window.",
         ),
         _occurred(
             "PhonicSchemaDrift",
-            f"  {promql.without('object')} (increase({c.UNKNOWN_FIELDS.sample_name}[$window]))\n"
+            f"  {promql.counted(f'increase({c.UNKNOWN_FIELDS.sample_name}[$window])', 'object')}\n"
             f"+\n"
-            f"  {promql.without('field')} (increase({c.UNKNOWN_WORDS.sample_name}[$window]))\n"
+            f"  {promql.counted(f'increase({c.UNKNOWN_WORDS.sample_name}[$window])', 'field')}\n"
             f"  > 0",
             of.schema_drift,
-            "Phonic sends fields or words that the exporter does not know.",
+            "Phonic sends fields or words that the exporter of job {{ $labels.job }} does not know.",
             "{{ $value | humanize }} unknown fields or words were met by job {{ $labels.job }} within $window.",
         ),
         _occurred(
             "PhonicLabelsFolded",
-            f"{promql.without()} (increase({c.LABEL_VALUES_FOLDED.sample_name}[$window])) > 0",
+            f"{promql.counted(f'increase({c.LABEL_VALUES_FOLDED.sample_name}[$window])')} > 0",
             of.labels_folded,
-            "Label values are folded into __other__: metrics no longer tell agents apart.",
+            "Label values of job {{ $labels.job }} are folded: metrics no longer tell agents apart.",
             "{{ $value | humanize }} conversations lost their {{ $labels.label }} to a limit within $window.",
         ),
     )
 
 
-def _occurred(name: str, expr: str, of: Occurrence, summary: str, description: str) -> Alert:
+def _watchdog() -> Alert:
     return Alert(
-        name=name,
+        name="PhonicWatchdog",
         group="phonic-exporter",
-        expr=expr.replace("$window", of.window),
-        severity=of.severity,
-        lasting=of.lasting,
-        summary=summary,
-        description=description.replace("$window", of.window),
+        expr="vector(1)",
+        severity="none",
+        lasting="",
+        summary="Alerts are evaluated and delivered.",
+        description="This alert always fires. Whoever receives it should tell somebody when it stops coming.",
         board="phonic-exporter",
     )
 
 
-def _highest(gauge: str) -> str:
-    """A gauge that every replica reports alike."""
-    return f"max without (instance, pod) ({gauge})"
+def _state(name: str, expr: str, of: Lasting, summary: str, description: str) -> Alert:
+    """Alert on something that is so."""
+    return Alert(
+        name=name,
+        group="phonic-exporter",
+        expr=expr,
+        severity=of.severity,
+        lasting=of.lasting,
+        summary=summary,
+        description=description,
+        board="phonic-exporter",
+    )
+
+
+def _delay(name: str, expr: str, of: Delay, summary: str, description: str) -> Alert:
+    """Alert on seconds that have become too many."""
+    return _state(name, f"{expr} > {of.seconds:g}", Lasting(of.severity, of.lasting), summary, description)
+
+
+def _occurred(name: str, expr: str, of: Occurrence, summary: str, description: str) -> Alert:
+    """Alert on something that happened within a window."""
+    return _state(
+        name,
+        expr.replace("$window", of.window),
+        Lasting(of.severity, of.lasting),
+        summary,
+        description.replace("$window", of.window),
+    )

@@ -2,6 +2,9 @@
 
 Two vocabularies. Rules aggregate ``without (instance, pod)``: whatever else a user's Prometheus adds stays.
 Panels select by the dashboard's variables and aggregate ``by`` what they show.
+
+Several exporters may watch the same conversations. Each counts them all, so what they say of conversations is not
+added up: the largest of their numbers holds.
 """
 
 from exporter.metrics.catalogue import Family, Kind, Scope
@@ -16,9 +19,27 @@ def bound(value: float) -> str:
     return repr(float(value))
 
 
-def without(*labels: str) -> str:
-    """Sum over instances, and over ``labels``."""
-    return f"sum without ({', '.join((*TARGET_LABELS, *labels))})"
+def largest(expr: str) -> str:
+    """The largest of what the instances say."""
+    return f"max without ({', '.join(TARGET_LABELS)}) ({expr})"
+
+
+def smallest(expr: str) -> str:
+    """The smallest of what the instances say."""
+    return f"min without ({', '.join(TARGET_LABELS)}) ({expr})"
+
+
+def counted(expr: str, *labels: str) -> str:
+    """Each instance's sum over ``labels``, of which the largest holds."""
+    return largest(f"sum without ({', '.join(labels)}) ({expr})" if labels else expr)
+
+
+def age(selector: str) -> str:
+    """Seconds from the time that a gauge holds to the moment at which it was scraped.
+
+    ``time()`` in its place would add the age of the sample, up to a whole scrape interval.
+    """
+    return f"timestamp({selector}) - {selector}"
 
 
 def variables(family: Family) -> str:
@@ -39,12 +60,12 @@ def series(family: Family, *matchers: str, part: str = "") -> str:
 
 def rate(family: Family, *by: str, matchers: tuple[str, ...] = (), part: str = "") -> str:
     """Events per second of a counter, or of a part of a histogram, summed by labels."""
-    return f"{_sum(by)}(rate({series(family, *matchers, part=part)}[$__rate_interval]))"
+    return _sum(f"rate({series(family, *matchers, part=part)}[$__rate_interval])", family, by)
 
 
 def total(family: Family, *by: str, matchers: tuple[str, ...] = (), part: str = "") -> str:
     """Events within the dashboard's whole time range, for tables."""
-    return f"{_sum(by)}(increase({series(family, *matchers, part=part)}[$__range]))"
+    return _sum(f"increase({series(family, *matchers, part=part)}[$__range])", family, by)
 
 
 def occurring(expr: str, family: Family, *by: str) -> str:
@@ -57,6 +78,8 @@ def occurring(expr: str, family: Family, *by: str) -> str:
 
 def gauge(family: Family, *by: str, operation: str = "sum") -> str:
     """A gauge aggregated by labels."""
+    if operation == "sum":
+        return _sum(series(family), family, by)
     return f"{_aggregate(operation, by)}({series(family)})"
 
 
@@ -88,8 +111,11 @@ def beyond(family: Family, threshold: float, *by: str) -> str:
     return f"1 - {within(family, threshold, *by)}"
 
 
-def _sum(by: tuple[str, ...]) -> str:
-    return _aggregate("sum", by)
+def _sum(expr: str, family: Family, by: tuple[str, ...]) -> str:
+    """Added up, but not over exporters that say the same of conversations."""
+    if family.scope is not Scope.PROCESS and "instance" not in by:
+        expr = largest(expr)
+    return f"{_aggregate('sum', by)}({expr})"
 
 
 def _aggregate(operation: str, by: tuple[str, ...]) -> str:

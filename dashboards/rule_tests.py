@@ -3,8 +3,10 @@
 Every alert has cases in which it fires, stays silent at its edge, and recovers; a ratio also one with too little
 traffic, a burn also one in which only one of its two windows burns.
 
-Rules for this file: rates are constant around every moment that is looked at, so that the half-open ranges of
-Prometheus 3 give the same answers as the closed ones of Prometheus 2; every number comes from ``slo.yml``.
+Rules for this file: rates are constant around every moment that is looked at, or samples lie between the moments
+of evaluation, so that the half-open ranges of Prometheus 3 give the same answers as the closed ones of Prometheus
+2; for the same reason samples are less than the five minutes apart that Prometheus looks back, and the groups of
+rules are evaluated in order; every number comes from ``slo.yml``.
 """
 
 import re
@@ -15,9 +17,18 @@ import attrs
 from exporter.metrics import catalogue as c
 
 from . import promql
-from .alerts import Alert, alerts
-from .rules import Indicator, indicators
-from .slo import Burn, Occurrence, Slo, seconds
+from .alerts import (
+    CLOCK_OFFSET,
+    CREDENTIAL_REFUSED,
+    EVENT_LOOP_LAG,
+    GROUPS,
+    PAGES_COMMITTED,
+    REQUESTS_WAITING_SINCE,
+    Alert,
+    alerts,
+)
+from .rules import Indicator, indicators, recording
+from .slo import QUICKEST_PAGE_SECONDS, Burn, Lasting, Occurrence, Saturation, Slo, seconds
 
 _JOB = "phonic-exporter"
 _TARGET = f'job="{_JOB}",instance="a:10058"'
@@ -25,41 +36,62 @@ _TARGET = f'job="{_JOB}",instance="a:10058"'
 _AGENT = 'project="main",agent="front desk"'
 _WHO = {"job": _JOB, "project": "main", "agent": "front desk"}
 _FLAT = 10_000
+# Files whose alerts ask for recorded rates.
+_RECORDED = ("replicas", "budgets-fast", "budgets-slow", "pages")
+# Prometheus looks back five minutes, and Prometheus 3 not quite as far.
+_LONGEST_STEP = 4
 
 
 @attrs.frozen(kw_only=True)
 class Expected:
-    """At ``minutes`` the alert fires with these labels, its value shown as ``value``; silent without labels."""
+    """At ``minutes`` and ``seconds`` the alert fires with these labels, its value shown as ``value``.
 
-    minutes: int
+    Silent without a value.
+    """
+
+    minutes: int = 0
+    seconds: int = 0
     labels: dict[str, str] = attrs.field(factory=dict)
     value: str = ""
+
+    @property
+    def time(self) -> str:
+        """As promtool spells it."""
+        return f"{self.minutes}m{self.seconds}s" if self.seconds else f"{self.minutes}m"
 
 
 @attrs.frozen(kw_only=True)
 class Case:
-    """One situation: series in promtool's notation, one sample every ``step`` minutes, and what must follow."""
+    """One situation: series in promtool's notation, and what must follow.
+
+    One sample every ``step`` minutes, at which the rules are evaluated too, unless ``interval`` says otherwise.
+    """
 
     alert: str
     title: str
     series: dict[str, str]
     expected: tuple[Expected, ...]
     step: int = 1
+    interval: str = ""
 
 
 def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
-    """Test files by stem. The cases of one file share its step, at which the rules are evaluated too."""
+    """Test files by stem. The cases of one file share the interval at which the rules are evaluated."""
     known = {alert.name: alert for alert in alerts(slo)}
     files = {
-        "callers": (*_waiting(slo), *_shares(slo), *_concurrency(slo)),
+        "waiting": _waiting(slo),
+        "callers": (*_shares(slo), *_concurrency(slo)),
+        "replicas": _replicas(slo),
         "budgets-fast": _burns(slo, "Fast", slo.burn.fast),
         "budgets-slow": _burns(slo, "Slow", slo.burn.slow),
+        "pages": _pages(slo),
         "exporter": _exporter(slo),
     }
     return {
         stem: {
-            "rule_files": ["../recording.yml", "../alerts.yml"],
-            "evaluation_interval": f"{cases[0].step}m",
+            "rule_files": ["../recording.yml", "../alerts.yml"] if stem in _RECORDED else ["../alerts.yml"],
+            "evaluation_interval": GROUPS["phonic-waiting"] if stem == "waiting" else f"{cases[0].step}m",
+            "group_eval_order": [*(group["name"] for group in recording(slo)["groups"]), *GROUPS],
             "tests": [_test(case, known[case.alert], slo) for case in cases],
         }
         for stem, cases in files.items()
@@ -69,11 +101,11 @@ def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
 def _test(case: Case, alert: Alert, slo: Slo) -> dict[str, Any]:
     return {
         "name": f"{case.alert}: {case.title}",
-        "interval": f"{case.step}m",
+        "interval": case.interval or f"{case.step}m",
         "input_series": [{"series": name, "values": values} for name, values in case.series.items()],
         "alert_rule_test": [
             {
-                "eval_time": f"{e.minutes}m",
+                "eval_time": e.time,
                 "alertname": case.alert,
                 "exp_alerts": [
                     {
@@ -94,8 +126,8 @@ def _test(case: Case, alert: Alert, slo: Slo) -> dict[str, Any]:
 def _rendered(template: str, e: Expected) -> str:
     """What Prometheus makes of the few template forms that alerts use."""
     text = re.sub(
-        r"{{ if \$labels\.(\w+) }}(.*?){{ else }}(.*?){{ end }}",
-        lambda m: m[2] if e.labels.get(m[1]) else m[3],
+        r"{{ if \$labels\.(\w+) }}(.*?)(?:{{ else }}(.*?))?{{ end }}",
+        lambda m: m[2] if e.labels.get(m[1]) else m[3] or "",
         template,
     )
     text = re.sub(r"{{ \$labels\.(\w+) \| urlquery }}", lambda m: e.labels.get(m[1], "").replace(" ", "+"), text)
@@ -113,36 +145,71 @@ def _minutes(duration: str) -> int:
 
 
 def _waiting(slo: Slo) -> tuple[Case, ...]:
+    """Scrapes are seconds apart and begin at any second: no sample need be as old as the next one.
+
+    Series are written second by second, as a scrape at each ``every`` seconds from ``phase`` on sees them.
+    """
     of = slo.alerts.callers_waiting
     many = of.callers
-    # Samples are a minute apart: a caller who began to wait at 10 min is seen waiting from then on.
-    after = 10 + _minutes(f"{int(of.seconds) + 1}s") + _minutes(of.lasting)
+    lasting, keep = seconds(of.lasting), seconds(of.keep_firing)
+    start = 120
+    short, long = 0.6 * of.seconds, 2 * of.seconds
 
-    def callers(number: int, values: str) -> dict[str, str]:
+    def callers(number: int, wait: float, until: int, every: int, phase: int) -> dict[str, str]:
+        """Callers who at each scrape have waited ``wait`` seconds, and nobody after ``until``."""
         ids = [f'conversation_id="conv_{n}"' for n in range(number)]
-        info = {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{_AGENT},origin="direct"}}': "1x60" for i in ids}
-        return info | {f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{i}}}": values for i in ids}
+        scrapes = range(phase, until, every)
+        gap = f" _x{every - 1} " if every > 1 else " "
+        info = f"_x{phase} " * bool(phase) + gap.join("1" for _ in scrapes) + f"{gap}stale"
+        since = f"_x{phase} " * bool(phase) + gap.join(f"{t - wait:g}" for t in scrapes) + f"{gap}stale"
+        return {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{_AGENT},origin="direct"}}': info for i in ids} | {
+            f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{i}}}": since for i in ids
+        }
 
-    def case(title: str, number: int, values: str, *expected: Expected) -> Case:
-        return Case(alert="PhonicCallersWaiting", title=title, series=callers(number, values), expected=expected)
+    def case(title: str, series: dict[str, str], *expected: Expected) -> Case:
+        return Case(alert="PhonicCallersWaiting", title=title, series=series, expected=expected, interval="1s")
 
+    def at(moment: float, value: int = 0) -> Expected:
+        """At the first evaluation from then on."""
+        step = seconds(GROUPS["phonic-waiting"])
+        minutes, rest = divmod(-(-int(moment) // step) * step, 60)
+        return Expected(minutes=minutes, seconds=rest, labels=_WHO if value else {}, value=str(value or ""))
+
+    cases = []
+    for every in (5, 15, 60):
+        for phase in (0, 1, every // 2, every - 1):
+            over = start + 4 * every
+            fires = phase + max(every, lasting) + every
+            scraped = f"scraped every {every} s from second {phase}"
+            cases += [
+                case(
+                    f"silent while callers are soon answered, {scraped}",
+                    callers(many + 1, short, over, every, phase),
+                    *(at(moment) for moment in range(fires, over, 20)),
+                ),
+                case(
+                    f"fires while callers wait, {scraped}",
+                    callers(many, long, over, every, phase),
+                    at(phase),
+                    at(fires + every, many),
+                    # Every phase is as good as another for the long wait that follows.
+                    *([at(over + 2 * every + keep + 10)] if phase == 1 else []),
+                ),
+            ]
     return (
-        case(
-            "fires while callers wait and recovers when they are answered",
-            many,
-            "_x9 600x20 stale",
-            Expected(minutes=9),
-            Expected(minutes=after, labels=_WHO, value=str(many)),
-            Expected(minutes=32 + _minutes(of.keep_firing)),
-        ),
+        *cases,
         case(
             "silent while every wait is exactly as long as allowed",
-            many,
-            f"{-of.seconds:g}+60x60",
-            Expected(minutes=after),
-            Expected(minutes=40),
+            callers(many, of.seconds, start, 5, 2),
+            at(start / 2),
+            at(start - 10),
         ),
-        case("silent when nobody waits", 0, "", Expected(minutes=after)),
+        case(
+            "silent when too few callers wait",
+            callers(many - 1, long, start, 5, 2),
+            at(start / 2),
+            at(start - 10),
+        ),
     )
 
 
@@ -166,7 +233,7 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
     for alert, of, bad, every in names:
         start = _minutes(of.window)
         look = start + _minutes(of.window) // 2 + _minutes(of.lasting)
-        over = start + 2 * _minutes(of.window) + _minutes(of.lasting)
+        over = start + 2 * _minutes(of.window) + _minutes(of.lasting) + _minutes(of.keep_firing)
         # Four times the minimum, so that extrapolation cannot decide.
         many, at_edge = 4 * of.minimum, round(4 * of.minimum / of.ratio)
 
@@ -201,38 +268,156 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
 
 
 def _concurrency(slo: Slo) -> tuple[Case, ...]:
-    of = slo.alerts.concurrency_near_limit
     limit = 100
-    edge = round(of.ratio * limit)
-    after = 10 + _minutes(of.lasting)
-
-    def case(title: str, active: str, limit_of: str, *expected: Expected) -> Case:
-        return Case(
-            alert="PhonicConcurrencyNearLimit",
-            title=title,
-            series={active: f"{edge}x10 {edge + 10}x20 {edge}x20", limit_of: f"{limit}x100"},
-            expected=(Expected(minutes=9), *expected, Expected(minutes=35)),
+    cases: list[Case] = []
+    table: tuple[tuple[str, Saturation, int, int], ...] = (
+        ("PhonicConcurrencyAtLimit", slo.alerts.concurrency_at_limit, 0, 1),
+        ("PhonicConcurrencyNearLimit", slo.alerts.concurrency_near_limit, 10, 0),
+    )
+    for alert, of, beyond, below in table:
+        edge = round(of.ratio * limit)
+        busy, calm = edge + beyond, edge - below
+        after, over = 11 + _minutes(of.lasting), 31 + _minutes(of.keep_firing) + 2
+        for whose, active, limit_of, labels in (
+            ("a project", c.PROJECT_ACTIVE.name, c.PROJECT_LIMIT.name, {"project": "main"}),
+            ("the workspace", c.WORKSPACE_ACTIVE.name, c.WORKSPACE_LIMIT.name, {}),
+        ):
+            target = f'{_TARGET},project="main"' if labels else _TARGET
+            cases.append(
+                Case(
+                    alert=alert,
+                    title=f"silent at its edge, fires for {whose} beyond it, recovers",
+                    series={
+                        f"{active}{{{target}}}": f"{calm}x10 {busy}x20 {calm}x40",
+                        f"{limit_of}{{{target}}}": f"{limit}x100",
+                    },
+                    expected=(
+                        Expected(minutes=9),
+                        Expected(minutes=after, labels={"job": _JOB, **labels}, value=_percent(busy / limit)),
+                        Expected(minutes=over),
+                    ),
+                )
+            )
+        cases.append(
+            Case(
+                alert=alert,
+                title="silent in a project without a limit of its own",
+                series={f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}': "1000x60"},
+                expected=(Expected(minutes=30),),
+            )
         )
+    return tuple(cases)
 
-    value = _percent((edge + 10) / limit)
+
+def _twice(series: dict[str, str], second: dict[str, str] | None = None) -> dict[str, str]:
+    """The same as two exporters show it, or as the other shows it after its own fashion."""
+    other = {name.replace('instance="a:10058"', 'instance="b:10058",pod="b"'): v for name, v in series.items()}
+    return {**series, **other, **(second or {})}
+
+
+def _replicas(slo: Slo) -> tuple[Case, ...]:
+    """Two exporters that watch the same conversations say everything twice, and nothing happened twice."""
+    waiting, short = slo.alerts.callers_waiting, slo.alerts.watching_falls_short
+    errors, lost, feed = slo.alerts.error_endings, slo.alerts.conversations_lost, slo.alerts.feed_errors
+    long = 2 * int(waiting.seconds)
+    ids = [f'conversation_id="conv_{n}"' for n in range(waiting.callers)]
+    info = {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{_AGENT},origin="direct"}}': "1x60" for i in ids}
+    since = {f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{i}}}": f"{-long}+60x60" for i in ids}
+    too_few = {k: v for k, v in {**info, **since}.items() if ids[0] not in k}
+    active = round(4 * short.minimum / short.ratio)
+    watched = active - 4 * short.minimum
+    projects = {
+        f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}': f"{active}x60",
+        f'{c.DISCOVERED.name}{{{_TARGET},project="main"}}': f"{active}x60",
+        f"{c.CONVERSATIONS_LIVE.name}{{{_TARGET},{_AGENT}}}": f"{watched}x60",
+    }
+    start = _minutes(errors.window)
+    look = start + start // 2 + _minutes(errors.lasting)
+    count = errors.minimum - 1
+
+    def burst(number: int, at: int = start) -> str:
+        return f"0x{at} {number}x{_FLAT // 10}"
+
+    window = _minutes(lost.window)
+    settled = 2 * min(_minutes(w.long) for w in slo.burn.fast.windows)
+    le = promql.bound(slo.response.threshold_seconds)
+    turns = {
+        f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': f"0x{settled}",
+        f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": f"0+{(slo.response.minimum - 1) / settled:g}x{settled}",
+    }
     return (
-        case(
-            "silent at the threshold, fires for a project beyond it, recovers",
-            f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}',
-            f'{c.PROJECT_LIMIT.name}{{{_TARGET},project="main"}}',
-            Expected(minutes=after + 1, labels={"job": _JOB, "project": "main"}, value=value),
-        ),
-        case(
-            "silent at the threshold, fires for the workspace beyond it, recovers",
-            f"{c.WORKSPACE_ACTIVE.name}{{{_TARGET}}}",
-            f"{c.WORKSPACE_LIMIT.name}{{{_TARGET}}}",
-            Expected(minutes=after + 1, labels={"job": _JOB}, value=value),
+        Case(
+            alert="PhonicCallersWaiting",
+            title="one caller seen by two exporters is one caller",
+            series=_twice(too_few),
+            expected=(Expected(minutes=10),),
         ),
         Case(
-            alert="PhonicConcurrencyNearLimit",
-            title="silent in a project without a limit of its own",
-            series={f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}': "1000x60"},
-            expected=(Expected(minutes=30),),
+            alert="PhonicCallersWaiting",
+            title="fires for as many callers as there are, even if the exporters name their agent differently",
+            series=_twice({**info, **since})
+            | {
+                f'{c.LIVE_INFO.name}{{{_TARGET},{ids[0]},{_AGENT},origin="direct"}}'.replace(
+                    "a:10058", "c:10058"
+                ).replace("front desk", "none"): "1x60",
+                f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{ids[0]}}}".replace(
+                    "a:10058", "c:10058"
+                ): f"{-long}+60x60",
+            },
+            expected=(Expected(minutes=10, labels=_WHO, value=str(waiting.callers)),),
+        ),
+        Case(
+            alert="PhonicWatchingFallsShort",
+            title="fires when each of two exporters watches the same part",
+            series=_twice(projects),
+            expected=(
+                Expected(
+                    minutes=12 + _minutes(short.lasting),
+                    labels={"job": _JOB, "project": "main"},
+                    value=str(active - watched),
+                ),
+            ),
+        ),
+        Case(
+            alert="PhonicErrorEndings",
+            title="too few errors stay too few when two exporters count them",
+            series=_twice(
+                {
+                    f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': burst(count),
+                    f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="error"}}': burst(count),
+                }
+            ),
+            expected=(Expected(minutes=look),),
+        ),
+        Case(
+            alert="PhonicConversationsLost",
+            title="a few lost conversations stay a few when two exporters count them",
+            series=_twice(
+                {
+                    f'{c.CONVERSATIONS_LOST.sample_name}{{{_TARGET},reason="never_live"}}': burst(
+                        lost.minimum - 1, window
+                    ),
+                    f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{_AGENT}}}": burst(lost.minimum - 1, window),
+                }
+            ),
+            expected=(Expected(minutes=window + window // 2),),
+        ),
+        Case(
+            alert="PhonicFeedErrors",
+            title="too few feeds break when each of two exporters loses them",
+            series=_twice(
+                {
+                    f'{c.FEED_ERRORS.sample_name}{{{_TARGET},reason="connect"}}': burst(feed.minimum - 1, 10),
+                    f'{c.WATCHERS.name}{{{_TARGET},state="live"}}': "2x60",
+                }
+            ),
+            expected=(Expected(minutes=11 + _minutes(feed.lasting)),),
+        ),
+        Case(
+            alert="PhonicResponseBudgetBurnFast",
+            title="too few slow turns stay too few when two exporters count them",
+            series=_twice(turns),
+            expected=(Expected(minutes=settled),),
         ),
     )
 
@@ -245,14 +430,64 @@ def _burns(slo: Slo, speed: str, burn: Burn) -> tuple[Case, ...]:
     )
 
 
+def _pages(slo: Slo) -> tuple[Case, ...]:
+    """After hours of calm everything is bad: somebody is told within ten minutes.
+
+    A sample in the middle of each minute, so that every range has as many of them in every Prometheus.
+    """
+    quickest = min(slo.burn.fast.windows, key=lambda w: slo.notices_after(w, slo.response.objective))
+    window, calm, page = _minutes(quickest.long), 360, QUICKEST_PAGE_SECONDS // 60
+    each, length = 100, calm + page + 1
+
+    def counts(before: int, after: int) -> str:
+        # Far above 0: Prometheus extrapolates no counter to below it.
+        values = (_FLAT + before * min(i, calm) + after * max(i - calm, 0) for i in range(1, length))
+        return "_ " + " _ ".join(map(str, values))
+
+    le = promql.bound(slo.response.threshold_seconds)
+    ended = c.CONVERSATIONS_ENDED.sample_name
+    table = (
+        (
+            "PhonicResponseBudgetBurnFast",
+            {
+                f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(each, 0),
+                f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": counts(each, each),
+            },
+        ),
+        (
+            "PhonicErrorBudgetBurnFast",
+            {
+                f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': counts(0, each),
+                f'{ended}{{{_TARGET},{_AGENT},ended_by="error"}}': counts(0, each),
+                f'{ended}{{{_TARGET},{_AGENT},ended_by="user"}}': counts(each, 0),
+            },
+        ),
+    )
+    # A window of n minutes holds n samples, and n - 1 differences between them.
+    share = min(page / (window - 1), 1)
+    return tuple(
+        Case(
+            alert=alert,
+            title=f"pages within {page} minutes of a total outage after hours of calm, and not before it",
+            series=series,
+            expected=(
+                Expected(minutes=calm),
+                Expected(minutes=calm + page, labels=_WHO, value=_percent(share)),
+            ),
+            interval="30s",
+        )
+        for alert, series in table
+    )
+
+
 def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     """All windows of a burn share their cases: the largest factor fires them all, the smallest is the edge.
 
     Traffic is ``each`` events a step, which is half of the shortest window so that days stay hundreds of samples,
-    and at most the five minutes that Prometheus looks back.
+    and less than the five minutes that Prometheus looks back.
     """
     shortest = min(_minutes(w.short) for w in burn.windows)
-    step = min(max(shortest // 2, 1), 5)
+    step = min(max(shortest // 2, 1), _LONGEST_STEP)
     each = 100
     budget = 1 - indicator.objective
     smallest = min(slo.factor(w) for w in burn.windows)
@@ -260,7 +495,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     bad = (1 + largest * budget) / 2  # between the largest threshold and everything
     long, short = min(_minutes(w.long) for w in burn.windows), max(_minutes(w.short) for w in burn.windows)
     # Longer windows are only partly filled by then, which changes counts but no share.
-    settled = max(long, 2 * short) + step
+    settled = max(long, short) + step
     lasting, keep = _minutes(burn.lasting), _minutes(burn.keep_firing)
     recovered = settled + short + keep + 5 * step
     samples = recovered // step
@@ -329,10 +564,20 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
 
 
 def _exporter(slo: Slo) -> tuple[Case, ...]:
-    of = slo.alerts
+    return (
+        *_up(slo),
+        *_states(slo),
+        *_delays(slo),
+        *_feeds(slo),
+        *_shortfall(slo),
+        *_lost(slo),
+        *_occurrences(slo),
+    )
+
+
+def _up(slo: Slo) -> tuple[Case, ...]:
     up = f"up{{{_TARGET.replace(_JOB, slo.job)}}}"
-    down = _minutes(of.exporter_down.lasting)
-    upstream = _minutes(of.upstream_unreachable.lasting)
+    down = _minutes(slo.alerts.exporter_down.lasting)
     return (
         Case(
             alert="PhonicExporterDown",
@@ -358,28 +603,111 @@ def _exporter(slo: Slo) -> tuple[Case, ...]:
         ),
         Case(
             alert="PhonicUpstreamUnreachable",
-            title="fires when REST fails and recovers",
-            series={f"{c.UP.name}{{{_TARGET}}}": f"1x5 0x{upstream + 5} 1x20"},
-            expected=(
-                Expected(minutes=5 + upstream),
-                Expected(minutes=6 + upstream, labels={"job": _JOB}, value="0"),
-                Expected(minutes=5 + upstream + 7),
-            ),
-        ),
-        Case(
-            alert="PhonicUpstreamUnreachable",
-            title="silent while another replica reaches it, or without REST",
+            title="silent while another replica reaches it",
             series={
                 f"{c.UP.name}{{{_TARGET}}}": "0x30",
                 f'{c.UP.name}{{job="{_JOB}",instance="b:10058"}}': "1x30",
             },
             expected=(Expected(minutes=20),),
         ),
-        *_feeds(slo),
-        *_shortfall(slo),
-        *_lost(slo),
-        *_occurrences(slo),
+        Case(
+            alert="PhonicWatchdog",
+            title="always fires, whatever else is there or not",
+            series={},
+            expected=(Expected(minutes=0, value="1"), Expected(minutes=60, value="1")),
+        ),
     )
+
+
+def _states(slo: Slo) -> list[Case]:
+    """Gauges that are 0 or 1."""
+    of = slo.alerts
+    table: tuple[tuple[str, Lasting, str, int, dict[str, str]], ...] = (
+        ("PhonicUpstreamUnreachable", of.upstream_unreachable, c.UP.name, 0, {}),
+        ("PhonicCredentialRefused", of.credential_refused, CREDENTIAL_REFUSED, 1, {}),
+        ("PhonicFileNotReadAgain", of.file_not_read_again, c.RELOAD_SUCCESSFUL.name, 0, {"file": "watch"}),
+        ("PhonicPagesNotCommitted", of.pages_not_committed, PAGES_COMMITTED, 0, {}),
+    )
+    cases: list[Case] = []
+    for alert, rule, name, wrong, labels in table:
+        lasting = _minutes(rule.lasting)
+        more = "".join(f',{label}="{value}"' for label, value in labels.items())
+        series = f"{name}{{{_TARGET}{more}}}"
+        cases += [
+            Case(
+                alert=alert,
+                title="fires while it is so and recovers",
+                series={series: f"{1 - wrong}x5 {wrong}x{lasting + 5} {1 - wrong}x20"},
+                expected=(
+                    Expected(minutes=5),
+                    Expected(minutes=6 + lasting, labels={"job": _JOB, **labels}, value=str(wrong)),
+                    Expected(minutes=5 + lasting + 7),
+                ),
+            ),
+            Case(
+                alert=alert,
+                title="silent while it is not known",
+                series={f"{c.BUILD_INFO.name}{{{_TARGET}}}": "1x60"},
+                expected=(Expected(minutes=30),),
+            ),
+        ]
+    return cases
+
+
+def _delays(slo: Slo) -> list[Case]:
+    """Gauges in seconds, and ages of the times that gauges hold; a minute's multiples, to be read in either."""
+    of = slo.alerts
+    table = (
+        ("PhonicDiscoveryStale", of.discovery_stale, c.DISCOVERY_LAST_SUCCESS.name, True),
+        ("PhonicRequestsWaiting", of.requests_waiting, REQUESTS_WAITING_SINCE, True),
+        ("PhonicEventLoopLag", of.event_loop_lag, EVENT_LOOP_LAG, False),
+        ("PhonicClockOff", of.clock_off, CLOCK_OFFSET, False),
+    )
+    cases: list[Case] = []
+    for alert, rule, name, is_time in table:
+        lasting = _minutes(rule.lasting)
+        begin, end = 20, 20 + lasting + 5
+
+        def values(wrong: float, is_time: bool = is_time, begin: int = begin, end: int = end) -> str:
+            """``wrong`` seconds between two moments, a tenth of that before and after."""
+            delays = [wrong if begin <= m < end else wrong / 10 for m in range(end + 20)]
+            return " ".join(f"{60 * m - delay if is_time else delay:g}" for m, delay in enumerate(delays))
+
+        series = f"{name}{{{_TARGET}}}"
+        fires = Expected(minutes=begin + lasting, labels={"job": _JOB}, value=_duration(2 * rule.seconds))
+        cases += [
+            Case(
+                alert=alert,
+                title="fires beyond its limit and recovers",
+                series={series: values(2 * rule.seconds)},
+                expected=(Expected(minutes=begin - 1), fires, Expected(minutes=end + 2)),
+            ),
+            Case(
+                alert=alert,
+                title="silent at its limit, and while it is not known",
+                series={series: values(rule.seconds)},
+                expected=(Expected(minutes=begin + lasting), Expected(minutes=end + 40)),
+            ),
+        ]
+        if alert == "PhonicClockOff":
+            cases.append(
+                Case(
+                    alert=alert,
+                    title="fires when the clock is slow",
+                    series={series: values(-2 * rule.seconds)},
+                    expected=(fires,),
+                )
+            )
+    return cases
+
+
+def _duration(value: float) -> str:
+    """`humanizeDuration` of Prometheus for less than an hour."""
+    if value < 1:
+        return f"{1000 * value:.4g}ms"
+    if value < 60:
+        return f"{value:.4g}s"
+    return f"{int(value) // 60}m {int(value) % 60}s"
 
 
 def _feeds(slo: Slo) -> tuple[Case, ...]:
@@ -410,7 +738,7 @@ def _feeds(slo: Slo) -> tuple[Case, ...]:
             watchers,
             Expected(minutes=10),
             Expected(minutes=look, labels={"job": _JOB}, value=f"{enough * window:g}"),
-            Expected(minutes=12 + 4 * window + lasting),
+            Expected(minutes=12 + 4 * window + lasting + _minutes(of.keep_firing)),
         ),
         case("silent just below its share of many feeds", enough - 2, watchers, Expected(minutes=look)),
         case(
@@ -446,7 +774,7 @@ def _shortfall(slo: Slo) -> tuple[Case, ...]:
             },
             Expected(minutes=10),
             Expected(minutes=look, labels=main, value=str(allowed)),
-            Expected(minutes=look + 12),
+            Expected(minutes=look + 12 + _minutes(of.keep_firing)),
         ),
         case(
             "fires when nothing of a project is watched",
@@ -496,7 +824,7 @@ def _lost(slo: Slo) -> tuple[Case, ...]:
             11,
             share,
             Expected(minutes=look, labels={"job": _JOB, "reason": "never_live"}, value=_humanized(11 * window)),
-            Expected(minutes=4 * window + 2 + lasting),
+            Expected(minutes=4 * window + 2 + lasting + _minutes(of.keep_firing)),
         ),
         case("silent just below the share", 9, share, Expected(minutes=look)),
         Case(

@@ -46,7 +46,6 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
     """Responses within the threshold, and conversations without an error."""
     response, errors = catalogue.RESPONSE, catalogue.CONVERSATION_ERRORS
     ended = catalogue.CONVERSATIONS_ENDED
-    every, within = promql.without(), promql.without("le")
     le = promql.bound(slo.response.threshold_seconds)
     return (
         Indicator(
@@ -55,12 +54,12 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
             minimum=slo.response.minimum,
             bad_name="phonic_turn_response_slow",
             all_name="phonic_turn_response",
-            bad=(
-                f"  {every} (rate({response.name}_count[$window]))\n"
-                f"-\n"
-                f'  {within} (rate({response.name}_bucket{{le="{le}"}}[$window]))'
+            bad=promql.largest(
+                f"\n    rate({response.name}_count[$window])\n"
+                f"  - ignoring (le)\n"
+                f'    rate({response.name}_bucket{{le="{le}"}}[$window])\n'
             ),
-            all_events=f"{every} (rate({response.name}_count[$window]))",
+            all_events=promql.counted(f"rate({response.name}_count[$window])"),
         ),
         Indicator(
             name="conversations",
@@ -68,8 +67,8 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
             minimum=slo.conversations.minimum,
             bad_name=errors.name,
             all_name=ended.name,
-            bad=f"{promql.without('reason')} (rate({errors.sample_name}[$window]))",
-            all_events=f"{promql.without('ended_by')} (rate({ended.sample_name}[$window]))",
+            bad=promql.counted(f"rate({errors.sample_name}[$window])", "reason"),
+            all_events=promql.counted(f"rate({ended.sample_name}[$window])", "ended_by"),
         ),
     )
 

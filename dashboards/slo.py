@@ -3,6 +3,7 @@
 `load` is the only way in; whoever holds an `Slo` holds one whose alerts can fire and whose ratios are honest.
 """
 
+import math
 import re
 import typing
 from pathlib import Path
@@ -17,6 +18,10 @@ from exporter.metrics import catalogue
 
 PATH = Path(__file__).with_name("slo.yml")
 SEVERITIES = ("critical", "warning", "info")
+
+# A page that comes later than this after everything has failed is no page. The quickest tier must do better.
+LATEST_PAGE_SECONDS = 900
+QUICKEST_PAGE_SECONDS = 600
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -100,13 +105,23 @@ class Waiting:
     keep_firing: str
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
+class Delay:
+    """Something that takes longer, or is further off, than so many seconds."""
+
+    severity: str
+    seconds: float
+    lasting: str
+
+
+@attrs.frozen(kw_only=True)
 class Saturation:
     """A gauge close to its limit."""
 
     severity: str
     ratio: float
     lasting: str
+    keep_firing: str
 
 
 @attrs.frozen(kw_only=True)
@@ -117,6 +132,7 @@ class Shortfall:
     ratio: float
     minimum: int
     lasting: str
+    keep_firing: str
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +144,7 @@ class Share:
     ratio: float
     minimum: int
     lasting: str
+    keep_firing: str
 
 
 @attrs.frozen
@@ -146,12 +163,20 @@ class Alerts:
     callers_waiting: Waiting
     error_endings: Share
     tool_failures: Share
+    concurrency_at_limit: Saturation
     concurrency_near_limit: Saturation
     exporter_down: Lasting
+    credential_refused: Lasting
     upstream_unreachable: Lasting
+    discovery_stale: Delay
     feed_errors: Share
     watching_falls_short: Shortfall
     conversations_lost: Share
+    requests_waiting: Delay
+    event_loop_lag: Delay
+    clock_off: Delay
+    file_not_read_again: Lasting
+    pages_not_committed: Lasting
     checkpoint_failing: Occurrence
     schema_drift: Occurrence
     labels_folded: Occurrence
@@ -180,6 +205,10 @@ class Slo:
     def factor(self, window: Window) -> float:
         """How many times too fast the budget goes when ``window`` spends its share of it."""
         return round(window.budget * seconds(self.period) / seconds(window.long), 6)
+
+    def notices_after(self, window: Window, objective: float) -> float:
+        """Seconds of a total outage, at steady traffic, after which the long window exceeds its threshold."""
+        return self.factor(window) * (1 - objective) * seconds(window.long)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -244,6 +273,48 @@ def _validate(slo: Slo) -> None:
                         f"burns {factor:g} times too fast, and {name}.objective allows at most "
                         f"{largest:g}: it could never fire",
                     )
+    _check_pages(slo)
+
+
+def _check_pages(slo: Slo) -> None:
+    """A page comes soon after a total outage, and one cause is one page."""
+    for name in ("response", "conversations"):
+        objective = getattr(slo, name).objective
+        for speed in ("fast", "slow"):
+            burn: Burn = getattr(slo.burn, speed)
+            if speed == "slow" and burn.severity != "critical":
+                continue
+            for index, window in enumerate(burn.windows):
+                after = slo.notices_after(window, objective)
+                if after > LATEST_PAGE_SECONDS:
+                    raise ConfigError(
+                        f"slo.yml burn.{speed}.windows[{index}]",
+                        f"notices a total outage after {after / 60:.1f} minutes (factor x {name} budget x long), "
+                        f"and a page must come within {LATEST_PAGE_SECONDS // 60}: budget may be at most "
+                        f"{_at_most(window.budget * LATEST_PAGE_SECONDS / after):g}",
+                    )
+        soonest = min(slo.notices_after(window, objective) for window in slo.burn.fast.windows)
+        soonest += seconds(slo.burn.fast.lasting)
+        if soonest > QUICKEST_PAGE_SECONDS:
+            raise ConfigError(
+                "slo.yml burn.fast",
+                f"pages {soonest / 60:.1f} minutes after a total outage ({name}): one of its windows must do so "
+                f"within {QUICKEST_PAGE_SECONDS // 60}",
+            )
+    fast, waiting = slo.burn.fast, slo.alerts.callers_waiting
+    needed = seconds(fast.keep_firing) + max(seconds(window.short) for window in fast.windows)
+    if waiting.severity == fast.severity and seconds(waiting.keep_firing) < needed:
+        raise ConfigError(
+            "slo.yml alerts.callers_waiting.keep_firing",
+            f"{waiting.keep_firing} ends before burn.fast does (short + keep_firing: {needed} s), which would "
+            "notify of the same cause once more",
+        )
+
+
+def _at_most(share: float) -> float:
+    """Rounded down to two digits, so that what a message recommends is accepted."""
+    scale = 10.0 ** (1 - math.floor(math.log10(share)))
+    return math.floor(share * scale) / scale
 
 
 def _check_values(value: Any, where: str) -> None:

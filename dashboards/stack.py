@@ -28,10 +28,59 @@ def prometheus(
     }
 
 
-def alertmanager() -> dict[str, Any]:
-    """One notification for each alert and agent; a cause silences its consequences.
+# What follows from what, and within which labels: the cause notifies, its consequences are held back.
+_CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
+    (
+        "PhonicCredentialRefused",
+        (
+            "PhonicUpstreamUnreachable",
+            "PhonicDiscoveryStale",
+            "PhonicRequestsWaiting",
+            "PhonicFeedErrors",
+            "PhonicWatchingFallsShort",
+            "PhonicConversationsLost",
+        ),
+        ("job",),
+    ),
+    (
+        "PhonicUpstreamUnreachable",
+        (
+            "PhonicDiscoveryStale",
+            "PhonicRequestsWaiting",
+            "PhonicFeedErrors",
+            "PhonicWatchingFallsShort",
+            "PhonicConversationsLost",
+        ),
+        ("job",),
+    ),
+    ("PhonicDiscoveryStale", ("PhonicWatchingFallsShort", "PhonicConversationsLost"), ("job",)),
+    ("PhonicPagesNotCommitted", ("PhonicCheckpointFailing",), ("job",)),
+    ("PhonicConcurrencyAtLimit", ("PhonicConcurrencyNearLimit",), ("job", "project")),
+    (
+        "PhonicCallersWaiting",
+        (
+            "PhonicResponseBudgetBurnFast",
+            "PhonicResponseBudgetBurnSlow",
+            "PhonicErrorBudgetBurnFast",
+            "PhonicErrorBudgetBurnSlow",
+        ),
+        ("job", "project", "agent"),
+    ),
+    ("PhonicResponseBudgetBurnFast", ("PhonicResponseBudgetBurnSlow",), ("job", "project", "agent")),
+    (
+        "PhonicErrorBudgetBurnFast",
+        ("PhonicErrorBudgetBurnSlow", "PhonicErrorEndings"),
+        ("job", "project", "agent"),
+    ),
+)
 
-    The receivers notify nobody: alerts are seen on Alertmanager's page until somebody fills them in.
+
+def alertmanager() -> dict[str, Any]:
+    """One page for one cause; a cause holds back its consequences.
+
+    What wakes somebody comes in one notification for all agents, since they fail together more often than apart;
+    what is read later comes agent by agent. The receivers notify nobody: alerts are seen on Alertmanager's page
+    until somebody fills them in.
     """
     return {
         "route": {
@@ -40,28 +89,29 @@ def alertmanager() -> dict[str, Any]:
             "group_wait": "10s",
             "group_interval": "1m",
             "repeat_interval": "4h",
-            "routes": [{"receiver": "wake-somebody", "matchers": ['severity="critical"']}],
+            "routes": [
+                {
+                    "receiver": "watchdog",
+                    "matchers": ['alertname="PhonicWatchdog"'],
+                    "group_by": ["alertname"],
+                    "group_wait": "0s",
+                    "repeat_interval": "5m",
+                },
+                {
+                    "receiver": "wake-somebody",
+                    "matchers": ['severity="critical"'],
+                    "group_by": ["alertname", "job"],
+                },
+            ],
         },
-        "receivers": [{"name": "read-later"}, {"name": "wake-somebody"}],
+        "receivers": [{"name": "read-later"}, {"name": "wake-somebody"}, {"name": "watchdog"}],
         "inhibit_rules": [
             {
-                "source_matchers": ['alertname="PhonicUpstreamUnreachable"'],
-                "target_matchers": [
-                    'alertname=~"PhonicFeedErrors|PhonicWatchingFallsShort|PhonicConversationsLost"'
-                ],
-                "equal": ["job"],
-            },
-            *(
-                {
-                    "source_matchers": [f'alertname="{name}Fast"'],
-                    "target_matchers": [f'alertname=~"{also}"'],
-                    "equal": ["job", "project", "agent"],
-                }
-                for name, also in (
-                    ("PhonicResponseBudgetBurn", "PhonicResponseBudgetBurnSlow"),
-                    ("PhonicErrorBudgetBurn", "PhonicErrorBudgetBurnSlow|PhonicErrorEndings"),
-                )
-            ),
+                "source_matchers": [f'alertname="{cause}"'],
+                "target_matchers": [f'alertname=~"{"|".join(consequences)}"'],
+                "equal": list(equal),
+            }
+            for cause, consequences, equal in _CONSEQUENCES
         ],
     }
 

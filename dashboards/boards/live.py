@@ -6,7 +6,7 @@ from exporter.metrics.catalogue import Family
 from ..frame import Row, board
 from ..model import Board, Panel, Query, Text
 from ..panels import Column, listing, number, rising, spread, trend
-from ..promql import gauge, quantile, series
+from ..promql import age, gauge, quantile, series
 from ..slo import Slo
 from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
 
@@ -116,7 +116,7 @@ def _calls(slo: Slo) -> Panel:
             Column(title="Origin", label="origin"),
             Column(
                 title="Waiting",
-                expr=_called(f"time() - {_chosen(c.LIVE_WAITING_SINCE)}"),
+                expr=_called(age(_chosen(c.LIVE_WAITING_SINCE))),
                 unit="s",
                 steps=rising(slo.response.threshold_seconds, limit),
                 decimals=1,
@@ -127,7 +127,7 @@ def _calls(slo: Slo) -> Panel:
             Column(title="Last generation", expr=_called(_chosen(c.LIVE_GENERATION)), unit="s"),
             Column(
                 title="Silent since",
-                expr=_called(f"time() - {_chosen(c.LIVE_LAST_UPDATE)}"),
+                expr=_called(age(_chosen(c.LIVE_LAST_UPDATE))),
                 unit="s",
                 decimals=0,
             ),

@@ -2,7 +2,7 @@
 
 from exporter.metrics import catalogue as c
 
-from ..promql import gauge, rate, ratio, series
+from ..promql import age, gauge, rate, ratio, series
 from ..slo import Slo
 
 JOINED = "* on (job, instance, conversation_id) group_left (project, agent)"
@@ -26,12 +26,12 @@ def zero_while_scraped(expr: str) -> str:
 
 def waits() -> str:
     """Seconds that each waiting caller has waited."""
-    return of_selected_agents(f"time() - {series(c.LIVE_WAITING_SINCE)}")
+    return of_selected_agents(age(series(c.LIVE_WAITING_SINCE)))
 
 
 def waiting(slo: Slo, *by: str) -> str:
     """Callers who have waited longer than the alert allows."""
-    long = of_selected_agents(f"time() - {series(c.LIVE_WAITING_SINCE)} > {slo.alerts.callers_waiting.seconds:g}")
+    long = of_selected_agents(f"{age(series(c.LIVE_WAITING_SINCE))} > {slo.alerts.callers_waiting.seconds:g}")
     return f"count by ({', '.join(by)}) ({long})" if by else f"count({long})"
 
 

@@ -6,6 +6,13 @@ from typing import Any
 import attrs
 import promql_parser
 
+from dashboards.alerts import (
+    CLOCK_OFFSET,
+    CREDENTIAL_REFUSED,
+    EVENT_LOOP_LAG,
+    PAGES_COMMITTED,
+    REQUESTS_WAITING_SINCE,
+)
 from dashboards.rules import recording
 from dashboards.slo import Slo
 from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, Family, Kind
@@ -21,6 +28,9 @@ FOREIGN = {
     "process_resident_memory_bytes",
     "process_start_time_seconds",
 }
+
+# Gauges without labels that the rules ask for and the catalogue is about to have.
+AWAITED = {CLOCK_OFFSET, CREDENTIAL_REFUSED, EVENT_LOOP_LAG, PAGES_COMMITTED, REQUESTS_WAITING_SINCE}
 
 
 @attrs.frozen(kw_only=True)
@@ -78,7 +88,7 @@ def problems(expr: str, slo: Slo) -> list[str]:
             allowed |= {"le"} if selector.name.endswith("_bucket") else set()
         elif selector.name in recorded(slo):
             allowed = {"job", *LABEL_CHOICES}
-        elif selector.name in FOREIGN:
+        elif selector.name in FOREIGN | AWAITED:
             allowed = {"job", "instance"}
         else:
             found.append(f"unknown metric {selector.name}")

@@ -118,7 +118,10 @@ def target_rate_interval_rule(board: Board) -> Problems:
     """
     for panel, target in _targets(board):
         for function, window in re.findall(r"\b(i?rate|increase)\([^()]*\[([^\]]+)\]\)", target["expr"]):
-            selects = re.search(r" and sum by \(\w+\) \(increase\([^()]*\[\$__range\]\)\) > 0$", target["expr"])
+            selects = re.search(
+                r" and sum by \(\w+\) \((max without \(instance, pod\) \()?increase\([^()]*\[\$__range\]\)+ > 0$",
+                target["expr"],
+            )
             whole = function == "increase" and window == "$__range" and (panel["type"] == "table" or selects)
             if window != "$__rate_interval" and not whole:
                 yield f"{panel['title']}: {function}[{window}]"

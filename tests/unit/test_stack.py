@@ -129,5 +129,40 @@ def test_routing_names_only_alerts_and_receivers_that_exist() -> None:
     assert named <= {alert.name for alert in alerts(SLO)}
 
 
+def test_what_wakes_somebody_is_one_notification_for_all_agents() -> None:
+    routes = {route["receiver"]: route for route in stack.alertmanager()["route"]["routes"]}
+    assert routes["wake-somebody"]["matchers"] == ['severity="critical"']
+    assert routes["wake-somebody"]["group_by"] == ["alertname", "job"]
+
+
+def test_waiting_callers_hold_back_the_burn_alerts_of_their_agent_and_of_no_other() -> None:
+    [rule] = [r for r in stack.alertmanager()["inhibit_rules"] if "CallersWaiting" in r["source_matchers"][0]]
+    held = set(re.findall(r"Phonic\w+", rule["target_matchers"][0]))
+    assert held == {alert.name for alert in alerts(SLO) if "BudgetBurn" in alert.name}
+    assert rule["equal"] == ["job", "project", "agent"]
+
+
+def test_no_alert_holds_back_itself_or_what_holds_it_back() -> None:
+    """Else two alerts of one cause could silence each other."""
+    causes: dict[str, set[str]] = {}
+    for rule in stack.alertmanager()["inhibit_rules"]:
+        [cause] = re.findall(r"Phonic\w+", rule["source_matchers"][0])
+        causes.setdefault(cause, set()).update(re.findall(r"Phonic\w+", rule["target_matchers"][0]))
+    for cause in causes:
+        reached: set[str] = set()
+        todo = [cause]
+        while todo:
+            for consequence in causes.get(todo.pop(), set()) - reached:
+                reached.add(consequence)
+                todo.append(consequence)
+        assert cause not in reached
+
+
+def test_the_watchdog_is_delivered_often_enough_to_be_missed() -> None:
+    [route] = [r for r in stack.alertmanager()["route"]["routes"] if r["receiver"] == "watchdog"]
+    assert route["matchers"] == ['alertname="PhonicWatchdog"']
+    assert slo.seconds(route["repeat_interval"]) <= 300
+
+
 def test_threshold_is_the_default_of_the_exporter() -> None:
     assert Settings().metrics.slo_response == SLO.response.threshold_seconds
