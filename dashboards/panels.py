@@ -2,7 +2,8 @@
 
 Rules for this file: no panel without title, description, unit and data source; every legend is a table with last
 and max; a stat shows now (an instant query), never the last value that once was; colours mean green fine, orange
-look, red act.
+look, red act; where an alert asks the same, its threshold is where red begins, and tile and graph look at its
+window; a quantile that a histogram's last boundary cuts off says so.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,8 @@ class Column:
     decimals: int | None = None
     link: str = ""
     width: int | None = None
+    names: dict[str, tuple[str, str]] = attrs.Factory(dict)
+    capped: float | None = None
 
 
 def thresholds(steps: Steps) -> Json:
@@ -60,11 +63,11 @@ def number(
     empty: str = "no data",
     decimals: int | None = None,
     names: dict[str, tuple[str, str]] | None = None,
-    window: str = NOW,
+    capped: float | None = None,
 ) -> Panel:
     """One coloured number. ``names`` maps values to a text and a colour; NaN and absence read as ``empty``.
 
-    Rates in ``expr`` span ``window``.
+    ``capped`` is the last boundary of the histogram whose quantile this is, in seconds.
     """
     return Panel(
         kind="stat",
@@ -72,7 +75,7 @@ def number(
         description=description,
         width=width,
         height=4,
-        queries=(Query(expr, title, instant=True, interval=window),),
+        queries=(Query(expr, title, instant=True, interval=NOW),),
         options={
             "graphMode": "none",
             "colorMode": "background",
@@ -88,7 +91,7 @@ def number(
             "unit": unit,
             "noValue": empty,
             "color": {"mode": "thresholds"},
-            "mappings": [_nan(empty), *([_named(names)] if names else [])],
+            "mappings": [_nan(empty), *([_named(names)] if names else []), *_capped(capped)],
             "thresholds": thresholds(steps),
             **_decimals(decimals),
         },
@@ -105,6 +108,7 @@ def trend(
     stacked: bool = False,
     ceiling: float | None = None,
     decimals: int | None = None,
+    capped: float | None = None,
 ) -> Panel:
     """Lines over time, or stacked areas. ``steps`` are drawn as dashed lines: objectives and limits."""
     custom: Json = {
@@ -139,6 +143,7 @@ def trend(
             "color": {"mode": "palette-classic-by-name"},
             "custom": custom,
             **({"thresholds": thresholds(steps)} if steps else {}),
+            **({"mappings": _capped(capped)} if capped else {}),
             **_decimals(decimals),
         },
     )
@@ -261,6 +266,11 @@ def _properties(column: Column) -> list[Json]:
     if column.steps:
         properties["thresholds"] = thresholds(column.steps)
         properties["custom.cellOptions"] = {"type": "color-background", "mode": "basic"}
+    if column.names:
+        properties["mappings"] = [_named(column.names)]
+        properties["custom.cellOptions"] = {"type": "color-background", "mode": "basic"}
+    if column.capped:
+        properties["mappings"] = [_nan("-"), *_capped(column.capped)]
     if column.link:
         properties["links"] = [{"title": f"Open {column.title.lower()}", "url": column.link}]
     return [{"id": name, "value": value} for name, value in properties.items()]
@@ -280,6 +290,13 @@ def _rounded(value: float | None) -> float | None:
 
 def _nan(text: str) -> Json:
     return {"type": "special", "options": {"match": "null+nan", "result": {"text": text, "color": GREY}}}
+
+
+def _capped(last: float | None) -> list[Json]:
+    """What lies beyond the last boundary reads as that boundary, which would look like a measured value."""
+    if last is None:
+        return []
+    return [{"type": "value", "options": {f"{last:g}": {"text": f"≥ {last:g} s"}}}]
 
 
 def _named(names: dict[str, tuple[str, str]]) -> Json:

@@ -133,7 +133,7 @@ def datasources() -> dict[str, Any]:
                     "httpMethod": "POST",
                     "timeInterval": SCRAPE_INTERVAL,
                     "prometheusType": "Prometheus",
-                    "prometheusVersion": "3.5.0",
+                    "prometheusVersion": "3.13.0",
                     "manageAlerts": False,
                     "exemplarTraceIdDestinations": [
                         {

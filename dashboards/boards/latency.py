@@ -5,10 +5,10 @@ from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
 from ..model import Board, Panel, Query
-from ..panels import RED, Column, falling, heat, listing, number, rising, trend
+from ..panels import ORANGE, RED, Column, falling, heat, listing, number, rising, trend
 from ..promql import beyond, mean, quantile, rate, series, total, within
 from ..slo import Slo
-from .questions import LATENCY_LINK, per_minute
+from .questions import LATENCY_LINK, per_minute, share, slow_limit, slow_window
 
 BY = ("project", "agent")
 NAME = "{{project}} / {{agent}}"
@@ -38,27 +38,28 @@ def build(slo: Slo) -> Board:
 
 def _response(slo: Slo) -> list[Panel]:
     limit, objective = slo.response.threshold_seconds, slo.response.objective
-    felt = "From the end of the user's turn to the start of the assistant's, over the last five minutes"
+    felt = f"From the end of the user's turn to the start of the assistant's, over the last {slow_window(slo)}"
     return [
         *(
             number(
                 f"Response p{100 * q:g}",
-                f"{felt}; {share} of the answers came sooner. The objective is {limit:g} s.",
-                quantile(q, c.RESPONSE),
+                f"{felt}; {many} of the answers came sooner. The objective is {limit:g} s.",
+                quantile(q, c.RESPONSE, window=slow_window(slo)),
                 "s",
                 steps=rising(limit, 2 * limit),
                 width=4,
                 empty="no turns",
+                capped=c.RESPONSE.buckets[-1],
             )
-            for q, share in ((0.5, "half"), (0.95, "nineteen of twenty"), (0.99, "99 of a hundred"))
+            for q, many in ((0.5, "half"), (0.95, "nineteen of twenty"), (0.99, "99 of a hundred"))
         ),
         number(
             "Answered in time",
-            f"Share of turns answered within {limit:g} s over the last five minutes; "
-            f"the objective is {objective:.4g}.",
-            within(c.RESPONSE, limit),
+            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
+            f"{share(objective)}; below {share(1 - slow_limit(slo))} somebody is paged.",
+            within(c.RESPONSE, limit, window=slow_window(slo)),
             "percentunit",
-            steps=falling(2 * objective - 1, objective),
+            steps=falling(1 - slow_limit(slo), objective),
             width=4,
             empty="no turns",
             decimals=1,
@@ -70,6 +71,7 @@ def _response(slo: Slo) -> list[Panel]:
             "s",
             width=4,
             empty="no turns",
+            capped=c.FIRST_AUDIO.buckets[-1],
         ),
         number(
             "Answers",
@@ -93,6 +95,7 @@ def _response(slo: Slo) -> list[Panel]:
             "s",
             *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.9, 0.95, 0.99)),
             steps=((None, "transparent"), (limit, RED)),
+            capped=c.RESPONSE.buckets[-1],
         ),
     ]
 
@@ -107,13 +110,15 @@ def _agents(slo: Slo) -> list[Panel]:
             # `> 0` drops agents without turns, which are NaN and would take the first places.
             Query(f"topk(10, {quantile(0.95, c.RESPONSE, *BY)} > 0)", NAME, exemplar=True),
             steps=((None, "transparent"), (limit, RED)),
+            capped=c.RESPONSE.buckets[-1],
         ),
         trend(
             "Share of slow turns, the ten worst agents",
-            f"Turns answered later than {limit:g} s. Dashed: what the objective allows, {allowed:.4g}.",
+            f"Turns answered later than {limit:g} s, of the {slow_window(slo)} before. Dashed: what the objective "
+            f"allows, {share(allowed)}, and from where somebody is paged, {share(slow_limit(slo))}.",
             "percentunit",
-            Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY)})", NAME),
-            steps=((None, "transparent"), (allowed, RED)),
+            Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY, window=slow_window(slo))})", NAME),
+            steps=((None, "transparent"), (allowed, ORANGE), (slow_limit(slo), RED)),
         ),
         listing(
             "Quantiles by agent",
@@ -129,6 +134,7 @@ def _agents(slo: Slo) -> list[Panel]:
                         expr=f"histogram_quantile({q}, {total(family, 'le', *BY, part='bucket')})",
                         unit="s",
                         steps=rising(limit, 2 * limit) if family is c.RESPONSE else (),
+                        capped=family.buckets[-1],
                     )
                     for family, title, quantiles in (
                         (c.RESPONSE, "Response", (0.5, 0.95, 0.99)),
@@ -165,6 +171,7 @@ def _stages() -> list[Panel]:
             "; ".join(f"{name}: {meaning}" for _, name, meaning in STAGES).capitalize() + ".",
             "s",
             *(Query(quantile(0.95, family), name, exemplar=True) for family, name, _ in STAGES),
+            capped=max(family.buckets[-1] for family, _, _ in STAGES),
         ),
     ]
 
