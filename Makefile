@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak dashboards schemas pictures clean
+.PHONY: help demo unit test lint check bench soak dashboards schemas components pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the log says what to open"
@@ -15,6 +15,7 @@ help:
 	@echo "make soak        long crash and fault test; prints its seeds"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
 	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
+	@echo "make components  Grafana's own components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -56,6 +57,13 @@ dashboards: $(STAMP)
 
 schemas:
 	tests/data/grafana-schema/regenerate
+
+# Outside the tree: half a gigabyte.
+COMPONENTS ?= $(HOME)/.cache/phonic-exporter/grafana-components
+components:
+	mkdir -p $(COMPONENTS)
+	cp dashboards/pictures/components/* $(COMPONENTS)
+	cd $(COMPONENTS) && npm install --silent --no-audit --no-fund --ignore-scripts && node build.mjs
 
 pictures: $(STAMP)
 	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/real/test_dashboards_live.py

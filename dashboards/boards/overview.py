@@ -106,14 +106,14 @@ def _now(slo: Slo) -> list[Panel]:
             decimals=0,
         ),
         number(
-            "Live conversations",
+            "Live calls",
             "Conversations that are being watched and live now.",
             gauge(c.CONVERSATIONS_LIVE),
             "short",
             steps=((None, BLUE),),
         ),
         number(
-            "Response budget left",
+            "Response budget",
             f"Share of the slow turns that {slo.period} may have ({share(1 - objective)} of all) which "
             "is still unspent. "
             "Read from the recording rules; below 0 the objective is missed.",
@@ -124,7 +124,7 @@ def _now(slo: Slo) -> list[Panel]:
             decimals=0,
         ),
         number(
-            "Error budget left",
+            "Error budget",
             f"Share of the error endings that {slo.period} may have ({share(errors)} of all) which is "
             "still unspent. "
             "Read from the recording rules; below 0 the objective is missed.",
