@@ -37,6 +37,10 @@ class Column:
     capped: float | None = None
 
 
+# Where all is 0, Grafana's axis would reach 100, which is 10000 % of a share.
+_AT_LEAST = {"percentunit": 0.05, "cpm": 1.0, "cps": 1.0}
+
+
 def thresholds(steps: Steps) -> Json:
     """Absolute thresholds."""
     return {"mode": "absolute", "steps": [{"value": _rounded(value), "color": color} for value, color in steps]}
@@ -111,6 +115,8 @@ def trend(
     capped: float | None = None,
 ) -> Panel:
     """Lines over time, or stacked areas. ``steps`` are drawn as dashed lines: objectives and limits."""
+    if ceiling is None:
+        ceiling = _AT_LEAST.get(unit)
     custom: Json = {
         "lineWidth": 1,
         "fillOpacity": 40 if stacked else 5,
@@ -238,7 +244,7 @@ def listing(
         defaults={
             "unit": "short",
             "noValue": empty,
-            "mappings": [_nan("-")],
+            "mappings": [_nan("-", "transparent")],
             "custom": {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False},
         },
         overrides=tuple(
@@ -270,7 +276,7 @@ def _properties(column: Column) -> list[Json]:
         properties["mappings"] = [_named(column.names)]
         properties["custom.cellOptions"] = {"type": "color-background", "mode": "basic"}
     if column.capped:
-        properties["mappings"] = [_nan("-"), *_capped(column.capped)]
+        properties["mappings"] = [_nan("-", "transparent"), *_capped(column.capped)]
     if column.link:
         properties["links"] = [{"title": f"Open {column.title.lower()}", "url": column.link}]
     return [{"id": name, "value": value} for name, value in properties.items()]
@@ -288,8 +294,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.12g}")
 
 
-def _nan(text: str) -> Json:
-    return {"type": "special", "options": {"match": "null+nan", "result": {"text": text, "color": GREY}}}
+def _nan(text: str, color: str = GREY) -> Json:
+    return {"type": "special", "options": {"match": "null+nan", "result": {"text": text, "color": color}}}
 
 
 def _capped(last: float | None) -> list[Json]:

@@ -85,7 +85,7 @@ def _now(slo: Slo) -> list[Panel]:
             decimals=0,
         ),
         number(
-            "Lost conversations",
+            "Calls lost",
             f"Share of the conversations of the last {lost.window} whose timings were never seen; from "
             f"{share(lost.ratio)} there is an alert.",
             lost_ratio(slo),

@@ -30,8 +30,9 @@ header b { font-size: 17px; font-weight: 500; margin-right: 18px; }
 header span, footer { color: #9fa7b3; margin-right: 14px; }
 .panel { position: absolute; background: #181b1f; border: 1px solid #25282d; box-sizing: border-box;
   border-radius: 2px; overflow: hidden; }
-.row { position: absolute; font-size: 15px; padding-top: 5px; }
-h3 { margin: 7px 8px 0; font-size: 13px; font-weight: 500; height: 20px; white-space: nowrap; overflow: hidden; }
+.heading { position: absolute; font-size: 15px; padding-top: 5px; }
+.panel h3 { margin: 7px 8px 0; font-size: 13px;
+  font-weight: 500; height: 20px; line-height: 1.5; white-space: nowrap; overflow: hidden; }
 .none { color: #9fa7b3; text-align: center; padding-top: 60px; font-size: 15px; }
 .big { color: #fff; font-size: 28px; text-align: center; padding-top: 24px; font-weight: 500; }
 .stat h3 { color: #fff; font-size: 11px; }
@@ -86,7 +87,7 @@ def _placed(panel: Json, window: Window, ask: Ask, *, components: bool) -> str:
     box = f"left:{left:.0f}px;top:{top}px;width:{wide:.0f}px;height:{high}px"
     title = escape(panel["title"])
     if panel["type"] == "row":
-        return f'<div class="row" style="{box}">{title}</div>'
+        return f'<div class="heading" style="{box}">{title}</div>'
     drawable = payload(panel, window, ask) if components else None
     if drawable is not None:
         return f'<div style="position:absolute;{box}" data-panel="{escape(json.dumps(drawable))}"></div>'

@@ -73,7 +73,7 @@ BEYOND_ONE = {
     "Manners": "one answer may be interrupted by a call's interruptions, which are known only at its end",
     "Agents, the slowest first": "tool failures are known only at a call's end, its tool calls earlier",
     "CPU": "of one core",
-    "Lost conversations": "conversations of the time before",
+    "Calls lost": "conversations of the time before",
 }
 
 
