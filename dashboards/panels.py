@@ -245,7 +245,8 @@ def listing(
             "unit": "short",
             "noValue": empty,
             "mappings": [_nan("-", "transparent")],
-            "custom": {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False},
+            # By default no column is narrower than 150 pixels, and the last ones of ten are out of sight.
+            "custom": {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False, "minWidth": 70},
         },
         overrides=tuple(
             {"matcher": {"id": "byName", "options": column.title}, "properties": _properties(column)}

@@ -55,7 +55,7 @@ function Listing({ panel, columns, width, height }) {
   const made = frame(panel, columns.map(({ title, kind, values }) => ({
     name: title, type: FieldType[kind], values, config: configured(panel, title),
   })));
-  return <Table data={made} width={width - 16} height={height} initialSortBy={panel.options.sortBy} cellHeight="sm" />;
+  return <Table data={made} width={width} height={height} initialSortBy={panel.options.sortBy} cellHeight="sm" />;
 }
 
 const KINDS = { stat: Number, timeseries: Trend, table: Listing };
