@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards pictures clean
+.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the last line says what to open"
@@ -16,6 +16,8 @@ help:
 	@echo "make soak        long crash and fault test; prints its seeds"
 	@echo "make fuzz        fuzz what strangers can say, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
+	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
+	@echo "make components  Grafana's own components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
 # What the program needs to run, and nothing else: seconds instead of half a minute. It runs from the source tree.
@@ -70,6 +72,16 @@ fuzz: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+
+schemas:
+	tests/data/grafana-schema/regenerate
+
+# Outside the tree: half a gigabyte.
+COMPONENTS ?= $(HOME)/.cache/phonic-exporter/grafana-components
+components:
+	mkdir -p $(COMPONENTS)
+	cp dashboards/pictures/components/* $(COMPONENTS)
+	cd $(COMPONENTS) && npm install --silent --no-audit --no-fund --ignore-scripts && node build.mjs
 
 pictures: $(STAMP)
 	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/real/test_dashboards_live.py

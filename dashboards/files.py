@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from . import alerts, frame, rule_tests, rules, stack
+from . import alerts, classic, frame, rule_tests, rules, stack, v2
 from .boards import BOARDS
 from .slo import Slo
 
@@ -14,14 +14,28 @@ _HEADER = "# Generated from slo.yml by `make dashboards`; changes made here are 
 def render(slo: Slo) -> dict[str, str]:
     """All generated files."""
     return {
-        "prometheus/recording.yml": to_yaml(rules.recording(slo)),
-        "prometheus/alerts.yml": to_yaml(alerts.alerting(slo)),
+        **_everywhere(slo),
         **{f"prometheus/tests/{stem}.yml": to_yaml(tests) for stem, tests in rule_tests.rule_tests(slo).items()},
-        **{f"grafana/{name}.json": frame.to_json(build(slo)) for name, build in BOARDS.items()},
         "prometheus/prometheus.yml": to_yaml(stack.prometheus(slo)),
-        "alertmanager/alertmanager.yml": to_yaml(stack.alertmanager()),
         "provisioning/datasources/phonic.yml": to_yaml(stack.datasources()),
         "provisioning/dashboards/phonic.yml": to_yaml(stack.dashboards()),
+    }
+
+
+def shipped(slo: Slo) -> dict[str, str]:
+    """What an installed exporter writes for a Prometheus, an Alertmanager and a Grafana elsewhere."""
+    config = stack.prometheus(slo, exporter="localhost:10058", alertmanager="localhost:9093")
+    return {**_everywhere(slo), "prometheus/prometheus.yml": to_yaml(config)}
+
+
+def _everywhere(slo: Slo) -> dict[str, str]:
+    boards = {name: build(slo) for name, build in BOARDS.items()}
+    return {
+        "prometheus/recording.yml": to_yaml(rules.recording(slo)),
+        "prometheus/alerts.yml": to_yaml(alerts.alerting(slo)),
+        "alertmanager/alertmanager.yml": to_yaml(stack.alertmanager()),
+        **{f"grafana/{name}.json": frame.to_json(classic.render(board)) for name, board in boards.items()},
+        **{f"grafana-v2/{name}.json": frame.to_json(v2.render(board)) for name, board in boards.items()},
     }
 
 

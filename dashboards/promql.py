@@ -58,9 +58,15 @@ def series(family: Family, *matchers: str, part: str = "") -> str:
     return f"{name}{{{','.join((variables(family), *matchers))}}}"
 
 
-def rate(family: Family, *by: str, matchers: tuple[str, ...] = (), part: str = "") -> str:
+def rate(
+    family: Family,
+    *by: str,
+    matchers: tuple[str, ...] = (),
+    part: str = "",
+    window: str = "$__rate_interval",
+) -> str:
     """Events per second of a counter, or of a part of a histogram, summed by labels."""
-    return _sum(f"rate({series(family, *matchers, part=part)}[$__rate_interval])", family, by)
+    return _sum(f"rate({series(family, *matchers, part=part)}[{window}])", family, by)
 
 
 def total(family: Family, *by: str, matchers: tuple[str, ...] = (), part: str = "") -> str:
@@ -83,9 +89,9 @@ def gauge(family: Family, *by: str, operation: str = "sum") -> str:
     return f"{_aggregate(operation, by)}({series(family)})"
 
 
-def quantile(q: float, family: Family, *by: str) -> str:
-    """Quantile of a histogram; NaN where nothing was observed."""
-    return f"histogram_quantile({q}, {rate(family, 'le', *by, part='bucket')})"
+def quantile(q: float, family: Family, *by: str, window: str = "$__rate_interval") -> str:
+    """Quantile of a histogram; NaN where nothing was observed, the last boundary where it lies beyond."""
+    return f"histogram_quantile({q}, {rate(family, 'le', *by, part='bucket', window=window)})"
 
 
 def mean(family: Family, *by: str) -> str:
@@ -98,17 +104,17 @@ def ratio(numerator: str, denominator: str) -> str:
     return f"{numerator} / ({denominator} > 0)"
 
 
-def within(family: Family, threshold: float, *by: str) -> str:
+def within(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:
     """Share of a histogram's observations up to a bucket boundary."""
     if family.kind is not Kind.HISTOGRAM or threshold not in family.buckets:
         raise ValueError(f"{threshold} is no boundary of {family.name}")
-    soon = rate(family, *by, matchers=(f'le="{bound(threshold)}"',), part="bucket")
-    return ratio(soon, rate(family, *by, part="count"))
+    soon = rate(family, *by, matchers=(f'le="{bound(threshold)}"',), part="bucket", window=window)
+    return ratio(soon, rate(family, *by, part="count", window=window))
 
 
-def beyond(family: Family, threshold: float, *by: str) -> str:
+def beyond(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:
     """Share of a histogram's observations above a bucket boundary."""
-    return f"1 - {within(family, threshold, *by)}"
+    return f"1 - {within(family, threshold, *by, window=window)}"
 
 
 def _sum(expr: str, family: Family, by: tuple[str, ...]) -> str:

@@ -14,14 +14,16 @@ DATASOURCE_UID = "phonic-prometheus"
 EXEMPLAR_LABEL = "conversation_id"
 
 
-def prometheus(slo: Slo) -> dict[str, Any]:
+def prometheus(
+    slo: Slo, *, exporter: str = "exporter:10058", alertmanager: str = "alertmanager:9093"
+) -> dict[str, Any]:
     """Scrapes, evaluates, alerts. Exemplars need the flag ``--enable-feature=exemplar-storage`` as well."""
     return {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL},
         "rule_files": ["recording.yml", "alerts.yml"],
-        "alerting": {"alertmanagers": [{"static_configs": [{"targets": ["alertmanager:9093"]}]}]},
+        "alerting": {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]},
         "scrape_configs": [
-            {"job_name": slo.job, "static_configs": [{"targets": ["exporter:10058"]}]},
+            {"job_name": slo.job, "static_configs": [{"targets": [exporter]}]},
         ],
     }
 
@@ -133,7 +135,7 @@ def datasources() -> dict[str, Any]:
                     "httpMethod": "POST",
                     "timeInterval": SCRAPE_INTERVAL,
                     "prometheusType": "Prometheus",
-                    "prometheusVersion": "3.5.0",
+                    "prometheusVersion": "3.13.0",
                     "manageAlerts": False,
                     "exemplarTraceIdDestinations": [
                         {

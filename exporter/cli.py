@@ -77,6 +77,8 @@ _OBEYED: dict[str, type] = {
     "check-config": Settings,
     "healthcheck": HealthcheckSettings,
 }
+# Commands that take no settings of the exporter, but flags of their own.
+_APART = ("dashboards",)
 # What is wrong with the settings, as far as is known while they are read. Unset: the first one is raised.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
 
@@ -202,6 +204,9 @@ app = App(
     result_action="return_value",
 )
 
+# By name, and imported when it is used: dashboards/ of the source tree is installed as exporter.dashboards.
+app.command("exporter.dashboards.export:app", name="dashboards", help="Write dashboards, rules and alerts.")
+
 AllSettings = Annotated[Settings, Parameter(name="*")]
 
 
@@ -292,6 +297,8 @@ def _run(argv: Sequence[str]) -> int:
     logs.configure(LogSettings())
     reading = _wrong.set([])
     try:
+        if argv and argv[0] in _APART:
+            return app(argv, exit_on_error=False, print_error=False) or 0
         command = argv[0] if argv and argv[0] in _OBEYED else ""
         if not {"--help", "-h"}.isdisjoint(argv):
             sys.stdout.write(_help(command))
@@ -360,12 +367,12 @@ def _help(command: str) -> str:
             break_on_hyphens=False,
         )
 
-    about = {name: (app[name].help if name else watch.__doc__) or "" for name in _OBEYED}
+    about = {name: (app[name].help if name else watch.__doc__) or "" for name in (*_OBEYED, *_APART)}
     lines = [f"Usage: phonic-exporter {command} [FLAGS]".replace("  ", " "), "", wrapped(about[command], 0)]
     if not command:
         lines[0] = "Usage: phonic-exporter [COMMAND] [FLAGS]"
         lines += ["", "Commands (each with a --help of its own):"]
-        for name in filter(None, _OBEYED):
+        for name in filter(None, about):
             lines += [f"  {name}", wrapped(about[name], 6)]
     group = ""
     for row in settings.flag_table(_OBEYED[command]):
@@ -462,7 +469,7 @@ def _usage_error(exc: CycloptsError) -> tuple[str, str]:
         False  # which is for those who write a command line, and on unless the library itself has caught it
     )
     if isinstance(exc, (UnusedCliTokensError, UnknownCommandError)):
-        commands = [name for name in _OBEYED if name]
+        commands = [name for name in (*_OBEYED, *_APART) if name]
         stray = sys.argv[1:2] if exc.unused_tokens is None else exc.unused_tokens
         hint = _did_you_mean(stray[0], commands) if stray else ""
         return "command line", f"an argument that is neither a command nor a flag{hint or '; see --help'}"

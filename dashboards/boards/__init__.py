@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
+from ..model import Board
 from ..slo import Slo
 from . import exporter, latency, live, overview
 
-BOARDS: dict[str, Callable[[Slo], Dashboard]] = {
+BOARDS: dict[str, Callable[[Slo], Board]] = {
     "overview": overview.build,
     "latency": latency.build,
     "live": live.build,

@@ -1,18 +1,23 @@
 """Pure: dashboard *Exporter*: can the other dashboards be trusted right now, and what does watching cost."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
 
+from .. import alerts
 from ..frame import Row, board
-from ..panels import GREEN, RED, PanelBuilder, Query, number, rising, trend
-from ..promql import SELECTED, gauge, occurring, rate, ratio, series
+from ..model import Board, Panel, Query
+from ..panels import GREEN, RED, number, rising, trend
+from ..promql import SELECTED, age, gauge, occurring, rate, series
 from ..slo import Slo
-from .questions import in_progress_where_searched, per_minute
+from .questions import in_progress_where_searched, lost_ratio, per_minute, share
+
+COMMIT_WAIT = "phonic_exporter_commit_wait_seconds"
+LABEL_SETS_HELD = "phonic_exporter_label_sets_held"
+REQUESTS_WAITING = "phonic_exporter_requests_waiting"
+REQUESTS_ALLOWED = "phonic_exporter_requests_per_second_allowed"
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """Is it up, does it see everything, does it lose anything, what does it cost."""
     return board(
         uid="phonic-exporter",
@@ -22,15 +27,16 @@ def build(slo: Slo) -> Dashboard:
         rows=[
             Row("Now", _now(slo)),
             Row("Watching", _watching()),
-            Row("Trust", _trust()),
-            Row("Phonic's REST API", _upstream()),
+            Row("Trust", _trust(slo)),
+            Row("Phonic's REST API", _upstream(slo)),
             Row("Checkpoint and settings", _state()),
+            Row("Health", _health(slo)),
             Row("Cost", _cost()),
         ],
     )
 
 
-def _now(slo: Slo) -> list[PanelBuilder]:
+def _now(slo: Slo) -> list[Panel]:
     lost = slo.alerts.conversations_lost
     return [
         number(
@@ -64,26 +70,27 @@ def _now(slo: Slo) -> list[PanelBuilder]:
         number(
             "Discovery age",
             "Seconds since discovery last completed.",
-            f"time() - {gauge(c.DISCOVERY_LAST_SUCCESS, operation='min')}",
+            f"max({age(series(c.DISCOVERY_LAST_SUCCESS))})",
             "s",
-            steps=rising(30, 120),
+            steps=rising(slo.alerts.discovery_stale.seconds / 4, slo.alerts.discovery_stale.seconds),
             empty="off",
             decimals=0,
         ),
         number(
             "Checkpoint age",
             "Seconds since the checkpoint was last written; it rests while nothing changes.",
-            f"time() - {gauge(c.CHECKPOINT_LAST_SUCCESS, operation='min')}",
+            f"max({age(series(c.CHECKPOINT_LAST_SUCCESS))})",
             "s",
             empty="off",
             decimals=0,
         ),
         number(
-            "Lost conversations",
-            "Share of the conversations of the last five minutes whose timings were never seen.",
-            ratio(rate(c.CONVERSATIONS_LOST), rate(c.CONVERSATIONS)),
+            "Calls lost",
+            f"Share of the conversations of the last {lost.window} whose timings were never seen; from "
+            f"{share(lost.ratio)} there is an alert.",
+            lost_ratio(slo),
             "percentunit",
-            steps=rising(lost.ratio, 4 * lost.ratio),
+            steps=rising(lost.ratio / 2, lost.ratio),
             empty="no calls",
             decimals=1,
         ),
@@ -102,7 +109,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _watching() -> list[PanelBuilder]:
+def _watching() -> list[Panel]:
     return [
         trend(
             "Watchers",
@@ -158,14 +165,22 @@ def _watching() -> list[PanelBuilder]:
     ]
 
 
-def _trust() -> list[PanelBuilder]:
+def _trust(slo: Slo) -> list[Panel]:
+    lost = slo.alerts.conversations_lost
     return [
+        trend(
+            "Share of lost conversations",
+            f"Share of the conversations of the {lost.window} before whose timings were never seen, as on the "
+            f"tile above. Dashed: where the alert begins, {share(lost.ratio)}.",
+            "percentunit",
+            Query(lost_ratio(slo), "lost"),
+            steps=((None, "transparent"), (lost.ratio, RED)),
+        ),
         trend(
             "Lost conversations by reason",
             "Conversations whose timings were never seen and cannot be fetched later, each minute, by reason.",
             "cpm",
             *_reasons(c.CONVERSATIONS_LOST, "reason"),
-            width=8,
         ),
         trend(
             "Unusable messages and values",
@@ -197,19 +212,17 @@ def _trust() -> list[PanelBuilder]:
             "cpm",
             Query(per_minute(rate(c.TURNS_REVISED)), "revised"),
             *_reasons(c.TURNS_SKIPPED, "reason", "skipped", "skipped: "),
-            width=8,
         ),
         trend(
             "Completed records",
             "REST reads after the end of conversations, each minute, by how they went.",
             "cpm",
             *_reasons(c.RECONCILIATIONS, "result"),
-            width=8,
         ),
     ]
 
 
-def _upstream() -> list[PanelBuilder]:
+def _upstream(slo: Slo) -> list[Panel]:
     return [
         trend(
             "REST errors",
@@ -222,7 +235,8 @@ def _upstream() -> list[PanelBuilder]:
             "Time since discovery",
             "Time since discovery last completed; a saw-tooth with the height of --watch.interval.",
             "s",
-            Query(f"time() - {gauge(c.DISCOVERY_LAST_SUCCESS, 'instance', operation='max')}", "{{instance}}"),
+            Query(f"max by (instance) ({age(series(c.DISCOVERY_LAST_SUCCESS))})", "{{instance}}"),
+            steps=((None, "transparent"), (slo.alerts.discovery_stale.seconds, RED)),
             width=8,
         ),
         trend(
@@ -235,13 +249,13 @@ def _upstream() -> list[PanelBuilder]:
     ]
 
 
-def _state() -> list[PanelBuilder]:
+def _state() -> list[Panel]:
     return [
         trend(
             "Time since checkpoint",
             "Time since the checkpoint was last written: what a kill would have to be caught up from the feeds.",
             "s",
-            Query(f"time() - {gauge(c.CHECKPOINT_LAST_SUCCESS, 'instance', operation='max')}", "{{instance}}"),
+            Query(f"max by (instance) ({age(series(c.CHECKPOINT_LAST_SUCCESS))})", "{{instance}}"),
             width=8,
         ),
         trend(
@@ -275,7 +289,7 @@ def _state() -> list[PanelBuilder]:
             "Time since each file was last read successfully.",
             "s",
             Query(
-                f"time() - {gauge(c.RELOAD_TIMESTAMP, 'instance', 'file', operation='max')}",
+                f"max by (instance, file) ({age(series(c.RELOAD_TIMESTAMP))})",
                 "{{instance}} {{file}}",
             ),
             width=8,
@@ -292,7 +306,84 @@ def _state() -> list[PanelBuilder]:
     ]
 
 
-def _cost() -> list[PanelBuilder]:
+def _health(slo: Slo) -> list[Panel]:
+    of = slo.alerts
+    return [
+        trend(
+            "Pages committed, credential refused",
+            "Pages show committed numbers (1) or, because the state file cannot be written, counted ones (0), "
+            "which a restart may take back; and whether Phonic refuses the credential (1).",
+            "short",
+            Query(f"min({_own(alerts.PAGES_COMMITTED)})", "pages committed"),
+            Query(f"max({_own(alerts.CREDENTIAL_REFUSED)})", "credential refused"),
+            width=8,
+            ceiling=1,
+            decimals=0,
+        ),
+        trend(
+            "Commit wait",
+            "How long what was counted waited for the state file before pages could show it.",
+            "s",
+            Query(f"max by (instance) ({_own(COMMIT_WAIT)})", "{{instance}}"),
+            width=8,
+        ),
+        trend(
+            "Label sets held",
+            "Label sets that are shown at 0 before their numbers, so that Prometheus sees them rise.",
+            "short",
+            Query(f"max by (instance) ({_own(LABEL_SETS_HELD)})", "{{instance}}"),
+            width=8,
+            decimals=0,
+        ),
+        trend(
+            "REST requests waiting",
+            "Requests to Phonic's REST API that wait for their turn.",
+            "short",
+            Query(f"max by (instance) ({_own(REQUESTS_WAITING)})", "{{instance}}"),
+            width=8,
+            decimals=0,
+        ),
+        trend(
+            "Longest wait of a REST request",
+            f"How long the oldest waiting request has waited. Dashed: where the alert begins, "
+            f"{of.requests_waiting.seconds:g} s.",
+            "s",
+            Query(f"max by (instance) ({age(_own(alerts.REQUESTS_WAITING_SINCE))})", "{{instance}}"),
+            width=8,
+            steps=((None, "transparent"), (of.requests_waiting.seconds, RED)),
+        ),
+        trend(
+            "REST requests allowed",
+            "Requests a second that the exporter allows itself: halved by each 429, growing again afterwards.",
+            "cps",
+            Query(f"min by (instance) ({_own(REQUESTS_ALLOWED)})", "{{instance}}"),
+            width=8,
+        ),
+        trend(
+            "Clock offset",
+            f"Between this machine's clock and Phonic's, either way. Dashed: where the alert begins, "
+            f"{of.clock_off.seconds:g} s.",
+            "s",
+            Query(f"max by (instance) (abs({_own(alerts.CLOCK_OFFSET)}))", "{{instance}}"),
+            steps=((None, "transparent"), (of.clock_off.seconds, RED)),
+        ),
+        trend(
+            "Event loop lag",
+            f"The largest lateness of the event loop within a minute. Dashed: where the alert begins, "
+            f"{of.event_loop_lag.seconds:g} s.",
+            "s",
+            Query(f"max by (instance) ({_own(alerts.EVENT_LOOP_LAG)})", "{{instance}}"),
+            steps=((None, "transparent"), (of.event_loop_lag.seconds, RED)),
+        ),
+    ]
+
+
+def _own(gauge: str) -> str:
+    """A gauge without labels of its own."""
+    return f"{gauge}{{{SELECTED}}}"
+
+
+def _cost() -> list[Panel]:
     return [
         trend(
             "CPU",

@@ -1,15 +1,14 @@
 """Pure: dashboard *Latency*: how long callers wait for answers, at which agent, and in which stage."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
-from ..panels import RED, Column, PanelBuilder, Query, falling, heat, listing, number, rising, trend
+from ..model import Board, Panel, Query
+from ..panels import ORANGE, RED, Column, falling, heat, listing, number, rising, trend
 from ..promql import beyond, mean, quantile, rate, series, total, within
 from ..slo import Slo
-from .questions import LATENCY_LINK, per_minute
+from .questions import LATENCY_LINK, per_minute, share, slow_limit, slow_window
 
 BY = ("project", "agent")
 NAME = "{{project}} / {{agent}}"
@@ -22,7 +21,7 @@ STAGES = (
 )
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """What the caller feels first, then who causes it, then where the time goes."""
     return board(
         uid="phonic-latency",
@@ -37,29 +36,30 @@ def build(slo: Slo) -> Dashboard:
     )
 
 
-def _response(slo: Slo) -> list[PanelBuilder]:
+def _response(slo: Slo) -> list[Panel]:
     limit, objective = slo.response.threshold_seconds, slo.response.objective
-    felt = "From the end of the user's turn to the start of the assistant's, over the last five minutes"
+    felt = f"From the end of the user's turn to the start of the assistant's, over the last {slow_window(slo)}"
     return [
         *(
             number(
                 f"Response p{100 * q:g}",
-                f"{felt}; {share} of the answers came sooner. The objective is {limit:g} s.",
-                quantile(q, c.RESPONSE),
+                f"{felt}; {many} of the answers came sooner. The objective is {limit:g} s.",
+                quantile(q, c.RESPONSE, window=slow_window(slo)),
                 "s",
                 steps=rising(limit, 2 * limit),
                 width=4,
                 empty="no turns",
+                capped=c.RESPONSE.buckets[-1],
             )
-            for q, share in ((0.5, "half"), (0.95, "nineteen of twenty"), (0.99, "99 of a hundred"))
+            for q, many in ((0.5, "half"), (0.95, "nineteen of twenty"), (0.99, "99 of a hundred"))
         ),
         number(
             "Answered in time",
-            f"Share of turns answered within {limit:g} s over the last five minutes; "
-            f"the objective is {objective:.4g}.",
-            within(c.RESPONSE, limit),
+            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
+            f"{share(objective)}; below {share(1 - slow_limit(slo))} somebody is paged.",
+            within(c.RESPONSE, limit, window=slow_window(slo)),
             "percentunit",
-            steps=falling(2 * objective - 1, objective),
+            steps=falling(1 - slow_limit(slo), objective),
             width=4,
             empty="no turns",
             decimals=1,
@@ -71,6 +71,7 @@ def _response(slo: Slo) -> list[PanelBuilder]:
             "s",
             width=4,
             empty="no turns",
+            capped=c.FIRST_AUDIO.buckets[-1],
         ),
         number(
             "Answers",
@@ -94,11 +95,12 @@ def _response(slo: Slo) -> list[PanelBuilder]:
             "s",
             *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.9, 0.95, 0.99)),
             steps=((None, "transparent"), (limit, RED)),
+            capped=c.RESPONSE.buckets[-1],
         ),
     ]
 
 
-def _agents(slo: Slo) -> list[PanelBuilder]:
+def _agents(slo: Slo) -> list[Panel]:
     limit, allowed = slo.response.threshold_seconds, 1 - slo.response.objective
     return [
         trend(
@@ -108,13 +110,15 @@ def _agents(slo: Slo) -> list[PanelBuilder]:
             # `> 0` drops agents without turns, which are NaN and would take the first places.
             Query(f"topk(10, {quantile(0.95, c.RESPONSE, *BY)} > 0)", NAME, exemplar=True),
             steps=((None, "transparent"), (limit, RED)),
+            capped=c.RESPONSE.buckets[-1],
         ),
         trend(
             "Share of slow turns, the ten worst agents",
-            f"Turns answered later than {limit:g} s. Dashed: what the objective allows, {allowed:.4g}.",
+            f"Turns answered later than {limit:g} s, of the {slow_window(slo)} before. Dashed: what the objective "
+            f"allows, {share(allowed)}, and from where somebody is paged, {share(slow_limit(slo))}.",
             "percentunit",
-            Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY)})", NAME),
-            steps=((None, "transparent"), (allowed, RED)),
+            Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY, window=slow_window(slo))})", NAME),
+            steps=((None, "transparent"), (allowed, ORANGE), (slow_limit(slo), RED)),
         ),
         listing(
             "Quantiles by agent",
@@ -130,6 +134,7 @@ def _agents(slo: Slo) -> list[PanelBuilder]:
                         expr=f"histogram_quantile({q}, {total(family, 'le', *BY, part='bucket')})",
                         unit="s",
                         steps=rising(limit, 2 * limit) if family is c.RESPONSE else (),
+                        capped=family.buckets[-1],
                     )
                     for family, title, quantiles in (
                         (c.RESPONSE, "Response", (0.5, 0.95, 0.99)),
@@ -145,7 +150,7 @@ def _agents(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _stages() -> list[PanelBuilder]:
+def _stages() -> list[Panel]:
     # Below 0 where first audios of turns whose answer has yet to begin are counted already.
     before = f"clamp_min({mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)}), 0)"
     return [
@@ -166,11 +171,12 @@ def _stages() -> list[PanelBuilder]:
             "; ".join(f"{name}: {meaning}" for _, name, meaning in STAGES).capitalize() + ".",
             "s",
             *(Query(quantile(0.95, family), name, exemplar=True) for family, name, _ in STAGES),
+            capped=max(family.buckets[-1] for family, _, _ in STAGES),
         ),
     ]
 
 
-def _heatmaps() -> list[PanelBuilder]:
+def _heatmaps() -> list[Panel]:
     return [
         *(
             heat(

@@ -1,13 +1,11 @@
 """Pure: dashboard *Live conversations*: the calls going on now, one by one, and the shape of those just ended."""
 
-from grafana_foundation_sdk.builders.dashboard import TextBoxVariable
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 from exporter.metrics.catalogue import Family
 
 from ..frame import Row, board
-from ..panels import Column, PanelBuilder, Query, listing, number, rising, spread, trend
+from ..model import Board, Panel, Query, Text
+from ..panels import Column, listing, number, rising, spread, trend
 from ..promql import age, gauge, quantile, series
 from ..slo import Slo
 from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
@@ -23,7 +21,7 @@ CONVERSATION_LINK = (
 )
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """Who waits, then every call, then one of them closely."""
     return board(
         uid=UID,
@@ -31,12 +29,13 @@ def build(slo: Slo) -> Dashboard:
         description="The calls going on now, one by one. Series of a conversation end when it does.",
         since="now-15m",
         refresh="5s",
-        variables=[
-            TextBoxVariable("conversation")
-            .label("Conversation")
-            .description("Id of one conversation, or its beginning; empty for all.")
-            .default_value("")
-        ],
+        texts=(
+            Text(
+                name="conversation",
+                label="Conversation",
+                description="Id of one conversation, or its beginning; empty for all.",
+            ),
+        ),
         rows=[
             Row("Now", _now(slo)),
             Row("Calls", [_calls(slo), *_one()]),
@@ -46,7 +45,7 @@ def build(slo: Slo) -> Dashboard:
     )
 
 
-def _now(slo: Slo) -> list[PanelBuilder]:
+def _now(slo: Slo) -> list[Panel]:
     of = slo.alerts.callers_waiting
     return [
         number(
@@ -101,7 +100,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
     ]
 
 
-def _calls(slo: Slo) -> PanelBuilder:
+def _calls(slo: Slo) -> Panel:
     limit = slo.alerts.callers_waiting.seconds
     return listing(
         "Calls going on now, who waits longest first",
@@ -138,7 +137,7 @@ def _calls(slo: Slo) -> PanelBuilder:
     )
 
 
-def _one() -> list[PanelBuilder]:
+def _one() -> list[Panel]:
     return [
         trend(
             "First audio and generation",
@@ -166,7 +165,7 @@ def _one() -> list[PanelBuilder]:
     ]
 
 
-def _distributions() -> list[PanelBuilder]:
+def _distributions() -> list[Panel]:
     return [
         spread(
             "Duration of live calls",
@@ -189,7 +188,7 @@ def _distributions() -> list[PanelBuilder]:
     ]
 
 
-def _ended() -> list[PanelBuilder]:
+def _ended() -> list[Panel]:
     return [
         trend(
             "Duration of ended conversations",

@@ -1,17 +1,14 @@
 """Pure: dashboard *Overview*: are callers suffering, since when, and at which agent."""
 
-from grafana_foundation_sdk.models.dashboard import Dashboard
-
 from exporter.metrics import catalogue as c
 
 from ..frame import Row, board
+from ..model import Board, Panel, Query
 from ..panels import (
     BLUE,
     ORANGE,
     RED,
     Column,
-    PanelBuilder,
-    Query,
     falling,
     listing,
     number,
@@ -27,13 +24,16 @@ from .questions import (
     error_ratio,
     in_progress,
     per_minute,
+    share,
+    slow_limit,
+    slow_window,
     waiting,
     waiting_by_agent,
     zero_while_scraped,
 )
 
 
-def build(slo: Slo) -> Dashboard:
+def build(slo: Slo) -> Board:
     """Colours on top, then since when and at which agent, then everything else."""
     return board(
         uid="phonic-overview",
@@ -41,19 +41,19 @@ def build(slo: Slo) -> Dashboard:
         description="Are callers suffering, since when, and at which agent.",
         rows=[
             Row("Now", _now(slo)),
-            Row("Callers", _suffering(slo)),
+            Row("Since when", _suffering(slo)),
             Row("Agents", [_agents(slo)]),
             Row("Conversations", _conversations(slo)),
         ],
     )
 
 
-def _now(slo: Slo) -> list[PanelBuilder]:
+def _now(slo: Slo) -> list[Panel]:
     limit, objective = slo.response.threshold_seconds, slo.response.objective
     errors = 1 - slo.conversations.objective
     response, conversations = indicators(slo)
     near = slo.alerts.concurrency_near_limit.ratio
-    seconds = slo.alerts.callers_waiting.seconds
+    seconds, ends = slo.alerts.callers_waiting.seconds, slo.alerts.error_endings
     return [
         number(
             "Callers waiting",
@@ -64,31 +64,31 @@ def _now(slo: Slo) -> list[PanelBuilder]:
         ),
         number(
             "Response p95",
-            "Nineteen of twenty answers of the last five minutes came sooner. From the end of the "
-            "user's turn to "
-            f"the start of the assistant's; the objective is {limit:g} s.",
-            quantile(0.95, c.RESPONSE),
+            f"Nineteen of twenty answers of the last {slow_window(slo)} came sooner. From the end of the "
+            f"user's turn to the start of the assistant's; the objective is {limit:g} s.",
+            quantile(0.95, c.RESPONSE, window=slow_window(slo)),
             "s",
             steps=rising(limit, 2 * limit),
             empty="no turns",
+            capped=c.RESPONSE.buckets[-1],
         ),
         number(
             "Answered in time",
-            f"Share of the turns of the last five minutes answered within {limit:g} s; the objective is "
-            f"{objective:.4g}.",
-            within(c.RESPONSE, limit),
+            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
+            f"{share(objective)}; below {share(1 - slow_limit(slo))} somebody is paged.",
+            within(c.RESPONSE, limit, window=slow_window(slo)),
             "percentunit",
-            steps=falling(2 * objective - 1, objective),
+            steps=falling(1 - slow_limit(slo), objective),
             empty="no turns",
             decimals=1,
         ),
         number(
             "Error endings",
-            "Share of the conversations of the last five minutes that ended in an error; "
-            f"the objective allows {errors:.4g}.",
-            error_ratio(),
+            f"Share of the conversations of the last {ends.window} that ended in an error. "
+            f"The objective allows {share(errors)}; from {share(ends.ratio)} of one agent's there is an alert.",
+            error_ratio(slo),
             "percentunit",
-            steps=rising(errors, 5 * errors),
+            steps=rising(min(errors, ends.ratio / 2), ends.ratio),
             empty="no ends",
             decimals=1,
         ),
@@ -101,20 +101,20 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             f"{gauge(c.PROJECT_LIMIT, 'project', operation='max')} or "
             f"{gauge(c.WORKSPACE_ACTIVE, operation='max')} / {gauge(c.WORKSPACE_LIMIT, operation='max')})",
             "percentunit",
-            steps=rising(near, (1 + near) / 2),
+            steps=rising(near, slo.alerts.concurrency_at_limit.ratio),
             empty="no limit known",
             decimals=0,
         ),
         number(
-            "Live conversations",
+            "Live calls",
             "Conversations that are being watched and live now.",
             gauge(c.CONVERSATIONS_LIVE),
             "short",
             steps=((None, BLUE),),
         ),
         number(
-            "Response budget left",
-            f"Share of the slow turns that {slo.period} may have ({1 - objective:.4g} of all) which "
+            "Response budget",
+            f"Share of the slow turns that {slo.period} may have ({share(1 - objective)} of all) which "
             "is still unspent. "
             "Read from the recording rules; below 0 the objective is missed.",
             budget_left(slo, response, RECORDED),
@@ -124,8 +124,8 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             decimals=0,
         ),
         number(
-            "Error budget left",
-            f"Share of the error endings that {slo.period} may have ({errors:.4g} of all) which is "
+            "Error budget",
+            f"Share of the error endings that {slo.period} may have ({share(errors)} of all) which is "
             "still unspent. "
             "Read from the recording rules; below 0 the objective is missed.",
             budget_left(slo, conversations, RECORDED),
@@ -134,12 +134,7 @@ def _now(slo: Slo) -> list[PanelBuilder]:
             empty="no ends recorded",
             decimals=0,
         ),
-    ]
-
-
-def _suffering(slo: Slo) -> list[PanelBuilder]:
-    limit = slo.response.threshold_seconds
-    return [
+        _firing(slo),
         trend(
             "Callers waiting, by agent",
             f"Live calls without an answer for more than {slo.alerts.callers_waiting.seconds:g} s, by "
@@ -151,6 +146,45 @@ def _suffering(slo: Slo) -> list[PanelBuilder]:
             stacked=True,
             decimals=0,
         ),
+    ]
+
+
+def _firing(slo: Slo) -> Panel:
+    of = 'job=~"$job",alertname=~"Phonic.+",alertname!="PhonicWatchdog"'
+    by = "max by (severity, alertname, project, agent)"
+    firing = f'{by} (ALERTS{{{of},alertstate="firing"}})'
+    return listing(
+        "Firing alerts",
+        "Alerts of the chosen jobs that fire now, and for how long their cause has been there. An alert's name "
+        "leads to its entry in the runbook, an agent's to its latencies. Empty when all is well.",
+        [
+            Column(title="Alert", label="alertname", link=f"{slo.links.runbook}#${{__value.raw}}", width=230),
+            Column(
+                title="Severity",
+                label="severity",
+                width=80,
+                names={"critical": ("critical", RED), "warning": ("warning", ORANGE), "info": ("info", BLUE)},
+            ),
+            Column(title="Project", label="project"),
+            Column(title="Agent", label="agent", link=LATENCY_LINK),
+            Column(
+                title="For",
+                expr=f"time() - ({by} (ALERTS_FOR_STATE{{{of}}}) and {firing})",
+                unit="s",
+                decimals=0,
+                width=80,
+            ),
+        ],
+        sort="For",
+        height=8,
+        width=12,
+        empty="no alert fires",
+    )
+
+
+def _suffering(slo: Slo) -> list[Panel]:
+    limit, errors, ends = slo.response.threshold_seconds, 1 - slo.conversations.objective, slo.alerts.error_endings
+    return [
         trend(
             "Response time",
             "The silence callers hear, from the end of the user's turn to the start of the assistant's. "
@@ -158,33 +192,35 @@ def _suffering(slo: Slo) -> list[PanelBuilder]:
             "s",
             *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.95, 0.99)),
             steps=((None, "transparent"), (limit, RED)),
+            capped=c.RESPONSE.buckets[-1],
         ),
-    ]
-
-
-def _conversations(slo: Slo) -> list[PanelBuilder]:
-    response, conversations = indicators(slo)
-    short = slo.burn.fast.windows[0].long
-    fast, slow = slo.factor(slo.burn.fast.windows[0]), slo.factor(slo.burn.slow.windows[-1])
-    return [
         trend(
             "Share of error endings",
-            "Share of ended conversations that ended in an error. "
-            f"Dashed: what the objective allows, {1 - slo.conversations.objective:.4g}.",
+            f"Share of the conversations of the {ends.window} before that ended in an error, as on the "
+            f"tile above. Dashed: what the objective allows, {share(errors)}, and where the alert begins, "
+            f"{share(ends.ratio)}.",
             "percentunit",
-            Query(error_ratio(), "all"),
+            Query(error_ratio(slo), "all"),
             Query(
                 occurring(
-                    f"{rate(c.CONVERSATION_ERRORS, 'reason')} / on () group_left () "
-                    f"({rate(c.CONVERSATIONS_ENDED)} > 0)",
+                    f"{rate(c.CONVERSATION_ERRORS, 'reason', window=ends.window)} / on () group_left () "
+                    f"({rate(c.CONVERSATIONS_ENDED, window=ends.window)} > 0)",
                     c.CONVERSATION_ERRORS,
                     "reason",
                 ),
                 "{{reason}}",
             ),
             width=12,
-            steps=((None, "transparent"), (1 - slo.conversations.objective, RED)),
+            steps=((None, "transparent"), (errors, ORANGE), (ends.ratio, RED)),
         ),
+    ]
+
+
+def _conversations(slo: Slo) -> list[Panel]:
+    response, conversations = indicators(slo)
+    short = slo.burn.fast.windows[0].long
+    fast, slow = slo.factor(slo.burn.fast.windows[0]), slo.factor(slo.burn.slow.windows[-1])
+    return [
         trend(
             "Live conversations and limits",
             "Watched by the exporter, in progress as Phonic counts them, and the limits beyond which "
@@ -195,13 +231,14 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
             Query(in_progress(), "in progress"),
             Query(f"sum({gauge(c.PROJECT_LIMIT, 'project', operation='max')})", "limit of the projects"),
             Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
+            width=12,
         ),
         trend(
             "Starts",
             "Conversations seen for the first time, each minute, by project.",
             "cpm",
             Query(per_minute(rate(c.CONVERSATIONS, "project")), "{{project}}"),
-            width=8,
+            width=12,
             stacked=True,
         ),
         trend(
@@ -252,7 +289,6 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
                     (c.INTERRUPTIONS, "interrupted"),
                 )
             ),
-            width=8,
         ),
         trend(
             "Tool calls",
@@ -264,12 +300,11 @@ def _conversations(slo: Slo) -> list[PanelBuilder]:
                 occurring(per_minute(rate(c.TOOL_CALL_FAILURES, "reason")), c.TOOL_CALL_FAILURES, "reason"),
                 "failed: {{reason}}",
             ),
-            width=8,
         ),
     ]
 
 
-def _agents(slo: Slo) -> PanelBuilder:
+def _agents(slo: Slo) -> Panel:
     limit = slo.response.threshold_seconds
     by = ("project", "agent")
     soon = total(c.RESPONSE, *by, matchers=(f'le="{bound(limit)}"',), part="bucket")
@@ -288,19 +323,20 @@ def _agents(slo: Slo) -> PanelBuilder:
                 expr=f"histogram_quantile(0.95, {total(c.RESPONSE, 'le', *by, part='bucket')})",
                 unit="s",
                 steps=rising(limit, 2 * limit),
+                capped=c.RESPONSE.buckets[-1],
             ),
             Column(
                 title="Slow turns",
                 expr=f"1 - {ratio(soon, total(c.RESPONSE, *by, part='count'))}",
                 unit="percentunit",
-                steps=rising(1 - slo.response.objective, 2 * (1 - slo.response.objective)),
+                steps=rising(1 - slo.response.objective, slow_limit(slo)),
                 decimals=1,
             ),
             Column(
                 title="Error endings",
                 expr=ratio(total(c.CONVERSATION_ERRORS, *by), total(c.CONVERSATIONS_ENDED, *by)),
                 unit="percentunit",
-                steps=rising(errors, 5 * errors),
+                steps=rising(min(errors, slo.alerts.error_endings.ratio / 2), slo.alerts.error_endings.ratio),
                 decimals=1,
             ),
             Column(

@@ -41,9 +41,31 @@ def waiting_by_agent(slo: Slo) -> str:
     return f"topk(10, {waiting(slo, *by)} or 0 * {gauge(c.CONVERSATIONS_LIVE, *by)})"
 
 
-def error_ratio(*by: str) -> str:
-    """Share of the conversations that ended which ended in an error."""
-    return ratio(rate(c.CONVERSATION_ERRORS, *by), rate(c.CONVERSATIONS_ENDED, *by))
+def error_ratio(slo: Slo) -> str:
+    """Share of the conversations that ended which ended in an error, over the window of the alert about it."""
+    window = slo.alerts.error_endings.window
+    return ratio(rate(c.CONVERSATION_ERRORS, window=window), rate(c.CONVERSATIONS_ENDED, window=window))
+
+
+def lost_ratio(slo: Slo) -> str:
+    """Share of the conversations whose timings were never seen, over the window of the alert about it."""
+    window = slo.alerts.conversations_lost.window
+    return ratio(rate(c.CONVERSATIONS_LOST, window=window), rate(c.CONVERSATIONS, window=window))
+
+
+def slow_window(slo: Slo) -> str:
+    """The window over which the first page about slow answers looks."""
+    return slo.burn.fast.windows[0].long
+
+
+def slow_limit(slo: Slo) -> float:
+    """The share of slow turns within that window from which it pages."""
+    return slo.factor(slo.burn.fast.windows[0]) * (1 - slo.response.objective)
+
+
+def share(value: float) -> str:
+    """A share as people say it: 5 %."""
+    return f"{100 * value:.6g} %"
 
 
 def in_progress() -> str:

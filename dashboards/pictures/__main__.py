@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from .asking import Server, Window
 from .page import WIDTH, height, page
 
 _PATIENCE_SECONDS = 60
+_DRAWING_MILLISECONDS = 10_000
 
 
 def window(end: float, seconds: float, variables: Mapping[str, str]) -> Window:
@@ -25,10 +27,18 @@ def window(end: float, seconds: float, variables: Mapping[str, str]) -> Window:
     return Window(start=end - seconds, end=end, variables=known)
 
 
-def draw(board: Mapping[str, object], url: str, shown: Window) -> str:
-    """One dashboard as an HTML page, from the Prometheus at ``url``."""
+def components() -> str:
+    """Address of the bundle of Grafana's components that `make components` made; empty where there is none."""
+    folder = Path(
+        os.environ.get("GRAFANA_COMPONENTS") or "~/.cache/phonic-exporter/grafana-components"
+    ).expanduser()
+    return folder.resolve().as_uri() if (folder / "app.js").is_file() else ""
+
+
+def draw(board: Mapping[str, object], url: str, shown: Window, bundle: str = "") -> str:
+    """One dashboard as an HTML page, from the Prometheus at ``url``, by the components of ``bundle`` if given."""
     with httpx.Client(timeout=30) as http:
-        return page(board, shown, Server(http, url, shown))
+        return page(board, shown, Server(http, url, shown), bundle)
 
 
 def picture(html: Path, png: Path, pixels: int) -> None:
@@ -43,6 +53,8 @@ def picture(html: Path, png: Path, pixels: int) -> None:
             "--no-sandbox",
             "--disable-gpu",
             "--hide-scrollbars",
+            "--allow-file-access-from-files",  # the page's script lies in another folder
+            f"--virtual-time-budget={_DRAWING_MILLISECONDS}",
             f"--window-size={WIDTH},{pixels}",
             f"--screenshot={png}",
             html.resolve().as_uri(),
@@ -70,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
         if name.startswith("grafana/"):
             board = json.loads(text)
             html = given.folder / f"{Path(name).stem}.html"
-            html.write_text(draw(board, given.prometheus, shown), encoding="utf-8")
+            html.write_text(draw(board, given.prometheus, shown, components()), encoding="utf-8")
             picture(html, html.with_suffix(".png"), height(board))
             print(f"drew {html.with_suffix('.png')}")
     return 0

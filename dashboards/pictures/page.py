@@ -1,22 +1,27 @@
 """Pure: a dashboard's JSON and its answers as one self-contained HTML page in Grafana's dark look."""
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from ..queries import substituted
 from . import charts
 from .asking import Ask, Results, Window
 from .charts import Line
+from .payload import expression, payload, rows
 from .values import COLORS, PALETTE, color, legend, mapped, shown
 
 Json = Mapping[str, Any]
 
-WIDTH, CELL, GAP, MARGIN, HEAD = 1120, 30, 8, 8, 54
+WIDTH, CELL, GAP, MARGIN, HEAD = 1366, 30, 8, 8, 54
 _LEGEND_ROW, _MOST_LEGEND_ROWS, _TITLE = 17, 4, 30
 CAPTION = "Drawn from data of a real Prometheus by dashboards.pictures, not by Grafana."
+COMPONENTS_CAPTION = (
+    "Drawn from data of a real Prometheus: numbers, graphs and tables by Grafana's components, the rest by "
+    "dashboards.pictures."
+)
 
 _STYLE = """
 body { margin: 0; background: #111217; color: #ccccdc; font: 12px Inter, "DejaVu Sans", sans-serif; }
@@ -25,8 +30,9 @@ header b { font-size: 17px; font-weight: 500; margin-right: 18px; }
 header span, footer { color: #9fa7b3; margin-right: 14px; }
 .panel { position: absolute; background: #181b1f; border: 1px solid #25282d; box-sizing: border-box;
   border-radius: 2px; overflow: hidden; }
-.row { position: absolute; font-size: 15px; padding-top: 5px; }
-h3 { margin: 7px 8px 0; font-size: 13px; font-weight: 500; height: 20px; white-space: nowrap; overflow: hidden; }
+.heading { position: absolute; font-size: 15px; padding-top: 5px; }
+.panel h3 { margin: 7px 8px 0; font-size: 13px;
+  font-weight: 500; height: 20px; line-height: 1.5; white-space: nowrap; overflow: hidden; }
 .none { color: #9fa7b3; text-align: center; padding-top: 60px; font-size: 15px; }
 .big { color: #fff; font-size: 28px; text-align: center; padding-top: 24px; font-weight: 500; }
 .stat h3 { color: #fff; font-size: 11px; }
@@ -48,9 +54,16 @@ def height(board: Json) -> int:
     return int(HEAD + lowest * (CELL + GAP) + 30)
 
 
-def page(board: Json, window: Window, ask: Ask) -> str:
-    """The dashboard over ``window``. What ``ask`` raises is raised."""
-    panels = "".join(_placed(panel, window, ask) for panel in board["panels"])
+def page(board: Json, window: Window, ask: Ask, components: str = "") -> str:
+    """The dashboard over ``window``, by Grafana's components where their bundle is at the address ``components``.
+
+    What ``ask`` raises is raised.
+    """
+    panels = "".join(_placed(panel, window, ask, components=bool(components)) for panel in board["panels"])
+    script = (
+        f'<link rel="stylesheet" href="{components}/app.css">'
+        f'<script type="module" src="{components}/app.js"></script>'
+    )
     chosen = "".join(
         f"<span>{escape(name)}: {escape('All' if value in ('.+', '.*') else value)}</span>"
         for name, value in window.variables.items()
@@ -61,11 +74,12 @@ def page(board: Json, window: Window, ask: Ask) -> str:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(board["title"])}</title>'
         f'<style>{_STYLE}</style><header style="top:16px"><b>{escape(board["title"])}</b>{chosen}'
         f"<span>{times} UTC</span></header>{panels}"
-        f'<footer style="top:{height(board) - 24}px">{CAPTION}</footer></html>'
+        f'<footer style="top:{height(board) - 24}px">{COMPONENTS_CAPTION if components else CAPTION}</footer>'
+        f"{script if components else ''}</html>"
     )
 
 
-def _placed(panel: Json, window: Window, ask: Ask) -> str:
+def _placed(panel: Json, window: Window, ask: Ask, *, components: bool) -> str:
     place = panel["gridPos"]
     unit = (WIDTH - 2 * MARGIN + GAP) / 24
     left, top = MARGIN + place["x"] * unit, HEAD + place["y"] * (CELL + GAP)
@@ -73,7 +87,10 @@ def _placed(panel: Json, window: Window, ask: Ask) -> str:
     box = f"left:{left:.0f}px;top:{top}px;width:{wide:.0f}px;height:{high}px"
     title = escape(panel["title"])
     if panel["type"] == "row":
-        return f'<div class="row" style="{box}">{title}</div>'
+        return f'<div class="heading" style="{box}">{title}</div>'
+    drawable = payload(panel, window, ask) if components else None
+    if drawable is not None:
+        return f'<div style="position:absolute;{box}" data-panel="{escape(json.dumps(drawable))}"></div>'
     if panel["type"] == "stat":
         text, hue = _number(panel, window, ask)
         return (
@@ -92,21 +109,16 @@ def _dimmed(hue: str) -> str:
     return f"color-mix(in srgb, {hue} 72%, black)" if hue != COLORS["text"] else "#22252b"
 
 
-def _expr(target: Json, window: Window) -> str:
-    rate = target.get("interval") or window.variables["__rate_interval"]
-    return substituted(target["expr"], {**window.variables, "__rate_interval": rate})
-
-
 def _number(panel: Json, window: Window, ask: Ask) -> tuple[str, str]:
     [target] = panel["targets"]
-    found = ask.at_the_end(_expr(target, window))
+    found = ask.at_the_end(expression(target, window))
     return mapped(float(found[0]["value"][1]) if found else None, panel["fieldConfig"]["defaults"])
 
 
 def _trend(panel: Json, window: Window, ask: Ask, size: tuple[float, float]) -> str:
     series, exemplars = [], []
     for target in panel["targets"]:
-        expr = _expr(target, window)
+        expr = expression(target, window)
         series += [Line(legend(target, each["metric"]), _points(each)) for each in ask.over_time(expr)]
         if target.get("exemplar"):
             exemplars += _diamonds(ask.exemplars(expr), window)
@@ -152,7 +164,7 @@ def _value(value: float, defaults: Json) -> str:
 
 def _heat(panel: Json, window: Window, ask: Ask, size: tuple[float, float]) -> str:
     [target] = panel["targets"]
-    expr = _expr(target, window)
+    expr = expression(target, window)
     cumulative = sorted(ask.over_time(expr), key=lambda each: float(each["metric"]["le"]))
     if not cumulative:
         return ""
@@ -169,7 +181,7 @@ def _heat(panel: Json, window: Window, ask: Ask, size: tuple[float, float]) -> s
 
 
 def _spread(panel: Json, window: Window, ask: Ask, size: tuple[float, float]) -> str:
-    answers = [each for target in panel["targets"] for each in ask.at_the_end(_expr(target, window))]
+    answers = [each for target in panel["targets"] for each in ask.at_the_end(expression(target, window))]
     values = [value for each in answers if math.isfinite(value := float(each["value"][1]))]
     return charts.spread(values, size, panel["fieldConfig"]["defaults"]["unit"]) if values else ""
 
@@ -177,17 +189,13 @@ def _spread(panel: Json, window: Window, ask: Ask, size: tuple[float, float]) ->
 def _listing(panel: Json, window: Window, ask: Ask, size: tuple[float, float]) -> str:
     organize = next(each["options"] for each in panel["transformations"] if each["id"] == "organize")
     names, order = organize["renameByName"], organize["indexByName"]
-    rows: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
-    for target in panel["targets"]:
-        for each in ask.at_the_end(_expr(target, window)):
-            row = rows.setdefault(tuple(sorted(each["metric"].items())), dict(each["metric"]))
-            row[f"Value #{target['refId']}"] = float(each["value"][1])
-    if not rows:
+    found = rows(panel, window, ask)
+    if not found:
         return ""
     columns = sorted(names, key=order.__getitem__)
     [sort] = panel["options"]["sortBy"]
     by = next(column for column in columns if names[column] == sort["displayName"])
-    listed = sorted(rows.values(), key=lambda row: _rank(row.get(by)), reverse=sort["desc"])
+    listed = sorted(found, key=lambda row: _rank(row.get(by)), reverse=sort["desc"])
     fit = int(size[1] / 29) - 1
     head = "".join(f"<th>{escape(names[column])}</th>" for column in columns)
     body = "".join(

@@ -67,11 +67,16 @@ def mapped(value: float | None, defaults: Mapping[str, Any]) -> tuple[str, str]:
             return options["result"]["text"], COLORS[options["result"]["color"]]
         if mapping["type"] == "value" and value is not None and f"{value:g}" in options:
             result = options[f"{value:g}"]
-            return result["text"], COLORS[result["color"]]
+            hue = COLORS[result["color"]] if "color" in result else color(value, _steps(defaults))
+            return result["text"], hue
     if value is None or missing:
         return defaults.get("noValue", "no data"), COLORS["text"]
-    steps = defaults.get("thresholds", {}).get("steps", ())
-    return shown(value, defaults["unit"], defaults.get("decimals")), color(value, steps)
+    return shown(value, defaults["unit"], defaults.get("decimals")), color(value, _steps(defaults))
+
+
+def _steps(defaults: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    steps: Sequence[Mapping[str, Any]] = defaults.get("thresholds", {}).get("steps", ())
+    return steps
 
 
 def legend(target: Mapping[str, Any], metric: Mapping[str, str]) -> str:

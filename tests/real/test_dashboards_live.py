@@ -19,7 +19,7 @@ import trio
 
 from dashboards import queries
 from dashboards.boards import BOARDS
-from dashboards.pictures.__main__ import draw, picture
+from dashboards.pictures.__main__ import components, draw, picture
 from dashboards.pictures.asking import Results, Window
 from dashboards.pictures.page import CAPTION, height
 from dashboards.queries import PanelQuery
@@ -81,13 +81,13 @@ RANGES = {
 # 1 - a / a is not exactly 0 where both are extrapolated.
 ROUNDING = 1e-9
 # Shares that may lie outside of 0 to 1.
-OVERSPENT = {"Response budget left", "Error budget left"}
+OVERSPENT = {"Response budget", "Error budget"}
 BEYOND_ONE = {
     "Watched of active": "a call that ended since the last round is no longer among the active ones",
     "Manners": "one answer may be interrupted by a call's interruptions, which are known only at its end",
     "Agents, the slowest first": "tool failures are known only at a call's end, its tool calls earlier",
     "CPU": "of one core",
-    "Lost conversations": "conversations of the time before",
+    "Calls lost": "conversations of the time before",
 }
 
 
@@ -117,8 +117,8 @@ FACTS = (
     Fact(panel="Live of limit", job=DAY, lowest=(0.02, 0.6), highest=(0.1, 0.8)),
     Fact(panel="Phonic's REST API", job=DAY, lowest=(1, 1), highest=(1, 1)),
     Fact(panel="Phonic's REST API", job=OUTAGE, lowest=(0, 0), highest=(1, 1)),
-    Fact(panel="Response budget left", job=SLOW, lowest=(-20, 0.5)),
-    Fact(panel="Error budget left", job=ERRORS, lowest=(-20, 0)),
+    Fact(panel="Response budget", job=SLOW, lowest=(-20, 0.5)),
+    Fact(panel="Error budget", job=ERRORS, lowest=(-20, 0)),
     Fact(panel="Budget burn", job=SLOW, highest=(6, 20)),
     Fact(panel="Feed errors", job=STORM, highest=(60, 10_000)),
     Fact(panel="REST errors", job=OUTAGE, highest=(1, 10_000)),
@@ -284,7 +284,7 @@ def _drawn(playing: Stage, name: str, board: Mapping[str, Any]) -> str:
     folder = os.environ.get("PHONIC_PICTURES")
     if folder:
         html = playing.folder / f"{name}.html"
-        html.write_text(page, encoding="utf-8")
+        html.write_text(draw(board, playing.server.url, window, components()), encoding="utf-8")
         picture(html, Path(folder) / f"{name}.png", height(board))
     return page
 

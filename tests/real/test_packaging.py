@@ -32,14 +32,20 @@ def instructions(name: str) -> list[str]:
 
 def test_wheel_holds_the_whole_package_and_nothing_else() -> None:
     setuptools = PROJECT["tool"]["setuptools"]
+    assert setuptools["package-dir"] == {"exporter.dashboards": "dashboards"}
     sources = [
         file for file in (ROOT / "exporter").rglob("*") if file.is_file() and "__pycache__" not in file.parts
     ]
     folders = {".".join(file.parent.relative_to(ROOT).parts) for file in sources}
-    assert set(setuptools["packages"]) == folders
+    packages = set(setuptools["packages"])
+    assert {name for name in packages if not name.startswith("exporter.dashboards")} == folders
+    assert packages - folders == {"exporter.dashboards", "exporter.dashboards.boards"}
     data = {file.relative_to(ROOT / "exporter").as_posix() for file in sources if file.suffix != ".py"}
-    assert setuptools["package-data"] == {"exporter": sorted(data)}
     assert data == {"py.typed"}
+    assert setuptools["package-data"] == {
+        "exporter": sorted(data),
+        "exporter.dashboards": ["RUNBOOK.md", "slo.yml"],
+    }
 
 
 def test_installed_command_is_the_program_of_this_version() -> None:
@@ -77,6 +83,14 @@ def test_image_is_built_from_files_that_exist() -> None:
     for names in copied:
         for name in names:
             assert (ROOT / name).exists(), name
+
+
+def test_image_is_built_from_every_folder_that_has_packages() -> None:
+    setuptools = PROJECT["tool"]["setuptools"]
+    roots = {name.partition(".")[0] for name in setuptools["packages"]} | set(setuptools["package-dir"].values())
+    copied = [rest.split()[:-1] for name, rest in DOCKERFILE if name == "COPY"]
+    assert roots <= {name for names in copied for name in names}
+    assert roots <= {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"}
 
 
 def test_make_targets_that_the_documents_name_exist() -> None:

@@ -13,6 +13,7 @@ from dashboards.alerts import (
     PAGES_COMMITTED,
     REQUESTS_WAITING_SINCE,
 )
+from dashboards.boards.exporter import COMMIT_WAIT, LABEL_SETS_HELD, REQUESTS_ALLOWED, REQUESTS_WAITING
 from dashboards.rules import recording
 from dashboards.slo import Slo
 from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, Family, Kind
@@ -21,6 +22,8 @@ TARGET_LABELS = {"job", "instance", "pod"}
 
 # Series that are not the exporter's own families: the client's process collector, and Prometheus itself.
 FOREIGN = {
+    "ALERTS",
+    "ALERTS_FOR_STATE",
     "up",
     "process_cpu_seconds_total",
     "process_max_fds",
@@ -29,8 +32,15 @@ FOREIGN = {
     "process_start_time_seconds",
 }
 
+# What Prometheus writes about alerts, with labels of theirs.
+OF_ALERTS = {
+    "ALERTS": {"alertname", "alertstate", "severity"},
+    "ALERTS_FOR_STATE": {"alertname", "severity"},
+}
+
 # Gauges without labels that the rules ask for and the catalogue is about to have.
 AWAITED = {CLOCK_OFFSET, CREDENTIAL_REFUSED, EVENT_LOOP_LAG, PAGES_COMMITTED, REQUESTS_WAITING_SINCE}
+AWAITED |= {COMMIT_WAIT, LABEL_SETS_HELD, REQUESTS_ALLOWED, REQUESTS_WAITING}
 
 
 @attrs.frozen(kw_only=True)
@@ -89,7 +99,8 @@ def problems(expr: str, slo: Slo) -> list[str]:
         elif selector.name in recorded(slo):
             allowed = {"job", *LABEL_CHOICES}
         elif selector.name in FOREIGN | AWAITED:
-            allowed = {"job", "instance"}
+            allowed = {"job", "instance"} | OF_ALERTS.get(selector.name, set())
+            everywhere |= OF_ALERTS.get(selector.name, set())
         else:
             found.append(f"unknown metric {selector.name}")
             continue

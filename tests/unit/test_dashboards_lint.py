@@ -16,13 +16,14 @@ from dashboards import queries
 from dashboards.boards import BOARDS
 from exporter.metrics.catalogue import Kind
 from tests.unit.promql_reading import family_of, selectors
-from tests.unit.test_dashboards import LOADED, ROOT
+from tests.unit.test_dashboards import LOADED, ROOT, SLO
 
 Board = dict[str, Any]
 Problems = Iterator[str]
 
 # Units of Grafana that these dashboards use; a misspelt one would be shown as text behind the number.
 UNITS = {"s", "dthms", "short", "percentunit", "bytes", "Bps", "cps", "cpm"}
+WINDOWS = {SLO.burn.fast.windows[0].long, SLO.alerts.error_endings.window, SLO.alerts.conversations_lost.window}
 EXCLUSIONS = yaml.safe_load((ROOT / "grafana/.lint").read_text(encoding="utf-8"))["exclusions"]
 
 
@@ -114,7 +115,7 @@ def target_promql_rule(board: Board) -> Problems:
 def target_rate_interval_rule(board: Board) -> Problems:
     """Rates over $__rate_interval; an increase may span $__range where a table sums up the whole time range.
 
-    Or where it only selects what happened within that at all.
+    Or where it only selects what happened within that at all. What an alert looks at is shown over its window.
     """
     for panel, target in _targets(board):
         for function, window in re.findall(r"\b(i?rate|increase)\([^()]*\[([^\]]+)\]\)", target["expr"]):
@@ -123,7 +124,7 @@ def target_rate_interval_rule(board: Board) -> Problems:
                 target["expr"],
             )
             whole = function == "increase" and window == "$__range" and (panel["type"] == "table" or selects)
-            if window != "$__rate_interval" and not whole:
+            if window not in {"$__rate_interval", *WINDOWS} and not whole:
                 yield f"{panel['title']}: {function}[{window}]"
 
 

@@ -2,23 +2,25 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
+from html import unescape
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards import frame, queries
+from dashboards import classic, frame, queries
 from dashboards.boards import BOARDS
 from dashboards.pictures.asking import Results, Window
-from dashboards.pictures.page import page
+from dashboards.pictures.page import CAPTION, COMPONENTS_CAPTION, page
 from dashboards.pictures.values import COLORS, color, mapped, shown, ticks
 from dashboards.slo import load
 
 WINDOW = Window(start=1_000_000.0, end=1_000_060.0, variables=queries.EVERYTHING)
 LOADED: dict[str, Mapping[str, Any]] = {
-    name: json.loads(frame.to_json(build(load()))) for name, build in BOARDS.items()
+    name: json.loads(frame.to_json(classic.render(build(load())))) for name, build in BOARDS.items()
 }
 
 
@@ -101,3 +103,30 @@ def test_every_panel_is_drawn_whatever_the_answers(name: str, ask: Nothing | Fla
     text = page(LOADED[name], WINDOW, ask)
     assert text.count("<h3>") == len(list(queries.panels(LOADED[name])))
     assert "<b>&" not in text
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_components_get_every_panel_that_they_can_draw_with_its_answers(name: str) -> None:
+    text = page(LOADED[name], WINDOW, Flat(7.5), "file:///bundle")
+    assert '<script type="module" src="file:///bundle/app.js"></script>' in text
+    assert COMPONENTS_CAPTION in text
+    found = [json.loads(unescape(each)) for each in re.findall(r'data-panel="([^"]*)"', text)]
+    drawn = {each["panel"]["title"]: each for each in found}
+    kinds = ("stat", "timeseries", "table")
+    drawable = [panel for panel in queries.panels(LOADED[name]) if panel["type"] in kinds]
+    assert set(drawn) == {panel["title"] for panel in drawable}
+    for each in drawn.values():
+        match each["panel"]["type"]:
+            case "timeseries":
+                assert each["series"]
+                assert all(len(one["times"]) == len(one["values"]) for one in each["series"])
+            case "table":
+                assert len({len(column["values"]) for column in each["columns"]}) == 1
+            case _:
+                assert isinstance(each["value"], float)
+
+
+def test_without_components_nothing_of_them_is_loaded() -> None:
+    text = page(LOADED["overview"], WINDOW, Flat(7.5))
+    assert "<script" not in text
+    assert CAPTION in text

@@ -139,18 +139,16 @@ def test_runbook_has_no_entries_for_alerts_that_do_not_exist() -> None:
 def test_runbook_names_only_panels_and_alerts_that_exist() -> None:
     titles = {str(build(SLO).title).removeprefix("Phonic / ") for build in BOARDS.values()}
     for build in BOARDS.values():
-        for panel in build(SLO).panels or ():
-            titles.add(str(panel.title))
-            titles |= {
-                str(name) for step in getattr(panel, "transformations", None) or () for name in _renamed(step)
-            }
+        for row in build(SLO).rows:
+            titles |= {row.title, *(panel.title for panel in row.panels)}
+            titles |= {name for panel in row.panels for step in panel.transformations for name in _renamed(*step)}
     legends = {"found", "in progress", "watched", "Refused", "Targets", "Share of slow turns", "Exporter"}
     assert set(re.findall(r"(?<!\*)\*([^*]+)\*(?!\*)", RUNBOOK)) <= titles | legends
     assert set(re.findall(r"Phonic[A-Z]\w+", RUNBOOK)) <= {a.name for a in alerts(SLO)}
 
 
-def _renamed(step: Any) -> list[str]:
-    return list(step.options.get("renameByName", {}).values())
+def _renamed(_: str, options: dict[str, Any]) -> list[str]:
+    return list(options.get("renameByName", {}).values())
 
 
 @ALERTS

@@ -54,6 +54,23 @@ def test_services_depend_on_services_that_tell_their_health(service: dict[str, A
         assert "healthcheck" in SERVICES[name]
 
 
+def test_what_was_counted_survives_the_container() -> None:
+    [mount] = SERVICES["exporter"]["volumes"]
+    volume, _, folder = mount.partition(":")
+    assert volume in COMPOSE["volumes"]
+    assert f"STATE_DIRECTORY={folder}" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert slo.seconds(SERVICES["exporter"]["stop_grace_period"]) > 10, "the exporter may take 10 s to stop"
+
+
+def test_real_calls_are_watched_with_the_key_of_whoever_starts_the_stack() -> None:
+    real = yaml.safe_load((ROOT / "compose.real.yaml").read_text(encoding="utf-8"))
+    assert set(real) == {"services"}
+    assert set(real["services"]) == {"exporter"}
+    exporter = real["services"]["exporter"]
+    assert exporter["command"] == []
+    assert exporter["environment"]["PHONIC_API_KEY"].startswith("${PHONIC_API_KEY:?")
+
+
 def _inside(service: str, path: str) -> Path:
     """The file on this machine that a path inside the container is."""
     for mount in SERVICES[service]["volumes"]:
