@@ -18,11 +18,11 @@ from .slo import Burn, Delay, Lasting, Occurrence, Saturation, Share, Slo
 
 AGENT = ("project", "agent")
 
-PAGES_COMMITTED = "phonic_exporter_pages_committed"
-CREDENTIAL_REFUSED = "phonic_exporter_credential_refused"
-REQUESTS_WAITING_SINCE = "phonic_exporter_requests_waiting_since_timestamp_seconds"
-EVENT_LOOP_LAG = "phonic_exporter_event_loop_lag_seconds"
-CLOCK_OFFSET = "phonic_exporter_clock_offset_seconds"
+PAGES_COMMITTED = c.PAGES_COMMITTED.name
+CREDENTIAL_REFUSED = c.CREDENTIAL_REFUSED.name
+REQUESTS_WAITING_SINCE = c.REQUESTS_WAITING_SINCE.name
+EVENT_LOOP_LAG = c.EVENT_LOOP_LAG.name
+CLOCK_OFFSET = c.CLOCK_OFFSET.name
 
 # Each with its own interval: a server's default of one minute would make callers wait for the alert about waiting.
 GROUPS = {"phonic-waiting": "5s", "phonic-callers": "15s", "phonic-budgets": "15s", "phonic-exporter": "15s"}

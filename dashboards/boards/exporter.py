@@ -11,10 +11,10 @@ from ..promql import SELECTED, age, gauge, occurring, rate, series
 from ..slo import Slo
 from .questions import in_progress_where_searched, lost_ratio, per_minute, share
 
-COMMIT_WAIT = "phonic_exporter_commit_wait_seconds"
-LABEL_SETS_HELD = "phonic_exporter_label_sets_held"
-REQUESTS_WAITING = "phonic_exporter_requests_waiting"
-REQUESTS_ALLOWED = "phonic_exporter_requests_per_second_allowed"
+COMMIT_WAIT = c.COMMIT_WAIT.name
+LABEL_SETS_HELD = c.LABEL_SETS_HELD.name
+REQUESTS_WAITING = c.REQUESTS_WAITING.name
+REQUESTS_ALLOWED = c.REQUESTS_ALLOWED.name
 
 
 def build(slo: Slo) -> Board:

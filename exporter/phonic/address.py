@@ -22,4 +22,4 @@ def normalised(base_url: str) -> str:
         return text
     login, at, host = parts.netloc.rpartition("@")
     path = _API.sub("", parts.path).rstrip("/")
-    return f"{parts.scheme}://{login}{at}{host.lower()}{path}"
+    return f"{parts.scheme}://{login}{at}{host.lower().strip()}{path.rstrip()}"

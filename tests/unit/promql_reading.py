@@ -6,14 +6,6 @@ from typing import Any
 import attrs
 import promql_parser
 
-from dashboards.alerts import (
-    CLOCK_OFFSET,
-    CREDENTIAL_REFUSED,
-    EVENT_LOOP_LAG,
-    PAGES_COMMITTED,
-    REQUESTS_WAITING_SINCE,
-)
-from dashboards.boards.exporter import COMMIT_WAIT, LABEL_SETS_HELD, REQUESTS_ALLOWED, REQUESTS_WAITING
 from dashboards.rules import recording
 from dashboards.slo import Slo
 from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, Family, Kind
@@ -37,10 +29,6 @@ OF_ALERTS = {
     "ALERTS": {"alertname", "alertstate", "severity"},
     "ALERTS_FOR_STATE": {"alertname", "severity"},
 }
-
-# Gauges without labels that the rules ask for and the catalogue is about to have.
-AWAITED = {CLOCK_OFFSET, CREDENTIAL_REFUSED, EVENT_LOOP_LAG, PAGES_COMMITTED, REQUESTS_WAITING_SINCE}
-AWAITED |= {COMMIT_WAIT, LABEL_SETS_HELD, REQUESTS_ALLOWED, REQUESTS_WAITING}
 
 
 @attrs.frozen(kw_only=True)
@@ -98,7 +86,7 @@ def problems(expr: str, slo: Slo) -> list[str]:
             allowed |= {"le"} if selector.name.endswith("_bucket") else set()
         elif selector.name in recorded(slo):
             allowed = {"job", *LABEL_CHOICES}
-        elif selector.name in FOREIGN | AWAITED:
+        elif selector.name in FOREIGN:
             allowed = {"job", "instance"} | OF_ALERTS.get(selector.name, set())
             everywhere |= OF_ALERTS.get(selector.name, set())
         else:
