@@ -33,15 +33,12 @@ from cyclopts.config import Dict, Env
 
 from . import __version__, healthcheck, logs, running, settings
 from .errors import ConfigError
+from .metrics.catalogue import Scope, series_of
 from .phonic import credentials
 from .proxies import Proxies
 from .settings import DemoSettings, FlagRow, HealthcheckSettings, LogSettings, OptionalPath, Settings
 from .simulator.settings import SimulatorSettings, staged
 from .web.listen import parse_address
-
-_SERIES_A_LABEL_SET = 170
-_SERIES_A_LIVE_CONVERSATION = 8
-
 
 # Variables that Kubernetes makes for a Service called phonic-exporter, or phonic-exporter-something.
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO))?)?)")
@@ -265,8 +262,8 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         server.validate(ready.web.config_file)
     for name, value in settings.describe(ready).items():
         _say(f"--{name} = {_as_text(value)}")
-    label_sets = ready.metrics.label_set_limit * _SERIES_A_LABEL_SET
-    live = ready.metrics.per_conversation_limit * _SERIES_A_LIVE_CONVERSATION
+    label_sets = ready.metrics.label_set_limit * series_of(Scope.CONVERSATIONS)
+    live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
     _say(f"at most about {label_sets + live} series: {label_sets} of label sets, {live} of live conversations")
     sys.stdout.flush()  # here, where a full disk is still an error of ours
 

@@ -137,7 +137,7 @@ class MetricsSettings:
     )
     label_limit: int = _setting(100, "Distinct values of one label; the rest is __other__ and counted.")
     label_set_limit: int = _setting(
-        200, "Distinct combinations of label values, about 170 series each; the rest is __other__."
+        200, "Distinct combinations of label values, 167 series each; the rest is __other__."
     )
     per_conversation_limit: int = _setting(
         1000, "Live conversations that get series of their own; 0 turns them off."

@@ -7,6 +7,7 @@ Labels marked ``L`` in the README (chosen with ``--metrics.labels``) come before
 
 from collections.abc import Iterator
 from enum import Enum, StrEnum
+from math import prod
 
 import attrs
 
@@ -555,3 +556,15 @@ def _families() -> Iterator[Family]:
 
 CATALOGUE: tuple[Family, ...] = tuple(_families())
 """All families, in the order of the page."""
+
+
+def series_of(scope: Scope) -> int:
+    """How many series a label set (`Scope.CONVERSATIONS`) or a live conversation (`Scope.LIVE`) has at most.
+
+    A histogram has one for each bucket, infinity included, its sum and its count.
+    """
+    return sum(
+        prod(map(len, family.values)) * (len(family.buckets) + 3 if family.kind is Kind.HISTOGRAM else 1)
+        for family in CATALOGUE
+        if family.scope is scope
+    )

@@ -60,8 +60,8 @@ PARTS: dict[str, set[str]] = {
         "simulator", "tally", "vocabulary", "watch", "web",
     },
     "cli": {
-        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "phonic", "proxies", "running",
-        "settings", "simulator", "web",
+        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "metrics", "phonic", "proxies",
+        "running", "settings", "simulator", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip

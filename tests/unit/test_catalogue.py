@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, STATE_VALUES, Family, Kind, Scope
+from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, STATE_VALUES, Family, Kind, Scope, series_of
 from exporter.metrics.formats import Format
+from exporter.metrics.ledger import LabelLimits, Ledger
 from exporter.settings import Settings
 from tests.unit.tallies import new_tally, page_of
 
@@ -213,3 +214,17 @@ def test_the_objective_is_a_bucket_boundary() -> None:
 def test_bucket_boundaries_rise(family: Family) -> None:
     assert list(family.buckets) == sorted(set(family.buckets))
     assert family.buckets[0] > 0
+
+
+def test_the_series_that_are_estimated_are_those_that_there_are() -> None:
+    ledger = Ledger(LabelLimits())
+    ledger.label_set(("main", "support"))
+    out: list[str] = []
+    for family in CATALOGUE:
+        if family.scope is Scope.CONVERSATIONS and family.kind is Kind.GAUGE:
+            out.append(family.name)  # one for each label set
+        elif family.scope is Scope.CONVERSATIONS:
+            for series, numbers in ledger.shown(family):
+                series.write(out, numbers, exemplars=False)  # type: ignore[arg-type]
+    assert series_of(Scope.CONVERSATIONS) == len(out)
+    assert series_of(Scope.LIVE) == sum(family.scope is Scope.LIVE for family in CATALOGUE)
