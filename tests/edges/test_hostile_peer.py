@@ -36,7 +36,7 @@ GOOD = "conv_good"
 ATTACKERS = 10
 TURNS = 30
 
-pytestmark = pytest.mark.usefixtures("quiet_logs")
+pytestmark = pytest.mark.usefixtures("quiet_logs", "calm_collector")
 Attack = Callable[[trio.SocketStream], Awaitable[None]]
 
 
