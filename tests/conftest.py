@@ -34,7 +34,7 @@ def quiet_logs() -> Iterator[None]:
 
 @pytest.fixture
 def calm_collector() -> Iterator[None]:
-    """Leave what other tests have made out of the garbage collector's sight, as a running exporter does at its start:
+    """Keep what other tests have made out of the garbage collector, as a running exporter does at its start:
     a collection that walks all of it would count as a step of the part under test.
     """
     gc.collect()
