@@ -45,14 +45,14 @@ async def test_sigterm_writes_the_checkpoint_and_finishes_the_scrape(
 ) -> None:
     state = f"--state.file={tmp_path / 'state.db'}"
     seldom = "--state.interval=3600"  # so that what the next start finds was written at the end
-    agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(150)]
+    agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(90)]
     with trio.fail_after(40):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}, agents=agents) as phonic:
             watch = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
             async with program(*QUICK, *watch, state, seldom, **KEY) as first:
                 url = await first.url()
                 before = await scrape_until(
-                    http, url, lambda page: has_turns(3)(page) and len(page.samples("phonic_agent_info")) > 150
+                    http, url, lambda page: has_turns(3)(page) and len(page.samples("phonic_agent_info")) > 90
                 )
                 async with unread_scrape(url) as slow:
                     begun = await slow.receive_some(1000)
@@ -72,14 +72,14 @@ async def test_sigterm_writes_the_checkpoint_and_finishes_the_scrape(
 
 
 async def test_second_signal_ends_at_once(http: httpx.AsyncClient) -> None:
-    agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(150)]
+    agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(90)]
     with trio.fail_after(30):
         async with (
             upstream(agents=agents) as phonic,
             program(*QUICK, NO_STATE, "--phonic.base-url", phonic.url, **KEY) as running,
         ):
             url = await running.url()
-            await scrape_until(http, url, lambda page: len(page.samples("phonic_agent_info")) == 150)
+            await scrape_until(http, url, lambda page: len(page.samples("phonic_agent_info")) == 90)
             async with unread_scrape(url):  # would hold up an ordered stop
                 running.signal(signal.SIGINT)
                 await running.line("signal received", "SIGINT")
