@@ -64,6 +64,9 @@ bench: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
+	@if command -v prometheus >/dev/null; then \
+	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)"; \
+	else echo "prometheus is not installed: what it adds up was not compared"; fi
 
 SECONDS ?= 60
 fuzz: $(STAMP)

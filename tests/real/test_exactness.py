@@ -12,23 +12,9 @@ import pytest
 from tests.real.prometheus import needs
 from tests.soak.disk import SmallDisk, small_disk
 from tests.soak.harness import Failed, Outcome, Run, play
+from tests.soak.mutations import HOLD_NOTHING, SHOW_COUNTED
 
 pytestmark = pytest.mark.real
-
-# A page tells what is counted, whatever the state file holds.
-SHOW_COUNTED = """
-import exporter.publishing, trio
-async def prepare(self, gives_up_after):
-    self._ledger.release(trio.current_time())
-    self._ledger.show_counted()
-exporter.publishing.Publisher.prepare = prepare
-"""
-# New series are born with their numbers.
-HOLD_NOTHING = """
-import exporter.metrics.ledger
-made = exporter.metrics.ledger.Ledger.__init__
-exporter.metrics.ledger.Ledger.__init__ = lambda self, limits, hold=0.0: made(self, limits)
-"""
 
 
 def run(

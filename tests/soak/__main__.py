@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from . import mutations
 from .harness import Failed, Run, play
 
 
@@ -24,7 +25,14 @@ def main() -> int:
     parser.add_argument(
         "--logs", type=Path, help="directory for the logs of all processes; a temporary one by default"
     )
+    parser.add_argument(
+        "--mutations",
+        action="store_true",
+        help="also play each known defect, which must be found; needs --prometheus",
+    )
     given = parser.parse_args()
+    if given.mutations and not given.prometheus:
+        parser.error("--mutations needs --prometheus")
     for seed in given.seed or [random.randrange(1_000_000) for _ in range(given.seeds)]:
         run = Run(
             seed=seed,
@@ -50,6 +58,20 @@ def main() -> int:
             f"seed {seed}: {outcome.conversations} conversations, {outcome.missed} of them over before they could "
             f"be watched; {outcome.compared} totals equal, in {outcome.seconds:.0f} s"
         )
+    return _mutations(given.prometheus) if given.mutations else 0
+
+
+def _mutations(prometheus: str) -> int:
+    """Play a short run with each defect; 1 if one was not found."""
+    for name, mutation in mutations.ALL.items():
+        run = Run(seed=5, conversations=120, kills=4, agents=30, prometheus=prometheus, mutation=mutation)
+        try:
+            play(run, Path(tempfile.mkdtemp(prefix="soak-mutation-")), say)
+        except Failed as failed:
+            say(f"defect found, as it must be: {name}: {str(failed).splitlines()[0]}")
+        else:
+            say(f"FAILED: the defect was not found: {name}")
+            return 1
     return 0
 
 
