@@ -320,7 +320,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _dashboards() -> App:
-    """The command of the other package, imported when it is used. dashboards/ is installed as exporter.dashboards."""
+    """The command of the other package, imported when used: dashboards/ is installed as exporter.dashboards."""
     try:
         return import_module("exporter.dashboards.export").app  # type: ignore[no-any-return]
     except ModuleNotFoundError:  # run from a source tree that is not installed
