@@ -62,11 +62,13 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
+MINUTES ?= 30
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
 	@if command -v prometheus >/dev/null; then \
 	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)"; \
 	else echo "prometheus is not installed: what it adds up was not compared"; fi
+	$(BIN)/python -m tests.soak.everything --minutes $(MINUTES)
 
 SECONDS ?= 60
 fuzz: $(STAMP)

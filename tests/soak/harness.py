@@ -30,7 +30,7 @@ from .oracle import Absences, Totals, differences, expected, is_history
 from .schedule import Life, lives
 from .scraping import SCRAPE_S, Prometheus, scraping
 
-_KEY: Final = "ph_soak"
+KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
 # While a Prometheus scrapes, it is scrapes that have the file written. One that shows more than the file holds is
 # found out by a kill between two writes of its own.
@@ -94,7 +94,7 @@ class Run:
     def _simulator(self) -> SimulatorSettings:
         return SimulatorSettings(
             listen_address="127.0.0.1:0",
-            api_key=_KEY,
+            api_key=KEY,
             seed=self.seed,
             projects=4,
             agents=self.agents,
@@ -137,7 +137,7 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
     address = f"127.0.0.1:{_free_port()}"
     with contextlib.ExitStack() as running:
         http = running.enter_context(httpx.Client(timeout=30))
-        phone = running.enter_context(_simulator(run.simulator(), directory, http))
+        phone = running.enter_context(simulating(run.simulator(), directory, http))
         prometheus: Prometheus | None = None
         if run.prometheus is not None:
             prometheus = running.enter_context(scraping(run.prometheus, address, directory, http))
@@ -181,7 +181,7 @@ def _free_port() -> int:
         return port
 
 
-def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[str], run: Run) -> None:
+def _live(life: Life, exporter: "Process", phone: "Phone", faults: Counter[str], run: Run) -> None:
     """From the start of a process to its end. Ends are held before and after."""
     faults["clock steps"] += len(life.clock)
     faults["downtimes"] += 1
@@ -207,11 +207,11 @@ def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[st
     phone.post("hold")
     if run.disk is not None:
         run.disk.free()
-    _until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
+    until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
     if life.is_killed:
         for _ in range(2):  # one may have been under way already
             before = exporter.last_checkpoint()
-            _until(partial(exporter.has_checkpoint_since, before), "a checkpoint is written", exporter.tell)
+            until(partial(exporter.has_checkpoint_since, before), "a checkpoint is written", exporter.tell)
     exporter.check(run)
     if life.disturbances[-1].faults is None:
         phone.post("drop")  # once more, so that the end comes among reconnects
@@ -225,24 +225,24 @@ def _live(life: Life, exporter: "_Exporter", phone: "_Phone", faults: Counter[st
 
 
 def _see_to_the_end(
-    exporter: "_Exporter", phone: "_Phone", wanted: Totals, prometheus: Prometheus | None, run: Run
+    exporter: "Process", phone: "Phone", wanted: Totals, prometheus: Prometheus | None, run: Run
 ) -> None:
     """Let everything end, and compare once it was counted, or should have been."""
     exporter.wait_serving()
     phone.post("release")
-    _until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
+    until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
     with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long
-        _until(lambda: _ended(exporter.totals()) >= _ended(wanted) and not exporter.watched(), "all is counted")
-    _until(lambda: not exporter.held(), "no series is held at 0", exporter.tell)
+        until(lambda: _ended(exporter.totals()) >= _ended(wanted) and not exporter.watched(), "all is counted")
+    until(lambda: not exporter.held(), "no series is held at 0", exporter.tell)
     _compare(wanted, exporter.totals())
     _compare_with(prometheus, wanted | exporter.unplanned())
     exporter.check(run)
     exporter.end(is_killed=False)
 
 
-def _see_nothing_new(exporter: "_Exporter", wanted: Totals, prometheus: Prometheus | None, run: Run) -> int:
+def _see_nothing_new(exporter: "Process", wanted: Totals, prometheus: Prometheus | None, run: Run) -> int:
     """Compare again after a look at all that ever was; how many samples."""
-    _until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
+    until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
     time.sleep(1.0)  # in which what the sweep found would be counted
     compared = _compare(wanted, exporter.totals())
     _compare_with(prometheus, wanted | exporter.unplanned())
@@ -255,7 +255,7 @@ def _compare_with(prometheus: Prometheus | None, wanted: Totals) -> None:
     """What Prometheus has added up must be what the plan says. Raises Failed."""
     if prometheus is None:
         return
-    _until(partial(prometheus.has_scraped_since, time.time()), "Prometheus has seen the last numbers")
+    until(partial(prometheus.has_scraped_since, time.time()), "Prometheus has seen the last numbers")
     resets = prometheus.resets()
     increases = prometheus.increases()
     if resets:
@@ -293,7 +293,7 @@ class _TooLong(Failed):
     pass
 
 
-def _until(holds: Callable[[], object], what: str, tell: Callable[[], str] = str) -> None:
+def until(holds: Callable[[], object], what: str, tell: Callable[[], str] = str) -> None:
     """Ask again and again. Raises _TooLong."""
     deadline = time.monotonic() + _PATIENCE_S
     while not holds():
@@ -303,7 +303,7 @@ def _until(holds: Callable[[], object], what: str, tell: Callable[[], str] = str
 
 
 @attrs.frozen
-class _Phone:
+class Phone:
     """The controls of the simulator."""
 
     url: str
@@ -323,7 +323,7 @@ class _Phone:
 
 
 @attrs.frozen
-class _Exporter:
+class Process:
     """A process of the exporter, which may be still starting or gone."""
 
     process: subprocess.Popen[bytes]
@@ -331,7 +331,7 @@ class _Exporter:
     http: httpx.Client
 
     def wait_serving(self) -> None:
-        _until(lambda: self._url() or self._is_gone(), "it serves", self.tell)
+        until(lambda: self.url() or self._is_gone(), "it serves", self.tell)
 
     def totals(self) -> Totals:
         """All that must be as planned: counters and histograms of conversations, and how many were lost."""
@@ -420,10 +420,10 @@ class _Exporter:
 
     def _get(self, path: str) -> httpx.Response:
         self.wait_serving()
-        return self.http.get(f"{self._url()}{path}").raise_for_status()
+        return self.http.get(f"{self.url()}{path}").raise_for_status()
 
-    def _url(self) -> str | None:
-        return _logged(self.log, "landing_page=")
+    def url(self) -> str | None:
+        return logged(self.log, "landing_page=")
 
     def _is_gone(self) -> bool:
         if self.process.poll() is not None:
@@ -436,7 +436,7 @@ def _bound(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _simulator(settings: SimulatorSettings, directory: Path, http: httpx.Client) -> Iterator[_Phone]:
+def simulating(settings: SimulatorSettings, directory: Path, http: httpx.Client) -> Iterator[Phone]:
     flags = [
         "simulate",
         f"--simulator.listen-address={settings.listen_address}",
@@ -453,14 +453,14 @@ def _simulator(settings: SimulatorSettings, directory: Path, http: httpx.Client)
         *(["--simulator.refuse-ended"] if settings.refuse_ended else []),
     ]
     log = directory / "simulator.log"
-    with _process([sys.executable, "-m", "exporter", *flags], log):
-        _until(lambda: _logged(log, "base_url="), "the simulator plays", log.read_text)
-        yield _Phone(_logged(log, "base_url=") or "", http)
+    with started([sys.executable, "-m", "exporter", *flags], log):
+        until(lambda: logged(log, "base_url="), "the simulator plays", log.read_text)
+        yield Phone(logged(log, "base_url=") or "", http)
 
 
 @contextlib.contextmanager
 def _exporter(
-    phone: _Phone,
+    phone: Phone,
     directory: Path,
     address: str,
     run: Run,
@@ -468,7 +468,7 @@ def _exporter(
     *,
     is_killed: bool = False,
     clock: tuple[tuple[float, float], ...] = (),
-) -> Iterator[_Exporter]:
+) -> Iterator[Process]:
     interval = _STATE_INTERVAL_S if run.prometheus is None else _SCRAPED_STATE_INTERVAL_S
     flags = [
         f"--phonic.base-url={phone.url}",
@@ -481,15 +481,15 @@ def _exporter(
         "--log.level=debug",
     ]
     log = directory / f"exporter-{number:02}.log"
-    with _process(
+    with started(
         [sys.executable, "-m", "tests.soak.clock", json.dumps(clock), run.mutation, *flags], log
     ) as process:
-        yield _Exporter(process, log, phone.http)
+        yield Process(process, log, phone.http)
 
 
 @contextlib.contextmanager
-def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes to ``log``; killed in the end."""
+def started(command: list[str], log: Path, *, key: str | None = KEY) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that writes to ``log``, with an API key in its environment or none; killed in the end."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -497,7 +497,7 @@ def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment | {"PHONIC_API_KEY": _KEY},
+            env=environment if key is None else environment | {"PHONIC_API_KEY": key},
             cwd=Path(__file__).parents[2],
         )
     try:
@@ -507,7 +507,7 @@ def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
         process.wait()
 
 
-def _logged(log: Path, field: str) -> str | None:
+def logged(log: Path, field: str) -> str | None:
     """The value of a field that has no spaces, as soon as it was logged."""
     _, found, rest = log.read_text().partition(field)
     return rest.split()[0].rstrip("/") if found and "\n" in rest else None

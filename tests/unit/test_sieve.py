@@ -165,7 +165,10 @@ def check(pieces: list[bytes]) -> None:
     rest = frame(bytes(LARGEST)) + frame(bytes(LARGEST), 0)
     data = b"".join(pieces)
     heard, _ = sieved([*pieces, rest])
-    assert heard == alone(data + rest)
+    wanted = alone(data + rest)
+    if (heard.refused, wanted.refused) == (TOO_LARGE, NOT_UTF8):
+        wanted.refused = TOO_LARGE  # both are true; the sieve refuses at the header, before there is text to judge
+    assert heard == wanted
     heard, _ = sieved(pieces)
     assert heard.messages == alone(data).messages
     assert heard.controls == alone(data).controls
@@ -178,6 +181,8 @@ def check(pieces: list[bytes]) -> None:
 @example(b"\x81\x04\xfe\xe0", [])
 @example(b"\x89\x7e", [])
 @example(b"\x82", [])
+@example(frame(b"\xc3", final=False) + frame(b"x" * LARGEST, 0), [])
+@example(frame(b"\xff" + b"x" * LARGEST), [])
 def test_with_it_and_without_it_the_same_is_heard_however_the_bytes_are_cut(data: bytes, at: list[int]) -> None:
     check(cut(data, at))
 
