@@ -668,6 +668,8 @@ NOT_OURS: dict[str, Callable[[Path], object]] = {
     "key": lambda path: path.write_text("ph_0123456789abcdef"),
     "text": text_file,
     "random bytes": lambda path: path.write_bytes(Random(0).randbytes(20_000)),
+    "first bytes of a database": lambda path: path.write_bytes(b"SQLite format 3\0"),
+    "first bytes of a page": lambda path: path.write_bytes(b"SQLite format 3\0".ljust(101, b"\0")),
     "other database": other_database,
     "other database with an id": other_database_with_an_id,
     "other database with a version": other_database_with_a_version,
