@@ -867,6 +867,24 @@ async def test_file_locked_at_start_for_too_long_is_an_error_and_stays(
     assert restored(await read(path)) == some_numbers().kept()
 
 
+def link_to_itself(path: Path) -> None:
+    path.parent.mkdir()
+    path.symlink_to(path)
+
+
+async def test_file_that_cannot_be_read_at_start_is_one_line_however_often_it_is_tried(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "START_PATIENCE", 0.05)
+    monkeypatch.setattr(checkpoint, "_START_RETRY", 0.01)
+    link_to_itself(path)
+    with capture_logs() as logs, pytest.raises(StateUnavailable):
+        await Checkpoint.open(path, label_names=NAMES, now=Clock())
+    levels = [line["log_level"] for line in logs]
+    assert levels[0] == "warning"
+    assert set(levels[1:]) == {"debug"}
+
+
 async def test_lock_of_another_program_delays_the_first_write_and_loses_nothing(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found:
