@@ -118,6 +118,7 @@ class Checkpoint:
 
     async def _opened(self, path: Path) -> tuple[Saved | None, str | None]:
         give_up_at = trio.current_time() + START_PATIENCE
+        say = log.warning  # one line when trouble begins
         while True:
             try:
                 saved, problem = await trio.to_thread.run_sync(
@@ -136,7 +137,8 @@ class Checkpoint:
                 return None, problem
             if trio.current_time() >= give_up_at:
                 raise StateUnavailable("--state.file", f"{path} cannot be read: {problem}")
-            log.warning("state file cannot be read, trying again", file=str(path), reason=problem)
+            say("state file cannot be read, trying again", file=str(path), reason=problem)
+            say = log.debug
             await trio.sleep(_START_RETRY)
         if saved is not None and await trio.to_thread.run_sync(is_readable_by_others, path):
             log.warning("state file can be read by other users", file=str(path))

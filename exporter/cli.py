@@ -102,9 +102,10 @@ def _groups(keys: Iterable[str]) -> set[str]:
     return {".".join(key.split(".")[:length]) for key in keys for length in range(1, key.count(".") + 1)}
 
 
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+def _did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """``word`` is without the ``prefix`` that all ``known`` have and that would make each look close."""
+    close = difflib.get_close_matches(word, [name.removeprefix(prefix) for name in known], n=1)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _split_variable(hint: Any, value: str, delimiter: str | None = None) -> list[str]:
@@ -128,7 +129,11 @@ def _refuse_unknown_variables(_: App, __: tuple[str, ...], ___: ArgumentCollecti
     for name in sorted(os.environ):
         ours = name.removeprefix(settings.VARIABLE_PREFIX)
         if ours != name and name not in known | groups and not _OF_A_SERVICE.fullmatch(ours):
-            _is_wrong(ConfigError(name, f"no such variable{_did_you_mean(name, known)}"))
+            _is_wrong(
+                ConfigError(
+                    name, f"no such variable{_did_you_mean(ours.upper(), known, settings.VARIABLE_PREFIX)}"
+                )
+            )
 
 
 def _refuse_groups(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -487,7 +492,7 @@ def _usage_error(exc: CycloptsError) -> tuple[str, str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))  # Windows editors begin a file with a byte order mark
     except OSError as exc:
         raise ConfigError("--config.file", f"cannot read {str(path)!r}: {exc.strerror}") from exc
     except tomllib.TOMLDecodeError as exc:

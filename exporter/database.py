@@ -268,8 +268,8 @@ def check(path: Path) -> None:
 
 def _is_blank(header: bytes) -> bool:
     """Whether a database without an application id has neither a version nor tables, but for its log."""
-    kind, *_, rows = header[_FIRST_PAGE_AT] or b"\0"
-    return not any(header[_VERSION_AT]) and (kind, rows) == (_LEAF, 0)
+    page = header[_FIRST_PAGE_AT]
+    return len(header) == _HEADER_BYTES and not any(header[_VERSION_AT]) and (page[0], page[-1]) == (_LEAF, 0)
 
 
 def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved | None]:

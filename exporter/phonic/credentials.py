@@ -5,6 +5,7 @@ carries both, so exactly one of them exists. Its value is reachable only through
 ``repr``, ``str`` and every error text are masked.
 """
 
+import codecs
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,7 @@ def _read(file: Path, *, flag: str) -> str:
         raise ConfigError(flag, f"cannot read {str(file)!r}: {exc.strerror}") from exc
     if len(content) > _MAX_BYTES:
         raise ConfigError(flag, f"{str(file)!r} is longer than {_MAX_BYTES} bytes, so it holds no credential")
+    content = content.removeprefix(codecs.BOM_UTF8)
     return _checked(content.decode("latin-1").removesuffix("\n").removesuffix("\r"), flag=flag)
 
 

@@ -185,7 +185,9 @@ class RestApi:
         self._proxy = proxy
         self._clock = clock
         self._now = now
-        self._has_projects = True  # False while the API's first list is not found: there is no API
+        self._has_projects = (
+            True  # False while the list of projects, where discovery begins, is refused or not found
+        )
 
     @property
     def waiting(self) -> int:
@@ -298,8 +300,9 @@ class RestApi:
         # A refused credential has a line of its own: see `exporter.watch.access`.
         say = log.debug if self.up is False or failed.reason in _REFUSALS else log.warning
         say("REST request failed", request=what.value, reason=failed.reason.value, request_id=failed.request_id)
-        if what is Request.PROJECTS and failed.reason is RestError.HTTP_404:
-            say("no Phonic API at this address; check --phonic.base-url", url=_shown(self._root))
+        if what is Request.PROJECTS and failed.reason in _ANSWERS:
+            if failed.reason is RestError.HTTP_404:
+                say("no Phonic API at this address; check --phonic.base-url", url=_shown(self._root))
             self._has_projects = False
         self.up = failed.reason in _ANSWERS and self._has_projects
         self._on_error(failed.reason)

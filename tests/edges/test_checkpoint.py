@@ -668,6 +668,8 @@ NOT_OURS: dict[str, Callable[[Path], object]] = {
     "key": lambda path: path.write_text("ph_0123456789abcdef"),
     "text": text_file,
     "random bytes": lambda path: path.write_bytes(Random(0).randbytes(20_000)),
+    "first bytes of a database": lambda path: path.write_bytes(b"SQLite format 3\0"),
+    "first bytes of a page": lambda path: path.write_bytes(b"SQLite format 3\0".ljust(101, b"\0")),
     "other database": other_database,
     "other database with an id": other_database_with_an_id,
     "other database with a version": other_database_with_a_version,
@@ -863,6 +865,24 @@ async def test_file_locked_at_start_for_too_long_is_an_error_and_stays(
     assert refused.value.exit_code == 1
     assert files(path.parent) == before
     assert restored(await read(path)) == some_numbers().kept()
+
+
+def link_to_itself(path: Path) -> None:
+    path.parent.mkdir()
+    path.symlink_to(path)
+
+
+async def test_file_that_cannot_be_read_at_start_is_one_line_however_often_it_is_tried(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "START_PATIENCE", 0.05)
+    monkeypatch.setattr(checkpoint, "_START_RETRY", 0.01)
+    link_to_itself(path)
+    with capture_logs() as logs, pytest.raises(StateUnavailable):
+        await Checkpoint.open(path, label_names=NAMES, now=Clock())
+    levels = [line["log_level"] for line in logs]
+    assert levels[0] == "warning"
+    assert set(levels[1:]) == {"debug"}
 
 
 async def test_lock_of_another_program_delays_the_first_write_and_loses_nothing(path: Path) -> None:

@@ -170,6 +170,10 @@ def test_discovery_is_on_off_or_undecided() -> None:
     assert found == [True, False, None]
 
 
+def test_config_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert parsed("--config.file", toml(tmp_path, "\ufeff[watch]\nlimit = 7\n")).watch.limit == 7
+
+
 def test_vendor_variable_for_the_base_url_is_between_ours_and_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,10 +351,11 @@ def test_every_wrong_setting_has_a_line_of_its_own(
     ("name", "hint"),
     [
         ("PHONIC_EXPORTER_WACH_INTERVAL", "; did you mean PHONIC_EXPORTER_WATCH_INTERVAL?"),
-        ("PHONIC_EXPORTER_LISTEN_ADDRESS", ""),
+        ("PHONIC_EXPORTER_LISTEN_ADDRESS", "; did you mean PHONIC_EXPORTER_WEB_LISTEN_ADDRESS?"),
         ("PHONIC_EXPORTER_", ""),
+        ("PHONIC_EXPORTER_QQ", ""),
         ("PHONIC_EXPORTER_SIMULATOR_SEEDS", "; did you mean PHONIC_EXPORTER_SIMULATOR_SEED?"),
-        ("PHONIC_EXPORTER_watch_interval", ""),
+        ("PHONIC_EXPORTER_watch_interval", "; did you mean PHONIC_EXPORTER_WATCH_INTERVAL?"),
     ],
 )
 def test_unknown_variable_with_our_prefix_is_an_error(
@@ -358,7 +363,7 @@ def test_unknown_variable_with_our_prefix_is_an_error(
 ) -> None:
     monkeypatch.setenv(name, "1")
     for command in ([], ["demo"], ["simulate"], ["check-config"], ["healthcheck"]):
-        with pytest.raises(ConfigError, match=f"^{name}: no such variable{re.escape(hint)}") as refused:
+        with pytest.raises(ConfigError, match=f"^{name}: no such variable{re.escape(hint)}$") as refused:
             parsed(*command)
         assert refused.value.flag == name
 

@@ -30,6 +30,12 @@ def test_api_key_is_a_header_and_session_token_a_parameter_never_both(secret_fil
     assert (token.headers, token.query) == ({}, {"session_token": "ph_secret"})
 
 
+@pytest.mark.parametrize("content", [b"ph_secret", b"ph_secret\r\n", b"\xef\xbb\xbfph_secret\r\n"])
+def test_file_may_end_and_begin_as_windows_writes_it(secret_file: Path, content: bytes) -> None:
+    secret_file.write_bytes(content)
+    assert loaded(key_file=secret_file).current() == ApiKey("ph_secret")
+
+
 def test_file_beats_variable(secret_file: Path) -> None:
     assert loaded(variable="ph_variable").current() == ApiKey("ph_variable")
     assert loaded(key_file=secret_file, variable="ph_variable").current() == ApiKey("ph_secret")

@@ -398,6 +398,23 @@ async def test_up_follows_the_last_request() -> None:
         assert api.up is True
 
 
+@pytest.mark.parametrize("status", [400, 402, 405, 410, 451])
+async def test_an_api_that_refuses_its_list_of_projects_is_not_up(status: int) -> None:
+    """Every way to find conversations begins there."""
+    refuses = True
+
+    def handler(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(status) if refuses else httpx.Response(200, json={"projects": []})
+
+    async with Calls(handler).open() as api:
+        with pytest.raises(RestFailed, match="http_4xx"):
+            await api.projects()
+        assert api.up is False
+        refuses = False
+        await api.projects()
+        assert api.up is True
+
+
 async def test_an_address_without_a_list_of_projects_is_not_up_and_says_so() -> None:
     has_api = False
 
