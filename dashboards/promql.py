@@ -113,8 +113,8 @@ def within(family: Family, threshold: float, *by: str, window: str = "$__rate_in
 
 
 def beyond(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:
-    """Share of a histogram's observations above a bucket boundary."""
-    return f"1 - {within(family, threshold, *by, window=window)}"
+    """Share of a histogram's observations above a bucket boundary; rounding takes it no lower than 0."""
+    return f"clamp_min(1 - {within(family, threshold, *by, window=window)}, 0)"
 
 
 def _sum(expr: str, family: Family, by: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import bound, gauge, occurring, quantile, rate, ratio, series, total, within
+from ..promql import bound, gauge, occurring, quantile, rate, ratio, total, within
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import (
@@ -97,9 +97,10 @@ def _now(slo: Slo) -> list[Panel]:
             "Concurrent conversations in progress against the limit of project or workspace, "
             "whichever is closer "
             "to its own. Phonic refuses calls beyond it.",
-            f"max({gauge(c.PROJECT_ACTIVE, 'project', operation='max')} / "
-            f"{gauge(c.PROJECT_LIMIT, 'project', operation='max')} or "
-            f"{gauge(c.WORKSPACE_ACTIVE, operation='max')} / {gauge(c.WORKSPACE_LIMIT, operation='max')})",
+            f"max({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')} / "
+            f"{gauge(c.PROJECT_LIMIT, 'job', 'project', operation='max')} or "
+            f"{gauge(c.WORKSPACE_ACTIVE, 'job', operation='max')} / "
+            f"{gauge(c.WORKSPACE_LIMIT, 'job', operation='max')})",
             "percentunit",
             steps=rising(near, slo.alerts.concurrency_at_limit.ratio),
             empty="no limit known",
@@ -229,7 +230,7 @@ def _conversations(slo: Slo) -> list[Panel]:
             "short",
             Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
             Query(in_progress(), "in progress"),
-            Query(f"sum({gauge(c.PROJECT_LIMIT, 'project', operation='max')})", "limit of the projects"),
+            Query(f"sum({gauge(c.PROJECT_LIMIT, 'job', 'project', operation='max')})", "limit of the projects"),
             Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
             width=12,
         ),
@@ -315,7 +316,7 @@ def _agents(slo: Slo) -> Panel:
         [
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent", link=LATENCY_LINK),
-            Column(title="Live", expr=f"sum by (project, agent) ({series(c.CONVERSATIONS_LIVE)})"),
+            Column(title="Live", expr=gauge(c.CONVERSATIONS_LIVE, *by)),
             Column(title="Conversations", expr=total(c.CONVERSATIONS, *by), decimals=0),
             Column(title="Turns", expr=total(c.TURNS, *by), decimals=0),
             Column(
@@ -327,7 +328,7 @@ def _agents(slo: Slo) -> Panel:
             ),
             Column(
                 title="Slow turns",
-                expr=f"1 - {ratio(soon, total(c.RESPONSE, *by, part='count'))}",
+                expr=f"clamp_min(1 - {ratio(soon, total(c.RESPONSE, *by, part='count'))}, 0)",
                 unit="percentunit",
                 steps=rising(1 - slo.response.objective, slow_limit(slo)),
                 decimals=1,
