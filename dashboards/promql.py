@@ -37,8 +37,8 @@ def counted(expr: str, *labels: str) -> str:
 def age(selector: str) -> str:
     """Seconds from the time that a gauge holds to the moment at which it was scraped.
 
-    ``time()`` in its place would add the age of the sample, up to a whole scrape interval. A sample bears the time at
-    which its scrape began, and its page is made a moment later: what is done in between is 0 seconds old.
+    ``time()`` in its place would add the age of the sample, up to a whole scrape interval. A sample bears the time
+    at which its scrape began, and its page is made a moment later: what is done in between is 0 seconds old.
     """
     return f"clamp_min(timestamp({selector}) - {selector}, 0)"
 

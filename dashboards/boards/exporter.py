@@ -345,10 +345,14 @@ def _health(slo: Slo) -> list[Panel]:
         ),
         trend(
             "Longest wait of a REST request",
-            f"How long the oldest waiting request has waited. Dashed: where the alert begins, "
+            f"How long the oldest waiting request has waited, 0 while none waits. Dashed: where the alert begins, "
             f"{of.requests_waiting.seconds:g} s.",
             "s",
-            Query(f"max by (instance) ({age(_own(alerts.REQUESTS_WAITING_SINCE))})", "{{instance}}"),
+            Query(
+                f"max by (instance) ({age(_own(alerts.REQUESTS_WAITING_SINCE))}) "
+                f"or 0 * max by (instance) ({_own(REQUESTS_WAITING)})",
+                "{{instance}}",
+            ),
             width=8,
             steps=((None, "transparent"), (of.requests_waiting.seconds, RED)),
         ),
