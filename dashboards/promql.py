@@ -105,17 +105,26 @@ def ratio(numerator: str, denominator: str) -> str:
     return f"{numerator} / ({denominator} > 0)"
 
 
+def part_of(part: str, whole: str) -> str:
+    """Share of events that are all counted in the whole; at most 1.
+
+    Prometheus extrapolates each series of a range by itself, up to a scrape interval beyond its samples, and the
+    smaller one of two young series sometimes further: 1 of 1 would be 133 %.
+    """
+    return f"clamp_max({ratio(part, whole)}, 1)"
+
+
 def within(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:
     """Share of a histogram's observations up to a bucket boundary."""
     if family.kind is not Kind.HISTOGRAM or threshold not in family.buckets:
         raise ValueError(f"{threshold} is no boundary of {family.name}")
     soon = rate(family, *by, matchers=(f'le="{bound(threshold)}"',), part="bucket", window=window)
-    return ratio(soon, rate(family, *by, part="count", window=window))
+    return part_of(soon, rate(family, *by, part="count", window=window))
 
 
 def beyond(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:
-    """Share of a histogram's observations above a bucket boundary; rounding takes it no lower than 0."""
-    return f"clamp_min(1 - {within(family, threshold, *by, window=window)}, 0)"
+    """Share of a histogram's observations above a bucket boundary."""
+    return f"1 - {within(family, threshold, *by, window=window)}"
 
 
 def _sum(expr: str, family: Family, by: tuple[str, ...]) -> str:

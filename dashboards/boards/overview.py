@@ -15,7 +15,7 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import bound, gauge, occurring, quantile, rate, ratio, total, within
+from ..promql import bound, gauge, occurring, part_of, quantile, rate, ratio, total, within
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import (
@@ -328,14 +328,14 @@ def _agents(slo: Slo) -> Panel:
             ),
             Column(
                 title="Slow turns",
-                expr=f"clamp_min(1 - {ratio(soon, total(c.RESPONSE, *by, part='count'))}, 0)",
+                expr=f"1 - {part_of(soon, total(c.RESPONSE, *by, part='count'))}",
                 unit="percentunit",
                 steps=rising(1 - slo.response.objective, slow_limit(slo)),
                 decimals=1,
             ),
             Column(
                 title="Error endings",
-                expr=ratio(total(c.CONVERSATION_ERRORS, *by), total(c.CONVERSATIONS_ENDED, *by)),
+                expr=part_of(total(c.CONVERSATION_ERRORS, *by), total(c.CONVERSATIONS_ENDED, *by)),
                 unit="percentunit",
                 steps=rising(min(errors, slo.alerts.error_endings.ratio / 2), slo.alerts.error_endings.ratio),
                 decimals=1,

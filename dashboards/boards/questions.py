@@ -2,7 +2,7 @@
 
 from exporter.metrics import catalogue as c
 
-from ..promql import age, gauge, largest, rate, ratio, series
+from ..promql import age, gauge, largest, part_of, rate, ratio, series
 from ..slo import Slo
 
 JOINED = "* on (job, instance, conversation_id) group_left (project, agent)"
@@ -44,7 +44,7 @@ def waiting_by_agent(slo: Slo) -> str:
 def error_ratio(slo: Slo) -> str:
     """Share of the conversations that ended which ended in an error, over the window of the alert about it."""
     window = slo.alerts.error_endings.window
-    return ratio(rate(c.CONVERSATION_ERRORS, window=window), rate(c.CONVERSATIONS_ENDED, window=window))
+    return part_of(rate(c.CONVERSATION_ERRORS, window=window), rate(c.CONVERSATIONS_ENDED, window=window))
 
 
 def lost_ratio(slo: Slo) -> str:
