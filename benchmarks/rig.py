@@ -176,6 +176,7 @@ def following(
             *("--phonic.base-url", server.url, "--web.listen-address", "127.0.0.1:0", "--watch.limit", "20000"),
             *(("--watch.discover",) if discover else ("--watch.no-discover", "--watch.file", str(watch_file))),
             *(() if "--state.file" in flags else ("--state.file", "")),
+            *("--metrics.hold-new-series", "0"),  # what was counted is compared at once
             *flags,
         )
     environment = {"PHONIC_API_KEY": "ph_benchmark", "SSL_CERT_FILE": str(folder / "server.pem")}

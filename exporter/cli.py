@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_origin
 
@@ -74,8 +75,8 @@ _OBEYED: dict[str, type] = {
     "check-config": Settings,
     "healthcheck": HealthcheckSettings,
 }
-# Commands that take no settings of the exporter, but flags of their own.
-_APART = ("dashboards",)
+# Commands that take no settings of the exporter, but flags of their own, and what they do.
+_APART = {"dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus."}
 # What is wrong with the settings, as far as is known while they are read. Unset: the first one is raised.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
 
@@ -201,9 +202,6 @@ app = App(
     result_action="return_value",
 )
 
-# By name, and imported when it is used: dashboards/ of the source tree is installed as exporter.dashboards.
-app.command("exporter.dashboards.export:app", name="dashboards", help="Write dashboards, rules and alerts.")
-
 AllSettings = Annotated[Settings, Parameter(name="*")]
 
 
@@ -295,7 +293,9 @@ def _run(argv: Sequence[str]) -> int:
     reading = _wrong.set([])
     try:
         if argv and argv[0] in _APART:
-            return app(argv, exit_on_error=False, print_error=False) or 0
+            return (
+                _dashboards()(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
+            )
         command = argv[0] if argv and argv[0] in _OBEYED else ""
         if not {"--help", "-h"}.isdisjoint(argv):
             sys.stdout.write(_help(command))
@@ -317,6 +317,14 @@ def _run(argv: Sequence[str]) -> int:
     for problem in problems:
         _complain(problem.flag, problem.reason)
     return max(problem.exit_code for problem in problems)
+
+
+def _dashboards() -> App:
+    """The command of the other package, imported when used: dashboards/ is installed as exporter.dashboards."""
+    try:
+        return import_module("exporter.dashboards.export").app  # type: ignore[no-any-return]
+    except ModuleNotFoundError:  # run from a source tree that is not installed
+        return import_module("dashboards.export").app  # type: ignore[no-any-return]
 
 
 def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:
@@ -364,7 +372,7 @@ def _help(command: str) -> str:
             break_on_hyphens=False,
         )
 
-    about = {name: (app[name].help if name else watch.__doc__) or "" for name in (*_OBEYED, *_APART)}
+    about = {name: (app[name].help if name else watch.__doc__) or "" for name in _OBEYED} | _APART
     lines = [f"Usage: phonic-exporter {command} [FLAGS]".replace("  ", " "), "", wrapped(about[command], 0)]
     if not command:
         lines[0] = "Usage: phonic-exporter [COMMAND] [FLAGS]"

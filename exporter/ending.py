@@ -4,6 +4,8 @@ The live feed says only that a conversation is over; who ended it, interruptions
 REST record (design, Semantics 7). A conversation that nobody watched is counted from its record alone.
 """
 
+from typing import Protocol
+
 import attrs
 
 from .additions import CONVERSATION, UNKNOWN_ENDED_BY, Addition, What, rejected
@@ -33,24 +35,35 @@ class Verdict:
     lost: Lost | None = None
 
 
+class Ended(Protocol):
+    """A record, or a row of a list: when the conversation began and ended, as REST says it."""
+
+    @property
+    def started_at(self) -> str | None: ...
+
+    @property
+    def ended_at(self) -> str | None: ...
+
+
 def judge(
+    found: Ended | None,
     *,
     seen: bool,
-    record: Conversation | None,
     history_ends: float,
     was_found: bool = True,
     over_limit: bool = False,
 ) -> Verdict:
     """Decide what the end of a conversation means. Every end passes here before it is counted.
 
-    ``seen``: a snapshot of it was counted. ``record``: what REST has, if anything; ``was_found``: whether REST
-    knows it at all. ``over_limit``: the watch limit kept it from being watched. ``history_ends``: Unix time by
-    Phonic's clock before which an end was counted already, or is older than the exporter.
+    ``found``: what REST has, if anything; ``was_found``: whether REST knows it at all. ``seen``: a snapshot was
+    counted. ``over_limit``: the watch limit kept it from being watched. ``history_ends``: Unix time by Phonic's
+    clock before which an end was counted already, or is older than the exporter. An end without a time is judged
+    by the start; without that it could be any time ago.
     """
     if seen:
         return Verdict(counts=True)
-    if record is not None and record.ended_at is not None:
-        moment = parse_time(record.ended_at) or parse_time(record.started_at)
+    if found is not None and found.ended_at is not None:
+        moment = parse_time(found.ended_at) or parse_time(found.started_at)
         if moment is None or moment < history_ends * 1_000_000:
             return Verdict(counts=False)
     if not was_found:

@@ -318,15 +318,19 @@ def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
 def for_demo(settings: DemoSettings) -> Settings:
     """The same settings, aimed at the simulator: discovery on, and never the checkpoint of a real exporter.
 
-    The base URL and the credential are the simulator's, known once it listens.
+    New series are shown at once unless something else is asked for: whoever opens a demo wants to see numbers. The
+    base URL and the credential are the simulator's, known once it listens.
     """
+    metrics = settings.metrics
+    if metrics.hold_new_series == MetricsSettings().hold_new_series:
+        metrics = attrs.evolve(metrics, hold_new_series=0.0)
     state = settings.state
     if state.file == default_state_file():
         state = attrs.evolve(state, file=None)
     return Settings(
         phonic=PhonicSettings(base_url="http://127.0.0.1"),
         watch=attrs.evolve(settings.watch, discover=settings.watch.discover is not False),
-        metrics=settings.metrics,
+        metrics=metrics,
         state=state,
         web=settings.web,
         log=settings.log,

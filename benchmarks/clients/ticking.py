@@ -15,7 +15,15 @@ import trio
 
 from exporter import app, logs
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.settings import LogSettings, PhonicSettings, Settings, StateSettings, WatchSettings, WebSettings
+from exporter.settings import (
+    LogSettings,
+    MetricsSettings,
+    PhonicSettings,
+    Settings,
+    StateSettings,
+    WatchSettings,
+    WebSettings,
+)
 
 from .feeds import follow
 from .naive import Naive, serve
@@ -36,6 +44,7 @@ async def _export(base_url: str, watch_file: Path, state: Path | None) -> None:
     settings = Settings(
         phonic=PhonicSettings(base_url=base_url),
         watch=WatchSettings(file=watch_file, discover=False),
+        metrics=MetricsSettings(hold_new_series=0),
         state=StateSettings(file=state),
         web=WebSettings(listen_address=("127.0.0.1:0",)),
     )

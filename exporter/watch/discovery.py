@@ -31,6 +31,7 @@ import trio
 
 from .. import retention
 from ..derive import parse_time
+from ..ending import judge
 from ..phonic.model import Snapshot
 from ..phonic.rest import RestFailed
 from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
@@ -378,11 +379,11 @@ class Discovery:
         return is_known(conversation_id, self._targets, self._sink)
 
     def _is_ours(self, row: ListedRow) -> bool:
-        """Whether an ended conversation is no history. One that ended who knows when is ours if it began so."""
-        moment = parse_time(row.ended_at) or parse_time(row.started_at)
-        return (
-            moment is not None and moment >= retention.history_ends(self._sink.first_start, self._now()) * _SECOND
-        )
+        """Whether an ended conversation is ours to count."""
+        return judge(row, seen=False, history_ends=self._history_ends()).counts
+
+    def _history_ends(self) -> float:
+        return retention.history_ends(self._sink.first_start, self._now())
 
     def _ago(self, seconds: float) -> float:
         return (self._now() - seconds) * _SECOND
@@ -497,7 +498,7 @@ class Discovery:
     def _horizon(self, project: _Project, unwatched: Iterable[int | None]) -> float:
         """The start, in Unix microseconds, before which this sweep need not look."""
         if project.swept_to is None:
-            return (retention.history_ends(self._sink.first_start, self._now()) - CALL) * _SECOND
+            return (self._history_ends() - CALL) * _SECOND
         starts = [start for start in unwatched if start is not None]
         return (
             min(project.swept_to, *starts) - OVERLAP * _SECOND if starts else project.swept_to - OVERLAP * _SECOND

@@ -336,8 +336,8 @@ class Supervisor:
         self._sink.ended(conversation_id)
         record = await self._records.complete(conversation_id) if self._records else None
         verdict = judge(
+            record.conversation if record else None,
             seen=self._sink.has_seen(conversation_id),
-            record=record.conversation if record else None,
             history_ends=retention.history_ends(self._sink.first_start, self._now()),
         )
         if verdict.counts:

@@ -130,8 +130,8 @@ class Unwatched:
 
     def _finish(self, conversation_id: str, record: Snapshot | None, result: Reconciled) -> None:
         verdict = judge(
+            record.conversation if record else None,
             seen=self._sink.has_seen(conversation_id),  # watched for a while, at least
-            record=record.conversation if record else None,
             history_ends=retention.history_ends(self._sink.first_start, self._now()),
             was_found=result is not Reconciled.NOT_FOUND,
             over_limit=self._targets.is_refused(conversation_id),

@@ -177,7 +177,7 @@ async def test_made_up_ids_that_are_pushed_do_not_crowd_out_a_call() -> None:
     with trio.fail_after(60):
         async with (
             upstream(frames=watched()) as phonic,
-            exporter(phonic, "--web.enable-push-api") as (started, url),
+            exporter(phonic, "--web.enable-push-api", "--phonic.requests-per-second=4") as (started, url),
         ):
             noticed = await attacked(phonic, started, url, "push_made_up_ids", own_files=2 * MOST_MADE_UP)
             async with httpx.AsyncClient(base_url=url) as http:

@@ -184,6 +184,11 @@ def test_demo_needs_no_account_and_spares_the_real_checkpoint() -> None:
     assert for_demo(changed({"state.file": Path("demo.db")})).state.file == Path("demo.db")
 
 
+def test_demo_shows_new_series_at_once_unless_asked_otherwise() -> None:
+    assert for_demo(Settings()).metrics.hold_new_series == 0
+    assert for_demo(changed({"metrics.hold_new_series": 5.0})).metrics.hold_new_series == 5
+
+
 def test_description_names_every_setting_and_masks_what_may_be_secret() -> None:
     settings = changed({"phonic.base_url": "https://me:ph_secret@phonic.example:1/x?session_token=ph_secret"})
     described = describe(settings)
