@@ -109,10 +109,10 @@ def _calls(slo: Slo) -> Panel:
         "those of the latest turn; silent since is the age of the latest snapshot. An id shows that conversation "
         "alone.",
         [
-            Column(title="Conversation", label="conversation_id", link=CONVERSATION_LINK, width=345),
+            Column(title="Conversation", label="conversation_id", link=CONVERSATION_LINK, width=365),
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent"),
-            Column(title="Origin", label="origin"),
+            Column(title="Origin", label="origin", width=155),
             Column(
                 title="Waiting",
                 expr=_called(age(_chosen(c.LIVE_WAITING_SINCE))),

@@ -159,21 +159,21 @@ def _firing(slo: Slo) -> Panel:
         "Alerts of the chosen jobs that fire now, and for how long their cause has been there. An alert's name "
         "leads to its entry in the runbook, an agent's to its latencies. Empty when all is well.",
         [
-            Column(title="Alert", label="alertname", link=f"{slo.links.runbook}#${{__value.raw}}", width=230),
+            Column(title="Alert", label="alertname", link=f"{slo.links.runbook}#${{__value.raw}}", width=250),
             Column(
                 title="Severity",
                 label="severity",
-                width=80,
+                width=78,
                 names={"critical": ("critical", RED), "warning": ("warning", ORANGE), "info": ("info", BLUE)},
             ),
-            Column(title="Project", label="project"),
+            Column(title="Project", label="project", width=140),
             Column(title="Agent", label="agent", link=LATENCY_LINK),
             Column(
                 title="For",
                 expr=f"time() - ({by} (ALERTS_FOR_STATE{{{of}}}) and {firing})",
                 unit="s",
                 decimals=0,
-                width=80,
+                width=68,
             ),
         ],
         sort="For",
