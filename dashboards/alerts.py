@@ -93,7 +93,7 @@ def _waiting(slo: Slo) -> tuple[Alert, ...]:
     of = slo.alerts.callers_waiting
     # Joined before exporters are compared: two that name the agent of a call differently must not break the rule.
     waits = promql.largest(
-        f"\n      ({promql.age(c.LIVE_WAITING_SINCE.name)})\n"
+        f"\n      {promql.age(c.LIVE_WAITING_SINCE.name)}\n"
         f"    * on (job, instance, conversation_id) group_left (project, agent)\n"
         f"      {c.LIVE_INFO.name}\n  "
     )

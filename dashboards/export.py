@@ -25,6 +25,7 @@ app = App(
     name="dashboards",
     help="Dashboards, rules and alerts for your own Grafana and Prometheus.",
     help_format="plaintext",
+    help_formatter="plain",  # as all other commands: no boxes
     version_flags=(),
     config=(),  # neither variables nor the TOML file: nothing of this is a setting of the exporter
 )

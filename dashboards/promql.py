@@ -37,9 +37,10 @@ def counted(expr: str, *labels: str) -> str:
 def age(selector: str) -> str:
     """Seconds from the time that a gauge holds to the moment at which it was scraped.
 
-    ``time()`` in its place would add the age of the sample, up to a whole scrape interval.
+    ``time()`` in its place would add the age of the sample, up to a whole scrape interval. A sample bears the time
+    at which its scrape began, and its page is made a moment later: what is done in between is 0 seconds old.
     """
-    return f"timestamp({selector}) - {selector}"
+    return f"clamp_min(timestamp({selector}) - {selector}, 0)"
 
 
 def variables(family: Family) -> str:
@@ -104,12 +105,21 @@ def ratio(numerator: str, denominator: str) -> str:
     return f"{numerator} / ({denominator} > 0)"
 
 
+def part_of(part: str, whole: str) -> str:
+    """Share of events that are all counted in the whole; at most 1.
+
+    Prometheus extrapolates each series of a range by itself, up to a scrape interval beyond its samples, and the
+    smaller one of two young series sometimes further: 1 of 1 would be 133 %.
+    """
+    return f"clamp_max({ratio(part, whole)}, 1)"
+
+
 def within(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:
     """Share of a histogram's observations up to a bucket boundary."""
     if family.kind is not Kind.HISTOGRAM or threshold not in family.buckets:
         raise ValueError(f"{threshold} is no boundary of {family.name}")
     soon = rate(family, *by, matchers=(f'le="{bound(threshold)}"',), part="bucket", window=window)
-    return ratio(soon, rate(family, *by, part="count", window=window))
+    return part_of(soon, rate(family, *by, part="count", window=window))
 
 
 def beyond(family: Family, threshold: float, *by: str, window: str = "$__rate_interval") -> str:

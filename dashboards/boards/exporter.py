@@ -7,7 +7,7 @@ from .. import alerts
 from ..frame import Row, board
 from ..model import Board, Panel, Query
 from ..panels import GREEN, RED, number, rising, trend
-from ..promql import SELECTED, age, gauge, occurring, rate, series
+from ..promql import SELECTED, age, gauge, largest, occurring, rate, series
 from ..slo import Slo
 from .questions import in_progress_where_searched, lost_ratio, per_minute, share
 
@@ -103,7 +103,7 @@ def _now(slo: Slo) -> list[Panel]:
         number(
             "Running since",
             "How long the youngest exporter process has been running.",
-            f"time() - max(process_start_time_seconds{{{SELECTED}}})",
+            f"min({age(_own('process_start_time_seconds'))})",
             "s",
         ),
     ]
@@ -127,7 +127,7 @@ def _watching() -> list[Panel]:
             "Only projects that discovery searches.",
             "short",
             Query(in_progress_where_searched(), "in progress"),
-            Query(f"sum({gauge(c.DISCOVERED, 'project', operation='max')})", "found"),
+            Query(f"sum({gauge(c.DISCOVERED, 'job', 'project', operation='max')})", "found"),
             Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
             width=8,
             decimals=0,
@@ -298,7 +298,7 @@ def _state() -> list[Panel]:
             "Agents and label sets",
             "Agents known to the workspace, and combinations of labels that have series of their own.",
             "short",
-            Query(f"count({series(c.AGENT_INFO)})", "agents"),
+            Query(f"count({largest(series(c.AGENT_INFO))})", "agents"),
             Query(gauge(c.LABEL_SETS, operation="max"), "label sets"),
             width=8,
             decimals=0,
@@ -345,10 +345,14 @@ def _health(slo: Slo) -> list[Panel]:
         ),
         trend(
             "Longest wait of a REST request",
-            f"How long the oldest waiting request has waited. Dashed: where the alert begins, "
+            f"How long the oldest waiting request has waited, 0 while none waits. Dashed: where the alert begins, "
             f"{of.requests_waiting.seconds:g} s.",
             "s",
-            Query(f"max by (instance) ({age(_own(alerts.REQUESTS_WAITING_SINCE))})", "{{instance}}"),
+            Query(
+                f"max by (instance) ({age(_own(alerts.REQUESTS_WAITING_SINCE))}) "
+                f"or 0 * max by (instance) ({_own(REQUESTS_WAITING)})",
+                "{{instance}}",
+            ),
             width=8,
             steps=((None, "transparent"), (of.requests_waiting.seconds, RED)),
         ),

@@ -6,7 +6,7 @@ from exporter.metrics.catalogue import Family
 from ..frame import Row, board
 from ..model import Board, Panel, Query
 from ..panels import ORANGE, RED, Column, falling, heat, listing, number, rising, trend
-from ..promql import beyond, mean, quantile, rate, series, total, within
+from ..promql import beyond, largest, mean, quantile, rate, series, total, within
 from ..slo import Slo
 from .questions import LATENCY_LINK, per_minute, share, slow_limit, slow_window
 
@@ -205,4 +205,5 @@ def _heatmaps() -> list[Panel]:
 
 
 def _increase(family: Family) -> str:
-    return f"sum by (le) (increase({series(family, part='bucket')}[$__rate_interval]))"
+    increase = largest(f"increase({series(family, part='bucket')}[$__rate_interval])")
+    return f"sum by (le) ({increase})"

@@ -105,31 +105,32 @@ def _calls(slo: Slo) -> Panel:
     return listing(
         "Calls going on now, who waits longest first",
         "Every live conversation that has series of its own (--metrics.per-conversation-limit). "
-        "Waiting counts from "
-        "the end of the user's turn while no answer has begun; silent since is the age of the latest "
-        "snapshot. "
-        "An id shows that conversation alone.",
+        "Waiting counts from the end of the user's turn while no answer has begun; first audio and generation are "
+        "those of the latest turn; silent since is the age of the latest snapshot. An id shows that conversation "
+        "alone.",
         [
-            Column(title="Conversation", label="conversation_id", link=CONVERSATION_LINK, width=330),
+            Column(title="Conversation", label="conversation_id", link=CONVERSATION_LINK, width=365),
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent"),
-            Column(title="Origin", label="origin"),
+            Column(title="Origin", label="origin", width=155),
             Column(
                 title="Waiting",
                 expr=_called(age(_chosen(c.LIVE_WAITING_SINCE))),
                 unit="s",
                 steps=rising(slo.response.threshold_seconds, limit),
                 decimals=1,
+                width=80,
             ),
-            Column(title="Duration", expr=_called(_chosen(c.LIVE_DURATION)), unit="dthms"),
-            Column(title="Turns", expr=_called(_chosen(c.LIVE_TURNS)), decimals=0),
-            Column(title="Last first audio", expr=_called(_chosen(c.LIVE_FIRST_AUDIO)), unit="s"),
-            Column(title="Last generation", expr=_called(_chosen(c.LIVE_GENERATION)), unit="s"),
+            Column(title="Duration", expr=_called(_chosen(c.LIVE_DURATION)), unit="dthms", width=90),
+            Column(title="Turns", expr=_called(_chosen(c.LIVE_TURNS)), decimals=0, width=60),
+            Column(title="First audio", expr=_called(_chosen(c.LIVE_FIRST_AUDIO)), unit="s", width=95),
+            Column(title="Generation", expr=_called(_chosen(c.LIVE_GENERATION)), unit="s", width=95),
             Column(
                 title="Silent since",
                 expr=_called(age(_chosen(c.LIVE_LAST_UPDATE))),
                 unit="s",
                 decimals=0,
+                width=100,
             ),
         ],
         sort="Waiting",

@@ -15,7 +15,7 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import bound, gauge, occurring, quantile, rate, ratio, series, total, within
+from ..promql import bound, gauge, occurring, part_of, quantile, rate, ratio, total, within
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import (
@@ -97,9 +97,10 @@ def _now(slo: Slo) -> list[Panel]:
             "Concurrent conversations in progress against the limit of project or workspace, "
             "whichever is closer "
             "to its own. Phonic refuses calls beyond it.",
-            f"max({gauge(c.PROJECT_ACTIVE, 'project', operation='max')} / "
-            f"{gauge(c.PROJECT_LIMIT, 'project', operation='max')} or "
-            f"{gauge(c.WORKSPACE_ACTIVE, operation='max')} / {gauge(c.WORKSPACE_LIMIT, operation='max')})",
+            f"max({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')} / "
+            f"{gauge(c.PROJECT_LIMIT, 'job', 'project', operation='max')} or "
+            f"{gauge(c.WORKSPACE_ACTIVE, 'job', operation='max')} / "
+            f"{gauge(c.WORKSPACE_LIMIT, 'job', operation='max')})",
             "percentunit",
             steps=rising(near, slo.alerts.concurrency_at_limit.ratio),
             empty="no limit known",
@@ -158,21 +159,21 @@ def _firing(slo: Slo) -> Panel:
         "Alerts of the chosen jobs that fire now, and for how long their cause has been there. An alert's name "
         "leads to its entry in the runbook, an agent's to its latencies. Empty when all is well.",
         [
-            Column(title="Alert", label="alertname", link=f"{slo.links.runbook}#${{__value.raw}}", width=230),
+            Column(title="Alert", label="alertname", link=f"{slo.links.runbook}#${{__value.raw}}", width=250),
             Column(
                 title="Severity",
                 label="severity",
-                width=80,
+                width=78,
                 names={"critical": ("critical", RED), "warning": ("warning", ORANGE), "info": ("info", BLUE)},
             ),
-            Column(title="Project", label="project"),
+            Column(title="Project", label="project", width=140),
             Column(title="Agent", label="agent", link=LATENCY_LINK),
             Column(
                 title="For",
                 expr=f"time() - ({by} (ALERTS_FOR_STATE{{{of}}}) and {firing})",
                 unit="s",
                 decimals=0,
-                width=80,
+                width=68,
             ),
         ],
         sort="For",
@@ -229,7 +230,7 @@ def _conversations(slo: Slo) -> list[Panel]:
             "short",
             Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
             Query(in_progress(), "in progress"),
-            Query(f"sum({gauge(c.PROJECT_LIMIT, 'project', operation='max')})", "limit of the projects"),
+            Query(f"sum({gauge(c.PROJECT_LIMIT, 'job', 'project', operation='max')})", "limit of the projects"),
             Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
             width=12,
         ),
@@ -315,7 +316,7 @@ def _agents(slo: Slo) -> Panel:
         [
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent", link=LATENCY_LINK),
-            Column(title="Live", expr=f"sum by (project, agent) ({series(c.CONVERSATIONS_LIVE)})"),
+            Column(title="Live", expr=gauge(c.CONVERSATIONS_LIVE, *by)),
             Column(title="Conversations", expr=total(c.CONVERSATIONS, *by), decimals=0),
             Column(title="Turns", expr=total(c.TURNS, *by), decimals=0),
             Column(
@@ -327,14 +328,14 @@ def _agents(slo: Slo) -> Panel:
             ),
             Column(
                 title="Slow turns",
-                expr=f"1 - {ratio(soon, total(c.RESPONSE, *by, part='count'))}",
+                expr=f"1 - {part_of(soon, total(c.RESPONSE, *by, part='count'))}",
                 unit="percentunit",
                 steps=rising(1 - slo.response.objective, slow_limit(slo)),
                 decimals=1,
             ),
             Column(
                 title="Error endings",
-                expr=ratio(total(c.CONVERSATION_ERRORS, *by), total(c.CONVERSATIONS_ENDED, *by)),
+                expr=part_of(total(c.CONVERSATION_ERRORS, *by), total(c.CONVERSATIONS_ENDED, *by)),
                 unit="percentunit",
                 steps=rising(min(errors, slo.alerts.error_endings.ratio / 2), slo.alerts.error_endings.ratio),
                 decimals=1,

@@ -2,7 +2,7 @@
 
 from exporter.metrics import catalogue as c
 
-from ..promql import age, gauge, rate, ratio, series
+from ..promql import age, gauge, largest, part_of, rate, ratio, series
 from ..slo import Slo
 
 JOINED = "* on (job, instance, conversation_id) group_left (project, agent)"
@@ -15,8 +15,8 @@ LATENCY_LINK = (
 
 
 def of_selected_agents(expr: str) -> str:
-    """Series by conversation_id alone, joined with whose conversation it is."""
-    return f"({expr}) {JOINED} {series(c.LIVE_INFO)}"
+    """Series by conversation_id alone, joined with whose it is; each once, however many exporters watch."""
+    return largest(f"({expr}) {JOINED} {series(c.LIVE_INFO)}")
 
 
 def zero_while_scraped(expr: str) -> str:
@@ -44,7 +44,7 @@ def waiting_by_agent(slo: Slo) -> str:
 def error_ratio(slo: Slo) -> str:
     """Share of the conversations that ended which ended in an error, over the window of the alert about it."""
     window = slo.alerts.error_endings.window
-    return ratio(rate(c.CONVERSATION_ERRORS, window=window), rate(c.CONVERSATIONS_ENDED, window=window))
+    return part_of(rate(c.CONVERSATION_ERRORS, window=window), rate(c.CONVERSATIONS_ENDED, window=window))
 
 
 def lost_ratio(slo: Slo) -> str:
@@ -69,15 +69,15 @@ def share(value: float) -> str:
 
 
 def in_progress() -> str:
-    """Conversations in progress as Phonic counts them; replicas report the same number."""
-    return f"sum({gauge(c.PROJECT_ACTIVE, 'project', operation='max')})"
+    """Conversations in progress as Phonic counts them; replicas, which share a job, report the same number."""
+    return f"sum({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')})"
 
 
 def in_progress_where_searched() -> str:
     """The same, of the projects that discovery searches: what --watch.project leaves out is nobody's loss."""
     return (
-        f"sum({gauge(c.PROJECT_ACTIVE, 'project', operation='max')} "
-        f"and on (project) {gauge(c.DISCOVERED, 'project', operation='max')})"
+        f"sum({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')} "
+        f"and on (job, project) {gauge(c.DISCOVERED, 'job', 'project', operation='max')})"
     )
 
 

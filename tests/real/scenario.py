@@ -57,7 +57,7 @@ _CALLS = (
     "--simulator.warm-up=60",
 )
 _KEY = "ph_scenario"
-_PATIENCE_SECONDS = 240.0
+_PATIENCE_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 0.5
 
 # The shipped objectives with the patience of a test.
@@ -78,7 +78,8 @@ alerts:
   tool_failures: {window: 20s, lasting: 1s, keep_firing: 1s}
   concurrency_at_limit: {lasting: 2s, keep_firing: 1s}
   concurrency_near_limit: {lasting: 2s, keep_firing: 1s}
-  exporter_down: {lasting: 2s}
+  # Prometheus takes up to 5 seconds from its start to its first scrape.
+  exporter_down: {lasting: 8s}
   upstream_unreachable: {lasting: 2s}
   discovery_stale: {lasting: 2s}
   feed_errors: {window: 20s, lasting: 1s, keep_firing: 1s}

@@ -78,7 +78,7 @@ RANGES = {
     "cpm": (0.0, 1e6),
     "short": (0.0, 1e6),
 }
-# 1 - a / a is not exactly 0 where both are extrapolated.
+# a / a is not exactly 1 where both are extrapolated.
 ROUNDING = 1e-9
 # Shares that may lie outside of 0 to 1.
 OVERSPENT = {"Response budget", "Error budget"}
@@ -103,7 +103,7 @@ class Fact:
 
 FACTS = (
     Fact(panel="Response p95", job=DAY, lowest=(0.3, 3), highest=(0.5, 5)),
-    Fact(panel="Response p95", job=SLOW, lowest=(0.3, 3), highest=(6, 15)),
+    Fact(panel="Response p95", job=SLOW, lowest=(0.3, 3), highest=(6, 30)),
     Fact(panel="First audio p95", job=DAY, lowest=(0.2, 2), highest=(0.3, 4)),
     Fact(panel="Answered in time", job=DAY, highest=(0.9, 1)),
     Fact(panel="Answered in time", job=SLOW, lowest=(0, 0.8), highest=(0.85, 1)),
@@ -379,7 +379,7 @@ def test_panel_tells_what_happened(story: Story, fact: Fact) -> None:
     values = [value for query in asked for value in _values(story.answers[query])]
     assert values
     assert fact.lowest[0] <= min(values) <= fact.lowest[1]
-    assert fact.highest[0] <= max(values) <= fact.highest[1]
+    assert fact.highest[0] <= max(values) <= fact.highest[1] + ROUNDING
 
 
 def _values(results: Results) -> list[float]:

@@ -84,6 +84,15 @@ def test_export_writes_what_the_source_tree_generates_and_promtool_accepts(progr
     assert run(program, "dashboards", "export", out, "--check", cwd=tmp_path) == ""
 
 
+@pytest.mark.parametrize("command", [("dashboards",), ("dashboards", "export")], ids=" ".join)
+def test_help_is_plain_text_as_that_of_the_other_commands(
+    program: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    text = run(program, *command, "--help", cwd=tmp_path)
+    assert text.isascii()
+    assert "export" in text
+
+
 def test_objectives_job_and_links_reach_rules_and_tiles(program: Path, tmp_path: Path) -> None:
     mine, out = tmp_path / "mine.yml", tmp_path / "out"
     text = PATH.read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """The servers that are tried, and what the tool of each says of the generated tests of the rules."""
 
+import faulthandler
 import os
 import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -49,6 +50,7 @@ TRIED = [(server, stem) for server in SERVERS for stem in STEMS if (server.name,
 def verdict(server: Server, stem: str) -> str:
     """As `Server.test`; all files of all servers are tried at once when the first is asked for."""
     needs(server.tool[0], server.release)
+    faulthandler.cancel_dump_traceback_later()  # minutes on a busy machine, each bounded by `Server.test`
     return _running()[server.name, stem].result()
 
 
