@@ -13,6 +13,7 @@ import trio
 
 MOST_CONNECTIONS: Final = 250
 _SHARE_WITHOUT_REQUEST: Final = 0.4
+_LEAST_WITHOUT_REQUEST: Final = 32  # where there may be so many: scrapers that connect at once have yet to ask
 
 
 class Phase(Enum):
@@ -40,9 +41,10 @@ class Crowd:
     """All connections of a server. The oldest of a phase is the one that entered it first."""
 
     def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int | None = None) -> None:
-        """Of ``most`` connections, two in five may be without a request, unless it is said how many."""
+        """Of ``most`` connections two in five, at least 32, may be without a request, unless it is said how many."""
         self._most = most
-        self._most_new = most_without_request or max(1, int(most * _SHARE_WITHOUT_REQUEST))
+        share = max(int(most * _SHARE_WITHOUT_REQUEST), min(most, _LEAST_WITHOUT_REQUEST))
+        self._most_new = most_without_request or max(1, share)
         self._by_phase: dict[Phase, dict[Visit, None]] = {phase: {} for phase in Phase}
         self._is_closing = False
 
