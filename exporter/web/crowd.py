@@ -41,7 +41,10 @@ class Crowd:
     """All connections of a server. The oldest of a phase is the one that entered it first."""
 
     def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int | None = None) -> None:
-        """Of ``most`` connections two in five, at least 32, may be without a request, unless it is said how many."""
+        """Of ``most`` connections two in five, and 32 at least, may be without a request, unless it is said.
+
+        ``most_without_request`` says how many instead.
+        """
         self._most = most
         share = max(int(most * _SHARE_WITHOUT_REQUEST), min(most, _LEAST_WITHOUT_REQUEST))
         self._most_new = most_without_request or max(1, share)

@@ -378,12 +378,13 @@ async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
     assert [scope.cancel_called for scope in entered] == [True, True, False, False, False]
 
 
-async def test_two_in_five_may_be_silent_unless_said_otherwise() -> None:
-    crowd = Crowd(most=10)
-    entered = scopes(5)
+@pytest.mark.parametrize(("most", "silent"), [(250, 100), (60, 32), (10, 10)])
+async def test_two_in_five_and_32_at_least_may_be_silent_unless_said_otherwise(most: int, silent: int) -> None:
+    crowd = Crowd(most=most)
+    entered = scopes(silent + 1)
     for scope in entered:
         assert crowd.enter(scope)
-    assert [scope.cancel_called for scope in entered] == [True, False, False, False, False]
+    assert [scope.cancel_called for scope in entered] == [True, *[False] * silent]
 
 
 async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() -> None:
