@@ -27,7 +27,18 @@ os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "nobody.pem")
 def quiet_logs() -> Iterator[None]:
     """Log lines of no interest, thousands of times: left unwritten while a module's tests run."""
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,  # or loggers that are first used meanwhile stay quiet for good
+    )
+    yield
+    structlog.configure(**before)
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """What a test configures about logs, as every command does, ends with it."""
+    before = structlog.get_config()
     yield
     structlog.configure(**before)
 
