@@ -19,19 +19,7 @@ def render(board: Board) -> Json:
         "graphTooltip": _CROSSHAIR,
         "time": {"from": board.since, "to": "now"},
         "refresh": board.refresh,
-        "links": [
-            {
-                "title": "Phonic",
-                "type": "dashboards",
-                "icon": "",
-                "tooltip": "",
-                "tags": list(board.tags),
-                "asDropdown": False,
-                "targetBlank": False,
-                "includeVars": True,
-                "keepTime": True,
-            }
-        ],
+        "links": links(board),
         "templating": {
             "list": [
                 {"type": "datasource", "name": "datasource", "label": "Data source", "query": PLUGIN},
@@ -42,6 +30,23 @@ def render(board: Board) -> Json:
         "annotations": {"list": [_annotation(each) for each in board.annotations]},
         "panels": _panels(board),
     }
+
+
+def links(board: Board) -> list[Json]:
+    """The way to the other dashboards with the same tags, as both schemas spell it."""
+    return [
+        {
+            "title": "Phonic",
+            "type": "dashboards",
+            "icon": "",
+            "tooltip": "",
+            "tags": list(board.tags),
+            "asDropdown": False,
+            "targetBlank": False,
+            "includeVars": True,
+            "keepTime": True,
+        }
+    ]
 
 
 def datasource() -> Json:

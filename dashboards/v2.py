@@ -1,6 +1,6 @@
 """Pure: a board as a resource of Grafana's dashboard API, schema v2, which Grafana 13 reads."""
 
-from .classic import REFS, query_fields
+from .classic import REFS, links, query_fields
 from .model import DATASOURCE, PLUGIN, Annotation, Board, Choice, Json, Panel, Text, lines
 
 API_VERSION = "dashboard.grafana.app/v2"
@@ -35,19 +35,7 @@ def _spec(board: Board) -> Json:
             "hideTimepicker": False,
             "fiscalYearStartMonth": 0,
         },
-        "links": [
-            {
-                "title": "Phonic",
-                "type": "dashboards",
-                "icon": "",
-                "tooltip": "",
-                "tags": list(board.tags),
-                "asDropdown": False,
-                "targetBlank": False,
-                "includeVars": True,
-                "keepTime": True,
-            }
-        ],
+        "links": links(board),
         "variables": [
             _datasource_variable(),
             *(_choice(each) for each in board.choices),

@@ -277,17 +277,17 @@ class Tally:
     def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
         """Agents (id, name) of a project: their series exist at 0 before their first conversation."""
         agents = list(agents)
-        self._listed_agents[_clean(project)] = {_clean(agent_id) for agent_id, _ in agents}
-        self._unlisted.discard(_clean(project))
+        self._listed_agents[label_value(project)] = {label_value(agent_id) for agent_id, _ in agents}
+        self._unlisted.discard(label_value(project))
         for agent_id, name in agents:
-            self._learn_agent((_clean(project), _clean(name), _clean(agent_id)))
+            self._learn_agent((label_value(project), label_value(name), label_value(agent_id)))
             if set(self.ledger.limits.names) <= {"project", "agent"}:
-                known = {"project": _clean(project), "agent": _clean(name)}
+                known = {"project": label_value(project), "agent": label_value(name)}
                 self.ledger.expect([known[label] for label in self.ledger.limits.names])
 
     def unknown_agents(self, project: str) -> bool:
         """Whether a conversation of the project named an agent that was not listed then."""
-        return _clean(project) in self._unlisted
+        return label_value(project) in self._unlisted
 
     def _learn_agent(self, agent: tuple[str, str, str], *, was_seen: bool = False) -> None:
         """Of more agents than the limits allow, those that have conversations matter."""
@@ -310,9 +310,11 @@ class Tally:
         )
         self._entries[conversation_id] = entry
         if conversation.agent and conversation.agent.id:
-            if _clean(conversation.agent.id) not in self._listed_agents.get(labels["project"], ()):
+            if label_value(conversation.agent.id) not in self._listed_agents.get(labels["project"], ()):
                 self._unlisted.add(labels["project"])
-            self._learn_agent((labels["project"], labels["agent"], _clean(conversation.agent.id)), was_seen=True)
+            self._learn_agent(
+                (labels["project"], labels["agent"], label_value(conversation.agent.id)), was_seen=True
+            )
         return entry
 
     def _labels(self, conversation: Conversation) -> dict[str, str]:
@@ -323,13 +325,13 @@ class Tally:
         if origin is Origin.OTHER:
             self.ledger.count(catalogue.UNKNOWN_WORDS, UnknownWord.ORIGIN)
         return {
-            "project": _clean(name) or NONE,
-            "agent": _clean((agent.name or agent.id or "") if agent else "") or NONE,
+            "project": label_value(name) or NONE,
+            "agent": label_value((agent.name or agent.id or "") if agent else "") or NONE,
             "origin": origin.value if origin else UNKNOWN,
             "is_test": UNKNOWN if conversation.is_test is None else str(conversation.is_test).lower(),
-            "call_provider": _clean(conversation.call_provider or "") or UNKNOWN,
-            "language": _clean(conversation.default_language or "") or UNKNOWN,
-            "model": _clean(conversation.model or "") or UNKNOWN,
+            "call_provider": label_value(conversation.call_provider or "") or UNKNOWN,
+            "language": label_value(conversation.default_language or "") or UNKNOWN,
+            "model": label_value(conversation.model or "") or UNKNOWN,
         }
 
     # --- gauges
@@ -486,10 +488,5 @@ def _blob(unsaved: _Unsaved) -> bytes:
 
 
 def label_value(text: str) -> str:
-    """What a name that REST tells becomes as the value of a label."""
-    return _clean(text)
-
-
-def _clean(text: str) -> str:
-    """A label value that can be written as UTF-8, of bounded length."""
+    """``text`` as a label value that can be written as UTF-8, of bounded length."""
     return text[:LABEL_LENGTH].encode("utf-8", "replace").decode()

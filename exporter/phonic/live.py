@@ -14,7 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import attrs
 import trio
@@ -28,7 +28,7 @@ from .inbox import Inbox
 from .limits import Memory, Share
 from .line import Address, Line, Refusal, dial
 from .rounds import RECEIVE_BUFFER, Rounds
-from .wire import retry_after
+from .wire import retry_after, segment
 
 # 1 MiB would be reached at about 1,350 turns, and a reconnect would bring the same message again. A single emoji
 # makes Python keep 4 bytes for each character: at worst 128 MiB for one message.
@@ -215,8 +215,7 @@ class LiveSocket:
         reader: trio.Nursery,
         closing: AsyncExitStack,
     ) -> tuple[WebSocketConnection, Line]:
-        segment = quote(conversation_id, safe="").replace(".", "%2E")  # dots too, for `..` means another place
-        resource = f"{self._root}{segment}/live/ws"
+        resource = f"{self._root}{segment(conversation_id)}/live/ws"
         if credential.query:
             resource = f"{resource}?{urlencode(credential.query)}"
         line: Line | None = None

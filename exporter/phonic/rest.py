@@ -59,7 +59,7 @@ _REASONS = {401: RestError.HTTP_401, 403: RestError.HTTP_403, 404: RestError.HTT
 _REASONS |= {407: RestError.PROXY, 429: RestError.HTTP_429}
 # The API works and found fault with one request.
 _ANSWERS = frozenset({RestError.HTTP_404, RestError.HTTP_4XX})
-_REFUSALS = frozenset({RestError.HTTP_401, RestError.HTTP_403})
+REFUSALS = {RestError.HTTP_401: 401, RestError.HTTP_403: 403}  # of the credential, and their HTTP status
 
 _T = TypeVar("_T")
 _Reply = tuple[bytes | None, str | None]
@@ -298,7 +298,7 @@ class RestApi:
     def _note(self, what: Request, failed: RestFailed) -> None:
         # One line when trouble begins; while it lasts, its repetitions are for those who look closely.
         # A refused credential has a line of its own: see `exporter.watch.access`.
-        say = log.debug if self.up is False or failed.reason in _REFUSALS else log.warning
+        say = log.debug if self.up is False or failed.reason in REFUSALS else log.warning
         say("REST request failed", request=what.value, reason=failed.reason.value, request_id=failed.request_id)
         if what is Request.PROJECTS and failed.reason in _ANSWERS:
             if failed.reason is RestError.HTTP_404:
@@ -306,7 +306,7 @@ class RestApi:
             self._has_projects = False
         self.up = failed.reason in _ANSWERS and self._has_projects
         self._on_error(failed.reason)
-        if failed.reason in _REFUSALS:
+        if failed.reason in REFUSALS:
             self.on_refused()
 
     def _odd(self, what: Request, unusable: int) -> None:
@@ -320,7 +320,7 @@ class RestApi:
         try:
             return await self._exchange(what, path, query, used)
         except RestFailed as failed:
-            if failed.reason not in _REFUSALS:
+            if failed.reason not in REFUSALS:
                 raise
             await trio.to_thread.run_sync(self._credentials.reload)
             # Compared with the one used, since another request may have read the new one meanwhile.

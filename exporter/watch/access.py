@@ -12,15 +12,13 @@ import structlog
 import trio
 
 from ..phonic.credentials import Credentials
-from ..phonic.rest import RestFailed
-from ..vocabulary import RestError
+from ..phonic.rest import REFUSALS, RestFailed
 
 log = structlog.get_logger("exporter.watch")
 
 LOOK_AGAIN = 30.0  # seconds between two questions while the credential is refused
 LOOK_AT_FILE = 1.0  # seconds between two looks at the key file meanwhile
 PROBE_SPACING = 5.0  # seconds between two questions while REST accepts it and feeds are refused
-_REFUSALS = {RestError.HTTP_401: 401, RestError.HTTP_403: 403}
 
 
 class Access:
@@ -59,16 +57,15 @@ class Access:
         try:
             await self._probe()
         except RestFailed as failed:
-            return _REFUSALS.get(failed.reason)
+            return REFUSALS.get(failed.reason)
         return None
 
     async def _hold_back(self, refused_with: int | None) -> None:
         self._is_accepted = trio.Event()
         self.refused_with = refused_with
         log.error(
-            "API key refused: no feed is opened until Phonic accepts it; check that the key is current and of "
-            "this "
-            "workspace",
+            "API key refused: no feed is opened until Phonic accepts it; "
+            "check that the key is current and of this workspace",
             status=refused_with,
         )
         try:
@@ -79,7 +76,7 @@ class Access:
                     await self._probe()
                     break
                 except RestFailed as failed:
-                    self.refused_with = _REFUSALS.get(failed.reason, self.refused_with)
+                    self.refused_with = REFUSALS.get(failed.reason, self.refused_with)
             log.info("API key accepted again")
         finally:
             self.refused_with = None

@@ -33,7 +33,7 @@ from .. import retention
 from ..derive import parse_time
 from ..ending import judge
 from ..phonic.model import Snapshot
-from ..phonic.rest import RestFailed
+from ..phonic.rest import REFUSALS, RestFailed
 from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from ..vocabulary import RestError, Started, Task
 from .backoff import backoff
@@ -67,8 +67,7 @@ RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds between them
 
 _T = TypeVar("_T")
 _SECOND = 1_000_000  # `parse_time` gives microseconds
-_REFUSED = frozenset({RestError.HTTP_401, RestError.HTTP_403})
-_HOPELESS = _REFUSED | {RestError.HTTP_404, RestError.HTTP_4XX}
+_HOPELESS = {*REFUSALS, RestError.HTTP_404, RestError.HTTP_4XX}
 
 
 class Api(Protocol):
@@ -220,7 +219,7 @@ class Discovery:
 
     def _note_round(self, failures: list[RestFailed], *, is_whole: bool) -> None:
         if failures and not self._is_failing:
-            say = log.debug if failures[0].reason in _REFUSED else log.warning  # which has a line of its own
+            say = log.debug if failures[0].reason in REFUSALS else log.warning  # which has a line of its own
             say("discovery failing", reason=failures[0].reason.value, request_id=failures[0].request_id)
         if not failures and is_whole:
             self.last_success = self._own_now()
