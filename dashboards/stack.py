@@ -28,31 +28,18 @@ def prometheus(
     }
 
 
+# What follows when REST gives nothing, for whatever cause.
+_WITHOUT_REST = (
+    "PhonicDiscoveryStale",
+    "PhonicRequestsWaiting",
+    "PhonicFeedErrors",
+    "PhonicWatchingFallsShort",
+    "PhonicConversationsLost",
+)
 # What follows from what, and within which labels: the cause notifies, its consequences are held back.
 _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        "PhonicCredentialRefused",
-        (
-            "PhonicUpstreamUnreachable",
-            "PhonicDiscoveryStale",
-            "PhonicRequestsWaiting",
-            "PhonicFeedErrors",
-            "PhonicWatchingFallsShort",
-            "PhonicConversationsLost",
-        ),
-        ("job",),
-    ),
-    (
-        "PhonicUpstreamUnreachable",
-        (
-            "PhonicDiscoveryStale",
-            "PhonicRequestsWaiting",
-            "PhonicFeedErrors",
-            "PhonicWatchingFallsShort",
-            "PhonicConversationsLost",
-        ),
-        ("job",),
-    ),
+    ("PhonicCredentialRefused", ("PhonicUpstreamUnreachable", *_WITHOUT_REST), ("job",)),
+    ("PhonicUpstreamUnreachable", _WITHOUT_REST, ("job",)),
     ("PhonicDiscoveryStale", ("PhonicWatchingFallsShort", "PhonicConversationsLost"), ("job",)),
     ("PhonicPagesNotCommitted", ("PhonicCheckpointFailing",), ("job",)),
     ("PhonicConcurrencyAtLimit", ("PhonicConcurrencyNearLimit",), ("job", "project")),
