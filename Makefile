@@ -89,7 +89,7 @@ components:
 	cd $(COMPONENTS) && npm install --silent --no-audit --no-fund --ignore-scripts && node build.mjs
 
 pictures: $(STAMP)
-	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/real/test_dashboards_live.py
+	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/e2e/test_dashboards_live.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

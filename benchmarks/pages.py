@@ -13,18 +13,18 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
+from exporter.conversations import Tally
 from exporter.gauges import gauges
-from exporter.looplag import LoopLag
 from exporter.metrics.formats import Format
-from exporter.metrics.ledger import LabelLimits, Ledger
+from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
+from exporter.metrics.publisher import Publisher
+from exporter.metrics.store import LabelLimits, Ledger
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import decode
-from exporter.phonic.live import LiveSocket
-from exporter.phonic.model import Agent, Snapshot
-from exporter.publishing import Publisher
-from exporter.tally import Tally
+from exporter.phonic.live.client import LiveSocket
+from exporter.phonic.schema import Agent, Snapshot
 from exporter.watch.supervisor import Supervisor
 
 from .calls import calls, conversation_id

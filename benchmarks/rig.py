@@ -13,8 +13,8 @@ import attrs
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.metrics import catalogue
-from exporter.metrics.catalogue import Family
+from exporter.metrics import catalog as catalogue
+from exporter.metrics.catalog import Family
 
 from .calls import conversation_id
 from .load import Load, Played

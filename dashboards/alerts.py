@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from exporter.metrics import catalogue as c
+from exporter.metrics import catalog as c
 
 from . import promql
 from .rules import Indicator, indicators

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from exporter.metrics import catalogue as c
+from exporter.metrics import catalog as c
 
 from . import promql
 from .model import Annotation, Board, Choice, Json, Row, Text

@@ -7,7 +7,7 @@ Several exporters may watch the same conversations. Each counts them all, so wha
 added up: the largest of their numbers holds.
 """
 
-from exporter.metrics.catalogue import Family, Kind, Scope
+from exporter.metrics.catalog import Family, Kind, Scope
 
 SELECTED = 'job=~"$job",instance=~"$instance"'
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from exporter.metrics import catalogue as c
+from exporter.metrics import catalog as c
 
 from . import promql
 from .alerts import (

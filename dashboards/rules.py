@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from exporter.metrics import catalogue
+from exporter.metrics import catalog
 
 from . import promql
 from .slo import Slo, seconds
@@ -44,8 +44,8 @@ class Indicator:
 
 def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
     """Responses within the threshold, and conversations without an error."""
-    response, errors = catalogue.RESPONSE, catalogue.CONVERSATION_ERRORS
-    ended = catalogue.CONVERSATIONS_ENDED
+    response, errors = catalog.RESPONSE, catalog.CONVERSATION_ERRORS
+    ended = catalog.CONVERSATIONS_ENDED
     le = promql.bound(slo.response.threshold_seconds)
     return (
         Indicator(

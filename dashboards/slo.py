@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from exporter.errors import ConfigError
-from exporter.metrics import catalogue
+from exporter.metrics import catalog
 
 PATH = Path(__file__).with_name("slo.yml")
 SEVERITIES = ("critical", "warning", "info")
@@ -252,11 +252,11 @@ def _path(where: str, key: str) -> str:
 
 def _validate(slo: Slo) -> None:
     _check_values(slo, "slo.yml")
-    boundaries = catalogue.RESPONSE.buckets
+    boundaries = catalog.RESPONSE.buckets
     if slo.response.threshold_seconds not in boundaries:
         raise ConfigError(
             "slo.yml response.threshold_seconds",
-            f"{slo.response.threshold_seconds:g} is not a bucket boundary of {catalogue.RESPONSE.name}: "
+            f"{slo.response.threshold_seconds:g} is not a bucket boundary of {catalog.RESPONSE.name}: "
             + " ".join(f"{b:g}" for b in boundaries),
         )
     for speed in ("fast", "slow"):

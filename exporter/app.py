@@ -20,42 +20,42 @@ import structlog
 import trio
 
 from . import __version__, signals
-from .checkpoint import Checkpoint
+from .conversations import Tally
+from .enums import Request, Reset, RestError, Started, Task
 from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
-from .identity import is_conversation_id
-from .looplag import LoopLag
-from .metrics import catalogue
-from .metrics.catalogue import CATALOGUE
+from .metrics import catalog as catalogue
+from .metrics.catalog import CATALOGUE
 from .metrics.formats import Format
-from .metrics.ledger import LabelLimits, Ledger
+from .metrics.loop_lag import LoopLag
 from .metrics.page import Page
 from .metrics.process import process_metrics
+from .metrics.publisher import Publisher
+from .metrics.store import LabelLimits, Ledger
 from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
-from .phonic.live import LiveFeed, LiveSocket, Timeouts
+from .phonic.live.client import LiveFeed, LiveSocket, Timeouts
+from .phonic.proxies import Proxies, Proxy
 from .phonic.rest import RestApi, open_rest
 from .phonic.trust import trusting
-from .proxies import Proxies, Proxy
-from .publishing import Publisher
-from .running import announced
+from .phonic.wire import is_conversation_id
 from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
-from .tally import Tally
-from .vocabulary import Request, Reset, RestError, Started, Task
+from .state.keeper import Checkpoint
 from .watch.access import Access
+from .watch.crash_guard import keep_running
 from .watch.discovery import Discovery
-from .watch.fence import keep_running
-from .watch.ports import Source
+from .watch.interfaces import Source
 from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
-from .watch.targets import WatchFile
+from .watch.watch_file import WatchFile
 from .web import server as web_server
-from .web.crowd import MOST_CONNECTIONS
+from .web.connections import MOST_CONNECTIONS
 from .web.endpoints import Exported
-from .web.live_config import LiveConfig
 from .web.push import BudgetedTargets, budget
+from .web.reload import LiveConfig
+from .web.running import announced
 
 log = structlog.get_logger("exporter")
 

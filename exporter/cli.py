@@ -32,13 +32,14 @@ from cyclopts import (
 from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 
-from . import __version__, healthcheck, logs, running, settings
+from . import __version__, logs, settings
 from .errors import ConfigError
-from .metrics.catalogue import Scope, series_of
+from .metrics.catalog import Scope, series_of
 from .phonic import credentials
-from .proxies import Proxies
+from .phonic.proxies import Proxies
 from .settings import DemoSettings, FlagRow, HealthcheckSettings, LogSettings, OptionalPath, Settings
 from .simulator.settings import SimulatorSettings, staged
+from .web import healthcheck, running
 from .web.listen import parse_address
 
 # Variables that Kubernetes makes for a Service called phonic-exporter, or phonic-exporter-something.
@@ -256,7 +257,7 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
     if ready.state.file is not None:
-        from .checkpoint import check_file
+        from .state.keeper import check_file
 
         check_file(ready.state.file)
     if ready.web.config_file is not None:

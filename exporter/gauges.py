@@ -5,23 +5,23 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from . import __version__
-from .checkpoint import Checkpoint
-from .looplag import LoopLag
-from .metrics import catalogue
-from .metrics.catalogue import CATALOGUE, Family, Scope
-from .metrics.ledger import OTHER
+from .conversations import Tally, label_value
+from .enums import ReloadedFile
+from .metrics import catalog as catalogue
+from .metrics.catalog import CATALOGUE, Family, Scope
+from .metrics.loop_lag import LoopLag
 from .metrics.page import Rows, Source, one, rows
+from .metrics.publisher import Publisher
 from .metrics.series import Column
+from .metrics.store import OTHER
 from .phonic.clock import PhonicClock
 from .phonic.rest import RestApi
-from .publishing import Publisher
-from .tally import Tally, label_value
-from .vocabulary import ReloadedFile
+from .state.keeper import Checkpoint
 from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.supervisor import Supervisor
-from .watch.targets import WatchFile
-from .web.live_config import LiveConfig
+from .watch.watch_file import WatchFile
+from .web.reload import LiveConfig
 
 Gauges = Mapping[Family, Source]
 

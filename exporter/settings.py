@@ -21,10 +21,10 @@ import platformdirs
 from cyclopts import Parameter, Token
 
 from .errors import ConfigError
-from .identity import is_conversation_id
-from .metrics.catalogue import LABEL_CHOICES, RESPONSE_BUCKETS
+from .metrics.catalog import LABEL_CHOICES, RESPONSE_BUCKETS
 from .phonic.address import normalised
-from .proxies import is_loopback
+from .phonic.proxies import is_loopback
+from .phonic.wire import is_conversation_id
 
 VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
 CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."

@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 import trio
 
-from exporter.phonic.feed import FeedClosed
-from exporter.phonic.model import Conversation, Snapshot
-from exporter.vocabulary import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
-from exporter.watch.ports import RecordState
+from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
+from exporter.phonic.live.errors import FeedClosed
+from exporter.phonic.schema import Conversation, Snapshot
+from exporter.watch.interfaces import RecordState
 
 ENDED = '{"type": "conversation-ended"}'
 SAVED = '{"type": "conversation-saved"}'

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporter.metrics.catalogue import CATALOGUE, Family, Scope
+from exporter.metrics.catalog import CATALOGUE, Family, Scope
 from exporter.settings import flag_table
 
 README = Path(__file__).parents[1] / "README.md"

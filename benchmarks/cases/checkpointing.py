@@ -7,12 +7,12 @@ from pathlib import Path
 import attrs
 import trio
 
-from exporter.checkpoint import Checkpoint
-from exporter.metrics.ledger import LabelLimits, Ledger
+from exporter.conversations import Tally
+from exporter.metrics.store import LabelLimits, Ledger
 from exporter.phonic.decode import decode
-from exporter.phonic.model import Snapshot
-from exporter.saved import Changes
-from exporter.tally import Tally
+from exporter.phonic.schema import Snapshot
+from exporter.state.keeper import Checkpoint
+from exporter.state.rows import Changes
 
 from ..calls import calls
 from ..load import Load

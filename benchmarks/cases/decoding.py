@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
 
-from exporter import derive
-from exporter.additions import Addition
+from exporter.counting import derive
+from exporter.counting.increments import Addition
 from exporter.phonic.decode import Message, decode
-from exporter.phonic.model import Snapshot
-from exporter.phonic.tail import TailDecoder
+from exporter.phonic.live.incremental import TailDecoder
+from exporter.phonic.schema import Snapshot
 
 from ..calls import PLACEHOLDER, snapshots
 from ..options import Options

@@ -19,8 +19,8 @@ from prometheus_client import (
     start_http_server,
 )
 
-from exporter.metrics import catalogue
-from exporter.metrics.catalogue import Family
+from exporter.metrics import catalog as catalogue
+from exporter.metrics.catalog import Family
 
 from .feeds import follow
 

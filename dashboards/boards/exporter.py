@@ -1,7 +1,7 @@
 """Pure: dashboard *Exporter*: can the other dashboards be trusted right now, and what does watching cost."""
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import Family
+from exporter.metrics import catalog as c
+from exporter.metrics.catalog import Family
 
 from .. import alerts
 from ..frame import Row, board

@@ -1,7 +1,7 @@
 """Pure: dashboard *Latency*: how long callers wait for answers, at which agent, and in which stage."""
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import Family
+from exporter.metrics import catalog as c
+from exporter.metrics.catalog import Family
 
 from ..frame import Row, board
 from ..model import Board, Panel, Query

@@ -1,7 +1,7 @@
 """Pure: dashboard *Live conversations*: the calls going on now, one by one, and the shape of those just ended."""
 
-from exporter.metrics import catalogue as c
-from exporter.metrics.catalogue import Family
+from exporter.metrics import catalog as c
+from exporter.metrics.catalog import Family
 
 from ..frame import Row, board
 from ..model import Board, Panel, Query, Text

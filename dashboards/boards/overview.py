@@ -1,6 +1,6 @@
 """Pure: dashboard *Overview*: are callers suffering, since when, and at which agent."""
 
-from exporter.metrics import catalogue as c
+from exporter.metrics import catalog as c
 
 from ..frame import Row, board
 from ..model import Board, Panel, Query

@@ -1,6 +1,6 @@
 """Pure: expressions that more than one dashboard asks."""
 
-from exporter.metrics import catalogue as c
+from exporter.metrics import catalog as c
 
 from ..promql import age, gauge, largest, part_of, rate, ratio, series
 from ..slo import Slo

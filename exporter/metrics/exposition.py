@@ -8,9 +8,9 @@ lets a page of ten thousand samples be written on the event loop; ``tests`` hold
 
 from collections.abc import Iterable, Iterator
 
-from .catalogue import Family, Kind
-from .digits import number_texts
+from .catalog import Family, Kind
 from .formats import Format
+from .numbers import number_texts
 from .series import Column, Numbers, Series
 
 Block = tuple[Family, Iterable[tuple[Series, Numbers]] | Column]

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from time import perf_counter
 
-from . import catalogue
-from .catalogue import CATALOGUE, Family
+from . import catalog as catalogue
+from .catalog import CATALOGUE, Family
 from .exposition import Block, finish, has_samples_named, render
 from .formats import Format
-from .ledger import Ledger, accumulated
 from .series import Column, Numbers, Sample, Series, samples
+from .store import Ledger, accumulated
 
 PART = 128 * 1024
 """Bytes of a part of a page, at least: about 0.5 ms of work. A family is never cut."""

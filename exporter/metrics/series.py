@@ -5,7 +5,7 @@ built when the series is born and a scrape formats nothing but numbers. Sums are
 total does not depend on the order in which its parts arrived.
 
 Each series has two sets of numbers. The *counted* ones change with every observation. The *shown* ones are what a
-page tells, and change only when the ledger says so (`exporter.metrics.ledger`): a frozen copy of the counted ones.
+page tells, and change only when the ledger says so (`exporter.metrics.store`): a frozen copy of the counted ones.
 """
 
 from bisect import bisect_left
@@ -15,8 +15,8 @@ from itertools import accumulate
 from math import inf
 from typing import NamedTuple
 
-from .catalogue import Family
-from .digits import number_text, repr_text
+from .catalog import Family
+from .numbers import number_text, repr_text
 
 NANO = 1_000_000_000
 EXEMPLAR_RUNES = 128  # Prometheus drops an exemplar whose label names and values are longer, without a word

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import attrs
 import msgspec
 
-from ..vocabulary import Drift, Field, Invalid, MessageType, Rejection
-from .model import (
+from ..enums import Drift, Field, Invalid, MessageType, Rejection
+from .schema import (
     LONGEST_TEXT,
     MOST_TIMINGS,
     MOST_TOOL_CALLS,

@@ -23,16 +23,14 @@ import structlog
 import trio
 
 from .. import __version__
-from ..proxies import Proxy
-from ..vocabulary import Invalid, Request, RestError
+from ..enums import Invalid, Request, RestError
 from .address import normalised
 from .body import Body, TooLarge, Unreadable
 from .budget import AT_ONCE, Budget, Lane
 from .clock import PhonicClock
 from .credentials import Credential, Credentials
 from .decode import InvalidMessage, read_record
-from .model import Snapshot
-from .rows import (
+from .listing import (
     AgentRow,
     ListPage,
     ProjectRow,
@@ -42,6 +40,8 @@ from .rows import (
     read_projects,
     read_workspace,
 )
+from .proxies import Proxy
+from .schema import Snapshot
 from .trust import trusting
 from .wire import retry_after, segment
 
@@ -116,7 +116,7 @@ async def open_rest(
     def client(keep: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             verify=trust,
-            trust_env=False,  # one rule for REST and the live feed: `exporter.proxies`
+            trust_env=False,  # one rule for REST and the live feed: `exporter.phonic.proxies`
             proxy=through,
             timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=keep, keepalive_expiry=60),

@@ -1,11 +1,18 @@
-"""Pure: what REST and the live feed read in the same way from an HTTP answer."""
+"""Pure: what REST and the live feed read and write in the same way."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 RETRY_AFTER, RETRY_AFTER_MS = "retry-after", "retry-after-ms"
+_CONVERSATION_ID = re.compile(r"conv_[A-Za-z0-9_-]{1,100}")
+
+
+def is_conversation_id(text: str) -> bool:
+    """Whether ``text`` can be a conversation id (API 2.1: ``conv_`` and a UUID; other tails are tolerated)."""
+    return _CONVERSATION_ID.fullmatch(text) is not None
 
 
 def retry_after(headers: Mapping[str, str], now: float, longest: float) -> float | None:

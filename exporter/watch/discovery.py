@@ -29,17 +29,17 @@ import attrs
 import structlog
 import trio
 
-from .. import retention
-from ..derive import parse_time
-from ..ending import judge
-from ..phonic.model import Snapshot
+from ..counting import retention
+from ..counting.derive import parse_time
+from ..counting.finish import judge
+from ..enums import RestError, Started, Task
+from ..phonic.listing import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from ..phonic.rest import REFUSALS, RestFailed
-from ..phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
-from ..vocabulary import RestError, Started, Task
+from ..phonic.schema import Snapshot
+from .backfill import Unwatched, is_known
 from .backoff import backoff
-from .fence import Fence
-from .ports import Directory, Sink, Source, Targets
-from .unwatched import Unwatched, is_known
+from .crash_guard import Fence
+from .interfaces import Directory, Sink, Source, Targets
 
 log = structlog.get_logger("exporter.watch")
 

@@ -6,11 +6,11 @@ from random import Random
 import structlog
 import trio
 
-from ..phonic.model import Snapshot
+from ..enums import Reconciled, RestError
 from ..phonic.rest import RestFailed
-from ..vocabulary import Reconciled, RestError
+from ..phonic.schema import Snapshot
 from .backoff import backoff
-from .ports import RecordState, Sink
+from .interfaces import RecordState, Sink
 
 log = structlog.get_logger("exporter.watch")
 
@@ -26,7 +26,7 @@ def is_complete(record: Snapshot) -> bool:
 
 
 class Reconciler:
-    """Records of single conversations. Implements `exporter.watch.ports.Records`; may be cancelled at any time."""
+    """Records of single conversations. Implements `interfaces.Records`; may be cancelled at any time."""
 
     def __init__(
         self,

@@ -24,13 +24,13 @@ import attrs
 import structlog
 import trio
 
-from .. import retention
-from ..ending import judge
+from ..counting import retention
+from ..counting.finish import judge
+from ..enums import Started, Task, WatcherState
 from ..logs import frames
-from ..vocabulary import Started, Task, WatcherState
 from .backoff import backoff
-from .fence import keep_running
-from .ports import OpenFeed, Records, RecordState, Sink, Source
+from .crash_guard import keep_running
+from .interfaces import OpenFeed, Records, RecordState, Sink, Source
 from .watcher import Outcome, Retry, watch
 
 log = structlog.get_logger("exporter.watch")
@@ -67,7 +67,7 @@ class Watch:
 
 
 class Supervisor:
-    """Starts, stops and finishes watchers. Implements `exporter.watch.ports.Targets`."""
+    """Starts, stops and finishes watchers. Implements `exporter.watch.interfaces.Targets`."""
 
     def __init__(
         self,

@@ -13,13 +13,13 @@ import attrs
 import structlog
 import trio
 
+from ..enums import FeedError, MessageType, WatcherState
 from ..phonic.decode import InvalidMessage, Message, unknown_fields
-from ..phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
-from ..phonic.model import Snapshot
-from ..phonic.tail import TailDecoder
-from ..vocabulary import FeedError, MessageType, WatcherState
+from ..phonic.live.errors import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
+from ..phonic.live.incremental import TailDecoder
+from ..phonic.schema import Snapshot
 from .backoff import backoff
-from .ports import Feed, OpenFeed, Sink
+from .interfaces import Feed, OpenFeed, Sink
 
 log = structlog.get_logger("exporter.watch")
 

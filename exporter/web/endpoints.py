@@ -21,13 +21,13 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from ..enums import Started
 from ..errors import ConfigError
-from ..identity import is_conversation_id
 from ..metrics.formats import Format
-from ..vocabulary import Started
-from .fence import Fence
-from .landing import landing_page
+from ..phonic.wire import is_conversation_id
 from .negotiation import accepts_gzip, negotiate
+from .pages import landing_page
+from .same_origin import Fence
 
 log = structlog.get_logger()
 

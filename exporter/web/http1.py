@@ -17,7 +17,7 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
-from .crowd import Crowd, Phase, Visit
+from .connections import Crowd, Phase, Visit
 
 FIRST_REQUEST_SECONDS: Final = 30
 NEXT_REQUEST_SECONDS: Final = 150  # longer than common scrape intervals, so that connections are used again

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from ..vocabulary import Started
+from ..enums import Started
 from .config_file import RateLimit
 from .endpoints import PushTargets
 from .security import TokenBucket

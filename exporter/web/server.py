@@ -17,12 +17,12 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from .crowd import MOST_CONNECTIONS, Crowd, Visit
+from .connections import MOST_CONNECTIONS, Crowd, Visit
 from .endpoints import Exported, build_app
-from .fence import fence
 from .http1 import linger, serve_http
 from .listen import bind, inherit, parse_address, url
-from .live_config import LiveConfig
+from .reload import LiveConfig
+from .same_origin import fence
 from .security import Protection, guard
 from .tls import HandshakeFailed, handshake
 

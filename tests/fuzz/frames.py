@@ -11,13 +11,13 @@ from random import Random
 from time import monotonic, thread_time
 from typing import Any
 
-from exporter.derive import NOTHING, derive
+from exporter.counting.derive import NOTHING, derive
 from exporter.phonic.decode import InvalidMessage, Message
-from exporter.phonic.model import Snapshot
-from exporter.phonic.tail import TailDecoder
+from exporter.phonic.live.incremental import TailDecoder
+from exporter.phonic.schema import Snapshot
 from tests.feeds import snapshot
-from tests.unit.test_sieve import NOT_PLAIN, cut, frame
-from tests.unit.test_sieve import check as hear
+from tests.unit.test_fast_path import NOT_PLAIN, cut, frame
+from tests.unit.test_fast_path import check as hear
 
 LONGEST_STEP = 0.1
 """Seconds of CPU."""

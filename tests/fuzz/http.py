@@ -8,9 +8,9 @@ import structlog
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
+from exporter.enums import Started
 from exporter.metrics.formats import Format
-from exporter.vocabulary import Started
-from exporter.web.crowd import Crowd
+from exporter.web.connections import Crowd
 from exporter.web.endpoints import Exported, build_app
 from exporter.web.http1 import serve_http
 

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from exporter.errors import ConfigError
-from exporter.web.live_config import LiveConfig
+from exporter.web.reload import LiveConfig
 
 SECRET = "hunter$2"  # no key looks so
 FOLDER = Path(tempfile.mkdtemp())

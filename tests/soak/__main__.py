@@ -9,8 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import mutations
-from .harness import Failed, Run, play
+from exporter.harness import Failed, Run, play
+
+from exporter import mutations
 
 
 def main() -> int:

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import attrs
 import httpx
-
-from .oracle import SampleKey, Totals
+from exporter.oracle import SampleKey, Totals
 
 SCRAPE_S: Final = 0.25
 _CONFIG: Final = """\

@@ -8,7 +8,7 @@ import promql_parser
 
 from dashboards.rules import recording
 from dashboards.slo import Slo
-from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, Family, Kind
+from exporter.metrics.catalog import CATALOGUE, LABEL_CHOICES, Family, Kind
 
 TARGET_LABELS = {"job", "instance", "pod"}
 

@@ -6,19 +6,19 @@ from contextlib import AbstractAsyncContextManager
 
 import attrs
 
+from exporter.conversations import Tally
 from exporter.gauges import gauges
-from exporter.looplag import LoopLag
-from exporter.metrics import catalogue
-from exporter.metrics.catalogue import CATALOGUE, Kind, Scope
-from exporter.metrics.ledger import LabelLimits, Ledger, accumulated
+from exporter.metrics import catalog as catalogue
+from exporter.metrics.catalog import CATALOGUE, Kind, Scope
+from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
+from exporter.metrics.publisher import Publisher
+from exporter.metrics.store import LabelLimits, Ledger, accumulated
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
-from exporter.phonic.model import Snapshot
-from exporter.publishing import Publisher
-from exporter.saved import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
-from exporter.tally import Tally
-from exporter.watch.ports import Feed
+from exporter.phonic.schema import Snapshot
+from exporter.state.rows import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
+from exporter.watch.interfaces import Feed
 from exporter.watch.supervisor import Supervisor
 from tests.strategies import Json, frame
 
@@ -96,7 +96,7 @@ def shown(tally: Tally) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
 
 @attrs.define
 class Disk:
-    """What a state file holds, by the rules that `exporter.saved` states, without the file."""
+    """What a state file holds, by the rules that `exporter.state.rows` states, without the file."""
 
     label_names: tuple[str, ...] = LIMITS.names
     families: tuple[str, ...] = ()

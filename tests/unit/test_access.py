@@ -8,9 +8,9 @@ import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from exporter.enums import RestError
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.rest import RestFailed
-from exporter.vocabulary import RestError
 from exporter.watch.access import LOOK_AGAIN, LOOK_AT_FILE, Access
 
 

@@ -13,7 +13,7 @@ from dashboards.alerts import alerting, alerts
 from dashboards.boards import BOARDS
 from dashboards.promql import bound
 from dashboards.slo import PATH, Slo, load
-from exporter.metrics.catalogue import CATALOGUE, RESPONSE, Kind, Scope
+from exporter.metrics.catalog import CATALOGUE, RESPONSE, Kind, Scope
 from tests.unit.promql_reading import family_of, problems, selectors
 
 SLO = load()

@@ -14,7 +14,7 @@ import yaml
 
 from dashboards import queries
 from dashboards.boards import BOARDS
-from exporter.metrics.catalogue import Kind
+from exporter.metrics.catalog import Kind
 from tests.unit.promql_reading import family_of, selectors
 from tests.unit.test_dashboards import LOADED, ROOT, SLO
 

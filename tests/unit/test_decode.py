@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.enums import Drift, Field, Invalid, MessageType, Rejection
 from exporter.phonic.decode import (
     InvalidMessage,
     decode,
@@ -18,8 +19,7 @@ from exporter.phonic.decode import (
     snapshot_from,
     unknown_fields,
 )
-from exporter.phonic.model import Analysis, BadValue, Snapshot
-from exporter.vocabulary import Drift, Field, Invalid, MessageType, Rejection
+from exporter.phonic.schema import Analysis, BadValue, Snapshot
 from tests.strategies import Json, damaged, frame, histories
 
 PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"

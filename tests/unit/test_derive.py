@@ -8,11 +8,11 @@ from typing import Any
 import attrs
 import pytest
 
-from exporter.additions import Addition, What, rejected
-from exporter.derive import NOTHING, Live, Progress, derive, index_of, parse_time
-from exporter.ending import End, finish
-from exporter.phonic.model import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
-from exporter.vocabulary import EndedBy, Field, Lost, Rejection, Role, ToolFailure
+from exporter.counting.derive import NOTHING, Live, Progress, derive, index_of, parse_time
+from exporter.counting.finish import End, finish
+from exporter.counting.increments import Addition, What, rejected
+from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
+from exporter.phonic.schema import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
 
 TIMINGS: dict[str, float | None] = {
     "model_generation_time": 450,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from exporter.enums import Lost
 from exporter.metrics.formats import Format
-from exporter.phonic.model import Snapshot
-from exporter.vocabulary import Lost
+from exporter.phonic.schema import Snapshot
 from tests.strategies import Expected, History, Stage, damaged, deliveries, histories
 from tests.unit.tallies import BUCKETS, Disk, live, new_tally, page_of, recorded, totals
 

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.abc import Clock
 
+from exporter.enums import Lost, Reconciled, RestError, Started, Task
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.phonic.model import Analysis, Conversation, Snapshot
+from exporter.phonic.listing import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from exporter.phonic.rest import RestFailed, open_rest
-from exporter.phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
+from exporter.phonic.schema import Analysis, Conversation, Snapshot
 from exporter.simulator.plan import plan
 from exporter.simulator.scenario import Scenario
 from exporter.simulator.server import serve
-from exporter.vocabulary import Lost, Reconciled, RestError, Started, Task
 from exporter.watch.discovery import Api, Discovery
-from exporter.watch.ports import Source
+from exporter.watch.interfaces import Source
 
 EPOCH = 1_767_225_600.0  # Unix time of trio time 0; any will do
 HOUR = 3600.0

@@ -22,16 +22,16 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter.additions import TURN, What, rejected
-from exporter.metrics import catalogue
-from exporter.metrics.catalogue import CATALOGUE, Family
+from exporter.counting.increments import TURN, What, rejected
+from exporter.enums import EndedBy, Field, Lost, MessageType, Rejection, Role
+from exporter.metrics import catalog as catalogue
+from exporter.metrics.catalog import CATALOGUE, Family
 from exporter.metrics.exposition import finish, has_samples_named, render
 from exporter.metrics.formats import Format
-from exporter.metrics.ledger import LabelLimits, Ledger, accumulated, saved_families
 from exporter.metrics.page import Page, one, rows
 from exporter.metrics.process import process_metrics
 from exporter.metrics.series import Column, Counter, Histogram, samples
-from exporter.vocabulary import EndedBy, Field, Lost, MessageType, Rejection, Role
+from exporter.metrics.store import LabelLimits, Ledger, accumulated, saved_families
 from tests.unit.tallies import live, new_tally, page_of
 
 Rows = list[tuple[tuple[str, ...], float]]

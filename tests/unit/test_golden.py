@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from exporter.metrics import catalogue
+from exporter.conversations import Tally
+from exporter.metrics import catalog as catalogue
 from exporter.metrics.formats import Format
 from exporter.phonic.decode import decode
-from exporter.tally import Tally
 from tests.unit.tallies import new_tally, page_of
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")

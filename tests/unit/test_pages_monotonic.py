@@ -12,9 +12,9 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from exporter.metrics.ledger import LabelLimits
-from exporter.saved import Changes
-from exporter.tally import Tally
+from exporter.conversations import Tally
+from exporter.metrics.store import LabelLimits
+from exporter.state.rows import Changes
 from tests.strategies import Expected, History, Turn, histories
 from tests.unit.tallies import BUCKETS, NOW, Disk, live, new_tally, recorded, shown
 
@@ -107,7 +107,7 @@ class Exporter:
         self.tally = self._started()
 
     def scrape(self, *, with_write: bool = True, arrives: bool = True) -> None:
-        """As `exporter.publishing` does it: release, write, show; the births of a page that arrives are seen."""
+        """As `metrics.publisher` does it: release, write, show; the births of a page that arrives are seen."""
         ledger = self.tally.ledger
         ledger.release(self.now)
         if with_write:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.errors import ConfigError
-from exporter.proxies import Proxies, Proxy, is_loopback
+from exporter.phonic.proxies import Proxies, Proxy, is_loopback
 
 PHONIC = "https://api.phonic.ai"
 

@@ -7,10 +7,10 @@ import pytest
 import trio
 from trio.abc import Clock
 
-from exporter.phonic.model import Analysis, Conversation, Snapshot
+from exporter.enums import Reconciled, RestError
 from exporter.phonic.rest import RestFailed
-from exporter.vocabulary import Reconciled, RestError
-from exporter.watch.ports import RecordState
+from exporter.phonic.schema import Analysis, Conversation, Snapshot
+from exporter.watch.interfaces import RecordState
 from exporter.watch.reconcile import Reconciler, is_complete
 
 END = "2026-01-01T00:00:00Z"

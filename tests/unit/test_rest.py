@@ -19,11 +19,11 @@ import trio
 from structlog.testing import capture_logs
 from trio.abc import Clock
 
+from exporter.enums import Request, RestError
 from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.phonic.listing import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
+from exporter.phonic.proxies import Proxies, Proxy
 from exporter.phonic.rest import LARGEST_BODY, RestApi, RestFailed, open_rest
-from exporter.phonic.rows import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
-from exporter.proxies import Proxies, Proxy
-from exporter.vocabulary import Request, RestError
 from tests.unit.certificates import make_authority, make_certificate
 
 KEY = "ph_planted_key"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics import catalogue
-from exporter.metrics.digits import number_text
+from exporter.metrics import catalog as catalogue
+from exporter.metrics.numbers import number_text
 from exporter.metrics.series import EXEMPLAR_LIFE, Column, Histogram, exemplar_labels, labels_text
 
 ID = '{conversation_id="conv_1"}'

@@ -12,11 +12,11 @@ import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from exporter import retention
-from exporter.phonic.feed import FeedEnded, FeedLost, FeedNotFound, FeedRefused
-from exporter.phonic.model import Conversation, Snapshot
-from exporter.vocabulary import FeedError, Lost, Started, WatcherState
-from exporter.watch.ports import RecordState, Source
+from exporter.counting import retention
+from exporter.enums import FeedError, Lost, Started, WatcherState
+from exporter.phonic.live.errors import FeedEnded, FeedLost, FeedNotFound, FeedRefused
+from exporter.phonic.schema import Conversation, Snapshot
+from exporter.watch.interfaces import RecordState, Source
 from exporter.watch.supervisor import ASK_AGAIN, GRACE, MOST_REFUSED, Supervisor
 from tests.feeds import AUDIO, ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 

@@ -11,10 +11,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.identity import is_conversation_id
-from exporter.vocabulary import Started
-from exporter.watch.ports import Source
-from exporter.watch.targets import LARGEST_FILE, POLL_SECONDS, UnreadableList, WatchFile, parse, read
+from exporter.enums import Started
+from exporter.phonic.wire import is_conversation_id
+from exporter.watch.interfaces import Source
+from exporter.watch.watch_file import LARGEST_FILE, POLL_SECONDS, UnreadableList, WatchFile, parse, read
 
 A, B, C = "conv_a", "conv_b", "conv_c"
 BOM = b"\xef\xbb\xbf"

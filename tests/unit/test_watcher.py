@@ -13,8 +13,8 @@ import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from exporter.phonic.feed import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
-from exporter.vocabulary import Drift, FeedError, Invalid, MessageType, WatcherState
+from exporter.enums import Drift, FeedError, Invalid, MessageType, WatcherState
+from exporter.phonic.live.errors import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.watch.backoff import backoff
 from exporter.watch.watcher import Outcome, Retry, watch
 from tests.feeds import (

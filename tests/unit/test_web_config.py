@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from exporter.errors import ConfigError
 from exporter.web.config_file import RateLimit, parse
-from exporter.web.live_config import LiveConfig
+from exporter.web.reload import LiveConfig
 from exporter.web.security import TokenBucket
 from exporter.web.server import validate
 from exporter.web.tls import has_allowed_san

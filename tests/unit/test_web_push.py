@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.vocabulary import Started
-from exporter.web.fence import Fence, fence
+from exporter.enums import Started
 from exporter.web.push import BudgetedTargets, budget
+from exporter.web.same_origin import Fence, fence
 
 FENCE = fence(
     external_url="https://Calls.example.com:8443/phonic",

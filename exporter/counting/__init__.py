@@ -1,0 +1,1 @@
+"""Pure: what a conversation adds to the metrics: derivation, end, labels."""

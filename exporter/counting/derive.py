@@ -1,0 +1,421 @@
+"""Pure: what a new snapshot adds to what was counted of its conversation. No clock, no I/O, no JSON.
+
+Every message repeats the whole conversation and every reconnect repeats it again, so nothing here asks what
+changed since the last message; it asks which identities and values have not been counted yet.
+
+What the end adds is in `ending.py`. Rules for this file (design, Semantics 1 to 6):
+- `Progress` is immutable and holds all memory; the same snapshots in any order, any number of times, give the
+  same additions in total, as long as no value is revised on the way.
+- A turn is its index. It counts when first seen, with the role it had then. Nothing is ever taken back.
+- Each measurement is made once, at the first valid value; a later different value is counted as revised, once
+  for each turn and field, and an unusable one as rejected, once for each turn, field and reason.
+- A stale snapshot (an earlier state arriving late) may add what was missed, but overwrites nothing.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from math import inf
+
+import attrs
+
+from ..enums import EndedBy, Field, Rejection, Role
+from ..phonic.schema import Conversation, Item, Snapshot, ToolCall
+from .increments import (
+    CONVERSATION,
+    DUPLICATE_INDEX,
+    MALFORMED,
+    OVERLAP,
+    REVISED,
+    SILENT_TURN,
+    TOOL_CALL,
+    TURN,
+    TURN_DURATION,
+    UNKNOWN_ROLE,
+    UNKNOWN_TIMING,
+    Addition,
+    Key,
+    What,
+    rejected,
+)
+
+LONGEST_TIMING_MS = 600_000.0
+LONGEST_TURN_MS = 24 * 3_600_000.0
+LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
+MOST_TOOL_CALLS = 20_000  # ids remembered of a conversation; its further calls are not counted
+LARGEST_INDEX = 100_000  # a turn every second for a day; beyond it an index is nonsense
+
+Turn = tuple[int, float | None, float | None, float | None, float | None]
+"""What is remembered of a turn: flags (below), and the values in ms that were observed: model generation, first
+audio, model input, duration. The duration is remembered before it is observed, since it may still rise.
+A plain tuple of numbers, because the garbage collector then never looks at it again."""
+
+# Flags of a turn. Two bits hold the role; observed and revised bits follow in the order of the values above.
+# State files hold these numbers (`blob.py`), so none of them ever changes its meaning.
+_ROLES = (Role.ASSISTANT, Role.USER, Role.OTHER)
+_ROLE_MASK = 0b11
+_ROLE_OF: Mapping[str | None, Role] = {role.value: role for role in Role}
+_OBSERVED = 1 << 2
+_REVISED = 1 << 6
+_TIMED = _OBSERVED * 0b111
+_RESPONSE_DONE = 1 << 10
+_SILENT = 1 << 11
+_UNKNOWN_TIMING = 1 << 12
+_DURATION_OBSERVED = _OBSERVED << 3
+_DURATION_REVISED = _REVISED << 3
+_ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
+
+Rejected = tuple[int, str, str]
+"""A value that was not used: index of its turn (`CONVERSATION_INDEX`: of the conversation), field, reason."""
+CONVERSATION_INDEX = -1
+_Rejections = tuple[tuple[Field, Rejection], ...]
+
+_TIMINGS: tuple[tuple[str, Field, Key], ...] = (
+    (Field.MODEL_GENERATION.value, Field.MODEL_GENERATION, (What.MODEL_GENERATION,)),
+    (Field.FIRST_AUDIO.value, Field.FIRST_AUDIO, (What.FIRST_AUDIO,)),
+    (Field.MODEL_INPUT.value, Field.MODEL_INPUT, (What.MODEL_INPUT,)),
+)
+_TIMING_NAMES = frozenset(name for name, _, _ in _TIMINGS)
+_GENERATION_NAME, _FIRST_AUDIO_NAME, _MODEL_INPUT_NAME = (name for name, _, _ in _TIMINGS)
+_RESPONSE: Key = (What.RESPONSE,)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+# `Live` and `Progress` are values: nobody changes one once it is made. They are not frozen by attrs because that
+# makes each of their fields cost more to set than all of them otherwise: 3 µs of the 15 that a snapshot costs.
+
+
+@attrs.define(kw_only=True)
+class Live:
+    """How a live conversation stands at its newest snapshot. Seconds; ``waiting_since`` is Unix time."""
+
+    turns: int = 0
+    duration: float | None = None
+    model_generation: float | None = None
+    first_audio: float | None = None
+    waiting_since: float | None = None
+
+
+@attrs.define(kw_only=True)
+class Progress:
+    """All that is remembered of one conversation so that nothing counts twice.
+
+    ``position`` orders snapshots: (highest index, duration in ms of the conversation, of the turn with that
+    index); a lower one is stale.
+    """
+
+    seen: bool = False
+    turns: Mapping[int, Turn] = attrs.field(factory=dict)
+    tools: frozenset[str] = frozenset()
+    rejected: frozenset[Rejected] = frozenset()
+    malformed: int = 0
+    duplicates: int = 0
+    position: tuple[int, float, float] = (-1, -1.0, -1.0)
+    duration_ms: float | None = None
+    end_reason: EndedBy | None = None  # closed: the checkpoint keeps nobody's words
+    live: Live = attrs.field(factory=Live)
+
+
+NOTHING = Progress()
+
+
+def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Addition]]:
+    """What ``snapshot`` adds. Returns the progress after it, and the additions, in the order of the turns."""
+    return _Step(progress, snapshot).run()
+
+
+def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) -> tuple[Progress, list[Addition]]:
+    """What the REST record of an ended conversation adds: every turn is settled, nothing counts as revised.
+
+    ``was_watched``: response times are computed from the turns; if not, REST has a list of its own.
+    """
+    return _Step(progress, record, is_record=True, was_watched=was_watched).run()
+
+
+def settle(progress: Progress) -> list[Addition]:
+    """The durations not observed yet, as they were last seen: no turn changes after the end."""
+    return [
+        (TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000)
+        for flags, *_, duration in progress.turns.values()
+        if not flags & _DURATION_OBSERVED and duration is not None
+    ]
+
+
+def parse_time(text: str | None) -> int | None:
+    """An ISO 8601 time (UTC if it has no zone) as Unix microseconds: exact, so that differences are."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // _MICROSECOND
+    except (ValueError, OverflowError):
+        return None
+
+
+class _Step:
+    """One derivation: the turns and additions while they are being built.
+
+    ``is_record`` and ``was_watched`` as in `derive_record`.
+    """
+
+    __slots__ = (
+        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "new_rejected", "new_tools",
+        "places", "snapshot", "turns", "was_watched",
+    )  # fmt: skip
+
+    def __init__(
+        self, before: Progress, snapshot: Snapshot, *, is_record: bool = False, was_watched: bool = True
+    ) -> None:
+        self.before = before
+        self.snapshot = snapshot
+        self.is_record = is_record
+        self.was_watched = was_watched
+        self.additions: list[Addition] = []
+        self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied before the first change
+        # Sets of their own: adding to all known ones copies them each time.
+        self.new_tools: set[str] = set()
+        self.new_rejected: set[Rejected] = set()
+        self.items = snapshot.conversation.items or []
+        self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
+        self.places: dict[int, int] | None = None  # of each index in the list; made when first needed
+        self.last = max(self.indexes, default=-1)
+
+    def run(self) -> tuple[Progress, list[Addition]]:
+        before, conversation = self.before, self.snapshot.conversation
+        additions = self.additions
+        if not before.seen:
+            additions.append(CONVERSATION)
+        duration = conversation.duration_ms
+        bad = self._bad_values() if self.snapshot.bad else {}
+        if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
+            self._reject(CONVERSATION_INDEX, ((Field.CONVERSATION_DURATION, reason_of(duration)),))
+            duration = None
+        position = (self.last, before.position[1] if duration is None else duration, self._newest_length())
+        self.is_fresh = position >= before.position
+        is_newest = self.is_fresh or self.is_record  # a record may list fewer turns, but it has the last word
+        for at, item in enumerate(self.items):
+            self._turn(at, self.indexes[at], item, bad.get(at, ()))
+        malformed = max(self.snapshot.malformed, before.malformed)
+        if malformed > before.malformed:
+            additions.append((MALFORMED, malformed - before.malformed))
+        duplicates = max(len(self.indexes) - len(set(self.indexes)), before.duplicates)
+        if duplicates > before.duplicates:
+            additions.append((DUPLICATE_INDEX, duplicates - before.duplicates))
+        return (
+            Progress(
+                seen=True,
+                turns=self.turns,
+                tools=before.tools | self.new_tools if self.new_tools else before.tools,
+                rejected=before.rejected | self.new_rejected if self.new_rejected else before.rejected,
+                malformed=malformed,
+                duplicates=duplicates,
+                position=position if self.is_fresh else before.position,
+                duration_ms=duration if is_newest and duration is not None else before.duration_ms,
+                end_reason=ended_by(conversation) or before.end_reason,
+                live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
+            ),
+            additions,
+        )
+
+    def _newest_length(self) -> float:
+        length = self.items[self.indexes.index(self.last)].duration_ms if self.items else None
+        return length if length is not None and 0 <= length <= LONGEST_TURN_MS else -1.0
+
+    def _turn(self, at: int, index: int, item: Item, rejections: _Rejections) -> None:
+        known = self.turns.get(index)
+        is_new = known is None
+        if known is None:
+            role = _ROLE_OF.get(item.role, Role.OTHER)
+            known = (_ROLE_BITS[role], None, None, None, None)
+            self.additions.append(TURN[role])
+            if role is Role.OTHER:
+                self.additions.append(UNKNOWN_ROLE)
+        if index != item.item_idx and item.item_idx is not None:
+            rejections += ((Field.ITEM_IDX, reason_of(item.item_idx)),)
+        flags, *timed, duration = known
+        if item.timings and not _are_observed(item.timings, known):
+            flags, rejections = self._timings(item.timings, flags, timed, rejections)
+        if item.duration_ms is not None:
+            settled = index < self.last or self.is_record
+            flags, duration, rejections = self._duration(item.duration_ms, flags, duration, rejections, settled)
+        if item.assistant_chose_not_to_respond and not flags & _SILENT:
+            flags |= _SILENT
+            self.additions.append(SILENT_TURN)
+        if not flags & (_RESPONSE_DONE | _SILENT | _ROLE_MASK):  # role bits 0: the assistant's
+            flags, rejections = self._response(at, index, item, flags, rejections)
+        if item.tool_call_ids or item.tool_calls:
+            self._tool_calls(item.tool_call_ids, item.tool_calls)
+        if rejections:
+            self._reject(index, rejections)
+        if is_new or flags != known[0] or duration != known[4]:
+            if self.turns is self.before.turns:
+                self.turns = dict(self.turns)
+            self.turns[index] = (flags, timed[0], timed[1], timed[2], duration)
+
+    def _timings(
+        self,
+        timings: Mapping[str, float | None],
+        flags: int,
+        observed: list[float | None],
+        rejections: _Rejections,
+    ) -> tuple[int, _Rejections]:
+        for at, (name, field, key) in enumerate(_TIMINGS):
+            value = timings.get(name)
+            if value is None:
+                continue
+            if not 0 <= value <= LONGEST_TIMING_MS:
+                rejections += ((field, reason_of(value)),)
+            elif not flags & _OBSERVED << at:
+                flags |= _OBSERVED << at
+                observed[at] = value
+                self.additions.append((key, value / 1000))
+            elif value != observed[at] and not flags & _REVISED << at:
+                flags |= _REVISED << at
+                self.additions.append(REVISED)
+        if not flags & _UNKNOWN_TIMING and not timings.keys() <= _TIMING_NAMES:
+            flags |= _UNKNOWN_TIMING
+            self.additions.append(UNKNOWN_TIMING)
+        return flags, rejections
+
+    def _duration(
+        self, value: float, flags: int, known: float | None, rejections: _Rejections, settled: bool
+    ) -> tuple[int, float | None, _Rejections]:
+        if not 0 <= value <= LONGEST_TURN_MS:
+            return flags, known, (*rejections, (Field.DURATION, reason_of(value)))
+        if flags & _DURATION_OBSERVED:
+            if value != known and settled and not self.is_record and not flags & _DURATION_REVISED:
+                flags |= _DURATION_REVISED
+                self.additions.append(REVISED)
+        elif settled:
+            self.additions.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], value / 1000))
+            return flags | _DURATION_OBSERVED, value, rejections
+        elif self.is_fresh:
+            return flags, value, rejections
+        return flags, known, rejections
+
+    def _response(
+        self, at: int, index: int, item: Item, flags: int, rejections: _Rejections
+    ) -> tuple[int, _Rejections]:
+        user = self._item(at - 1, index - 1)
+        if user is None or self._role(index - 1, user) is not Role.USER:
+            return flags, rejections
+        start, user_start = parse_time(item.started_at), parse_time(user.started_at)
+        if (start is None and item.started_at is not None) or (user_start is None and user.started_at is not None):
+            rejections += ((Field.STARTED_AT, Rejection.WRONG_TYPE),)
+        length = user.duration_ms
+        if start is None or user_start is None or length is None or not 0 <= length <= LONGEST_TURN_MS:
+            return flags, rejections
+        gap = start - user_start - round(length * 1000)
+        if gap < 0:
+            self.additions.append(OVERLAP)
+        elif gap > LONGEST_TIMING_MS * 1000:
+            return flags, (*rejections, (Field.RESPONSE, Rejection.TOO_LARGE))
+        elif self.was_watched:
+            self.additions.append((_RESPONSE, gap / 1_000_000))
+        return flags | _RESPONSE_DONE, rejections
+
+    def _item(self, at: int, index: int) -> Item | None:
+        """The item with ``index``, most likely at position ``at``; before the first one, what is known of it."""
+        if at >= 0 and self.indexes[at] == index:
+            return self.items[at]
+        if self.places is None:
+            self.places = {each: place for place, each in reversed(list(enumerate(self.indexes)))}
+        place = self.places.get(index)
+        if place is not None:
+            return self.items[place]
+        return self.snapshot.before if self.snapshot.before_index == index else None
+
+    def _role(self, index: int, item: Item) -> Role:
+        known = self.turns.get(index)
+        return _ROLE_OF.get(item.role, Role.OTHER) if known is None else _ROLES[known[0] & _ROLE_MASK]
+
+    def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
+        for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
+            if call not in self.before.tools and call not in self.new_tools:
+                if len(self.before.tools) + len(self.new_tools) >= MOST_TOOL_CALLS:
+                    self._reject(CONVERSATION_INDEX, ((Field.TOOL_CALLS, Rejection.TOO_LARGE),))
+                    return
+                self.new_tools.add(call)
+                self.additions.append(TOOL_CALL)
+
+    def _bad_values(self) -> dict[int, _Rejections]:
+        """Values that the decoder refused, by position in the list; those of the conversation are counted here."""
+        found: dict[int, _Rejections] = {}
+        for bad in self.snapshot.bad:
+            if bad.position < 0:
+                self._reject(CONVERSATION_INDEX, ((bad.field, bad.reason),))
+            else:
+                found[bad.position] = (*found.get(bad.position, ()), (bad.field, bad.reason))
+        return found
+
+    def _reject(self, index: int, rejections: _Rejections) -> None:
+        for field, reason in rejections:
+            value = (index, field.value, reason.value)
+            if value not in self.before.rejected and value not in self.new_rejected:
+                self.new_rejected.add(value)
+                self.additions.append(rejected(field, reason))
+
+    def _live(self, duration_ms: float | None) -> Live:
+        before = self.before.live
+        generation = first_audio = None
+        for index in reversed(self.indexes):
+            _, its_generation, its_first_audio, *_ = self.turns[index]
+            generation = its_generation if generation is None else generation
+            first_audio = its_first_audio if first_audio is None else first_audio
+            if generation is not None and first_audio is not None:
+                break
+        return Live(
+            turns=len(self.turns),
+            duration=before.duration if duration_ms is None else duration_ms / 1000,
+            model_generation=before.model_generation if generation is None else generation / 1000,
+            first_audio=before.first_audio if first_audio is None else first_audio / 1000,
+            waiting_since=self._waiting_since(),
+        )
+
+    def _waiting_since(self) -> float | None:
+        if not self.items:
+            return None
+        at = self.indexes.index(self.last)
+        newest = self.items[at]
+        if newest.role != Role.USER or newest.duration_ms is None:
+            return None
+        if newest.assistant_chose_not_to_respond or not 0 <= newest.duration_ms <= LONGEST_TURN_MS:
+            return None
+        start = parse_time(newest.started_at)
+        return None if start is None else (start + round(newest.duration_ms * 1000)) / 1_000_000
+
+
+def index_of(item: Item, position: int) -> int:
+    """The index of a turn: ``item_idx``, else the number at the end of ``id``, else its position in the list."""
+    if item.item_idx is not None and 0 <= item.item_idx <= LARGEST_INDEX:
+        return item.item_idx
+    tail = (item.id or "").rpartition("-")[2]
+    if tail.isascii() and tail.isdigit() and len(tail) <= 6:
+        return int(tail)
+    return position
+
+
+def ended_by(conversation: Conversation) -> EndedBy | None:
+    word = conversation.ended_by or conversation.end_reason
+    return EndedBy(word) if word else None
+
+
+def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
+    """Whether the timings are just the three that were observed: what most turns say most of the time."""
+    flags, generation, first_audio, model_input, _ = turn
+    return (
+        flags & _TIMED == _TIMED
+        and len(timings) == len(_TIMINGS)
+        and timings.get(_GENERATION_NAME) == generation
+        and timings.get(_FIRST_AUDIO_NAME) == first_audio
+        and timings.get(_MODEL_INPUT_NAME) == model_input
+    )
+
+
+def reason_of(value: float) -> Rejection:
+    """Why a number outside its range is not used."""
+    if value != value or value in (inf, -inf):
+        return Rejection.NOT_FINITE
+    return Rejection.NEGATIVE if value < 0 else Rejection.TOO_LARGE

@@ -1,0 +1,147 @@
+"""Pure: what the end of a conversation means, and what it adds, once: last turns, the end, and what only REST has.
+
+The live feed says only that a conversation is over; who ended it, interruptions and failures of tools are in its
+REST record (design, Semantics 7). A conversation that nobody watched is counted from its record alone.
+"""
+
+from typing import Protocol
+
+import attrs
+
+from ..enums import ERROR_ENDINGS, EndedBy, Field, Lost, ToolFailure
+from ..phonic.schema import Conversation, Snapshot, ToolCall
+from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, parse_time, reason_of, settle
+from .increments import CONVERSATION, UNKNOWN_ENDED_BY, Addition, What, rejected
+
+MOST_INTERRUPTIONS = 100_000
+
+
+@attrs.frozen(kw_only=True)
+class End:
+    """What is known of an ended conversation: its REST record, if any, and whether it was ever watched.
+
+    ``lost`` says why its timings were never seen, for one that was not.
+    """
+
+    record: Snapshot | None
+    lost: Lost | None = None
+
+
+@attrs.frozen
+class Verdict:
+    """What an end means: whether it is ours to count, and if no timing was ever seen, why (``lost``)."""
+
+    counts: bool
+    lost: Lost | None = None
+
+
+class Ended(Protocol):
+    """A record, or a row of a list: when the conversation began and ended, as REST says it."""
+
+    @property
+    def started_at(self) -> str | None: ...
+
+    @property
+    def ended_at(self) -> str | None: ...
+
+
+def judge(
+    found: Ended | None,
+    *,
+    seen: bool,
+    history_ends: float,
+    was_found: bool = True,
+    over_limit: bool = False,
+) -> Verdict:
+    """Decide what the end of a conversation means. Every end passes here before it is counted.
+
+    ``found``: what REST has, if anything; ``was_found``: whether REST knows it at all. ``seen``: a snapshot was
+    counted. ``over_limit``: the watch limit kept it from being watched. ``history_ends``: Unix time by Phonic's
+    clock before which an end was counted already, or is older than the exporter. An end without a time is judged
+    by the start; without that it could be any time ago.
+    """
+    if seen:
+        return Verdict(counts=True)
+    if found is not None and found.ended_at is not None:
+        moment = parse_time(found.ended_at) or parse_time(found.started_at)
+        if moment is None or moment < history_ends * 1_000_000:
+            return Verdict(counts=False)
+    if not was_found:
+        return Verdict(counts=True, lost=Lost.NOT_FOUND)
+    return Verdict(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
+
+
+def finish(progress: Progress, end: End) -> list[Addition]:
+    """What the end adds to ``progress``, which may be forgotten afterwards.
+
+    A conversation is finished once: the caller keeps tombstones.
+    """
+    additions: list[Addition] = []
+    record = end.record.conversation if end.record else None
+    if end.record is not None:
+        progress, additions = derive_record(progress, end.record, was_watched=end.lost is None)
+    elif not progress.seen:
+        additions.append(CONVERSATION)
+    additions += settle(progress)
+    additions += _the_end(progress, record)
+    if record is not None:
+        additions += _interruptions(record)
+        additions += _tool_failures(record)
+        if end.lost is not None:
+            additions += _reported_latencies(record)
+    if end.lost is not None:
+        additions.append(((What.LOST, end.lost), 1))
+    return additions
+
+
+def _the_end(progress: Progress, record: Conversation | None) -> list[Addition]:
+    word = (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
+    additions: list[Addition] = [((What.ENDED, word), 1)]
+    if word is EndedBy.OTHER:
+        additions.append(UNKNOWN_ENDED_BY)
+    if word in ERROR_ENDINGS:
+        additions.append(((What.ERROR, word), 1))
+    if progress.duration_ms is not None:
+        additions.append(((What.CONVERSATION_DURATION,), progress.duration_ms / 1000))
+    additions.append(((What.CONVERSATION_TURNS,), len(progress.turns)))
+    return additions
+
+
+def _interruptions(record: Conversation) -> list[Addition]:
+    count = (record.analysis and record.analysis.interruptions_count) or 0
+    if not 0 <= count <= MOST_INTERRUPTIONS:
+        return [rejected(Field.INTERRUPTIONS, reason_of(count))]
+    return [((What.INTERRUPTIONS,), count)] if count else []
+
+
+def _tool_failures(record: Conversation) -> list[Addition]:
+    additions: list[Addition] = []
+    failed: set[str] = set()  # ids; a record may repeat a call, as in the turn that asked and the one that used it
+    for call in (call for item in record.items or () for call in item.tool_calls or ()):
+        failure = _failure(call)
+        if failure is not None and call.id not in failed:
+            additions.append(((What.TOOL_FAILURE, failure), 1))
+            if call.id:
+                failed.add(call.id)
+    return additions
+
+
+def _failure(call: ToolCall) -> ToolFailure | None:
+    if call.timed_out:
+        return ToolFailure.TIMEOUT
+    status = call.response_status_code or 0
+    if 400 <= status < 500:
+        return ToolFailure.HTTP_4XX
+    if 500 <= status < 600:
+        return ToolFailure.HTTP_5XX
+    return ToolFailure.ERROR if call.error_message else None
+
+
+def _reported_latencies(record: Conversation) -> list[Addition]:
+    additions: list[Addition] = []
+    for latency in (record.analysis and record.analysis.latencies_ms) or ():
+        if 0 <= latency <= LONGEST_TIMING_MS:
+            additions.append(((What.RESPONSE,), latency / 1000))
+        else:
+            additions.append(rejected(Field.RESPONSE, reason_of(latency)))
+    return additions

@@ -1,0 +1,269 @@
+"""Pure: the closed sets of words that may become label values.
+
+Rules for this file: a set is an enum; what Phonic sends openly has a member ``OTHER`` that unknown words
+become (``Role("robot") is Role.OTHER``), so no payload can ever create a series.
+"""
+
+from enum import StrEnum
+from typing import Self
+
+
+class _Open(StrEnum):
+    """A closed set over an open vocabulary: an unknown word becomes ``OTHER``."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:  # noqa: ARG003  # any unknown word at all
+        return cls["OTHER"]
+
+
+class Role(_Open):
+    """Who speaks in a turn (API 2.4 ``role``)."""
+
+    ASSISTANT = "assistant"
+    USER = "user"
+    OTHER = "other"
+
+
+class EndedBy(_Open):
+    """What ended a conversation (API 2.4 ``ended_by``); ``UNKNOWN`` when nobody said."""
+
+    USER = "user"
+    USER_CANCELED = "user_canceled"
+    USER_VALIDATION_FAILED = "user_validation_failed"
+    ASSISTANT = "assistant"
+    ASSISTANT_SILENCE_LIMIT_REACHED = "assistant_silence_limit_reached"
+    CONFIGURATION_ENDPOINT_TIMED_OUT = "configuration_endpoint_timed_out"
+    CONFIGURATION_ENDPOINT_ERROR = "configuration_endpoint_error"
+    CONFIGURATION_ENDPOINT_INVALID_RESPONSE = "configuration_endpoint_invalid_response"
+    ERROR = "error"
+    UNKNOWN = "unknown"
+    OTHER = "other"
+
+
+ERROR_ENDINGS = (
+    EndedBy.ERROR,
+    EndedBy.CONFIGURATION_ENDPOINT_TIMED_OUT,
+    EndedBy.CONFIGURATION_ENDPOINT_ERROR,
+    EndedBy.CONFIGURATION_ENDPOINT_INVALID_RESPONSE,
+)
+
+
+class Origin(_Open):
+    """Where a conversation comes from (API 2.4 ``origin``)."""
+
+    WEB = "web"
+    WEB_PLAYGROUND = "web-playground"
+    WEB_DEMO = "web-demo"
+    DIRECT = "direct"
+    LIVEKIT_AGENTS_PY = "livekit-agents-py"
+    LIVEKIT_AGENTS_JS = "livekit-agents-js"
+    SDK_PY = "sdk-py"
+    SDK_JS = "sdk-js"
+    INBOUND = "inbound"
+    TELEPHONY_INBOUND = "telephony-inbound"
+    OUTBOUND = "outbound"
+    TELEPHONY_OUTBOUND = "telephony-outbound"
+    REPLAY = "replay"
+    OTHER = "other"
+
+
+class ToolFailure(StrEnum):
+    """Why a tool call failed (API 2.3, REST ``tool_calls``)."""
+
+    TIMEOUT = "timeout"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    ERROR = "error"
+
+
+class MessageType(_Open):
+    """Messages of the live socket (API 1.3 ``type``)."""
+
+    CONVERSATION_UPDATED = "conversation-updated"
+    CONVERSATION_ENDED = "conversation-ended"
+    CONVERSATION_SAVED = "conversation-saved"
+    CONVERSATION_AUDIO = "conversation-audio"
+    ERROR = "error"
+    OTHER = "other"
+
+
+class Invalid(StrEnum):
+    """Why a whole message could not be used."""
+
+    NOT_JSON = "not_json"
+    WRONG_SHAPE = "wrong_shape"
+    WRONG_CONVERSATION = "wrong_conversation"
+    TOO_LARGE = "too_large"
+
+
+class Field(StrEnum):
+    """Values inside a message that are judged one by one."""
+
+    ITEMS = "items"
+    ITEM_IDX = "item_idx"
+    STARTED_AT = "started_at"
+    DURATION = "duration_ms"
+    MODEL_GENERATION = "model_generation_time"
+    FIRST_AUDIO = "phonic_api_output_to_first_audio_chunk"
+    MODEL_INPUT = "phonic_api_output_to_modal_input"
+    RESPONSE = "response"
+    CONVERSATION_DURATION = "conversation_duration_ms"
+    TOOL_CALLS = "tool_calls"
+    TIMINGS = "timings"
+    INTERRUPTIONS = "interruptions_count"
+
+
+class Rejection(StrEnum):
+    """Why a single value was not used."""
+
+    WRONG_TYPE = "wrong_type"
+    NOT_FINITE = "not_finite"
+    NEGATIVE = "negative"
+    TOO_LARGE = "too_large"
+
+
+class Skipped(StrEnum):
+    """Why an element of ``items`` was not counted as a turn."""
+
+    MALFORMED = "malformed"
+    DUPLICATE_INDEX = "duplicate_index"
+
+
+class Drift(StrEnum):
+    """Objects in which Phonic may add fields we do not know yet."""
+
+    CONVERSATION = "conversation"
+    ITEM = "item"
+    TIMINGS = "timings"
+
+
+class UnknownWord(StrEnum):
+    """Enumerations in which a word we do not know became ``other``."""
+
+    ROLE = "role"
+    ENDED_BY = "ended_by"
+    ORIGIN = "origin"
+
+
+class FeedError(StrEnum):
+    """What went wrong on a live feed. See `exporter.phonic.live.client` for the translation."""
+
+    CONNECT = "connect"
+    DNS = "dns"
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    PROXY = "proxy"
+    HTTP_401 = "http_401"
+    HTTP_403 = "http_403"
+    HTTP_404 = "http_404"
+    HTTP_429 = "http_429"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    HTTP_OTHER = "http_other"
+    PROTOCOL = "protocol"
+    CLOSED_ABNORMALLY = "closed_abnormally"
+    CLOSED_GOING_AWAY = "closed_going_away"
+    CLOSED_POLICY = "closed_policy"
+    CLOSED_TOO_LARGE = "closed_too_large"
+    CLOSED_INTERNAL_ERROR = "closed_internal_error"
+    CLOSED_RESTART = "closed_restart"
+    CLOSED_OTHER = "closed_other"
+    NO_PONG = "no_pong"
+    NO_SNAPSHOT = "no_snapshot"
+    ERROR_MESSAGE = "error_message"
+    TOO_LARGE = "too_large"
+
+
+class RestError(StrEnum):
+    """What went wrong on a REST request. See `exporter.phonic.rest` for the translation."""
+
+    CONNECT = "connect"
+    DNS = "dns"
+    REFUSED = "refused"
+    TLS = "tls"
+    PROXY = "proxy"
+    TIMEOUT = "timeout"
+    HTTP_401 = "http_401"
+    HTTP_403 = "http_403"
+    HTTP_404 = "http_404"
+    HTTP_429 = "http_429"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    HTTP_OTHER = "http_other"
+    NOT_JSON = "not_json"
+    WRONG_SHAPE = "wrong_shape"
+    TOO_LARGE = "too_large"
+    ENDLESS_PAGING = "endless_paging"
+
+
+class Request(StrEnum):
+    """What REST is asked for."""
+
+    PROJECTS = "projects"
+    WORKSPACE = "workspace"
+    AGENTS = "agents"
+    CONVERSATIONS = "conversations"
+    RECORD = "record"
+
+
+class Task(StrEnum):
+    """Tasks beside the watchers that go on after a defect."""
+
+    DISCOVERY = "discovery"
+    SWEEP = "sweep"
+    RECORDS = "records"
+    WATCH_FILE = "watch_file"
+    CREDENTIAL = "credential"
+
+
+class Lost(StrEnum):
+    """Why per-turn timings of a conversation were never seen."""
+
+    NEVER_LIVE = "never_live"
+    WATCH_LIMIT = "watch_limit"
+    NOT_FOUND = "not_found"
+
+
+class WatcherState(StrEnum):
+    """What a watcher task is doing."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    WAITING = "waiting"
+    REFUSED = "refused"
+    FINISHING = "finishing"
+
+
+class Reconciled(StrEnum):
+    """How the REST read after the end of a conversation went."""
+
+    COMPLETE = "complete"
+    INCOMPLETE = "incomplete"
+    NOT_FOUND = "not_found"
+    UNAVAILABLE = "unavailable"
+
+
+class Reset(StrEnum):
+    """Why numbers of a checkpoint were not taken over."""
+
+    BUCKET_LAYOUT = "bucket_layout"
+    LABELS = "labels"
+    CORRUPT = "corrupt"
+
+
+class ReloadedFile(StrEnum):
+    """Files that are read again when they change."""
+
+    WATCH_FILE = "watch_file"
+    WEB_CONFIG = "web_config"
+
+
+class Started(StrEnum):
+    """What came of the wish to watch a conversation."""
+
+    STARTED = "started"
+    ALREADY_WATCHED = "already watched"
+    LIMIT_REACHED = "watch limit reached"
+    TOO_FAST = "too many new ids; come back later"
+    FINISHED = "conversation is over"

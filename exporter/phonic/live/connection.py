@@ -1,0 +1,230 @@
+"""Edge: the TCP or TLS connection under a live feed: always closed, and clear about its end.
+
+It is ours because trio-websocket (0.12), given its own, waits for ever on a handshake that was timed out or cut
+off, reads the body of a refusal without a limit, hides what is wrong with TLS, waits without a deadline for a
+peer that said Close to hang up, and leaves the socket open after it.
+"""
+
+import errno
+import re
+import socket
+import ssl
+from contextlib import AsyncExitStack
+
+import attrs
+import trio
+
+from ...enums import FeedError
+from ..proxies import Proxy
+from .batching import Rounds, RoundStream
+from .errors import FeedLost
+from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, Sieve
+from .limits import Allowance, Share
+from .mailbox import Inbox
+from .tunnel import through
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
+_STATUS_LINE_LENGTH = 12
+_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, on which the library rests
+_HEAD_END_LENGTH = 3
+_ACCEPTED = 101
+LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body that nobody reads
+
+
+class Refusal(Exception):
+    """An HTTP answer that is no upgrade, and that was cut off before it was complete."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@attrs.frozen(kw_only=True)
+class Address:
+    """Where lines lead to, and through which proxy. ``tls`` and ``proxy_tls`` are None for a way in clear."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+    proxy: Proxy | None = None
+    proxy_tls: ssl.SSLContext | None = None
+
+
+async def dial(
+    address: Address, closing: AsyncExitStack, inbox: Inbox, share: Share, rounds: Rounds, max_message: int
+) -> "Line":
+    """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
+
+    Raises `FeedLost`. The deadline is the caller's.
+    """
+    tcp = RoundStream(await _connected(address))
+    closing.push_async_callback(trio.aclose_forcefully, tcp)
+    stream: trio.abc.Stream = tcp
+    if address.proxy is not None:
+        stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
+    if address.tls is None:
+        return Line(stream, tcp, inbox, share, rounds, max_message)
+    secure = trio.SSLStream(stream, address.tls, server_hostname=address.host, https_compatible=True)
+    try:
+        await secure.do_handshake()
+    except trio.BrokenResourceError as broken:
+        is_tls = isinstance(broken.__cause__, ssl.SSLError)
+        raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
+    return Line(secure, tcp, inbox, share, rounds, max_message)
+
+
+async def _connected(address: Address) -> trio.SocketStream:
+    """A connection to the proxy, or to the address where there is none."""
+    to = address.proxy or address
+    try:
+        return await trio.open_tcp_stream(to.host, to.port)
+    except (OSError, UnicodeError) as failed:  # the latter: a name that no name can be
+        raise FeedLost(FeedError.PROXY if address.proxy else _why(failed)) from None
+
+
+def _why(failed: BaseException) -> FeedError:
+    """What kept a connection from being made; of several addresses, a port that is closed says most."""
+    if isinstance(failed, socket.gaierror | UnicodeError):
+        return FeedError.DNS
+    if isinstance(failed, BaseExceptionGroup):
+        reasons = [_why(each) for each in failed.exceptions]
+        return FeedError.REFUSED if FeedError.REFUSED in reasons else reasons[-1]
+    if isinstance(failed, ConnectionRefusedError):
+        return FeedError.REFUSED
+    if isinstance(failed, OSError) and failed.errno == errno.ETIMEDOUT:
+        return FeedError.TIMEOUT
+    return _why(failed.__cause__) if failed.__cause__ is not None else FeedError.CONNECT
+
+
+class Line(trio.abc.Stream):
+    """A connection that knows when it last brought anything, and whose end before the upgrade is an error.
+
+    Messages go into ``inbox``; the library gets to read all else. ``share`` is told what is held of messages that
+    are not complete or wait in the inbox.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        tcp: RoundStream,
+        inbox: Inbox,
+        share: Share,
+        rounds: Rounds,
+        max_message: int,
+    ) -> None:
+        self._stream = stream
+        self._tcp = tcp
+        self._inbox = inbox
+        self._share = share
+        self._rounds = rounds
+        self._sieve = Sieve(inbox.put, max_message)
+        self._allowance = Allowance(MOST_WORK, WORK_PER_SECOND)
+        self._answer = b""  # to the handshake, as far as it is read
+        self._status = 0
+        self._is_open = False
+        self._unfinished = 0
+        self.last_heard = trio.current_time()
+        self._last_progress = self.last_heard
+
+    def join(self) -> None:
+        """Be read in rounds from now on."""
+        self._tcp.join(self._rounds)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
+        rest: bytes | bytearray | None = None
+        while rest is None:
+            if not self._inbox.has_room:
+                await self._inbox.wait_room()
+                self._last_progress = trio.current_time()
+            if self._sieve.is_over:
+                await trio.sleep_forever()  # until the feed is closed, for there is nothing to be heard any more
+            if self._sieve.has_more:
+                await self._rounds.turn()
+                rest = self._sifted() or None
+                continue
+            try:
+                # Never in a variable here, which would keep what came last for as long as a feed is silent.
+                rest = self._heard(await self._stream.receive_some(max_bytes))
+            except trio.BrokenResourceError:
+                if self._is_open:
+                    raise
+                raise self.cut_off(FeedError.CONNECT) from None
+        return rest
+
+    def _heard(self, data: bytes | bytearray) -> bytes | bytearray | None:
+        """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
+        self.last_heard = trio.current_time()
+        if not self._is_open:
+            return self._read_answer(data)
+        if not data:
+            return self._sieve.end()
+        self._sieve.pour(data)
+        return self._sifted() or None
+
+    def _sifted(self) -> bytes:
+        """What the library has to read of what was heard."""
+        sieve = self._sieve
+        rest = sieve.read()
+        work, sieve.work = sieve.work, 0
+        if work and not self._allowance.spend(work, self.last_heard):
+            rest = sieve.refuse(PROTOCOL)
+        if sieve.held != self._unfinished:
+            self._unfinished = sieve.held
+            self._last_progress = self.last_heard
+        self._tcp.is_awaited = sieve.is_unfinished
+        self.count_memory()
+        return rest
+
+    def count_memory(self) -> None:
+        """Tell what is held; called again whenever something was taken out of the inbox."""
+        self._share.resize(self._unfinished + self._inbox.held)
+
+    def is_stuck(self, patience: float) -> bool:
+        """Whether a message has begun, and nothing of it came for ``patience`` seconds."""
+        return self._sieve.is_unfinished and trio.current_time() - self._last_progress >= patience
+
+    def give_up(self, reason: FeedError) -> None:
+        """Lose the feed now, with all that waits."""
+        self._sieve.refuse(PROTOCOL)
+        self._inbox.drop(FeedLost(reason))
+
+    def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
+        """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""
+        if not data:
+            raise self.cut_off(FeedError.CONNECT)
+        seen = max(0, len(self._answer) - _HEAD_END_LENGTH)
+        self._answer += data
+        if not self._status:
+            found = _STATUS_LINE.match(self._answer)
+            if found:
+                self._status = int(found[1])
+            elif len(self._answer) >= _STATUS_LINE_LENGTH:
+                raise FeedLost(FeedError.PROTOCOL)
+        if self._status == _ACCEPTED and (found := _HEAD_END.search(self._answer, seen)):
+            behind = len(data) - (len(self._answer) - found.end())
+            self._is_open = True
+            self._answer = b""
+            self._sieve.pour(data[behind:])
+            return data[:behind] + self._sifted()
+        if len(self._answer) > LARGEST_REFUSAL:
+            raise self.cut_off(FeedError.PROTOCOL)
+        return data
+
+    def cut_off(self, reason: FeedError) -> FeedLost | Refusal:
+        """What an end now means: ``reason``, or the refusal of which at least the status was heard."""
+        return Refusal(self._status) if self._status not in (0, _ACCEPTED) else FeedLost(reason)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            # A server may refuse and hang up before it read the request: its answer says more than this error.
+            if self._is_open:
+                raise
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

@@ -1,0 +1,133 @@
+"""A small story over real sockets: one conversation meets every rude behaviour in turn, the totals stay exact."""
+
+from random import Random
+
+import trio
+
+from exporter.conversations import Tally
+from exporter.enums import FeedError, Invalid, Lost, Started
+from exporter.metrics import catalog as catalogue
+from exporter.metrics.store import LabelLimits, Ledger
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.phonic.decode import MOST_DOCUMENTS, decode
+from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.schema import Snapshot
+from exporter.watch.interfaces import Source
+from exporter.watch.supervisor import Supervisor
+from exporter.watch.watcher import Retry
+from tests.feeds import AUDIO, ENDED, OTHER_ERROR, snapshot
+from tests.servers import close_frame, frame, request, reset, rude_server, upgrade
+from tests.unit.tallies import NOW, new_tally, totals
+
+STEADY, BROKEN = "conv_steady", "conv_broken"
+
+# How the broken conversation's connections go: what is sent instead of an upgrade, or after it; whether a reset
+# follows; what becomes of it.
+BEFORE: list[tuple[bytes, bool, FeedError]] = [
+    (b"", False, FeedError.CONNECT),
+    (b"", True, FeedError.CONNECT),
+    (b"220 mail.example.com ESMTP\r\n", False, FeedError.PROTOCOL),
+    (b"HTTP/1.1 101 X\r\n\r\n", False, FeedError.PROTOCOL),
+    (b"HTTP/1.0 500 Oh\r\n\r\nno", False, FeedError.HTTP_5XX),
+    (b"HTTP/1.1 404 Not yet\r\nContent-Length: 0\r\n\r\n", False, FeedError.HTTP_404),
+    (b"HTTP/1.1 429 Slow\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n", False, FeedError.HTTP_429),
+    (b"HTTP/1.1 302 There\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", False, FeedError.HTTP_OTHER),
+]
+AFTER: list[tuple[bytes, bool, FeedError]] = [
+    (b"", False, FeedError.CLOSED_ABNORMALLY),
+    (frame(b"x" * 200)[:100], False, FeedError.CLOSED_ABNORMALLY),
+    (b"\x83\x00", False, FeedError.PROTOCOL),
+    (frame(b"\xff\xfe"), False, FeedError.PROTOCOL),
+    (frame(b"not json") + close_frame(1011), False, FeedError.CLOSED_INTERNAL_ERROR),
+    (frame(b"[]") + close_frame(1001), False, FeedError.CLOSED_GOING_AWAY),
+    (frame(snapshot(STEADY, 99).encode()) + close_frame(1012), False, FeedError.CLOSED_RESTART),
+    (frame(AUDIO.encode()) + close_frame(4010), False, FeedError.CLOSED_OTHER),
+    (frame((AUDIO * (MOST_DOCUMENTS + 1)).encode()) + close_frame(4011), False, FeedError.CLOSED_OTHER),
+    (frame(OTHER_ERROR.encode()), False, FeedError.ERROR_MESSAGE),
+]
+
+
+class TellingTally(Tally):
+    """A tally that tells when both conversations are finished."""
+
+    all_finished: trio.Event
+
+    def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
+        super().finish(conversation_id, record, lost)
+        if self.is_finished(STEADY) and self.is_finished(BROKEN):
+            self.all_finished.set()
+
+
+def counted(tally: Tally, family: catalogue.Family) -> dict[str, int]:
+    """Counts of a process family by its only label, those that are not 0."""
+    return {each.labels[0]: each.dump()[0] for each in tally.ledger.series(family) if each.dump()[0]}
+
+
+async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> None:
+    turn, next_turn = trio.open_memory_channel[int](0)
+    behaviours = [*((None, *each) for each in BEFORE), *((turns, *each) for turns, each in enumerate(AFTER, 1))]
+    last = len(AFTER) + 1
+
+    async def broken(stream: trio.SocketStream, handshake: bytes) -> None:
+        number = len(met)
+        if number == len(behaviours):
+            await upgrade(stream, handshake)
+            await stream.send_all(frame(snapshot(BROKEN, last).encode()) + frame(ENDED.encode()))
+            await turn.send(number + 1)
+            await turn.aclose()
+            return
+        turns, sent, is_reset, reason = behaviours[number]
+        met.append(reason)
+        await turn.send(number + 1)
+        if turns is not None:
+            await upgrade(stream, handshake)
+            await stream.send_all(frame(snapshot(BROKEN, turns).encode()))
+        await stream.send_all(sent)
+        if is_reset:
+            await reset(stream)
+
+    async def steady(stream: trio.SocketStream, handshake: bytes) -> None:
+        await upgrade(stream, handshake)
+        async for turns in next_turn:
+            await stream.send_all(frame(snapshot(STEADY, turns).encode()))
+        await stream.send_all(frame(ENDED.encode()) + close_frame(1000))
+
+    async def talk(stream: trio.SocketStream) -> None:
+        handshake = await request(stream)
+        await (steady if STEADY.encode() in handshake else broken)(stream, handshake)
+
+    met: list[FeedError] = []
+    tally = TellingTally(Ledger(LabelLimits()), live_limit=10, now=lambda: NOW)
+    tally.all_finished = trio.Event()
+    with trio.fail_after(10):
+        async with rude_server(talk) as url, trio.open_nursery() as nursery:
+            live = LiveSocket(url, Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2, round=0.01))
+            supervisor = Supervisor(
+                open_feed=live.open,
+                sink=tally,
+                records=None,
+                limit=10,
+                retry=Retry(first=0.001, longest=0.002),
+                rng=Random(1),
+            )
+            await nursery.start(supervisor.run)
+            nursery.start_soon(live.run)
+            for each in (STEADY, BROKEN):
+                assert supervisor.start(each, Source.FLAG) is Started.STARTED
+            await tally.all_finished.wait()
+            nursery.cancel_scope.cancel()
+
+    expected = new_tally()
+    for conversation_id, turns in ((STEADY, len(behaviours) + 1), (BROKEN, last)):
+        message = decode(snapshot(conversation_id, turns))
+        assert message.snapshot is not None
+        expected.update(conversation_id, message.snapshot)
+        expected.ended(conversation_id)
+        expected.finish(conversation_id, None)
+    assert totals(tally) == totals(expected)
+    reasons = {reason.value: met.count(reason) for reason in met}
+    assert counted(tally, catalogue.FEED_ERRORS) == reasons
+    assert counted(tally, catalogue.INVALID_MESSAGES) == dict.fromkeys(Invalid, 1)
+    assert [each.dump()[0] for each in tally.ledger.series(catalogue.WATCHER_CRASHES)] == [0]
+    assert tally.live() == []
+    assert list(tally.unfinished()) == []
