@@ -1,4 +1,4 @@
-"""State: a ledger and its page as a running exporter has them, filled without any network."""
+"""State: a store and its page as a running exporter has them, filled without any network."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar, Sample
 
-from exporter.conversations import Tally
+from exporter.conversations import Conversations
 from exporter.gauges import gauges
 from exporter.metrics.formats import Format
 from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
 from exporter.metrics.publisher import Publisher
-from exporter.metrics.store import LabelLimits, Ledger
+from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import decode
@@ -36,7 +36,7 @@ def newest(turns: int) -> list[Snapshot]:
     return [each for each in found if each is not None]
 
 
-def conversations(count: int, agents: int, snapshots: list[Snapshot]) -> Iterator[tuple[str, Snapshot]]:
+def started_calls(count: int, agents: int, snapshots: list[Snapshot]) -> Iterator[tuple[str, Snapshot]]:
     """Ids and snapshots of different conversations, spread over the agents."""
     for number in range(count):
         snapshot = snapshots[number % len(snapshots)]
@@ -47,37 +47,40 @@ def conversations(count: int, agents: int, snapshots: list[Snapshot]) -> Iterato
         yield identity, attrs.evolve(snapshot, conversation=conversation)
 
 
-def filled(*, live: int, agents: int) -> Tally:
-    """A tally with so many live conversations of 40 turns, and more that are over where there are more agents."""
-    tally = Tally(Ledger(LabelLimits()), live_limit=live, now=time.time)
-    for number, (identity, snapshot) in enumerate(conversations(max(live, agents), agents, newest(40))):
-        tally.update(identity, snapshot)
+def filled(*, live: int, agents: int) -> Conversations:
+    """So many live conversations of 40 turns, and more that are over where there are more agents."""
+    conversations = Conversations(MetricStore(LabelLimits()), live_limit=live, now=time.time)
+    for number, (identity, snapshot) in enumerate(started_calls(max(live, agents), agents, newest(40))):
+        conversations.update(identity, snapshot)
         if number >= live:
-            tally.finish(identity, None)
-    return tally
+            conversations.finish(identity, None)
+    return conversations
 
 
-def page(tally: Tally) -> Page:
+def page(conversations: Conversations) -> Page:
     """The page of an exporter that has no REST, no checkpoint and no process metrics."""
-    tally.ledger.show_counted()
+    conversations.store.show_counted()
     supervisor = Supervisor(
-        open_feed=LiveSocket("http://127.0.0.1", Credentials(ApiKey(""))).open, sink=tally, records=None, limit=0
+        open_feed=LiveSocket("http://127.0.0.1", Credentials(ApiKey(""))).open,
+        sink=conversations,
+        records=None,
+        limit=0,
     )
     fed = gauges(
-        tally=tally,
+        conversations=conversations,
         supervisor=supervisor,
         rest=None,
         discovery=None,
         clock=PhonicClock(),
         checkpoint=None,
-        publisher=Publisher(tally.ledger, tally, None),
+        publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,
         web_config=None,
         slo_response=1.5,
         loop_lag=LoopLag(),
     )
-    return Page(tally.ledger, fed, lambda _form, _names: b"")
+    return Page(conversations.store, fed, lambda _form, _names: b"")
 
 
 class Library:

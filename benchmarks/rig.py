@@ -13,7 +13,7 @@ import attrs
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.metrics import catalog as catalogue
+from exporter.metrics import catalog
 from exporter.metrics.catalog import Family
 
 from .calls import conversation_id
@@ -26,16 +26,16 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TEXT = "text/plain; version=0.0.4"
 
 _COMPARED = (
-    catalogue.CONVERSATIONS,
-    catalogue.TURNS,
-    catalogue.TURN_DURATION,
-    catalogue.MODEL_GENERATION,
-    catalogue.FIRST_AUDIO,
-    catalogue.MODEL_INPUT,
-    catalogue.RESPONSE,
-    catalogue.OVERLAPS,
-    catalogue.SILENT_TURNS,
-    catalogue.TOOL_CALLS,
+    catalog.CONVERSATIONS,
+    catalog.TURNS,
+    catalog.TURN_DURATION,
+    catalog.MODEL_GENERATION,
+    catalog.FIRST_AUDIO,
+    catalog.MODEL_INPUT,
+    catalog.RESPONSE,
+    catalog.OVERLAPS,
+    catalog.SILENT_TURNS,
+    catalog.TOOL_CALLS,
 )
 _MODULES = {FLOOR: "benchmarks.clients.floor", NAIVE: "benchmarks.clients.naive", EXPORTER: "exporter"}
 _LATE_SECONDS = 2.0
@@ -122,11 +122,11 @@ class Client:
         return received
 
     def _updates(self) -> int:
-        return int(self.process.ask("status")) if self.variant == FLOOR else self._counter(catalogue.UPDATES)
+        return int(self.process.ask("status")) if self.variant == FLOOR else self._counter(catalog.UPDATES)
 
     def superseded(self) -> int:
         """Of these, the ones not evaluated because a newer one was there; only the exporter does that."""
-        return self._counter(catalogue.UPDATES_SUPERSEDED) if self.variant == EXPORTER else 0
+        return self._counter(catalog.UPDATES_SUPERSEDED) if self.variant == EXPORTER else 0
 
     def _counter(self, family: Family) -> int:
         page = scrape(self.metrics_url).page.decode()

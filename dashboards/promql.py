@@ -1,4 +1,4 @@
-"""Pure: PromQL text built from the catalogue's families, so that a name cannot be misspelt.
+"""Pure: PromQL text built from the catalog's families, so that a name cannot be misspelt.
 
 Two vocabularies. Rules aggregate ``without (instance, pod)``: whatever else a user's Prometheus adds stays.
 Panels select by the dashboard's variables and aggregate ``by`` what they show.

@@ -20,18 +20,18 @@ import structlog
 import trio
 
 from . import __version__, signals
-from .conversations import Tally
+from .conversations import Conversations
 from .enums import Request, Reset, RestError, Started, Task
 from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
-from .metrics import catalog as catalogue
+from .metrics import catalog
 from .metrics.catalog import CATALOGUE
 from .metrics.formats import Format
 from .metrics.loop_lag import LoopLag
 from .metrics.page import Page
 from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
-from .metrics.store import LabelLimits, Ledger
+from .metrics.store import LabelLimits, MetricStore
 from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
 from .phonic.live.client import LiveFeed, LiveSocket, Timeouts
@@ -54,7 +54,7 @@ from .web import server as web_server
 from .web.connections import MOST_CONNECTIONS
 from .web.endpoints import Exported
 from .web.push import BudgetedTargets, budget
-from .web.reload import LiveConfig
+from .web.reload import ReloadedConfig
 from .web.running import announced
 
 log = structlog.get_logger("exporter")
@@ -92,8 +92,8 @@ async def run(
     wanted = settings.watch.limit + OTHER_FILES
     allowed = allow_files(wanted)
     watch_limit = min(settings.watch.limit, files_for_feeds(allowed, others=OTHER_FILES))
-    web_config = LiveConfig(settings.web.config_file)
-    ledger = Ledger(
+    web_config = ReloadedConfig(settings.web.config_file)
+    store = MetricStore(
         LabelLimits(
             names=settings.metrics.labels,
             values=settings.metrics.label_limit,
@@ -102,8 +102,8 @@ async def run(
         hold=settings.metrics.hold_new_series,
     )
     clock = PhonicClock()
-    tally = Tally(
-        ledger,
+    conversations = Conversations(
+        store,
         live_limit=settings.metrics.per_conversation_limit,
         now=time.time,
         clock_offset=lambda: clock.offset,
@@ -116,11 +116,11 @@ async def run(
     async with (
         _signals(stop, read_again),
         AsyncExitStack() as at_work,
-        _checkpoint(settings.state, tally) as checkpoint,
-        _rest(settings, credentials, tally, proxy, clock) as rest,
+        _checkpoint(settings.state, conversations) as checkpoint,
+        _rest(settings, credentials, conversations, proxy, clock) as rest,
     ):
         access = _access(credentials, rest)
-        publisher = Publisher(ledger, tally, checkpoint)
+        publisher = Publisher(store, conversations, checkpoint)
         live = LiveSocket(
             settings.phonic.base_url,
             credentials,
@@ -128,23 +128,23 @@ async def run(
             tls=trusting(settings.phonic.ca_file),
             proxy=proxy,
         )
-        records = Reconciler(rest.record, sink=tally, rng=Random()) if rest else None  # noqa: S311  # jitter
+        records = Reconciler(rest.record, sink=conversations, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
-            open_feed=partial(_open_feed, live, tally, names_known, access),
-            sink=tally,
+            open_feed=partial(_open_feed, live, conversations, names_known, access),
+            sink=conversations,
             records=records,
             limit=watch_limit,
             now=clock.now,
         )
-        discovery = _discovery(settings, rest, supervisor, tally, clock)
+        discovery = _discovery(settings, rest, supervisor, conversations, clock)
         loop_lag = LoopLag()
         watch_file = _watch_file(settings, supervisor)
         if watch_file is not None:
             read_again["watch_file"] = watch_file.reread
         page = Page(
-            ledger,
+            store,
             gauges(
-                tally=tally,
+                conversations=conversations,
                 supervisor=supervisor,
                 rest=rest,
                 discovery=discovery,
@@ -164,8 +164,8 @@ async def run(
             page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
             whole_page=publisher.whole_page,
             not_ready=partial(_not_ready, settings, discovery, access),
-            conversations=lambda: _conversations(supervisor, tally),
-            push=_push(settings, supervisor, tally) if settings.web.enable_push_api else None,
+            conversations=lambda: _conversations(supervisor, conversations),
+            push=_push(settings, supervisor, conversations) if settings.web.enable_push_api else None,
             version=__version__,
         )
         async with trio.open_nursery() as serving:
@@ -200,15 +200,15 @@ async def run(
                 await watching.start(supervisor.run)
                 watching.start_soon(loop_lag.run)
                 watching.start_soon(live.run)
-                watching.start_soon(_expire, tally, supervisor, publisher if checkpoint is None else None)
+                watching.start_soon(_expire, conversations, supervisor, publisher if checkpoint is None else None)
                 if access is not None:
-                    watching.start_soon(keep_running, Task.CREDENTIAL, access.run, tally.task_crashed)
+                    watching.start_soon(keep_running, Task.CREDENTIAL, access.run, conversations.task_crashed)
                 watching.start_soon(_wait_for_names, discovery, names_known)
-                _resume(supervisor, tally)
+                _resume(supervisor, conversations)
                 for conversation_id in settings.watch.conversation:
                     supervisor.start(conversation_id, Source.FLAG)
                 if watch_file is not None:
-                    watching.start_soon(keep_running, Task.WATCH_FILE, watch_file.run, tally.task_crashed)
+                    watching.start_soon(keep_running, Task.WATCH_FILE, watch_file.run, conversations.task_crashed)
                 if discovery is not None:
                     watching.start_soon(discovery.run)
                 task_status.started(Running(urls=urls, stop=stop))
@@ -217,7 +217,7 @@ async def run(
                 serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
                 watching.cancel_scope.cancel()
             if checkpoint is not None:
-                await checkpoint.write_now(tally, on_error=partial(_count_checkpoint_error, ledger))
+                await checkpoint.write_now(conversations, on_error=partial(_count_checkpoint_error, store))
             served.set()
     log.info("stopped")
 
@@ -307,23 +307,23 @@ async def _signals(
 
 
 @asynccontextmanager
-async def _checkpoint(settings: StateSettings, tally: Tally) -> AsyncIterator[Checkpoint | None]:
+async def _checkpoint(settings: StateSettings, conversations: Conversations) -> AsyncIterator[Checkpoint | None]:
     """Take over the checkpoint and keep it written while the block runs."""
     if settings.file is None:
         yield None
         return
-    opened = await Checkpoint.open(settings.file, label_names=tally.ledger.limits.names, now=time.time)
+    opened = await Checkpoint.open(settings.file, label_names=conversations.store.limits.names, now=time.time)
     if opened.problem is not None:
-        tally.ledger.count(catalogue.CHECKPOINT_RESETS, Reset.CORRUPT)
-        tally.ledger.count(catalogue.CHECKPOINT_ERRORS)
-    # Nothing else uses the tally yet, so the reading of a large file does not hold up the loop.
-    if opened.saved is not None and await trio.to_thread.run_sync(tally.restore, opened.saved):
+        conversations.store.count(catalog.CHECKPOINT_RESETS, Reset.CORRUPT)
+        conversations.store.count(catalog.CHECKPOINT_ERRORS)
+    # Nothing else uses the conversations yet, so the reading of a large file does not hold up the loop.
+    if opened.saved is not None and await trio.to_thread.run_sync(conversations.restore, opened.saved):
         opened.checkpoint.write_everything()
-    on_error = partial(_count_checkpoint_error, tally.ledger)
+    on_error = partial(_count_checkpoint_error, conversations.store)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(opened.checkpoint.run, tally, interval=settings.interval, on_error=on_error)
+                partial(opened.checkpoint.run, conversations, interval=settings.interval, on_error=on_error)
             )
             yield opened.checkpoint
             nursery.cancel_scope.cancel()
@@ -331,13 +331,17 @@ async def _checkpoint(settings: StateSettings, tally: Tally) -> AsyncIterator[Ch
         await opened.checkpoint.close()
 
 
-def _count_checkpoint_error(ledger: Ledger) -> None:
-    ledger.count(catalogue.CHECKPOINT_ERRORS)
+def _count_checkpoint_error(store: MetricStore) -> None:
+    store.count(catalog.CHECKPOINT_ERRORS)
 
 
 @asynccontextmanager
 async def _rest(
-    settings: Settings, credentials: Credentials, tally: Tally, proxy: Proxy | None, clock: PhonicClock
+    settings: Settings,
+    credentials: Credentials,
+    conversations: Conversations,
+    proxy: Proxy | None,
+    clock: PhonicClock,
 ) -> AsyncIterator[RestApi | None]:
     """The REST API while the block runs; None with a session token, which cannot read it."""
     if not isinstance(credentials.current(), ApiKey):
@@ -345,11 +349,11 @@ async def _rest(
         return
 
     def on_error(reason: RestError) -> None:
-        tally.ledger.count(catalogue.DISCOVERY_ERRORS, reason)
+        conversations.store.count(catalog.DISCOVERY_ERRORS, reason)
 
     def on_request(what: Request, seconds: float) -> None:
-        tally.ledger.count(catalogue.REQUESTS, what)
-        tally.ledger.observe(catalogue.REQUEST_DURATION, what, value=seconds)
+        conversations.store.count(catalog.REQUESTS, what)
+        conversations.store.observe(catalog.REQUEST_DURATION, what, value=seconds)
 
     async with open_rest(
         settings.phonic.base_url,
@@ -365,15 +369,19 @@ async def _rest(
 
 
 def _discovery(
-    settings: Settings, rest: RestApi | None, supervisor: Supervisor, tally: Tally, clock: PhonicClock
+    settings: Settings,
+    rest: RestApi | None,
+    supervisor: Supervisor,
+    conversations: Conversations,
+    clock: PhonicClock,
 ) -> Discovery | None:
     if rest is None:
         return None
     return Discovery(
         rest,
         targets=supervisor,
-        sink=tally,
-        directory=tally,
+        sink=conversations,
+        directory=conversations,
         rng=Random(),  # noqa: S311  # jitter
         interval=settings.watch.interval if settings.watch.discover else NAMES_ONLY_SECONDS,
         finds=bool(settings.watch.discover),
@@ -388,9 +396,9 @@ def _watch_file(settings: Settings, supervisor: Supervisor) -> WatchFile | None:
     return WatchFile(settings.watch.file, supervisor, is_conversation_id=is_conversation_id, now=time.time)
 
 
-def _resume(supervisor: Supervisor, tally: Tally) -> None:
+def _resume(supervisor: Supervisor, conversations: Conversations) -> None:
     """Go on with what the checkpoint says was not finished."""
-    for conversation_id, has_ended in tally.unfinished():
+    for conversation_id, has_ended in conversations.unfinished():
         if has_ended:
             supervisor.complete(conversation_id)
         else:
@@ -417,13 +425,17 @@ async def _wait_for_names(discovery: Discovery | None, names_known: trio.Event) 
 
 @asynccontextmanager
 async def _open_feed(
-    live: LiveSocket, tally: Tally, names_known: trio.Event, access: Access | None, conversation_id: str
+    live: LiveSocket,
+    conversations: Conversations,
+    names_known: trio.Event,
+    access: Access | None,
+    conversation_id: str,
 ) -> AsyncGenerator[LiveFeed, None]:
     """Open a feed while Phonic accepts the credential, and once labels can be decided: snapshots have only the id
     of their project, and the first one freezes them."""
     if access is not None:
         await access.accepted()
-    if tally.entry(conversation_id) is None:
+    if conversations.entry(conversation_id) is None:
         await names_known.wait()
     async with live.open(conversation_id) as feed:
         yield feed
@@ -446,11 +458,11 @@ def _calm_collector() -> Iterator[None]:
         gc.unfreeze()
 
 
-async def _expire(tally: Tally, supervisor: Supervisor, publisher: Publisher | None) -> None:
+async def _expire(conversations: Conversations, supervisor: Supervisor, publisher: Publisher | None) -> None:
     """``publisher``: without a state file, so that what a write would take does not pile up between scrapes."""
     while True:
         await trio.sleep(EXPIRE_SECONDS)
-        tally.expire(is_followed=supervisor.is_watched)
+        conversations.expire(is_followed=supervisor.is_watched)
         if publisher is not None:
             publisher.take_all()
 
@@ -477,12 +489,12 @@ class _Push:
         return self._supervisor.stop(conversation_id)
 
 
-def _push(settings: Settings, supervisor: Supervisor, tally: Tally) -> BudgetedTargets:
+def _push(settings: Settings, supervisor: Supervisor, conversations: Conversations) -> BudgetedTargets:
     return BudgetedTargets(
         _Push(supervisor),
         budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
         is_watched=supervisor.is_watched,
-        is_real=lambda conversation_id: tally.entry(conversation_id) is not None,
+        is_real=lambda conversation_id: conversations.entry(conversation_id) is not None,
         now=trio.current_time,
     )
 
@@ -503,12 +515,12 @@ def _is_own(name: str) -> bool:
     return name.startswith(("process_", "phonic_exporter_")) and name not in KEPT_OWN
 
 
-def _conversations(supervisor: Supervisor, tally: Tally) -> list[dict[str, object]]:
+def _conversations(supervisor: Supervisor, conversations: Conversations) -> list[dict[str, object]]:
     """What ``GET /api/v1/conversations`` shows: identity, state and counts, nothing that anyone said."""
     shown: list[dict[str, object]] = []
     now = trio.current_time()
     for each in supervisor.watches():
-        entry = tally.entry(each.conversation_id)
+        entry = conversations.entry(each.conversation_id)
         live = entry.progress.live if entry else None
         shown.append(
             {

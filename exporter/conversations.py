@@ -1,4 +1,4 @@
-"""State: the progress of every conversation and the ledger, always changed together.
+"""State: the progress of every conversation and the store, always changed together.
 
 This is the sink of the watchers, the source of the live gauges, and what the checkpoint saves. Every method is
 synchronous, so between two awaits numbers and progress agree; that is all the locking there is.
@@ -7,7 +7,7 @@ Rules for this file: an entry lives from the first snapshot (or record) of a con
 only the hash of its id is remembered (`ended.py`). Labels are decided once, when an entry is made.
 
 What changed since the last write waits in ``_unsaved``, as references to values that nobody changes: to hand it
-out (`Tally.changes`) costs no more than the series that changed, and the writer's thread encodes it.
+out (`Conversations.changes`) costs no more than the series that changed, and the writer's thread encodes it.
 """
 
 import math
@@ -21,9 +21,9 @@ from .counting import finish as ending
 from .counting.derive import Progress
 from .counting.finish import End
 from .enums import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, Task, UnknownWord
-from .metrics import catalog as catalogue
+from .metrics import catalog
 from .metrics.series import Sample, labels_text
-from .metrics.store import OTHER, Frozen, LabelSet, Ledger, saved_families
+from .metrics.store import OTHER, Frozen, LabelSet, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
 from .state import blob
 from .state.blob import SavedEntry, UnreadableBlob
@@ -59,7 +59,7 @@ class Entry:
     def __attrs_post_init__(self) -> None:
         self.live_text = labels_text(("conversation_id",), (self.conversation_id,))
         self.info_text = labels_text(
-            catalogue.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
+            catalog.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
         )
 
 
@@ -77,12 +77,12 @@ class _Collected:
     forgotten: list[str]
 
 
-class Tally:
+class Conversations:
     """What was counted, and of which conversations. Implements `exporter.watch.interfaces.Sink`."""
 
     def __init__(
         self,
-        ledger: Ledger,
+        store: MetricStore,
         *,
         live_limit: int,
         now: Callable[[], float],
@@ -92,15 +92,15 @@ class Tally:
 
         ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
         """
-        self.ledger = ledger
+        self.store = store
         self._began = now()
         self._first_start: float | None = None
         self._clock_offset = clock_offset
         # Counted with every message: found once.
-        self._messages = {kind: ledger.counter(catalogue.MESSAGES, kind) for kind in MessageType}
-        self._updates = ledger.counter(catalogue.UPDATES)
-        self._update_bytes = ledger.counter(catalogue.UPDATE_BYTES)
-        self._updates_superseded = ledger.counter(catalogue.UPDATES_SUPERSEDED)
+        self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
+        self._updates = store.counter(catalog.UPDATES)
+        self._update_bytes = store.counter(catalog.UPDATE_BYTES)
+        self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
         self._live_limit = live_limit
         self._now = now
         self._entries: dict[str, Entry] = {}
@@ -129,7 +129,7 @@ class Tally:
     # --- what watchers say
 
     def connected(self, conversation_id: str) -> None:
-        self.ledger.count(catalogue.FEED_CONNECTS)
+        self.store.count(catalog.FEED_CONNECTS)
         log.debug("feed opened", conversation=conversation_id)
 
     def message(self, kind: MessageType, size: int) -> None:
@@ -145,37 +145,37 @@ class Tally:
         self._updates_superseded.add(count)
 
     def invalid(self, conversation_id: str, reason: Invalid) -> None:
-        self.ledger.count(catalogue.INVALID_MESSAGES, reason)
+        self.store.count(catalog.INVALID_MESSAGES, reason)
         log.debug("invalid message", conversation=conversation_id, reason=reason.value)
 
     def drift(self, fields: set[tuple[Drift, str]]) -> None:
         for kind, name in sorted(fields):
-            self.ledger.count(catalogue.UNKNOWN_FIELDS, kind)
+            self.store.count(catalog.UNKNOWN_FIELDS, kind)
             if (kind, name) not in self._logged_fields and len(self._logged_fields) < MOST_LOGGED_FIELDS:
                 self._logged_fields.add((kind, name))
                 log.warning("unknown field", object=kind.value, field=name[:64])
 
     def feed_error(self, conversation_id: str, reason: FeedError) -> None:
-        self.ledger.count(catalogue.FEED_ERRORS, reason)
+        self.store.count(catalog.FEED_ERRORS, reason)
         entry = self._entries.get(conversation_id)
         if entry is not None:
             entry.is_current = False
 
     def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # logged where it was contained
-        self.ledger.count(catalogue.WATCHER_CRASHES)
+        self.store.count(catalog.WATCHER_CRASHES)
 
     def task_crashed(self, task: Task) -> None:
-        self.ledger.count(catalogue.TASK_CRASHES, task)
+        self.store.count(catalog.TASK_CRASHES, task)
 
     def refused(self, conversation_id: str) -> None:
-        self.ledger.count(catalogue.CONVERSATIONS_REFUSED)
+        self.store.count(catalog.CONVERSATIONS_REFUSED)
         self._refused_unsaid += 1
         if (now := self._now()) >= self._refused_said_at + REFUSED_SAID_EVERY or now < self._refused_said_at:
             log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unsaid)
             self._refused_said_at, self._refused_unsaid = now, 0
 
     def reconciled(self, result: Reconciled) -> None:
-        self.ledger.count(catalogue.RECONCILIATIONS, result)
+        self.store.count(catalog.RECONCILIATIONS, result)
 
     # --- conversations
 
@@ -188,8 +188,8 @@ class Tally:
             entry = self._enter(conversation_id, snapshot.conversation)
             log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
         now = self._now()
-        progress, additions = derive.derive(entry.progress, snapshot)
-        self.ledger.apply(entry.label_set, additions, conversation_id=conversation_id, at=now)
+        progress, increments = derive.derive(entry.progress, snapshot)
+        self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=now)
         entry.progress = progress
         entry.updated_at = now
         entry.is_current = True
@@ -215,8 +215,8 @@ class Tally:
         entry = self._entries.get(conversation_id)
         if entry is None:
             entry = self._enter(conversation_id, record.conversation if record else Conversation(conversation_id))
-        additions = ending.finish(entry.progress, End(record=record, lost=lost))
-        self.ledger.apply(entry.label_set, additions, conversation_id=conversation_id, at=self._now())
+        increments = ending.finish(entry.progress, End(record=record, lost=lost))
+        self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
         self._bury(conversation_id)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
 
@@ -224,7 +224,7 @@ class Tally:
         if self.has_seen(conversation_id):
             self.finish(conversation_id, None)
         elif not self.is_finished(conversation_id):
-            self.ledger.count(catalogue.CONVERSATIONS_LOST, Lost.NOT_FOUND)
+            self.store.count(catalog.CONVERSATIONS_LOST, Lost.NOT_FOUND)
             self._not_found[conversation_id] = self._now() + retention.NOT_FOUND
 
     def is_finished(self, conversation_id: str) -> bool:
@@ -283,9 +283,9 @@ class Tally:
         self._unlisted.discard(label_value(project))
         for agent_id, name in agents:
             self._learn_agent((label_value(project), label_value(name), label_value(agent_id)))
-            if set(self.ledger.limits.names) <= {"project", "agent"}:
+            if set(self.store.limits.names) <= {"project", "agent"}:
                 known = {"project": label_value(project), "agent": label_value(name)}
-                self.ledger.expect([known[label] for label in self.ledger.limits.names])
+                self.store.expect([known[label] for label in self.store.limits.names])
 
     def unknown_agents(self, project: str) -> bool:
         """Whether a conversation of the project named an agent that was not listed then."""
@@ -293,18 +293,18 @@ class Tally:
 
     def _learn_agent(self, agent: tuple[str, str, str], *, was_seen: bool = False) -> None:
         """Of more agents than the limits allow, those that have conversations matter."""
-        if was_seen and agent not in self._agents and len(self._agents) >= self.ledger.limits.sets:
+        if was_seen and agent not in self._agents and len(self._agents) >= self.store.limits.sets:
             idle = next((each for each, seen in self._agents.items() if not seen), None)
             if idle is not None:
                 del self._agents[idle]
-        if agent in self._agents or len(self._agents) < self.ledger.limits.sets:
+        if agent in self._agents or len(self._agents) < self.store.limits.sets:
             self._agents[agent] = was_seen or self._agents.get(agent, False)
 
     def _enter(self, conversation_id: str, conversation: Conversation) -> Entry:
         labels = self._labels(conversation)
         entry = Entry(
             conversation_id,
-            self.ledger.label_set([labels[name] for name in self.ledger.limits.names]),
+            self.store.label_set([labels[name] for name in self.store.limits.names]),
             labels["project"],
             labels["agent"],
             labels["origin"],
@@ -325,7 +325,7 @@ class Tally:
         name = (project.name if project else None) or self._project_names.get(project_id) or project_id
         origin = Origin(conversation.origin) if conversation.origin else None
         if origin is Origin.OTHER:
-            self.ledger.count(catalogue.UNKNOWN_WORDS, UnknownWord.ORIGIN)
+            self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
         return {
             "project": label_value(name) or NONE,
             "agent": label_value((agent.name or agent.id or "") if agent else "") or NONE,
@@ -344,8 +344,8 @@ class Tally:
 
     def live_counts(self) -> list[Sample]:
         """Samples of `phonic_conversations_live`, every known label set included."""
-        names = self.ledger.limits.names
-        counts = dict.fromkeys((each.values for each in self.ledger.label_sets), 0)
+        names = self.store.limits.names
+        counts = dict.fromkeys((each.values for each in self.store.label_sets), 0)
         for entry in self._entries.values():
             if entry.is_live:
                 counts[entry.label_set.values] += 1
@@ -357,7 +357,7 @@ class Tally:
         shown: dict[tuple[str, str, str], float] = {}
         for each in sorted(self._agents, key=lambda agent: not self._agents[agent]):  # those seen come first
             fits = all(
-                value in seen or len(seen) < self.ledger.limits.values
+                value in seen or len(seen) < self.store.limits.values
                 for seen, value in zip(values, each, strict=True)
             )
             if fits:
@@ -374,7 +374,7 @@ class Tally:
         Whoever takes them says afterwards what became of them, before the next call: `committed` or `put_back`.
         """
         collected = _Collected(
-            self.ledger.freeze(everything=everything), self._unsaved, self._newly_ended, self._forgotten
+            self.store.freeze(everything=everything), self._unsaved, self._newly_ended, self._forgotten
         )
         self._unsaved, self._newly_ended, self._forgotten = {}, [], []
         conversations: Iterable[tuple[str, _Unsaved]] = collected.conversations.items()
@@ -406,12 +406,12 @@ class Tally:
 
     def committed(self, changes: Changes) -> None:
         """A file holds these changes: pages may tell them."""
-        self.ledger.publish(changes.token.frozen)
+        self.store.publish(changes.token.frozen)
 
     def put_back(self, changes: Changes) -> None:
         """The write of these changes failed, or it is not known whether it did: the next ones hold them again."""
         collected: _Collected = changes.token
-        self.ledger.put_back(collected.frozen)
+        self.store.put_back(collected.frozen)
         gone = {each for each, _ in self._newly_ended} | set(self._forgotten)
         for key, each in collected.conversations.items():
             if key not in gone:
@@ -428,14 +428,14 @@ class Tally:
         self._first_start = saved.first_start
         for each in saved.ends:
             self._ended.load(each.hashes, each.at)
-        series, held, names = saved.series, saved.held, self.ledger.limits.names
+        series, held, names = saved.series, saved.held, self.store.limits.names
         is_outdated = saved.label_names != names
         if is_outdated:
-            labelled = {each.name for each in catalogue.CATALOGUE if each.scope is catalogue.Scope.CONVERSATIONS}
+            labelled = {each.name for each in catalog.CATALOGUE if each.scope is catalog.Scope.CONVERSATIONS}
             series = [each for each in series if each.family not in labelled]
             held = [each for each in held if each.family and each.family not in labelled]
             self._reset(Reset.LABELS, "labels")
-        unusable, is_other = self.ledger.restore(series, families=saved.families, held=held)
+        unusable, is_other = self.store.restore(series, families=saved.families, held=held)
         for family in sorted(unusable):
             self._reset(Reset.BUCKET_LAYOUT, family)
         for conversation in saved.conversations:
@@ -451,10 +451,10 @@ class Tally:
     def _restore_entry(self, conversation_id: str, saved: SavedEntry, *, is_labelled_anew: bool) -> None:
         values = saved.label_values
         if is_labelled_anew:
-            values = tuple(saved.labels.get(name, UNKNOWN) for name in self.ledger.limits.names)
+            values = tuple(saved.labels.get(name, UNKNOWN) for name in self.store.limits.names)
         self._entries[conversation_id] = Entry(
             conversation_id,
-            self.ledger.label_set(values),
+            self.store.label_set(values),
             saved.project,
             saved.agent,
             saved.origin,
@@ -465,7 +465,7 @@ class Tally:
         )
 
     def _reset(self, reason: Reset, what: str) -> None:
-        self.ledger.count(catalogue.CHECKPOINT_RESETS, reason)
+        self.store.count(catalog.CHECKPOINT_RESETS, reason)
         log.warning("not taken over from the checkpoint", reason=reason.value, what=what)
 
 

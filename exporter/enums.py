@@ -9,7 +9,7 @@ from typing import Self
 
 
 class _Open(StrEnum):
-    """A closed set over an open vocabulary: an unknown word becomes ``OTHER``."""
+    """A closed set over an open enums: an unknown word becomes ``OTHER``."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self:  # noqa: ARG003  # any unknown word at all

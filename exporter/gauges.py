@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from . import __version__
-from .conversations import Tally, label_value
+from .conversations import Conversations, label_value
 from .enums import ReloadedFile
-from .metrics import catalog as catalogue
+from .metrics import catalog
 from .metrics.catalog import CATALOGUE, Family, Scope
 from .metrics.loop_lag import LoopLag
 from .metrics.page import Rows, Source, one, rows
@@ -21,14 +21,14 @@ from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.supervisor import Supervisor
 from .watch.watch_file import WatchFile
-from .web.reload import LiveConfig
+from .web.reload import ReloadedConfig
 
 Gauges = Mapping[Family, Source]
 
 
 def gauges(
     *,
-    tally: Tally,
+    conversations: Conversations,
     supervisor: Supervisor,
     rest: RestApi | None,
     discovery: Discovery | None,
@@ -37,29 +37,29 @@ def gauges(
     publisher: Publisher,
     access: Access | None,
     watch_file: WatchFile | None,
-    web_config: LiveConfig | None,
+    web_config: ReloadedConfig | None,
     slo_response: float,
     loop_lag: LoopLag,
 ) -> Gauges:
-    """All gauges of the catalogue but the page's own. What a part that is off would feed is absent, not 0."""
-    live = partial(_live, tally)
+    """All gauges of the catalog but the page's own. What a part that is off would feed is absent, not 0."""
+    live = partial(_live, conversations)
     return dict(
         (
-            rows(catalogue.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
-            (catalogue.CONVERSATIONS_LIVE, tally.live_counts),
-            rows(catalogue.AGENT_INFO, tally.agents),
-            one(catalogue.SLO_RESPONSE, lambda: slo_response),
-            one(catalogue.LABEL_SETS, lambda: float(len(tally.ledger.label_sets))),
-            rows(catalogue.WATCHERS, supervisor.states),
-            one(catalogue.EVENT_LOOP_LAG, loop_lag.largest),
+            rows(catalog.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
+            (catalog.CONVERSATIONS_LIVE, conversations.live_counts),
+            rows(catalog.AGENT_INFO, conversations.agents),
+            one(catalog.SLO_RESPONSE, lambda: slo_response),
+            one(catalog.LABEL_SETS, lambda: float(len(conversations.store.label_sets))),
+            rows(catalog.WATCHERS, supervisor.states),
+            one(catalog.EVENT_LOOP_LAG, loop_lag.largest),
             *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
-            *_upstream(rest, discovery, label_limit=tally.ledger.limits.values),
+            *_upstream(rest, discovery, label_limit=conversations.store.limits.values),
             *_requests(rest, clock),
             *_checkpoint(checkpoint),
-            one(catalogue.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
-            one(catalogue.COMMIT_WAIT, lambda: publisher.wait),
-            one(catalogue.LABEL_SETS_HELD, lambda: float(tally.ledger.held_count)),
-            one(catalogue.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
+            one(catalog.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalog.COMMIT_WAIT, lambda: publisher.wait),
+            one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_count)),
+            one(catalog.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
             *_files(watch_file, web_config),
         )
     )
@@ -68,9 +68,9 @@ def gauges(
 _Feeds = list[tuple[Family, Source]]
 
 
-def _live(tally: Tally) -> Mapping[Family, Column]:
+def _live(conversations: Conversations) -> Mapping[Family, Column]:
     """All families of the live conversations, from one walk: a walk for each would make a page 8 % slower."""
-    entries = tally.live()
+    entries = conversations.live()
     texts = [entry.live_text for entry in entries]
     lives = [entry.progress.live for entry in entries]
     # round(…, 3) would make a page 5 % slower.
@@ -78,13 +78,13 @@ def _live(tally: Tally) -> Mapping[Family, Column]:
     # While a feed is lost an answer may have begun: nobody knows who waits.
     waiting = [entry.progress.live.waiting_since if entry.is_current else None for entry in entries]
     return {
-        catalogue.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
-        catalogue.LIVE_TURNS: Column(texts, [live.turns for live in lives]),
-        catalogue.LIVE_DURATION: Column.present(texts, [live.duration for live in lives]),
-        catalogue.LIVE_GENERATION: Column.present(texts, [live.model_generation for live in lives]),
-        catalogue.LIVE_FIRST_AUDIO: Column.present(texts, [live.first_audio for live in lives]),
-        catalogue.LIVE_LAST_UPDATE: Column(texts, updated),
-        catalogue.LIVE_WAITING_SINCE: Column.present(texts, waiting),
+        catalog.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
+        catalog.LIVE_TURNS: Column(texts, [live.turns for live in lives]),
+        catalog.LIVE_DURATION: Column.present(texts, [live.duration for live in lives]),
+        catalog.LIVE_GENERATION: Column.present(texts, [live.model_generation for live in lives]),
+        catalog.LIVE_FIRST_AUDIO: Column.present(texts, [live.first_audio for live in lives]),
+        catalog.LIVE_LAST_UPDATE: Column(texts, updated),
+        catalog.LIVE_WAITING_SINCE: Column.present(texts, waiting),
     }
 
 
@@ -113,15 +113,15 @@ def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit:
         return lambda: getattr(discovery.workspace, number) if discovery and discovery.workspace else None
 
     return [
-        rows(catalogue.PROJECT_ACTIVE, projects("active")),
-        rows(catalogue.PROJECT_LIMIT, projects("limit")),
-        one(catalogue.WORKSPACE_ACTIVE, workspace("active")),
-        one(catalogue.WORKSPACE_LIMIT, workspace("limit")),
-        one(catalogue.UP, lambda: None if rest is None or rest.up is None else float(rest.up)),
-        one(catalogue.DISCOVERY_LAST_SUCCESS, lambda: discovery.last_success if discovery else None),
-        one(catalogue.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
+        rows(catalog.PROJECT_ACTIVE, projects("active")),
+        rows(catalog.PROJECT_LIMIT, projects("limit")),
+        one(catalog.WORKSPACE_ACTIVE, workspace("active")),
+        one(catalog.WORKSPACE_LIMIT, workspace("limit")),
+        one(catalog.UP, lambda: None if rest is None or rest.up is None else float(rest.up)),
+        one(catalog.DISCOVERY_LAST_SUCCESS, lambda: discovery.last_success if discovery else None),
+        one(catalog.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
         rows(
-            catalogue.DISCOVERED,
+            catalog.DISCOVERED,
             lambda: by_project(discovery.found.items() if discovery else (), label_limit),
         ),
     ]
@@ -129,17 +129,17 @@ def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit:
 
 def _requests(rest: RestApi | None, clock: PhonicClock) -> _Feeds:
     return [
-        one(catalogue.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
-        one(catalogue.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
-        one(catalogue.REQUESTS_ALLOWED, lambda: rest.allowed_per_second if rest else None),
-        one(catalogue.CLOCK_OFFSET, lambda: clock.offset),
+        one(catalog.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
+        one(catalog.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
+        one(catalog.REQUESTS_ALLOWED, lambda: rest.allowed_per_second if rest else None),
+        one(catalog.CLOCK_OFFSET, lambda: clock.offset),
     ]
 
 
 def _checkpoint(checkpoint: Checkpoint | None) -> _Feeds:
     return [
-        one(catalogue.CHECKPOINT_LAST_SUCCESS, lambda: checkpoint.last_success if checkpoint else None),
-        one(catalogue.CHECKPOINT_SIZE, lambda: float(checkpoint.size_bytes) if checkpoint else None),
+        one(catalog.CHECKPOINT_LAST_SUCCESS, lambda: checkpoint.last_success if checkpoint else None),
+        one(catalog.CHECKPOINT_SIZE, lambda: float(checkpoint.size_bytes) if checkpoint else None),
     ]
 
 
@@ -147,7 +147,7 @@ def _number(value: bool | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feeds:
+def _files(watch_file: WatchFile | None, web_config: ReloadedConfig | None) -> _Feeds:
     def usable() -> Rows:
         if watch_file is not None:
             yield (ReloadedFile.WATCH_FILE.value,), float(watch_file.is_usable)
@@ -160,4 +160,4 @@ def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feed
         if web_config is not None:
             yield (ReloadedFile.WEB_CONFIG.value,), web_config.last_success_timestamp
 
-    return [rows(catalogue.RELOAD_SUCCESSFUL, usable), rows(catalogue.RELOAD_TIMESTAMP, read_at)]
+    return [rows(catalog.RELOAD_SUCCESSFUL, usable), rows(catalog.RELOAD_TIMESTAMP, read_at)]

@@ -102,7 +102,7 @@ class Told:
 
 
 class RecordingSink:
-    """Writes down what it is told and remembers, as a tally does, what was seen and finished.
+    """Writes down what it is told and remembers, as a conversations does, what was seen and finished.
 
     A snapshot of a conversation with ``crash_on`` turns raises: a defect of ours.
     """

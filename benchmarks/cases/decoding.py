@@ -7,9 +7,9 @@ from collections.abc import Callable
 from time import perf_counter
 
 from exporter.counting import derive
-from exporter.counting.increments import Addition
+from exporter.counting.increments import Increment
 from exporter.phonic.decode import Message, decode
-from exporter.phonic.live.incremental import TailDecoder
+from exporter.phonic.live.incremental import IncrementalDecoder
 from exporter.phonic.schema import Snapshot
 
 from ..calls import PLACEHOLDER, snapshots
@@ -33,21 +33,21 @@ class _Deriving:
     def __init__(self, read: Callable[[str], Snapshot | None]) -> None:
         self._read = read
         self._progress = derive.NOTHING
-        self.additions: list[Addition] = []
+        self.increments: list[Increment] = []
 
     def __call__(self, message: str) -> None:
         snapshot = self._read(message)
         if snapshot is not None:
-            self._progress, additions = derive.derive(self._progress, snapshot)
-            self.additions += additions
+            self._progress, increments = derive.derive(self._progress, snapshot)
+            self.increments += increments
 
 
 def _fully(message: str) -> Snapshot | None:
     return decode(message).snapshot
 
 
-def _tail() -> TailDecoder:
-    return TailDecoder(PLACEHOLDER.decode())
+def _tail() -> IncrementalDecoder:
+    return IncrementalDecoder(PLACEHOLDER.decode())
 
 
 def _tail_messages() -> Callable[[str], Message]:
@@ -93,7 +93,7 @@ def check(messages: list[bytes]) -> None:
     for message in messages:
         full(message.decode())
         tail(message.decode())
-    if not full.additions or Counter(full.additions) != Counter(tail.additions):
+    if not full.increments or Counter(full.increments) != Counter(tail.increments):
         raise Unequal("full and tail decoding add different things")
 
 

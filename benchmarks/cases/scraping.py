@@ -24,9 +24,9 @@ def rendering(options: Options) -> Report:
     rows, data, goals = [], {}, []
     lines: dict[str, list[tuple[float, float]]] = {}
     for live, agents in _CELLS[:-1] if options.quick else _CELLS:
-        tally = filled(live=live, agents=agents)
+        conversations = filled(live=live, agents=agents)
         for name, form in _FORMS.items():
-            ours = page(tally)
+            ours = page(conversations)
             rendered = ours.render(form)  # the first page, which does not yet tell its own duration
             library = Library(rendered, form)
             if library.render() != rendered:

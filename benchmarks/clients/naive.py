@@ -19,16 +19,16 @@ from prometheus_client import (
     start_http_server,
 )
 
-from exporter.metrics import catalog as catalogue
+from exporter.metrics import catalog
 from exporter.metrics.catalog import Family
 
 from .feeds import follow
 
 _LABELS = ("project", "agent")
 _TIMINGS = (
-    ("model_generation_time", catalogue.MODEL_GENERATION),
-    ("phonic_api_output_to_first_audio_chunk", catalogue.FIRST_AUDIO),
-    ("phonic_api_output_to_modal_input", catalogue.MODEL_INPUT),
+    ("model_generation_time", catalog.MODEL_GENERATION),
+    ("phonic_api_output_to_first_audio_chunk", catalog.FIRST_AUDIO),
+    ("phonic_api_output_to_modal_input", catalog.MODEL_INPUT),
 )
 
 
@@ -40,20 +40,20 @@ class Naive:
         self.registry = CollectorRegistry()
         self._seen: set[tuple[str, ...]] = set()
         self._updates = Counter("phonic_exporter_updates", "Snapshots.", registry=self.registry)
-        self._conversations = self._counter(catalogue.CONVERSATIONS)
-        self._turns = self._counter(catalogue.TURNS)
-        self._silent_turns = self._counter(catalogue.SILENT_TURNS)
-        self._overlaps = self._counter(catalogue.OVERLAPS)
-        self._tool_calls = self._counter(catalogue.TOOL_CALLS)
-        self._turn_duration = self._histogram(catalogue.TURN_DURATION)
-        self._response = self._histogram(catalogue.RESPONSE)
+        self._conversations = self._counter(catalog.CONVERSATIONS)
+        self._turns = self._counter(catalog.TURNS)
+        self._silent_turns = self._counter(catalog.SILENT_TURNS)
+        self._overlaps = self._counter(catalog.OVERLAPS)
+        self._tool_calls = self._counter(catalog.TOOL_CALLS)
+        self._turn_duration = self._histogram(catalog.TURN_DURATION)
+        self._response = self._histogram(catalog.RESPONSE)
         self._timings = [(key, self._histogram(family)) for key, family in _TIMINGS]
-        self._live_info = self._gauge(catalogue.LIVE_INFO)
-        self._live_turns = self._gauge(catalogue.LIVE_TURNS)
-        self._live_duration = self._gauge(catalogue.LIVE_DURATION)
-        self._live_generation = self._gauge(catalogue.LIVE_GENERATION)
-        self._live_first_audio = self._gauge(catalogue.LIVE_FIRST_AUDIO)
-        self._live_last_update = self._gauge(catalogue.LIVE_LAST_UPDATE)
+        self._live_info = self._gauge(catalog.LIVE_INFO)
+        self._live_turns = self._gauge(catalog.LIVE_TURNS)
+        self._live_duration = self._gauge(catalog.LIVE_DURATION)
+        self._live_generation = self._gauge(catalog.LIVE_GENERATION)
+        self._live_first_audio = self._gauge(catalog.LIVE_FIRST_AUDIO)
+        self._live_last_update = self._gauge(catalog.LIVE_LAST_UPDATE)
 
     def receive(self, identity: str, message: str | bytes) -> None:
         """Count what is new in a message of the live socket."""

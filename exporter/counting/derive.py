@@ -5,7 +5,7 @@ changed since the last message; it asks which identities and values have not bee
 
 What the end adds is in `ending.py`. Rules for this file (design, Semantics 1 to 6):
 - `Progress` is immutable and holds all memory; the same snapshots in any order, any number of times, give the
-  same additions in total, as long as no value is revised on the way.
+  same increments in total, as long as no value is revised on the way.
 - A turn is its index. It counts when first seen, with the role it had then. Nothing is ever taken back.
 - Each measurement is made once, at the first valid value; a later different value is counted as revised, once
   for each turn and field, and an unusable one as rejected, once for each turn, field and reason.
@@ -32,9 +32,9 @@ from .increments import (
     TURN_DURATION,
     UNKNOWN_ROLE,
     UNKNOWN_TIMING,
-    Addition,
+    Increment,
     Key,
-    What,
+    Measure,
     rejected,
 )
 
@@ -70,13 +70,13 @@ CONVERSATION_INDEX = -1
 _Rejections = tuple[tuple[Field, Rejection], ...]
 
 _TIMINGS: tuple[tuple[str, Field, Key], ...] = (
-    (Field.MODEL_GENERATION.value, Field.MODEL_GENERATION, (What.MODEL_GENERATION,)),
-    (Field.FIRST_AUDIO.value, Field.FIRST_AUDIO, (What.FIRST_AUDIO,)),
-    (Field.MODEL_INPUT.value, Field.MODEL_INPUT, (What.MODEL_INPUT,)),
+    (Field.MODEL_GENERATION.value, Field.MODEL_GENERATION, (Measure.MODEL_GENERATION,)),
+    (Field.FIRST_AUDIO.value, Field.FIRST_AUDIO, (Measure.FIRST_AUDIO,)),
+    (Field.MODEL_INPUT.value, Field.MODEL_INPUT, (Measure.MODEL_INPUT,)),
 )
 _TIMING_NAMES = frozenset(name for name, _, _ in _TIMINGS)
 _GENERATION_NAME, _FIRST_AUDIO_NAME, _MODEL_INPUT_NAME = (name for name, _, _ in _TIMINGS)
-_RESPONSE: Key = (What.RESPONSE,)
+_RESPONSE: Key = (Measure.RESPONSE,)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -119,12 +119,12 @@ class Progress:
 NOTHING = Progress()
 
 
-def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Addition]]:
-    """What ``snapshot`` adds. Returns the progress after it, and the additions, in the order of the turns."""
+def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Increment]]:
+    """What ``snapshot`` adds. Returns the progress after it, and the increments, in the order of the turns."""
     return _Step(progress, snapshot).run()
 
 
-def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) -> tuple[Progress, list[Addition]]:
+def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) -> tuple[Progress, list[Increment]]:
     """What the REST record of an ended conversation adds: every turn is settled, nothing counts as revised.
 
     ``was_watched``: response times are computed from the turns; if not, REST has a list of its own.
@@ -132,7 +132,7 @@ def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) ->
     return _Step(progress, record, is_record=True, was_watched=was_watched).run()
 
 
-def settle(progress: Progress) -> list[Addition]:
+def settle(progress: Progress) -> list[Increment]:
     """The durations not observed yet, as they were last seen: no turn changes after the end."""
     return [
         (TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000)
@@ -155,14 +155,25 @@ def parse_time(text: str | None) -> int | None:
 
 
 class _Step:
-    """One derivation: the turns and additions while they are being built.
+    """One derivation: the turns and increments while they are being built.
 
     ``is_record`` and ``was_watched`` as in `derive_record`.
     """
 
     __slots__ = (
-        "additions", "before", "indexes", "is_fresh", "is_record", "items", "last", "new_rejected", "new_tools",
-        "places", "snapshot", "turns", "was_watched",
+        "before",
+        "increments",
+        "indexes",
+        "is_fresh",
+        "is_record",
+        "items",
+        "last",
+        "new_rejected",
+        "new_tools",
+        "places",
+        "snapshot",
+        "turns",
+        "was_watched",
     )  # fmt: skip
 
     def __init__(
@@ -172,7 +183,7 @@ class _Step:
         self.snapshot = snapshot
         self.is_record = is_record
         self.was_watched = was_watched
-        self.additions: list[Addition] = []
+        self.increments: list[Increment] = []
         self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied before the first change
         # Sets of their own: adding to all known ones copies them each time.
         self.new_tools: set[str] = set()
@@ -182,11 +193,11 @@ class _Step:
         self.places: dict[int, int] | None = None  # of each index in the list; made when first needed
         self.last = max(self.indexes, default=-1)
 
-    def run(self) -> tuple[Progress, list[Addition]]:
+    def run(self) -> tuple[Progress, list[Increment]]:
         before, conversation = self.before, self.snapshot.conversation
-        additions = self.additions
+        increments = self.increments
         if not before.seen:
-            additions.append(CONVERSATION)
+            increments.append(CONVERSATION)
         duration = conversation.duration_ms
         bad = self._bad_values() if self.snapshot.bad else {}
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
@@ -199,10 +210,10 @@ class _Step:
             self._turn(at, self.indexes[at], item, bad.get(at, ()))
         malformed = max(self.snapshot.malformed, before.malformed)
         if malformed > before.malformed:
-            additions.append((MALFORMED, malformed - before.malformed))
+            increments.append((MALFORMED, malformed - before.malformed))
         duplicates = max(len(self.indexes) - len(set(self.indexes)), before.duplicates)
         if duplicates > before.duplicates:
-            additions.append((DUPLICATE_INDEX, duplicates - before.duplicates))
+            increments.append((DUPLICATE_INDEX, duplicates - before.duplicates))
         return (
             Progress(
                 seen=True,
@@ -216,7 +227,7 @@ class _Step:
                 end_reason=ended_by(conversation) or before.end_reason,
                 live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
             ),
-            additions,
+            increments,
         )
 
     def _newest_length(self) -> float:
@@ -229,9 +240,9 @@ class _Step:
         if known is None:
             role = _ROLE_OF.get(item.role, Role.OTHER)
             known = (_ROLE_BITS[role], None, None, None, None)
-            self.additions.append(TURN[role])
+            self.increments.append(TURN[role])
             if role is Role.OTHER:
-                self.additions.append(UNKNOWN_ROLE)
+                self.increments.append(UNKNOWN_ROLE)
         if index != item.item_idx and item.item_idx is not None:
             rejections += ((Field.ITEM_IDX, reason_of(item.item_idx)),)
         flags, *timed, duration = known
@@ -242,7 +253,7 @@ class _Step:
             flags, duration, rejections = self._duration(item.duration_ms, flags, duration, rejections, settled)
         if item.assistant_chose_not_to_respond and not flags & _SILENT:
             flags |= _SILENT
-            self.additions.append(SILENT_TURN)
+            self.increments.append(SILENT_TURN)
         if not flags & (_RESPONSE_DONE | _SILENT | _ROLE_MASK):  # role bits 0: the assistant's
             flags, rejections = self._response(at, index, item, flags, rejections)
         if item.tool_call_ids or item.tool_calls:
@@ -270,13 +281,13 @@ class _Step:
             elif not flags & _OBSERVED << at:
                 flags |= _OBSERVED << at
                 observed[at] = value
-                self.additions.append((key, value / 1000))
+                self.increments.append((key, value / 1000))
             elif value != observed[at] and not flags & _REVISED << at:
                 flags |= _REVISED << at
-                self.additions.append(REVISED)
+                self.increments.append(REVISED)
         if not flags & _UNKNOWN_TIMING and not timings.keys() <= _TIMING_NAMES:
             flags |= _UNKNOWN_TIMING
-            self.additions.append(UNKNOWN_TIMING)
+            self.increments.append(UNKNOWN_TIMING)
         return flags, rejections
 
     def _duration(
@@ -287,9 +298,9 @@ class _Step:
         if flags & _DURATION_OBSERVED:
             if value != known and settled and not self.is_record and not flags & _DURATION_REVISED:
                 flags |= _DURATION_REVISED
-                self.additions.append(REVISED)
+                self.increments.append(REVISED)
         elif settled:
-            self.additions.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], value / 1000))
+            self.increments.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], value / 1000))
             return flags | _DURATION_OBSERVED, value, rejections
         elif self.is_fresh:
             return flags, value, rejections
@@ -309,11 +320,11 @@ class _Step:
             return flags, rejections
         gap = start - user_start - round(length * 1000)
         if gap < 0:
-            self.additions.append(OVERLAP)
+            self.increments.append(OVERLAP)
         elif gap > LONGEST_TIMING_MS * 1000:
             return flags, (*rejections, (Field.RESPONSE, Rejection.TOO_LARGE))
         elif self.was_watched:
-            self.additions.append((_RESPONSE, gap / 1_000_000))
+            self.increments.append((_RESPONSE, gap / 1_000_000))
         return flags | _RESPONSE_DONE, rejections
 
     def _item(self, at: int, index: int) -> Item | None:
@@ -338,7 +349,7 @@ class _Step:
                     self._reject(CONVERSATION_INDEX, ((Field.TOOL_CALLS, Rejection.TOO_LARGE),))
                     return
                 self.new_tools.add(call)
-                self.additions.append(TOOL_CALL)
+                self.increments.append(TOOL_CALL)
 
     def _bad_values(self) -> dict[int, _Rejections]:
         """Values that the decoder refused, by position in the list; those of the conversation are counted here."""
@@ -355,7 +366,7 @@ class _Step:
             value = (index, field.value, reason.value)
             if value not in self.before.rejected and value not in self.new_rejected:
                 self.new_rejected.add(value)
-                self.additions.append(rejected(field, reason))
+                self.increments.append(rejected(field, reason))
 
     def _live(self, duration_ms: float | None) -> Live:
         before = self.before.live

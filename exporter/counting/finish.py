@@ -11,7 +11,7 @@ import attrs
 from ..enums import ERROR_ENDINGS, EndedBy, Field, Lost, ToolFailure
 from ..phonic.schema import Conversation, Snapshot, ToolCall
 from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, parse_time, reason_of, settle
-from .increments import CONVERSATION, UNKNOWN_ENDED_BY, Addition, What, rejected
+from .increments import CONVERSATION, UNKNOWN_ENDED_BY, Increment, Measure, rejected
 
 MOST_INTERRUPTIONS = 100_000
 
@@ -71,59 +71,59 @@ def judge(
     return Verdict(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
 
 
-def finish(progress: Progress, end: End) -> list[Addition]:
+def finish(progress: Progress, end: End) -> list[Increment]:
     """What the end adds to ``progress``, which may be forgotten afterwards.
 
     A conversation is finished once: the caller keeps tombstones.
     """
-    additions: list[Addition] = []
+    increments: list[Increment] = []
     record = end.record.conversation if end.record else None
     if end.record is not None:
-        progress, additions = derive_record(progress, end.record, was_watched=end.lost is None)
+        progress, increments = derive_record(progress, end.record, was_watched=end.lost is None)
     elif not progress.seen:
-        additions.append(CONVERSATION)
-    additions += settle(progress)
-    additions += _the_end(progress, record)
+        increments.append(CONVERSATION)
+    increments += settle(progress)
+    increments += _the_end(progress, record)
     if record is not None:
-        additions += _interruptions(record)
-        additions += _tool_failures(record)
+        increments += _interruptions(record)
+        increments += _tool_failures(record)
         if end.lost is not None:
-            additions += _reported_latencies(record)
+            increments += _reported_latencies(record)
     if end.lost is not None:
-        additions.append(((What.LOST, end.lost), 1))
-    return additions
+        increments.append(((Measure.LOST, end.lost), 1))
+    return increments
 
 
-def _the_end(progress: Progress, record: Conversation | None) -> list[Addition]:
+def _the_end(progress: Progress, record: Conversation | None) -> list[Increment]:
     word = (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
-    additions: list[Addition] = [((What.ENDED, word), 1)]
+    increments: list[Increment] = [((Measure.ENDED, word), 1)]
     if word is EndedBy.OTHER:
-        additions.append(UNKNOWN_ENDED_BY)
+        increments.append(UNKNOWN_ENDED_BY)
     if word in ERROR_ENDINGS:
-        additions.append(((What.ERROR, word), 1))
+        increments.append(((Measure.ERROR, word), 1))
     if progress.duration_ms is not None:
-        additions.append(((What.CONVERSATION_DURATION,), progress.duration_ms / 1000))
-    additions.append(((What.CONVERSATION_TURNS,), len(progress.turns)))
-    return additions
+        increments.append(((Measure.CONVERSATION_DURATION,), progress.duration_ms / 1000))
+    increments.append(((Measure.CONVERSATION_TURNS,), len(progress.turns)))
+    return increments
 
 
-def _interruptions(record: Conversation) -> list[Addition]:
+def _interruptions(record: Conversation) -> list[Increment]:
     count = (record.analysis and record.analysis.interruptions_count) or 0
     if not 0 <= count <= MOST_INTERRUPTIONS:
         return [rejected(Field.INTERRUPTIONS, reason_of(count))]
-    return [((What.INTERRUPTIONS,), count)] if count else []
+    return [((Measure.INTERRUPTIONS,), count)] if count else []
 
 
-def _tool_failures(record: Conversation) -> list[Addition]:
-    additions: list[Addition] = []
+def _tool_failures(record: Conversation) -> list[Increment]:
+    increments: list[Increment] = []
     failed: set[str] = set()  # ids; a record may repeat a call, as in the turn that asked and the one that used it
     for call in (call for item in record.items or () for call in item.tool_calls or ()):
         failure = _failure(call)
         if failure is not None and call.id not in failed:
-            additions.append(((What.TOOL_FAILURE, failure), 1))
+            increments.append(((Measure.TOOL_FAILURE, failure), 1))
             if call.id:
                 failed.add(call.id)
-    return additions
+    return increments
 
 
 def _failure(call: ToolCall) -> ToolFailure | None:
@@ -137,11 +137,11 @@ def _failure(call: ToolCall) -> ToolFailure | None:
     return ToolFailure.ERROR if call.error_message else None
 
 
-def _reported_latencies(record: Conversation) -> list[Addition]:
-    additions: list[Addition] = []
+def _reported_latencies(record: Conversation) -> list[Increment]:
+    increments: list[Increment] = []
     for latency in (record.analysis and record.analysis.latencies_ms) or ():
         if 0 <= latency <= LONGEST_TIMING_MS:
-            additions.append(((What.RESPONSE,), latency / 1000))
+            increments.append(((Measure.RESPONSE,), latency / 1000))
         else:
-            additions.append(rejected(Field.RESPONSE, reason_of(latency)))
-    return additions
+            increments.append(rejected(Field.RESPONSE, reason_of(latency)))
+    return increments

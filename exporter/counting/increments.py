@@ -1,6 +1,6 @@
 """Pure: what a snapshot can add to what was counted, in words that know nothing of Prometheus.
 
-An addition is ``(key, value)``: the key says what happened (with the closed label value it happened to, if
+An increment is ``(key, value)``: the key says what happened (with the closed label value it happened to, if
 any), the value is 1 for an event and the amount in base units (seconds, turns) for a measurement.
 """
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 from ..enums import Field, Rejection, Role, Skipped
 
 
-class What(StrEnum):
-    """Kinds of addition."""
+class Measure(StrEnum):
+    """Kinds of increment."""
 
     CONVERSATION = "conversation"
     ENDED = "ended"
@@ -38,22 +38,22 @@ class What(StrEnum):
 
 
 Key = tuple[str, ...]
-Addition = tuple[Key, float]
+Increment = tuple[Key, float]
 
-CONVERSATION: Addition = ((What.CONVERSATION,), 1)
-OVERLAP: Addition = ((What.OVERLAP,), 1)
-SILENT_TURN: Addition = ((What.SILENT_TURN,), 1)
-TOOL_CALL: Addition = ((What.TOOL_CALL,), 1)
-REVISED: Addition = ((What.REVISED,), 1)
-UNKNOWN_TIMING: Addition = ((What.UNKNOWN_TIMING,), 1)
-UNKNOWN_ROLE: Addition = ((What.UNKNOWN_ROLE,), 1)
-UNKNOWN_ENDED_BY: Addition = ((What.UNKNOWN_ENDED_BY,), 1)
-TURN: dict[Role, Addition] = {role: ((What.TURN, role), 1) for role in Role}
-TURN_DURATION: dict[Role, Key] = {role: (What.TURN_DURATION, role) for role in Role}
-MALFORMED: Key = (What.SKIPPED, Skipped.MALFORMED)
-DUPLICATE_INDEX: Key = (What.SKIPPED, Skipped.DUPLICATE_INDEX)
+CONVERSATION: Increment = ((Measure.CONVERSATION,), 1)
+OVERLAP: Increment = ((Measure.OVERLAP,), 1)
+SILENT_TURN: Increment = ((Measure.SILENT_TURN,), 1)
+TOOL_CALL: Increment = ((Measure.TOOL_CALL,), 1)
+REVISED: Increment = ((Measure.REVISED,), 1)
+UNKNOWN_TIMING: Increment = ((Measure.UNKNOWN_TIMING,), 1)
+UNKNOWN_ROLE: Increment = ((Measure.UNKNOWN_ROLE,), 1)
+UNKNOWN_ENDED_BY: Increment = ((Measure.UNKNOWN_ENDED_BY,), 1)
+TURN: dict[Role, Increment] = {role: ((Measure.TURN, role), 1) for role in Role}
+TURN_DURATION: dict[Role, Key] = {role: (Measure.TURN_DURATION, role) for role in Role}
+MALFORMED: Key = (Measure.SKIPPED, Skipped.MALFORMED)
+DUPLICATE_INDEX: Key = (Measure.SKIPPED, Skipped.DUPLICATE_INDEX)
 
 
-def rejected(field: Field, reason: Rejection) -> Addition:
+def rejected(field: Field, reason: Rejection) -> Increment:
     """One value of ``field`` was not used."""
-    return ((What.REJECTED, field, reason), 1)
+    return ((Measure.REJECTED, field, reason), 1)

@@ -529,7 +529,7 @@ SLO_RESPONSE = _gauge(
     "`--metrics.slo-response`",
 )
 LABEL_SETS = _gauge(
-    "phonic_exporter_label_sets", "Combinations of label values that have series of their own.", "ledger"
+    "phonic_exporter_label_sets", "Combinations of label values that have series of their own.", "store"
 )
 EVENT_LOOP_LAG = _gauge(
     "phonic_exporter_event_loop_lag_seconds",

@@ -1,15 +1,15 @@
-"""State: the page of one exporter: every family of the catalogue, where its series come from, and its cost."""
+"""State: the page of one exporter: every family of the catalog, where its series come from, and its cost."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from time import perf_counter
 
-from . import catalog as catalogue
+from . import catalog
 from .catalog import CATALOGUE, Family
 from .exposition import Block, finish, has_samples_named, render
 from .formats import Format
 from .series import Column, Numbers, Sample, Series, samples
-from .store import Ledger, accumulated
+from .store import MetricStore, accumulated
 
 PART = 128 * 1024
 """Bytes of a part of a page, at least: about 0.5 ms of work. A family is never cut."""
@@ -23,17 +23,17 @@ class Page:
     """Writes the metrics page.
 
     ``gauges`` maps a gauge family to what its owner says at this moment; ``process`` renders ``process_*``.
-    A family of the catalogue without a source is an error here, not a gap found by a user.
+    A family of the catalog without a source is an error here, not a gap found by a user.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        store: MetricStore,
         gauges: Mapping[Family, Source],
         process: Callable[[Format, frozenset[str] | None], bytes],
     ) -> None:
-        self._ledger = ledger
-        self._gauges = {**gauges, catalogue.RENDER_DURATION: self._own_cost}
+        self._store = store
+        self._gauges = {**gauges, catalog.RENDER_DURATION: self._own_cost}
         self._process = process
         self._duration: float | None = None
         held = set(accumulated())
@@ -84,7 +84,7 @@ class Page:
         """A family's series as they are now; ``shared`` is what sources of several families gave for this page."""
         source = self._gauges.get(family)
         if source is None:
-            return self._ledger.shown(family)
+            return self._store.shown(family)
         if family not in shared:
             given = source()
             if not isinstance(given, Mapping):

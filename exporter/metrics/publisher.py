@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import trio
 
 from ..state.rows import Changes
-from .store import Ledger
+from .store import MetricStore
 
 LONGEST_WAIT: Final = 1.0  # seconds of a scrape for a write
 _SHARE_OF_TIMEOUT: Final = 1 / 3
@@ -35,10 +35,10 @@ class Keeper(Protocol):
 class Publisher:
     """Prepares pages. ``wait`` is how long the last scrape waited for its commit, seconds; None before."""
 
-    def __init__(self, ledger: Ledger, source: Source, keeper: Keeper | None) -> None:
+    def __init__(self, store: MetricStore, source: Source, keeper: Keeper | None) -> None:
         """``keeper`` is None without a state file."""
         self.wait: float | None = None
-        self._ledger = ledger
+        self._store = store
         self._source = source
         self._keeper = keeper
 
@@ -53,7 +53,7 @@ class Publisher:
         Waits a third of that, at most 1 s. Cancellation: at any time.
         """
         started = trio.current_time()
-        self._ledger.release(started)
+        self._store.release(started)
         if self._keeper is None:
             self.take_all()
         else:
@@ -62,7 +62,7 @@ class Publisher:
             )
             await self._keeper.commit(patience)
             if self._keeper.is_behind:
-                self._ledger.show_counted()
+                self._store.show_counted()
         self.wait = trio.current_time() - started
 
     def take_all(self) -> None:
@@ -71,5 +71,5 @@ class Publisher:
 
     def whole_page(self, by_prometheus: bool) -> Callable[[], None]:
         """A client takes a whole page of this moment. Returns what to call once all of it is sent."""
-        births = self._ledger.held_now()
-        return lambda: self._ledger.seen(births, trio.current_time(), by_prometheus=by_prometheus)
+        births = self._store.held_now()
+        return lambda: self._store.seen(births, trio.current_time(), by_prometheus=by_prometheus)

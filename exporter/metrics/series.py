@@ -5,7 +5,7 @@ built when the series is born and a scrape formats nothing but numbers. Sums are
 total does not depend on the order in which its parts arrived.
 
 Each series has two sets of numbers. The *counted* ones change with every observation. The *shown* ones are what a
-page tells, and change only when the ledger says so (`exporter.metrics.store`): a frozen copy of the counted ones.
+page tells, and change only when the store says so (`exporter.metrics.store`): a frozen copy of the counted ones.
 """
 
 from bisect import bisect_left

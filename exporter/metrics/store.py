@@ -9,10 +9,10 @@ Rules for this file:
   together with it; what only this process did (`Scope.PROCESS`) starts at 0 with it.
 
 Counted and shown. A page tells the *shown* numbers, so that Prometheus never sees a counter fall: a crash takes
-the exporter back to its state file, hence a page may tell no more than the file holds. `Ledger.freeze` copies what
-has changed for one write; `Ledger.publish` makes a frozen copy the shown numbers once the write is acknowledged,
-all families at once; `Ledger.put_back` returns a copy whose write failed. `Ledger.show_counted` is for an exporter
-without a state file, and for one that cannot write it.
+the exporter back to its state file, hence a page may tell no more than the file holds. `MetricStore.freeze` copies
+what has changed for one write; `MetricStore.publish` makes a frozen copy the shown numbers once the write is
+acknowledged, all families at once; `MetricStore.put_back` returns a copy whose write failed.
+`MetricStore.show_counted` is for an exporter without a state file, and for one that cannot write it.
 
 Held. Prometheus' ``increase`` does not see the first sample of a series, so a new series is shown at 0 for a while
 before its numbers: where it could not be known ahead for ``hold`` seconds after the first whole page with it, so
@@ -27,43 +27,43 @@ from itertools import chain, product
 
 import attrs
 
-from ..counting.increments import Addition, Key, What
+from ..counting.increments import Increment, Key, Measure
 from ..enums import Drift, UnknownWord
 from ..state.rows import Held, SavedSeries
-from . import catalog as catalogue
+from . import catalog
 from .catalog import CATALOGUE, Family, Kind, Scope
 from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
 
 OTHER = "__other__"
 AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
 
-_FAMILY_OF: Mapping[What, Family] = {
-    What.CONVERSATION: catalogue.CONVERSATIONS,
-    What.ENDED: catalogue.CONVERSATIONS_ENDED,
-    What.ERROR: catalogue.CONVERSATION_ERRORS,
-    What.CONVERSATION_DURATION: catalogue.CONVERSATION_DURATION,
-    What.CONVERSATION_TURNS: catalogue.CONVERSATION_TURNS,
-    What.TURN: catalogue.TURNS,
-    What.TURN_DURATION: catalogue.TURN_DURATION,
-    What.MODEL_GENERATION: catalogue.MODEL_GENERATION,
-    What.FIRST_AUDIO: catalogue.FIRST_AUDIO,
-    What.MODEL_INPUT: catalogue.MODEL_INPUT,
-    What.RESPONSE: catalogue.RESPONSE,
-    What.OVERLAP: catalogue.OVERLAPS,
-    What.SILENT_TURN: catalogue.SILENT_TURNS,
-    What.INTERRUPTIONS: catalogue.INTERRUPTIONS,
-    What.TOOL_CALL: catalogue.TOOL_CALLS,
-    What.TOOL_FAILURE: catalogue.TOOL_CALL_FAILURES,
-    What.REVISED: catalogue.TURNS_REVISED,
-    What.REJECTED: catalogue.REJECTED_VALUES,
-    What.SKIPPED: catalogue.TURNS_SKIPPED,
-    What.LOST: catalogue.CONVERSATIONS_LOST,
+_FAMILY_OF: Mapping[Measure, Family] = {
+    Measure.CONVERSATION: catalog.CONVERSATIONS,
+    Measure.ENDED: catalog.CONVERSATIONS_ENDED,
+    Measure.ERROR: catalog.CONVERSATION_ERRORS,
+    Measure.CONVERSATION_DURATION: catalog.CONVERSATION_DURATION,
+    Measure.CONVERSATION_TURNS: catalog.CONVERSATION_TURNS,
+    Measure.TURN: catalog.TURNS,
+    Measure.TURN_DURATION: catalog.TURN_DURATION,
+    Measure.MODEL_GENERATION: catalog.MODEL_GENERATION,
+    Measure.FIRST_AUDIO: catalog.FIRST_AUDIO,
+    Measure.MODEL_INPUT: catalog.MODEL_INPUT,
+    Measure.RESPONSE: catalog.RESPONSE,
+    Measure.OVERLAP: catalog.OVERLAPS,
+    Measure.SILENT_TURN: catalog.SILENT_TURNS,
+    Measure.INTERRUPTIONS: catalog.INTERRUPTIONS,
+    Measure.TOOL_CALL: catalog.TOOL_CALLS,
+    Measure.TOOL_FAILURE: catalog.TOOL_CALL_FAILURES,
+    Measure.REVISED: catalog.TURNS_REVISED,
+    Measure.REJECTED: catalog.REJECTED_VALUES,
+    Measure.SKIPPED: catalog.TURNS_SKIPPED,
+    Measure.LOST: catalog.CONVERSATIONS_LOST,
 }
-# Drift is counted in families whose labels are not the addition's own words.
-_FIXED: Mapping[What, tuple[Family, str]] = {
-    What.UNKNOWN_TIMING: (catalogue.UNKNOWN_FIELDS, Drift.TIMINGS),
-    What.UNKNOWN_ROLE: (catalogue.UNKNOWN_WORDS, UnknownWord.ROLE),
-    What.UNKNOWN_ENDED_BY: (catalogue.UNKNOWN_WORDS, UnknownWord.ENDED_BY),
+# Drift is counted in families whose labels are not the increment's own words.
+_FIXED: Mapping[Measure, tuple[Family, str]] = {
+    Measure.UNKNOWN_TIMING: (catalog.UNKNOWN_FIELDS, Drift.TIMINGS),
+    Measure.UNKNOWN_ROLE: (catalog.UNKNOWN_WORDS, UnknownWord.ROLE),
+    Measure.UNKNOWN_ENDED_BY: (catalog.UNKNOWN_WORDS, UnknownWord.ENDED_BY),
 }
 
 
@@ -129,7 +129,7 @@ class Frozen:
             yield SavedSeries(series.family.name, series.labels, series.family.buckets, row)
 
 
-class Ledger:
+class MetricStore:
     """The numbers of all families that are accumulated."""
 
     def __init__(self, limits: LabelLimits, *, hold: float = 0.0) -> None:
@@ -176,12 +176,12 @@ class Ledger:
         series.observe(value, "", 0.0)
 
     def apply(
-        self, label_set: LabelSet, additions: Iterable[Addition], *, conversation_id: str, at: float
+        self, label_set: LabelSet, increments: Iterable[Increment], *, conversation_id: str, at: float
     ) -> None:
         """Add what a conversation added. ``at`` is Unix time, for exemplars."""
         exemplar = exemplar_labels(conversation_id)
         changed = self._changed
-        for key, value in additions:
+        for key, value in increments:
             series = label_set.series.get(key)
             if series is None:
                 series = self._adopt(label_set, key)
@@ -202,7 +202,7 @@ class Ledger:
             while known is None and len(self._label_sets) >= self.limits.sets and self._ahead:
                 self._drop(next(iter(self._ahead)))
             if known is None and len(self._label_sets) >= self.limits.sets:
-                self.count(catalogue.LABEL_VALUES_FOLDED, "label_set")
+                self.count(catalog.LABEL_VALUES_FOLDED, "label_set")
                 values = tuple(OTHER for _ in self.limits.names)
                 known = self._label_sets.get(values)
             known = known or self._new_label_set(values, is_ahead=False)
@@ -229,7 +229,7 @@ class Ledger:
         if len(seen) < self.limits.values:
             seen.add(value)
             return value
-        self.count(catalogue.LABEL_VALUES_FOLDED, self.limits.names[at])
+        self.count(catalog.LABEL_VALUES_FOLDED, self.limits.names[at])
         return OTHER
 
     def _make_room(self, at: int) -> None:
@@ -266,7 +266,7 @@ class Ledger:
 
     def _adopt(self, label_set: LabelSet, key: Key) -> Series:
         """The series for a key that the label set was not born with: a shared one, or a rare label value."""
-        what = What(key[0])
+        what = Measure(key[0])
         if what in _FIXED:
             family, label = _FIXED[what]
             series = self._series[family.name][(label,)]
@@ -479,7 +479,7 @@ def _is_saved(family: Family) -> bool:
 
 
 def accumulated() -> Iterator[Family]:
-    """Families whose numbers the ledger holds."""
+    """Families whose numbers the store holds."""
     return (family for family in CATALOGUE if _is_accumulated(family))
 
 

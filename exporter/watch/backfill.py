@@ -33,7 +33,7 @@ class _Due:
     failures: int = 0
 
 
-class Unwatched:
+class Backfill:
     """Conversations that are over, as far as anybody knows, and whose end nobody has counted.
 
     Each stays here until it was counted or somebody watches it: passes come every minute or so, and that is also

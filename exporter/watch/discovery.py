@@ -36,7 +36,7 @@ from ..enums import RestError, Started, Task
 from ..phonic.listing import AgentRow, ListedRow, ListPage, ProjectRow, Workspace
 from ..phonic.rest import REFUSALS, RestFailed
 from ..phonic.schema import Snapshot
-from .backfill import Unwatched, is_known
+from .backfill import Backfill, is_known
 from .backoff import backoff
 from .crash_guard import Fence
 from .interfaces import Directory, Sink, Source, Targets
@@ -155,7 +155,7 @@ class Discovery:
         self._sweeps_fence = Fence(Task.SWEEP, sink.task_crashed)
         self._records_fence = Fence(Task.RECORDS, sink.task_crashed)
         self._searched: dict[str, _Project] = {}
-        self._unwatched = Unwatched(api.record, targets=targets, sink=sink, rng=rng, now=now)
+        self._unwatched = Backfill(api.record, targets=targets, sink=sink, rng=rng, now=now)
         self._workspace_at = -math.inf
         self._absent: frozenset[str] = frozenset()
         self._is_failing = False

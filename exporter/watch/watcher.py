@@ -16,7 +16,7 @@ import trio
 from ..enums import FeedError, MessageType, WatcherState
 from ..phonic.decode import InvalidMessage, Message, unknown_fields
 from ..phonic.live.errors import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
-from ..phonic.live.incremental import TailDecoder
+from ..phonic.live.incremental import IncrementalDecoder
 from ..phonic.schema import Snapshot
 from .backoff import backoff
 from .interfaces import Feed, OpenFeed, Sink
@@ -121,7 +121,7 @@ class _Counting:
         self._conversation_id = conversation_id
         self._feed = feed
         self._sink = sink
-        self._decoder = TailDecoder(conversation_id)
+        self._decoder = IncrementalDecoder(conversation_id)
         self._superseded = self._superseded_size = 0
 
     async def next(self) -> bool:

@@ -37,7 +37,7 @@ class Visit:
     phase: Phase = Phase.NEW
 
 
-class Crowd:
+class Connections:
     """All connections of a server. The oldest of a phase is the one that entered it first."""
 
     def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int | None = None) -> None:

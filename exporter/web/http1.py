@@ -17,7 +17,7 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
-from .connections import Crowd, Phase, Visit
+from .connections import Connections, Phase, Visit
 
 FIRST_REQUEST_SECONDS: Final = 30
 NEXT_REQUEST_SECONDS: Final = 150  # longer than common scrape intervals, so that connections are used again
@@ -48,7 +48,7 @@ class _Refused(Exception):
 
 
 async def serve_http(
-    stream: trio.abc.Stream, app: ASGIApp, *, crowd: Crowd, visit: Visit, is_tls: bool = False
+    stream: trio.abc.Stream, app: ASGIApp, *, crowd: Connections, visit: Visit, is_tls: bool = False
 ) -> bool:
     """Answer requests until the client leaves, has nothing to ask any more, or is cut.
 
@@ -92,7 +92,7 @@ async def linger(transport: trio.SocketStream) -> None:
 class _Wire:
     """A connection's stream, and what h11 makes of it. Every end of the stream is `_Left`."""
 
-    def __init__(self, stream: trio.abc.Stream, crowd: Crowd, visit: Visit) -> None:
+    def __init__(self, stream: trio.abc.Stream, crowd: Connections, visit: Visit) -> None:
         self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
         self.ahead_bytes = 0
         self.is_half_closed = False

@@ -45,7 +45,7 @@ class _Look:
     found: InForce | ConfigError | None
 
 
-class LiveConfig:
+class ReloadedConfig:
     """The web configuration file, or none (plain HTTP for everybody).
 
     A changed file that cannot be used, or that would turn TLS on or off, leaves the old one in force.

@@ -17,11 +17,11 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from .connections import MOST_CONNECTIONS, Crowd, Visit
+from .connections import MOST_CONNECTIONS, Connections, Visit
 from .endpoints import Exported, build_app
 from .http1 import linger, serve_http
 from .listen import bind, inherit, parse_address, url
-from .reload import LiveConfig
+from .reload import ReloadedConfig
 from .same_origin import fence
 from .security import Protection, guard
 from .tls import HandshakeFailed, handshake
@@ -36,7 +36,7 @@ def validate(config_file: Path) -> None:
 
     Errors: ConfigError.
     """
-    LiveConfig(config_file)
+    ReloadedConfig(config_file)
 
 
 async def serve(
@@ -45,7 +45,7 @@ async def serve(
     listen_addresses: Sequence[str],
     telemetry_path: str,
     max_requests: int,
-    web_config: LiveConfig,
+    web_config: ReloadedConfig,
     stop: trio.Event,
     systemd_socket: bool = False,
     route_prefix: str = "",
@@ -84,7 +84,7 @@ async def serve(
         sockets = await trio.to_thread.run_sync(bind, listen_addresses)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
-    crowd = Crowd(most=max_connections)
+    crowd = Connections(most=max_connections)
     receive_client = partial(_receive_client, guard(app, protection), web_config, crowd)
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
@@ -98,7 +98,7 @@ async def serve(
 
 
 async def _receive_client(
-    app: ASGIApp, web_config: LiveConfig, crowd: Crowd, transport: trio.SocketStream
+    app: ASGIApp, web_config: ReloadedConfig, crowd: Connections, transport: trio.SocketStream
 ) -> None:
     """Serve one connection to its end; errors end only this one."""
     with trio.CancelScope() as scope:
@@ -115,7 +115,7 @@ async def _receive_client(
 
 
 async def _serve_client(
-    app: ASGIApp, web_config: LiveConfig, crowd: Crowd, visit: Visit, transport: trio.SocketStream
+    app: ASGIApp, web_config: ReloadedConfig, crowd: Connections, visit: Visit, transport: trio.SocketStream
 ) -> bool:
     in_force = await web_config.current()
     if in_force.contexts is None or in_force.config.tls is None:

@@ -209,7 +209,7 @@ derive.derive = broken
                 )
                 line = await running.line("watcher crashed")
     assert "error=KeyError" in line
-    assert "tally.py" in line
+    assert "conversations.py" in line
     assert page.values_of("phonic_conversation_live_turns", "conversation_id") == {"conv_b"}
     assert is_clean(running.text)
 

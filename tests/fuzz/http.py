@@ -10,7 +10,7 @@ from trio.testing import MockClock, memory_stream_pair
 
 from exporter.enums import Started
 from exporter.metrics.formats import Format
-from exporter.web.connections import Crowd
+from exporter.web.connections import Connections
 from exporter.web.endpoints import Exported, build_app
 from exporter.web.http1 import serve_http
 
@@ -62,7 +62,7 @@ async def _serve(data: bytes, parts: int) -> bytes:
 
         async def serve() -> None:
             with trio.CancelScope() as scope:
-                crowd = Crowd()
+                crowd = Connections()
                 visit = crowd.enter(scope)
                 assert visit is not None
                 await serve_http(ours, app, crowd=crowd, visit=visit)

@@ -12,7 +12,7 @@ import trio
 
 from exporter.metrics.formats import Format
 from exporter.web.endpoints import Exported
-from exporter.web.reload import LiveConfig
+from exporter.web.reload import ReloadedConfig
 from exporter.web.server import serve
 
 Render = Callable[[Format, frozenset[str] | None], bytes]
@@ -44,7 +44,7 @@ class Served:
 async def serving(
     *,
     render: Render = lambda *_: b"up 1\n",
-    config: Path | LiveConfig | None = None,
+    config: Path | ReloadedConfig | None = None,
     addresses: tuple[str, ...] = ("127.0.0.1:0",),
     max_requests: int = 0,
     deadline_seconds: float = 20,
@@ -60,7 +60,7 @@ async def serving(
         listen_addresses=addresses,
         telemetry_path="/metrics",
         max_requests=max_requests,
-        web_config=config if isinstance(config, LiveConfig) else LiveConfig(config),
+        web_config=config if isinstance(config, ReloadedConfig) else ReloadedConfig(config),
         stop=stop,
     )
 

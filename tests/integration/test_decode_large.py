@@ -29,7 +29,7 @@ from exporter.phonic.decode import (
     pieces,
     read,
 )
-from exporter.phonic.live.incremental import TailDecoder
+from exporter.phonic.live.incremental import IncrementalDecoder
 from exporter.phonic.schema import LONGEST_TEXT, MOST_TIMINGS, MOST_TOOL_CALLS, BadValue, Snapshot
 from tests.feeds import ENDED
 from tests.strategies import Json, damaged, frame, histories
@@ -248,14 +248,14 @@ def test_the_pieces_of_a_snapshot_add_up_to_it(monkeypatch: pytest.MonkeyPatch) 
 
 def _derived(progress: Progress, snapshots: list[Snapshot], added: Counter[Any]) -> Progress:
     for snapshot in snapshots:
-        progress, additions = derive(progress, snapshot)
-        added.update(additions)
+        progress, increments = derive(progress, snapshot)
+        added.update(increments)
     return progress
 
 
 def test_a_first_snapshot_of_very_many_turns_is_handed_out_in_pieces() -> None:
     text = frame({"id": ID, "items": turns(3 * PIECE)})
-    found = [each for each in TailDecoder(ID).read(text) if each is not None]
+    found = [each for each in IncrementalDecoder(ID).read(text) if each is not None]
     assert isinstance(found[0], Message)
     assert all(isinstance(each, Snapshot) for each in found[1:])
     progress = NOTHING
@@ -403,7 +403,7 @@ def test_any_json_in_any_field_costs_that_field_only(
 @pytest.mark.parametrize("style", ["as it is", "upper", "lower"])
 def test_an_id_in_another_case_is_the_same_conversation(style: str) -> None:
     identity = {"as it is": "Conv_A", "upper": "CONV_A", "lower": "conv_a"}[style]
-    [message] = TailDecoder("Conv_A").read(frame({"id": identity, "items": []}))
+    [message] = IncrementalDecoder("Conv_A").read(frame({"id": identity, "items": []}))
     assert isinstance(message, Message)
 
 

@@ -13,7 +13,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from exporter.errors import ConfigError
-from exporter.web.reload import LiveConfig
+from exporter.web.reload import ReloadedConfig
 from exporter.web.server import validate
 from tests.integration.serving import Served, serving
 from tests.unit.certificates import make_authority, make_certificate, trusting
@@ -80,7 +80,7 @@ def test_file_is_refused(case: dict[str, Any], pems: Path) -> None:
 async def test_file_serves_whom_it_should(case: dict[str, Any], pems: Path) -> None:
     client = case.get("client", {})
     with capture_logs():
-        async with serving(config=LiveConfig(config_of(case, pems))) as served:
+        async with serving(config=ReloadedConfig(config_of(case, pems))) as served:
             context = None
             if served.url.startswith("https") and client.get("tls", True):
                 context = client_context(client, pems)

@@ -4,10 +4,10 @@ from random import Random
 
 import trio
 
-from exporter.conversations import Tally
+from exporter.conversations import Conversations
 from exporter.enums import FeedError, Invalid, Lost, Started
-from exporter.metrics import catalog as catalogue
-from exporter.metrics.store import LabelLimits, Ledger
+from exporter.metrics import catalog
+from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import MOST_DOCUMENTS, decode
 from exporter.phonic.live.client import LiveSocket, Timeouts
@@ -17,7 +17,7 @@ from exporter.watch.supervisor import Supervisor
 from exporter.watch.watcher import Retry
 from tests.feeds import AUDIO, ENDED, OTHER_ERROR, snapshot
 from tests.servers import close_frame, frame, request, reset, rude_server, upgrade
-from tests.unit.tallies import NOW, new_tally, totals
+from tests.unit.counted import NOW, new_conversations, totals
 
 STEADY, BROKEN = "conv_steady", "conv_broken"
 
@@ -47,8 +47,8 @@ AFTER: list[tuple[bytes, bool, FeedError]] = [
 ]
 
 
-class TellingTally(Tally):
-    """A tally that tells when both conversations are finished."""
+class TellingTally(Conversations):
+    """A conversations that tells when both conversations are finished."""
 
     all_finished: trio.Event
 
@@ -58,9 +58,9 @@ class TellingTally(Tally):
             self.all_finished.set()
 
 
-def counted(tally: Tally, family: catalogue.Family) -> dict[str, int]:
+def counted(conversations: Conversations, family: catalog.Family) -> dict[str, int]:
     """Counts of a process family by its only label, those that are not 0."""
-    return {each.labels[0]: each.dump()[0] for each in tally.ledger.series(family) if each.dump()[0]}
+    return {each.labels[0]: each.dump()[0] for each in conversations.store.series(family) if each.dump()[0]}
 
 
 async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> None:
@@ -97,14 +97,14 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
         await (steady if STEADY.encode() in handshake else broken)(stream, handshake)
 
     met: list[FeedError] = []
-    tally = TellingTally(Ledger(LabelLimits()), live_limit=10, now=lambda: NOW)
-    tally.all_finished = trio.Event()
+    conversations = TellingTally(MetricStore(LabelLimits()), live_limit=10, now=lambda: NOW)
+    conversations.all_finished = trio.Event()
     with trio.fail_after(10):
         async with rude_server(talk) as url, trio.open_nursery() as nursery:
             live = LiveSocket(url, Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2, round=0.01))
             supervisor = Supervisor(
                 open_feed=live.open,
-                sink=tally,
+                sink=conversations,
                 records=None,
                 limit=10,
                 retry=Retry(first=0.001, longest=0.002),
@@ -114,20 +114,20 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
             nursery.start_soon(live.run)
             for each in (STEADY, BROKEN):
                 assert supervisor.start(each, Source.FLAG) is Started.STARTED
-            await tally.all_finished.wait()
+            await conversations.all_finished.wait()
             nursery.cancel_scope.cancel()
 
-    expected = new_tally()
+    expected = new_conversations()
     for conversation_id, turns in ((STEADY, len(behaviours) + 1), (BROKEN, last)):
         message = decode(snapshot(conversation_id, turns))
         assert message.snapshot is not None
         expected.update(conversation_id, message.snapshot)
         expected.ended(conversation_id)
         expected.finish(conversation_id, None)
-    assert totals(tally) == totals(expected)
+    assert totals(conversations) == totals(expected)
     reasons = {reason.value: met.count(reason) for reason in met}
-    assert counted(tally, catalogue.FEED_ERRORS) == reasons
-    assert counted(tally, catalogue.INVALID_MESSAGES) == dict.fromkeys(Invalid, 1)
-    assert [each.dump()[0] for each in tally.ledger.series(catalogue.WATCHER_CRASHES)] == [0]
-    assert tally.live() == []
-    assert list(tally.unfinished()) == []
+    assert counted(conversations, catalog.FEED_ERRORS) == reasons
+    assert counted(conversations, catalog.INVALID_MESSAGES) == dict.fromkeys(Invalid, 1)
+    assert [each.dump()[0] for each in conversations.store.series(catalog.WATCHER_CRASHES)] == [0]
+    assert conversations.live() == []
+    assert list(conversations.unfinished()) == []

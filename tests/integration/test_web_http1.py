@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from exporter.app import OTHER_FILES
-from exporter.web.connections import MOST_CONNECTIONS, Crowd, Phase
+from exporter.web.connections import MOST_CONNECTIONS, Connections, Phase
 from exporter.web.http1 import linger, serve_http
 from tests.integration.serving import GET_METRICS, serving
 from tests.servers import reset
@@ -47,9 +47,9 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def connected(app: Any, crowd: Crowd | None = None) -> AsyncIterator[trio.SocketStream]:
+async def connected(app: Any, crowd: Connections | None = None) -> AsyncIterator[trio.SocketStream]:
     """A client's end of a connection that is served."""
-    crowd = crowd or Crowd()
+    crowd = crowd or Connections()
 
     async def handle(stream: trio.SocketStream) -> None:
         with trio.CancelScope() as scope:
@@ -371,7 +371,7 @@ def scopes(count: int) -> list[trio.CancelScope]:
 
 
 async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
-    crowd = Crowd(most=10, most_without_request=3)
+    crowd = Connections(most=10, most_without_request=3)
     entered = scopes(5)
     for scope in entered:
         assert crowd.enter(scope)
@@ -380,7 +380,7 @@ async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
 
 @pytest.mark.parametrize(("most", "silent"), [(250, 100), (60, 32), (10, 10)])
 async def test_two_in_five_and_32_at_least_may_be_silent_unless_said_otherwise(most: int, silent: int) -> None:
-    crowd = Crowd(most=most)
+    crowd = Connections(most=most)
     entered = scopes(silent + 1)
     for scope in entered:
         assert crowd.enter(scope)
@@ -388,7 +388,7 @@ async def test_two_in_five_and_32_at_least_may_be_silent_unless_said_otherwise(m
 
 
 async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() -> None:
-    crowd = Crowd(most=10, most_without_request=3)
+    crowd = Connections(most=10, most_without_request=3)
     kept = scopes(5)
     for scope in kept:
         visit = crowd.enter(scope)
@@ -402,7 +402,7 @@ async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() 
 
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.SENDING])
 async def test_whoever_waits_gives_way_when_all_places_are_taken(phase: Phase) -> None:
-    crowd = Crowd(most=3, most_without_request=3)
+    crowd = Connections(most=3, most_without_request=3)
     entered = scopes(3)
     for scope in entered:
         visit = crowd.enter(scope)
@@ -414,7 +414,7 @@ async def test_whoever_waits_gives_way_when_all_places_are_taken(phase: Phase) -
 
 
 async def test_whoever_is_being_answered_never_gives_way() -> None:
-    crowd = Crowd(most=2, most_without_request=2)
+    crowd = Connections(most=2, most_without_request=2)
     visits = [crowd.enter(scope) for scope in scopes(2)]
     for visit in visits:
         assert visit

@@ -11,7 +11,7 @@ import trio
 from structlog.testing import capture_logs
 
 from exporter.web.files import MOST_BYTES
-from exporter.web.reload import LiveConfig
+from exporter.web.reload import ReloadedConfig
 from tests.integration.serving import TLS, serving, status_of, web_config
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
@@ -73,7 +73,7 @@ async def test_file_of_another_kind_leaves_the_old_configuration_in_force(
     pems: Path, name: str, become: Callable[[Path], None]
 ) -> None:
     file = pems / name
-    live = LiveConfig(web_config(pems, TLS % ""))
+    live = ReloadedConfig(web_config(pems, TLS % ""))
     original = file.read_bytes()
     async with serving(config=live) as served:
         page = f"{served.url}/metrics"
@@ -116,7 +116,7 @@ async def test_file_of_another_kind_leaves_the_old_configuration_in_force(
     ],
 )
 async def test_file_of_any_content_leaves_the_old_configuration_in_force(pems: Path, text: str) -> None:
-    live = LiveConfig(web_config(pems, TLS % ""), patience_seconds=60)  # on a busy machine too
+    live = ReloadedConfig(web_config(pems, TLS % ""), patience_seconds=60)  # on a busy machine too
     async with serving(config=live, deadline_seconds=60) as served:
         page = f"{served.url}/metrics"
         assert await status_of(page, verify=trusting(pems)) == 200
@@ -134,7 +134,7 @@ async def test_file_of_any_content_leaves_the_old_configuration_in_force(pems: P
 
 async def test_look_that_takes_too_long_is_given_up_and_made_again(tmp_path: Path) -> None:
     """As on a disk that hangs; here it is a megabyte of users, which takes a second and more to parse."""
-    live = LiveConfig(web_config(tmp_path, USER), patience_seconds=0.2)
+    live = ReloadedConfig(web_config(tmp_path, USER), patience_seconds=0.2)
     line = USER.partition("{alice: ")[2].rstrip("}\n")
     web_config(tmp_path, "basic_auth_users:\n" + "".join(f"  user{n}: {line}\n" for n in range(13_000)))
     with capture_logs() as logs, trio.fail_after(30):
@@ -177,7 +177,7 @@ async def test_file_that_is_being_written_does_not_leave_the_pages_open(tmp_path
 
 
 async def test_verdicts_outlive_a_reload_that_leaves_the_users_alone(tmp_path: Path) -> None:
-    live = LiveConfig(web_config(tmp_path, USER))
+    live = ReloadedConfig(web_config(tmp_path, USER))
     before = live.in_force.protection
     web_config(tmp_path, USER + "rate_limit: {interval: 1s, burst: 9}\n")
     after = (await live.current()).protection
@@ -190,7 +190,7 @@ async def test_verdicts_outlive_a_reload_that_leaves_the_users_alone(tmp_path: P
 
 async def test_files_are_read_again_on_request_though_they_look_the_same(tmp_path: Path) -> None:
     times = iter([1000.0, 2000.0])
-    live = LiveConfig(web_config(tmp_path, USER), now=lambda: next(times))
+    live = ReloadedConfig(web_config(tmp_path, USER), now=lambda: next(times))
     await live.current()
     assert live.last_success_timestamp == 1000.0
     await live.reread()

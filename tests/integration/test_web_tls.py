@@ -8,7 +8,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
-from exporter.web.reload import LiveConfig
+from exporter.web.reload import ReloadedConfig
 from tests.integration.serving import GET_METRICS, TLS, Served, serving, status_of, web_config
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
@@ -127,7 +127,7 @@ async def test_only_clients_with_an_allowed_name_are_served(pems: Path) -> None:
 
 
 async def test_renewed_certificate_is_used_for_the_next_connection(pems: Path) -> None:
-    live = LiveConfig(web_config(pems, TLS % ""))
+    live = ReloadedConfig(web_config(pems, TLS % ""))
 
     async def certificate() -> bytes:
         stream = await trio.open_ssl_over_tcp_stream(*served.address, ssl_context=trusting(pems))

@@ -4,14 +4,14 @@
 SHOW_COUNTED = """
 import exporter.metrics.publisher, trio
 async def prepare(self, gives_up_after):
-    self._ledger.release(trio.current_time())
-    self._ledger.show_counted()
+    self._store.release(trio.current_time())
+    self._store.show_counted()
 exporter.metrics.publisher.Publisher.prepare = prepare
 """
 # New series are born with their numbers.
 HOLD_NOTHING = """
 import exporter.metrics.store
-made = exporter.metrics.store.Ledger.__init__
-exporter.metrics.store.Ledger.__init__ = lambda self, limits, hold=0.0: made(self, limits)
+made = exporter.metrics.store.MetricStore.__init__
+exporter.metrics.store.MetricStore.__init__ = lambda self, limits, hold=0.0: made(self, limits)
 """
 ALL = {"show counted": SHOW_COUNTED, "hold nothing": HOLD_NOTHING}

@@ -6,9 +6,9 @@ import pytest
 
 from exporter.metrics.catalog import CATALOGUE, LABEL_CHOICES, STATE_VALUES, Family, Kind, Scope, series_of
 from exporter.metrics.formats import Format
-from exporter.metrics.store import LabelLimits, Ledger
+from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.settings import Settings
-from tests.unit.tallies import new_tally, page_of
+from tests.unit.counted import new_conversations, page_of
 
 # The public contract: names that users build dashboards on. Extended freely, nothing is renamed in it.
 CONTRACT = """
@@ -190,9 +190,9 @@ def test_few_series_for_each_label_set() -> None:
 
 
 def test_every_closed_label_value_is_exposed_at_zero_before_its_first_event() -> None:
-    tally = new_tally()
-    tally.ledger.label_set(("main", "support"))
-    page = page_of(tally).render(Format.TEXT_0_0_4).decode()
+    conversations = new_conversations()
+    conversations.store.label_set(("main", "support"))
+    page = page_of(conversations).render(Format.TEXT_0_0_4).decode()
     for family in CATALOGUE:
         for at, label in enumerate(family.labels):
             for value in family.values[at] if family.values else ():
@@ -217,14 +217,14 @@ def test_bucket_boundaries_rise(family: Family) -> None:
 
 
 def test_the_series_that_are_estimated_are_those_that_there_are() -> None:
-    ledger = Ledger(LabelLimits())
-    ledger.label_set(("main", "support"))
+    store = MetricStore(LabelLimits())
+    store.label_set(("main", "support"))
     out: list[str] = []
     for family in CATALOGUE:
         if family.scope is Scope.CONVERSATIONS and family.kind is Kind.GAUGE:
             out.append(family.name)  # one for each label set
         elif family.scope is Scope.CONVERSATIONS:
-            for series, numbers in ledger.shown(family):
+            for series, numbers in store.shown(family):
                 series.write(out, numbers, exemplars=False)  # type: ignore[arg-type]
     assert series_of(Scope.CONVERSATIONS) == len(out)
     assert series_of(Scope.LIVE) == sum(family.scope is Scope.LIVE for family in CATALOGUE)

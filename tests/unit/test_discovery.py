@@ -741,7 +741,7 @@ def test_history_is_judged_by_phonics_clock_whatever_ours_says(ahead: float) -> 
         ) as api:
             await api.workspace()
             assert clock.offset is not None
-            desk.first_start = began - clock.offset  # as the tally does
+            desk.first_start = began - clock.offset  # as the conversations does
             found = Discovery(
                 api,
                 targets=desk,

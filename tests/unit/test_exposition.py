@@ -1,6 +1,6 @@
 """The page: byte for byte what Prometheus' own client writes for the same numbers, and read back by its parsers.
 
-The oracle is a collector that hands the ledger's numbers, and the gauges' rows, to prometheus_client.
+The oracle is a collector that hands the store's numbers, and the gauges' rows, to prometheus_client.
 """
 
 import os
@@ -22,17 +22,17 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
-from exporter.counting.increments import TURN, What, rejected
+from exporter.counting.increments import TURN, Measure, rejected
 from exporter.enums import EndedBy, Field, Lost, MessageType, Rejection, Role
-from exporter.metrics import catalog as catalogue
+from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOGUE, Family
 from exporter.metrics.exposition import finish, has_samples_named, render
 from exporter.metrics.formats import Format
 from exporter.metrics.page import Page, one, rows
 from exporter.metrics.process import process_metrics
 from exporter.metrics.series import Column, Counter, Histogram, samples
-from exporter.metrics.store import LabelLimits, Ledger, accumulated, saved_families
-from tests.unit.tallies import live, new_tally, page_of
+from exporter.metrics.store import LabelLimits, MetricStore, accumulated, saved_families
+from tests.unit.counted import live, new_conversations, page_of
 
 Rows = list[tuple[tuple[str, ...], float]]
 pytestmark = pytest.mark.usefixtures("quiet_logs")
@@ -40,16 +40,16 @@ FORMATS = pytest.mark.parametrize("form", list(Format), ids=lambda form: form.na
 
 
 class Client(Collector):
-    """A ledger and rows of gauges, as prometheus_client sees them."""
+    """A store and rows of gauges, as prometheus_client sees them."""
 
-    def __init__(self, ledger: Ledger, gauges: dict[Family, Rows]) -> None:
-        self.ledger = ledger
+    def __init__(self, store: MetricStore, gauges: dict[Family, Rows]) -> None:
+        self.store = store
         self.gauges = gauges
 
     def collect(self) -> Iterator[Metric]:
         held = set(accumulated())
         for family in CATALOGUE:
-            names = family.label_names(self.ledger.limits.names)
+            names = family.label_names(self.store.limits.names)
             if family in held:
                 metric = self.accumulated(family, names)
             else:
@@ -62,12 +62,12 @@ class Client(Collector):
     def accumulated(self, family: Family, names: tuple[str, ...]) -> Metric:
         if not family.buckets:
             counter = CounterMetricFamily(family.name, family.help, labels=names)
-            for series in self.ledger.series(family):
+            for series in self.store.series(family):
                 assert isinstance(series, Counter)
                 counter.add_metric(series.labels, series.total)
             return counter
         histogram = HistogramMetricFamily(family.name, family.help, labels=names)
-        for series in self.ledger.series(family):
+        for series in self.store.series(family):
             assert isinstance(series, Histogram)
             bounds = [floatToGoString(bound) for bound in (*family.buckets, float("inf"))]
             exemplars = [
@@ -83,17 +83,17 @@ def names_in(labels: str) -> str:
     return labels.removeprefix('{conversation_id="').removesuffix('"}')
 
 
-def by_client(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes:
+def by_client(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> bytes:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Client(ledger, gauges))
+    registry.register(Client(store, gauges))
     return generate_openmetrics(registry) if form is Format.OPENMETRICS_1_0_0 else generate_latest(registry)
 
 
-def by_us(ledger: Ledger, gauges: dict[Family, Rows], form: Format) -> bytes:
+def by_us(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> bytes:
     held = set(accumulated())
-    ledger.show_counted()
+    store.show_counted()
     blocks = (
-        (family, ledger.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))))
+        (family, store.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))))
         for family in CATALOGUE
     )
     return b"".join(finish(render(blocks, form), form))
@@ -105,7 +105,12 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampl
 )
 measured = st.tuples(
     st.sampled_from(
-        [(What.RESPONSE,), (What.FIRST_AUDIO,), (What.CONVERSATION_TURNS,), (What.TURN_DURATION, Role.USER)]
+        [
+            (Measure.RESPONSE,),
+            (Measure.FIRST_AUDIO,),
+            (Measure.CONVERSATION_TURNS,),
+            (Measure.TURN_DURATION, Role.USER),
+        ]
     ),
     st.floats(0, 1e6) | st.sampled_from([0.5, 1.0, 2.5, 0.1 + 0.2, 1e5]),
 )
@@ -113,25 +118,25 @@ counted = st.sampled_from(
     [
         TURN[Role.USER],
         TURN[Role.OTHER],
-        ((What.ENDED, EndedBy.OTHER), 1),
-        ((What.LOST, Lost.NEVER_LIVE), 1),
+        ((Measure.ENDED, EndedBy.OTHER), 1),
+        ((Measure.LOST, Lost.NEVER_LIVE), 1),
         rejected(Field.RESPONSE, Rejection.NEGATIVE),
-        ((What.INTERRUPTIONS,), 12_345_678),
-        ((What.UNKNOWN_TIMING,), 1),
+        ((Measure.INTERRUPTIONS,), 12_345_678),
+        ((Measure.UNKNOWN_TIMING,), 1),
     ]
 )
 
 
 @st.composite
-def ledgers(draw: st.DrawFn) -> Ledger:
+def stores(draw: st.DrawFn) -> MetricStore:
     chosen = draw(st.sampled_from([("project", "agent"), (), ("agent",), ("model", "agent", "is_test")]))
-    ledger = Ledger(LabelLimits(names=chosen))
+    store = MetricStore(LabelLimits(names=chosen))
     for at in range(draw(st.integers(0, 4))):
-        label_set = ledger.label_set([draw(names) for _ in chosen])
-        for additions in draw(st.lists(st.lists(measured | counted, max_size=5), max_size=3)):
-            ledger.apply(label_set, additions, conversation_id=f"conv_{at}", at=1e9 + draw(st.floats(0, 1e9)))
-    ledger.count(catalogue.UPDATE_BYTES, amount=draw(st.integers(0, 10**18)))
-    return ledger
+        label_set = store.label_set([draw(names) for _ in chosen])
+        for increments in draw(st.lists(st.lists(measured | counted, max_size=5), max_size=3)):
+            store.apply(label_set, increments, conversation_id=f"conv_{at}", at=1e9 + draw(st.floats(0, 1e9)))
+    store.count(catalog.UPDATE_BYTES, amount=draw(st.integers(0, 10**18)))
+    return store
 
 
 @st.composite
@@ -143,44 +148,44 @@ def gauge_rows(draw: st.DrawFn) -> dict[Family, Rows]:
             )
         ).items()
         for family in draw(
-            st.lists(
-                st.sampled_from([catalogue.LIVE_INFO, catalogue.LIVE_TURNS, catalogue.UP, catalogue.AGENT_INFO])
-            )
+            st.lists(st.sampled_from([catalog.LIVE_INFO, catalog.LIVE_TURNS, catalog.UP, catalog.AGENT_INFO]))
         )
     }  # type: ignore[return-value]
 
 
-@given(ledgers(), gauge_rows(), st.sampled_from(Format))
+@given(stores(), gauge_rows(), st.sampled_from(Format))
 def test_the_page_is_byte_for_byte_what_prometheus_own_client_writes(
-    ledger: Ledger, gauges: dict[Family, Rows], form: Format
+    store: MetricStore, gauges: dict[Family, Rows], form: Format
 ) -> None:
-    assert by_us(ledger, gauges, form) == by_client(ledger, gauges, form)
+    assert by_us(store, gauges, form) == by_client(store, gauges, form)
 
 
-def busy_ledger(seed: int = 0) -> Ledger:
+def busy_ledger(seed: int = 0) -> MetricStore:
     rng = random.Random(seed)
-    ledger = Ledger(LabelLimits())
+    store = MetricStore(LabelLimits())
     for number in range(20):
-        label_set = ledger.label_set((f"project {number % 3}", f'agent "{number}"\n\\ {{}} \U0001f600'))
-        additions = [((what,), rng.lognormvariate(-0.5, 1)) for what in (What.RESPONSE, What.FIRST_AUDIO)] * 20
-        ledger.apply(label_set, additions, conversation_id=f"conv_{number}", at=1e9 + number)
-    ledger.count(catalogue.MESSAGES, MessageType.ERROR, amount=10**12)
-    return ledger
+        label_set = store.label_set((f"project {number % 3}", f'agent "{number}"\n\\ {{}} \U0001f600'))
+        increments = [
+            ((what,), rng.lognormvariate(-0.5, 1)) for what in (Measure.RESPONSE, Measure.FIRST_AUDIO)
+        ] * 20
+        store.apply(label_set, increments, conversation_id=f"conv_{number}", at=1e9 + number)
+    store.count(catalog.MESSAGES, MessageType.ERROR, amount=10**12)
+    return store
 
 
 @FORMATS
 def test_a_large_page_is_the_clients_too(form: Format) -> None:
-    ledger = busy_ledger()
-    gauges: dict[Family, Rows] = {catalogue.LIVE_TURNS: [((f"conv_{at}",), at) for at in range(1000)]}
-    assert by_us(ledger, gauges, form) == by_client(ledger, gauges, form)
+    store = busy_ledger()
+    gauges: dict[Family, Rows] = {catalog.LIVE_TURNS: [((f"conv_{at}",), at) for at in range(1000)]}
+    assert by_us(store, gauges, form) == by_client(store, gauges, form)
 
 
 @given(st.lists(st.tuples(names, st.floats() | st.integers(0, 10**10)), max_size=5, unique_by=lambda row: row[0]))
 def test_a_column_is_written_as_its_samples_are(found: list[tuple[str, float]]) -> None:
-    rows = samples(catalogue.LIVE_TURNS, [((name,), value) for name, value in found])
+    rows = samples(catalog.LIVE_TURNS, [((name,), value) for name, value in found])
     for form in Format:
-        written = b"".join(render([(catalogue.LIVE_TURNS, Column.of(rows))], form))
-        one_by_one = [b"".join(render([(catalogue.LIVE_TURNS, Column.of([row]))], form)) for row in rows]
+        written = b"".join(render([(catalog.LIVE_TURNS, Column.of(rows))], form))
+        one_by_one = [b"".join(render([(catalog.LIVE_TURNS, Column.of([row]))], form)) for row in rows]
         assert written.splitlines()[2:] == [line for each in one_by_one for line in each.splitlines()[2:]]
 
 
@@ -199,11 +204,11 @@ def values(metrics: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], 
 
 @FORMATS
 def test_the_parsers_read_the_same_numbers_back(form: Format) -> None:
-    ledger = busy_ledger()
-    read = values(families_of(by_us(ledger, {}, form), form))
+    store = busy_ledger()
+    read = values(families_of(by_us(store, {}, form), form))
     for family in accumulated():
-        for series in ledger.series(family):
-            labels = tuple(sorted(zip(family.label_names(ledger.limits.names), series.labels, strict=True)))
+        for series in store.series(family):
+            labels = tuple(sorted(zip(family.label_names(store.limits.names), series.labels, strict=True)))
             if isinstance(series, Histogram):
                 assert read[f"{family.name}_sum", labels] == series.nanos / 1e9
                 assert read[f"{family.name}_count", labels] == sum(series.counts)
@@ -213,10 +218,10 @@ def test_the_parsers_read_the_same_numbers_back(form: Format) -> None:
 
 @given(st.lists(names, min_size=1, max_size=3, unique=True), st.sampled_from(Format))
 def test_any_agent_name_comes_back_as_it_was(agents: list[str], form: Format) -> None:
-    tally = new_tally()
+    conversations = new_conversations()
     for at, agent in enumerate(agents):
-        tally.update(f"conv_{at}", live({"id": f"conv_{at}", "agent": {"id": "agent_1", "name": agent}}))
-    read = families_of(page_of(tally).render(form, frozenset({"phonic_conversations"})), form)
+        conversations.update(f"conv_{at}", live({"id": f"conv_{at}", "agent": {"id": "agent_1", "name": agent}}))
+    read = families_of(page_of(conversations).render(form, frozenset({"phonic_conversations"})), form)
     found = {
         each.labels["agent"] for metric in read if metric.name == "phonic_conversations" for each in metric.samples
     }
@@ -224,10 +229,10 @@ def test_any_agent_name_comes_back_as_it_was(agents: list[str], form: Format) ->
 
 
 def test_exemplars_are_read_back_with_conversation_value_and_time() -> None:
-    tally = new_tally()
-    tally.update("conv_1", live({"id": "conv_1", "items": [{"timings": {"model_generation_time": 450}}]}))
-    tally.update("x" * 114, live({"id": "c", "items": [{"timings": {"model_generation_time": 900}}]}))
-    read = families_of(page_of(tally).render(Format.OPENMETRICS_1_0_0), Format.OPENMETRICS_1_0_0)
+    conversations = new_conversations()
+    conversations.update("conv_1", live({"id": "conv_1", "items": [{"timings": {"model_generation_time": 450}}]}))
+    conversations.update("x" * 114, live({"id": "c", "items": [{"timings": {"model_generation_time": 900}}]}))
+    read = families_of(page_of(conversations).render(Format.OPENMETRICS_1_0_0), Format.OPENMETRICS_1_0_0)
     (exemplar,) = [each.exemplar for metric in read for each in metric.samples if each.exemplar]
     assert (exemplar.labels, exemplar.value) == ({"conversation_id": "conv_1"}, 0.45)
     assert float(exemplar.timestamp) == 1_753_920_000.0
@@ -235,7 +240,7 @@ def test_exemplars_are_read_back_with_conversation_value_and_time() -> None:
 
 @FORMATS
 def test_no_family_comes_twice_and_none_is_empty(form: Format) -> None:
-    lines = page_of(new_tally()).render(form).decode().splitlines()
+    lines = page_of(new_conversations()).render(form).decode().splitlines()
     types = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(types) == len(set(types))
     assert all(
@@ -269,10 +274,10 @@ def test_only_openmetrics_ends_with_a_mark() -> None:
 )
 @FORMATS
 def test_a_page_can_be_restricted_to_names(name: str, families: list[str], form: Format) -> None:
-    tally = new_tally()
-    tally.ledger.label_set(("main", "support"))
+    conversations = new_conversations()
+    conversations.store.label_set(("main", "support"))
     gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
-    page = Page(tally.ledger, gauges, process_metrics()).render(form, frozenset({name}))
+    page = Page(conversations.store, gauges, process_metrics()).render(form, frozenset({name}))
     assert [metric.name for metric in families_of(page, form)] == families
 
 
@@ -284,17 +289,17 @@ def test_every_sample_name_selects_its_family() -> None:
 
 def test_a_family_nobody_feeds_is_an_error_at_the_start() -> None:
     with pytest.raises(ValueError, match="nothing feeds phonic_conversations_live"):
-        Page(Ledger(LabelLimits()), {}, process_metrics())
+        Page(MetricStore(LabelLimits()), {}, process_metrics())
 
 
 def test_gauges_come_from_their_owners_at_each_scrape() -> None:
     state: list[float | None] = [None]
-    family, source = one(catalogue.UP, lambda: state[0])
+    family, source = one(catalog.UP, lambda: state[0])
     assert list(source()) == []
     state[0] = 1.0
     assert list(source()) == [("", 1.0)]
-    family, source = rows(catalogue.WATCHERS, lambda: [(("live",), 3.0)])
-    assert (family, list(source())) == (catalogue.WATCHERS, [('{state="live"}', 3.0)])
+    family, source = rows(catalog.WATCHERS, lambda: [(("live",), 3.0)])
+    assert (family, list(source())) == (catalog.WATCHERS, [('{state="live"}', 3.0)])
 
 
 def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -> None:
@@ -302,14 +307,14 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
 
     def both() -> dict[Family, Column]:
         now = next(moments)
-        return {catalogue.LIVE_TURNS: Column(["a", "b"], [now, 0]), catalogue.LIVE_DURATION: Column(["a"], [now])}
+        return {catalog.LIVE_TURNS: Column(["a", "b"], [now, 0]), catalog.LIVE_DURATION: Column(["a"], [now])}
 
     gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
-    page = Page(Ledger(LabelLimits()), {**gauges, **dict.fromkeys(both(), both)}, lambda _form, _names: b"")
-    for moment, names in ((2, None), (3, frozenset({catalogue.LIVE_DURATION.name})), (4, None)):
+    page = Page(MetricStore(LabelLimits()), {**gauges, **dict.fromkeys(both(), both)}, lambda _form, _names: b"")
+    for moment, names in ((2, None), (3, frozenset({catalog.LIVE_DURATION.name})), (4, None)):
         lines = page.render(Format.TEXT_0_0_4, names).decode().splitlines()
-        turns = [f"{catalogue.LIVE_TURNS.name}a {moment}.0", f"{catalogue.LIVE_TURNS.name}b 0.0"]
-        duration = [f"{catalogue.LIVE_DURATION.name}a {moment}.0"]
+        turns = [f"{catalog.LIVE_TURNS.name}a {moment}.0", f"{catalog.LIVE_TURNS.name}b 0.0"]
+        duration = [f"{catalog.LIVE_DURATION.name}a {moment}.0"]
         assert [line for line in lines if "_live_" in line and "#" not in line] == (
             duration if names else turns + duration
         )
@@ -317,19 +322,19 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
 
 @FORMATS
 def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> None:
-    ledger = busy_ledger()
+    store = busy_ledger()
     turns = [("a", 1.0)]
     gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
-    gauges[catalogue.LIVE_TURNS] = lambda: turns
+    gauges[catalog.LIVE_TURNS] = lambda: turns
 
     def page() -> Page:
-        return Page(ledger, gauges, lambda _form, _names: b"")
+        return Page(store, gauges, lambda _form, _names: b"")
 
     before = page().render(form)
     parts = page().parts(form)
     taken = [next(parts)]
     for family in accumulated():
-        for series in ledger.series(family):
+        for series in store.series(family):
             if isinstance(series, Histogram):
                 series.observe(1e-9, '{conversation_id="conv_later"}', 2e9)
             else:
@@ -342,7 +347,7 @@ def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> N
 
 
 def test_a_page_tells_what_the_one_before_it_cost() -> None:
-    page = page_of(new_tally())
+    page = page_of(new_conversations())
     assert b"phonic_exporter_render_duration_seconds" not in page.render(Format.TEXT_0_0_4)
     assert b"\nphonic_exporter_render_duration_seconds 0.0" in page.render(Format.TEXT_0_0_4)
 
@@ -354,12 +359,12 @@ def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
         if os.environ.get("CI") == "true":
             pytest.fail("promtool is missing")
         pytest.skip("promtool is not installed")
-    tally = new_tally()
-    tally.ledger.restore(busy_ledger().freeze().rows(), families=saved_families())
+    conversations = new_conversations()
+    conversations.store.restore(busy_ledger().freeze().rows(), families=saved_families())
     gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
     for family in gauges:
         gauges[family] = lambda family=family: samples(family, [(("x",) * len(family.labels), 1.5)])
-    page = Page(tally.ledger, gauges, process_metrics())
+    page = Page(conversations.store, gauges, process_metrics())
     page.render(Format.TEXT_0_0_4)
     full = page.render(Format.TEXT_0_0_4)
     assert {metric.name for metric in families_of(full, Format.TEXT_0_0_4)} >= {each.name for each in CATALOGUE}

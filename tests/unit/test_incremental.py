@@ -1,6 +1,6 @@
-"""Skipping known turns changes nothing: a feed read with `TailDecoder` counts what full decodes count.
+"""Skipping known turns changes nothing: a feed read with `IncrementalDecoder` counts what full decodes count.
 
-Each test compares, message by message, the progress and the additions of both ways of reading.
+Each test compares, message by message, the progress and the increments of both ways of reading.
 """
 
 import json
@@ -15,7 +15,7 @@ from exporter.counting.derive import NOTHING, Progress, derive
 from exporter.enums import Invalid
 from exporter.phonic.decode import InvalidMessage, Message, decode
 from exporter.phonic.live import incremental as tail
-from exporter.phonic.live.incremental import TailDecoder
+from exporter.phonic.live.incremental import IncrementalDecoder
 from tests.strategies import damaged, deliveries, histories
 
 CONVERSATION = "conv_1"
@@ -46,7 +46,7 @@ def call(turns: int, **changes: Any) -> dict[str, Any]:
     return {"id": CONVERSATION, "duration_ms": 10_000 * turns, "items": items}
 
 
-def first(decoder: TailDecoder, frame: str | bytes) -> Message:
+def first(decoder: IncrementalDecoder, frame: str | bytes) -> Message:
     """The only message of a frame."""
     [message] = [each for each in decoder.read(frame) if each is not None]
     assert isinstance(message, Message)
@@ -55,7 +55,7 @@ def first(decoder: TailDecoder, frame: str | bytes) -> Message:
 
 def read_both_ways(frames: list[str | bytes]) -> None:
     """Feed ``frames`` to both readers and compare."""
-    decoder = TailDecoder(CONVERSATION)
+    decoder = IncrementalDecoder(CONVERSATION)
     quick = slow = NOTHING
     for frame in frames:
         quick_step, slow_step = _step(partial(first, decoder), quick, frame), _step(decode, slow, frame)
@@ -78,7 +78,7 @@ def _step(read: Any, progress: Progress, frame: str | bytes) -> tuple[Progress, 
 def test_a_growing_call_is_decoded_from_its_tail() -> None:
     frames: list[str | bytes] = [written(call(turns)) for turns in range(1, 40)]
     read_both_ways(frames)
-    decoder = TailDecoder(CONVERSATION)
+    decoder = IncrementalDecoder(CONVERSATION)
     snapshots = [first(decoder, frame).snapshot for frame in frames]
     cut = [snapshot is not None and snapshot.before is not None for snapshot in snapshots]
     assert cut == [False] * 3 + [True] * 36  # all but the first messages, which have nothing to cut
@@ -167,7 +167,7 @@ def test_other_ways_to_write_the_same_are_read_the_same(style: dict[str, Any]) -
 
 
 def test_a_message_of_another_conversation_is_refused_and_forgotten() -> None:
-    decoder = TailDecoder(CONVERSATION)
+    decoder = IncrementalDecoder(CONVERSATION)
     for turns in (10, 11):
         first(decoder, written(call(turns)))
     for _ in range(2):
@@ -181,7 +181,7 @@ def test_the_question_before_the_first_decoded_turn_is_known_for_its_answer() ->
     """The answer's time arrives late, when its question is no longer decoded."""
     untimed = {"started_at": None}
     frames = [written(call(turns, t18=untimed)) for turns in (18, 19, 20, 20)]
-    decoder = TailDecoder(CONVERSATION)
+    decoder = IncrementalDecoder(CONVERSATION)
     progress = NOTHING
     for frame in frames:
         snapshot = first(decoder, frame).snapshot
@@ -190,5 +190,5 @@ def test_the_question_before_the_first_decoded_turn_is_known_for_its_answer() ->
     snapshot = first(decoder, written(call(20))).snapshot
     assert snapshot is not None
     assert len(snapshot.conversation.items or []) == 2
-    progress, additions = derive(progress, snapshot)
-    assert [key for key, _ in additions] == [("response",)]
+    progress, increments = derive(progress, snapshot)
+    assert [key for key, _ in increments] == [("response",)]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.utils import floatToGoString
 
-from exporter.metrics import catalog as catalogue
+from exporter.metrics import catalog
 from exporter.metrics.numbers import number_text
 from exporter.metrics.series import EXEMPLAR_LIFE, Column, Histogram, exemplar_labels, labels_text
 
@@ -15,7 +15,7 @@ ID = '{conversation_id="conv_1"}'
 
 
 def histogram() -> Histogram:
-    return Histogram(catalogue.FIRST_AUDIO, (), ())
+    return Histogram(catalog.FIRST_AUDIO, (), ())
 
 
 def bucket(series: Histogram, le: str) -> str:

@@ -37,7 +37,7 @@ class _Cut:
     after: int
 
 
-class TailDecoder:
+class IncrementalDecoder:
     """`read` for the frames of one conversation, in order. ``is_cutting`` can be turned off to compare."""
 
     def __init__(self, conversation_id: str, *, is_cutting: bool = True) -> None:

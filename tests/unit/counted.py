@@ -1,4 +1,4 @@
-"""A tally with what surrounds it in the exporter, for tests: its totals, its page, and a disk that survives it."""
+"""`Conversations` with what surrounds them in the exporter: totals, page, and a disk that survives them."""
 
 import json
 from collections.abc import Callable
@@ -6,14 +6,14 @@ from contextlib import AbstractAsyncContextManager
 
 import attrs
 
-from exporter.conversations import Tally
+from exporter.conversations import Conversations
 from exporter.gauges import gauges
-from exporter.metrics import catalog as catalogue
+from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOGUE, Kind, Scope
 from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
 from exporter.metrics.publisher import Publisher
-from exporter.metrics.store import LabelLimits, Ledger, accumulated
+from exporter.metrics.store import LabelLimits, MetricStore, accumulated
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.schema import Snapshot
@@ -27,14 +27,14 @@ BUCKETS = {family.name: family.buckets for family in CATALOGUE if family.kind is
 LIMITS = LabelLimits()
 
 
-def new_tally(
+def new_conversations(
     limits: LabelLimits = LIMITS,
     *,
     live_limit: int = 1000,
     now: Callable[[], float] = lambda: NOW,
     hold: float = 0.0,
-) -> Tally:
-    return Tally(Ledger(limits, hold=hold), live_limit=live_limit, now=now)
+) -> Conversations:
+    return Conversations(MetricStore(limits, hold=hold), live_limit=live_limit, now=now)
 
 
 def live(snapshot: Json) -> Snapshot:
@@ -49,48 +49,48 @@ def recorded(record: Json) -> Snapshot:
     return decode_record(json.dumps({"conversation": record}).encode())
 
 
-def totals(tally: Tally) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
+def totals(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
     """All numbers guarded by progress that are not 0, by sample name and labels."""
     return {
         (family.sample_name, series.labels): tuple(series.dump())
         for family in accumulated()
         if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
-        for series in tally.ledger.series(family)
+        for series in conversations.store.series(family)
         if any(series.dump())
     }
 
 
-def page_of(tally: Tally) -> Page:
+def page_of(conversations: Conversations) -> Page:
     """The page of an exporter that watches nothing itself; without what depends on the build and the process."""
 
     def no_feed(conversation_id: str) -> AbstractAsyncContextManager[Feed]:
         raise AssertionError(conversation_id)
 
     sources = gauges(
-        tally=tally,
-        supervisor=Supervisor(open_feed=no_feed, sink=tally, records=None, limit=1),
+        conversations=conversations,
+        supervisor=Supervisor(open_feed=no_feed, sink=conversations, records=None, limit=1),
         rest=None,
         discovery=None,
         clock=PhonicClock(),
         checkpoint=None,
-        publisher=Publisher(tally.ledger, tally, None),
+        publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,
         web_config=None,
         slo_response=1.5,
         loop_lag=LoopLag(),
     )
-    tally.ledger.show_counted()
-    return Page(tally.ledger, {**sources, catalogue.BUILD_INFO: list}, lambda _form, _names: b"")
+    conversations.store.show_counted()
+    return Page(conversations.store, {**sources, catalog.BUILD_INFO: list}, lambda _form, _names: b"")
 
 
-def shown(tally: Tally) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
+def shown(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
     """What a page tells of the numbers guarded by progress, zeros included, in the form of `totals`."""
     return {
         (family.sample_name, series.labels): (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
         for family in accumulated()
         if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
-        for series, numbers in tally.ledger.shown(family)
+        for series, numbers in conversations.store.shown(family)
     }
 
 
@@ -119,15 +119,15 @@ class Disk:
             self.conversations.pop(finished, None)
         self.ends += changes.ends()
 
-    def save(self, tally: Tally) -> None:
+    def save(self, conversations: Conversations) -> None:
         """Write what has changed, and have it acknowledged."""
-        changes = tally.changes(everything=not self.families)
+        changes = conversations.changes(everything=not self.families)
         self.write(changes)
-        tally.committed(changes)
+        conversations.committed(changes)
 
-    def restored(self, tally: Tally) -> Tally:
+    def restored(self, conversations: Conversations) -> Conversations:
         if self.families:
-            tally.restore(
+            conversations.restore(
                 Saved(
                     label_names=self.label_names,
                     families=self.families,
@@ -138,4 +138,4 @@ class Disk:
                     ends=list(self.ends),
                 )
             )
-        return tally
+        return conversations
