@@ -25,7 +25,7 @@ from .enums import Request, Reset, RestError, Started, Task
 from .filelimit import allow_files, files_for_feeds
 from .gauges import gauges
 from .metrics import catalog
-from .metrics.catalog import CATALOGUE
+from .metrics.catalog import CATALOG
 from .metrics.formats import Format
 from .metrics.loop_lag import LoopLag
 from .metrics.page import Page
@@ -503,7 +503,7 @@ def _without_own(
     page: Callable[[Format, frozenset[str] | None], Iterable[bytes]],
 ) -> Callable[[Format, frozenset[str] | None], Iterable[bytes]]:
     """The page without metrics about the exporter itself, but its version and the objective that others use."""
-    shown = frozenset(family.name for family in CATALOGUE if not _is_own(family.name))
+    shown = frozenset(family.name for family in CATALOG if not _is_own(family.name))
 
     def restricted(form: Format, names: frozenset[str] | None) -> Iterable[bytes]:
         return page(form, shown if names is None else frozenset(name for name in names if not _is_own(name)))

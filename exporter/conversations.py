@@ -431,7 +431,7 @@ class Conversations:
         series, held, names = saved.series, saved.held, self.store.limits.names
         is_outdated = saved.label_names != names
         if is_outdated:
-            labelled = {each.name for each in catalog.CATALOGUE if each.scope is catalog.Scope.CONVERSATIONS}
+            labelled = {each.name for each in catalog.CATALOG if each.scope is catalog.Scope.CONVERSATIONS}
             series = [each for each in series if each.family not in labelled]
             held = [each for each in held if each.family and each.family not in labelled]
             self._reset(Reset.LABELS, "labels")

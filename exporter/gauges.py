@@ -8,7 +8,7 @@ from . import __version__
 from .conversations import Conversations, label_value
 from .enums import ReloadedFile
 from .metrics import catalog
-from .metrics.catalog import CATALOGUE, Family, Scope
+from .metrics.catalog import CATALOG, Family, Scope
 from .metrics.loop_lag import LoopLag
 from .metrics.page import Rows, Source, one, rows
 from .metrics.publisher import Publisher
@@ -52,7 +52,7 @@ def gauges(
             one(catalog.LABEL_SETS, lambda: float(len(conversations.store.label_sets))),
             rows(catalog.WATCHERS, supervisor.states),
             one(catalog.EVENT_LOOP_LAG, loop_lag.largest),
-            *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
+            *((family, live) for family in CATALOG if family.scope is Scope.LIVE),
             *_upstream(rest, discovery, label_limit=conversations.store.limits.values),
             *_requests(rest, clock),
             *_checkpoint(checkpoint),

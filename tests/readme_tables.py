@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from exporter.metrics.catalog import CATALOGUE, Family, Scope
+from exporter.metrics.catalog import CATALOG, Family, Scope
 from exporter.settings import flag_table
 
 README = Path(__file__).parents[1] / "README.md"
@@ -13,7 +13,7 @@ README = Path(__file__).parents[1] / "README.md"
 def metric_table() -> str:
     rows = [
         (f"`{family.sample_name}`", family.kind.value, labels(family), quoted(family.help), family.derived)
-        for family in CATALOGUE
+        for family in CATALOG
     ]
     return table(("metric", "type", "labels", "meaning", "derived from"), rows)
 

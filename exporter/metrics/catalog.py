@@ -554,7 +554,7 @@ def _families() -> Iterator[Family]:
             yield value
 
 
-CATALOGUE: tuple[Family, ...] = tuple(_families())
+CATALOG: tuple[Family, ...] = tuple(_families())
 """All families, in the order of the page."""
 
 
@@ -565,6 +565,6 @@ def series_of(scope: Scope) -> int:
     """
     return sum(
         prod(map(len, family.values)) * (len(family.buckets) + 3 if family.kind is Kind.HISTOGRAM else 1)
-        for family in CATALOGUE
+        for family in CATALOG
         if family.scope is scope
     )

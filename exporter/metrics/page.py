@@ -5,7 +5,7 @@ from itertools import chain
 from time import perf_counter
 
 from . import catalog
-from .catalog import CATALOGUE, Family
+from .catalog import CATALOG, Family
 from .exposition import Block, finish, has_samples_named, render
 from .formats import Format
 from .series import Column, Numbers, Sample, Series, samples
@@ -37,7 +37,7 @@ class Page:
         self._process = process
         self._duration: float | None = None
         held = set(accumulated())
-        for family in CATALOGUE:
+        for family in CATALOG:
             if family not in held and family not in self._gauges:
                 raise ValueError(f"nothing feeds {family.name}")
 
@@ -76,7 +76,7 @@ class Page:
 
     def _blocks(self, names: frozenset[str] | None) -> Iterator[Block]:
         shared: dict[Family, Column] = {}
-        for family in CATALOGUE:
+        for family in CATALOG:
             if names is None or has_samples_named(family, names):
                 yield family, self._rows(family, shared)
 

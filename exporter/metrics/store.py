@@ -31,7 +31,7 @@ from ..counting.increments import Increment, Key, Measure
 from ..enums import Drift, UnknownWord
 from ..state.rows import Held, SavedSeries
 from . import catalog
-from .catalog import CATALOGUE, Family, Kind, Scope
+from .catalog import CATALOG, Family, Kind, Scope
 from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
 
 OTHER = "__other__"
@@ -142,13 +142,13 @@ class MetricStore:
         self._shown_ordinal = 0  # copies up to this one are shown, or older than what is
         self._in_flight: Frozen | None = None
         self._series: dict[str, dict[tuple[str, ...], Series]] = {
-            family.name: {} for family in CATALOGUE if _is_accumulated(family)
+            family.name: {} for family in CATALOG if _is_accumulated(family)
         }
         self._label_sets: dict[tuple[str, ...], LabelSet] = {}
         self._ahead: dict[tuple[str, ...], LabelSet] = {}  # of these, those that no conversation has asked for
         self._values: list[set[str]] = [set() for _ in limits.names]
         self._changed: set[Series] = set()
-        for family in CATALOGUE:
+        for family in CATALOG:
             if _is_accumulated(family) and family.scope is not Scope.CONVERSATIONS:
                 born = [self._new(family, own) for own in product(*family.values)]
                 if family.scope is Scope.COUNTED:
@@ -367,7 +367,7 @@ class MetricStore:
         return self._series[series.family.name].get(series.labels) is series
 
     def _all_saved(self) -> Iterator[Series]:
-        return (each for family in CATALOGUE if _is_saved(family) for each in self._series[family.name].values())
+        return (each for family in CATALOG if _is_saved(family) for each in self._series[family.name].values())
 
     # --- reading
 
@@ -400,7 +400,7 @@ class MetricStore:
         families of which a row could not be used, and whether the file must be written anew to hold just what was
         taken over.
         """
-        ours = {family.name: family for family in CATALOGUE if _is_saved(family)}
+        ours = {family.name: family for family in CATALOG if _is_saved(family)}
         unusable: set[str] = set()
         is_outdated = set(families) != ours.keys()
         found: set[tuple[str, tuple[str, ...]]] = set()
@@ -480,9 +480,9 @@ def _is_saved(family: Family) -> bool:
 
 def accumulated() -> Iterator[Family]:
     """Families whose numbers the store holds."""
-    return (family for family in CATALOGUE if _is_accumulated(family))
+    return (family for family in CATALOG if _is_accumulated(family))
 
 
 def saved_families() -> tuple[str, ...]:
     """Names of the families that a state file keeps."""
-    return tuple(family.name for family in CATALOGUE if _is_saved(family))
+    return tuple(family.name for family in CATALOG if _is_saved(family))

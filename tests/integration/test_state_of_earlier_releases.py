@@ -10,7 +10,7 @@ import pytest
 
 from exporter.conversations import Conversations
 from exporter.metrics import catalog
-from exporter.metrics.catalog import CATALOGUE
+from exporter.metrics.catalog import CATALOG
 from exporter.metrics.series import rebucketed
 from exporter.phonic.decode import decode
 from exporter.state.ended import hash_of
@@ -31,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 
 def today(rows: list[Any]) -> Totals:
     """Numbers of 0.1.0 in the buckets of today."""
-    families = {each.name: each for each in CATALOGUE}
+    families = {each.name: each for each in CATALOG}
     return {
         (families[name].sample_name, tuple(labels)): tuple(
             rebucketed(layout, numbers, families[name].buckets) if layout else numbers

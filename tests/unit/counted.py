@@ -9,7 +9,7 @@ import attrs
 from exporter.conversations import Conversations
 from exporter.gauges import gauges
 from exporter.metrics import catalog
-from exporter.metrics.catalog import CATALOGUE, Kind, Scope
+from exporter.metrics.catalog import CATALOG, Kind, Scope
 from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
 from exporter.metrics.publisher import Publisher
@@ -23,7 +23,7 @@ from exporter.watch.supervisor import Supervisor
 from tests.strategies import Json, frame
 
 NOW = 1_753_920_000.0
-BUCKETS = {family.name: family.buckets for family in CATALOGUE if family.kind is Kind.HISTOGRAM}
+BUCKETS = {family.name: family.buckets for family in CATALOG if family.kind is Kind.HISTOGRAM}
 LIMITS = LabelLimits()
 
 

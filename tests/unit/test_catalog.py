@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from exporter.metrics.catalog import CATALOGUE, LABEL_CHOICES, STATE_VALUES, Family, Kind, Scope, series_of
+from exporter.metrics.catalog import CATALOG, LABEL_CHOICES, STATE_VALUES, Family, Kind, Scope, series_of
 from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.settings import Settings
@@ -73,7 +73,7 @@ CONTRACT_BUCKETS = {
     "phonic_conversation_turns": "1 2 3 5 8 13 20 30 50 80 130 200",
 }
 
-BY_NAME = {family.sample_name: family for family in CATALOGUE}
+BY_NAME = {family.sample_name: family for family in CATALOG}
 BASE_UNITS = set("amperes bytes celsius grams joules kelvin meters metres seconds volts".split())
 OTHER_UNITS = set(
     """
@@ -87,7 +87,7 @@ CLASHING_LABELS = set(
     "type region zone cluster owner customer stage service env id job instance le quantile".split()
 )
 
-families = pytest.mark.parametrize("family", CATALOGUE, ids=lambda family: family.name)
+families = pytest.mark.parametrize("family", CATALOG, ids=lambda family: family.name)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -102,14 +102,14 @@ def test_the_public_contract_is_kept_to_the_label(name: str) -> None:
 
 
 def test_the_public_contract_is_kept_to_the_bucket() -> None:
-    histograms = {family.name: family.buckets for family in CATALOGUE if family.kind is Kind.HISTOGRAM}
+    histograms = {family.name: family.buckets for family in CATALOG if family.kind is Kind.HISTOGRAM}
     assert histograms == {
         name: tuple(float(bound) for bound in bounds.split()) for name, bounds in CONTRACT_BUCKETS.items()
     }
 
 
 def test_names_are_unique_also_as_samples() -> None:
-    samples = [f"{family.name}{suffix}" for family in CATALOGUE for suffix in suffixes(family)]
+    samples = [f"{family.name}{suffix}" for family in CATALOG for suffix in suffixes(family)]
     assert len(samples) == len(set(samples))
 
 
@@ -180,7 +180,7 @@ def test_labels_of_what_is_accumulated_are_closed_sets(family: Family) -> None:
 def test_few_series_for_each_label_set() -> None:
     """What sizing a machine rests on: the series of one combination of labels."""
     series = 0
-    for family in CATALOGUE:
+    for family in CATALOG:
         if family.scope is Scope.CONVERSATIONS:
             own = 1
             for values in family.values:
@@ -193,7 +193,7 @@ def test_every_closed_label_value_is_exposed_at_zero_before_its_first_event() ->
     conversations = new_conversations()
     conversations.store.label_set(("main", "support"))
     page = page_of(conversations).render(Format.TEXT_0_0_4).decode()
-    for family in CATALOGUE:
+    for family in CATALOG:
         for at, label in enumerate(family.labels):
             for value in family.values[at] if family.values else ():
                 found = re.findall(
@@ -203,14 +203,14 @@ def test_every_closed_label_value_is_exposed_at_zero_before_its_first_event() ->
 
 
 def test_states_of_gauges_are_closed_sets_too() -> None:
-    assert set(STATE_VALUES) <= {family.name for family in CATALOGUE if family.scope is Scope.STATE}
+    assert set(STATE_VALUES) <= {family.name for family in CATALOG if family.scope is Scope.STATE}
 
 
 def test_the_objective_is_a_bucket_boundary() -> None:
     assert Settings().metrics.slo_response in BY_NAME["phonic_turn_response_seconds"].buckets
 
 
-@pytest.mark.parametrize("family", [each for each in CATALOGUE if each.buckets], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [each for each in CATALOG if each.buckets], ids=lambda family: family.name)
 def test_bucket_boundaries_rise(family: Family) -> None:
     assert list(family.buckets) == sorted(set(family.buckets))
     assert family.buckets[0] > 0
@@ -220,11 +220,11 @@ def test_the_series_that_are_estimated_are_those_that_there_are() -> None:
     store = MetricStore(LabelLimits())
     store.label_set(("main", "support"))
     out: list[str] = []
-    for family in CATALOGUE:
+    for family in CATALOG:
         if family.scope is Scope.CONVERSATIONS and family.kind is Kind.GAUGE:
             out.append(family.name)  # one for each label set
         elif family.scope is Scope.CONVERSATIONS:
             for series, numbers in store.shown(family):
                 series.write(out, numbers, exemplars=False)  # type: ignore[arg-type]
     assert series_of(Scope.CONVERSATIONS) == len(out)
-    assert series_of(Scope.LIVE) == sum(family.scope is Scope.LIVE for family in CATALOGUE)
+    assert series_of(Scope.LIVE) == sum(family.scope is Scope.LIVE for family in CATALOG)

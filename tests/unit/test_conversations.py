@@ -74,7 +74,7 @@ def test_what_watchers_say_is_counted() -> None:
     conversations.drift({(Drift.ITEM, "tone"), (Drift.ITEM, "mood"), (Drift.CONVERSATION, "x")})
     counted = {
         each.prefix.strip(): each.total
-        for family in catalog.CATALOGUE
+        for family in catalog.CATALOG
         if family.scope is catalog.Scope.PROCESS
         for each in conversations.store.series(family)
         if each.dump()[0]

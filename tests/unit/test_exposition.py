@@ -25,7 +25,7 @@ from prometheus_client.utils import floatToGoString
 from exporter.counting.increments import TURN, Measure, rejected
 from exporter.enums import EndedBy, Field, Lost, MessageType, Rejection, Role
 from exporter.metrics import catalog
-from exporter.metrics.catalog import CATALOGUE, Family
+from exporter.metrics.catalog import CATALOG, Family
 from exporter.metrics.exposition import finish, has_samples_named, render
 from exporter.metrics.formats import Format
 from exporter.metrics.page import Page, one, rows
@@ -48,7 +48,7 @@ class Client(Collector):
 
     def collect(self) -> Iterator[Metric]:
         held = set(accumulated())
-        for family in CATALOGUE:
+        for family in CATALOG:
             names = family.label_names(self.store.limits.names)
             if family in held:
                 metric = self.accumulated(family, names)
@@ -94,7 +94,7 @@ def by_us(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> bytes
     store.show_counted()
     blocks = (
         (family, store.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))))
-        for family in CATALOGUE
+        for family in CATALOG
     )
     return b"".join(finish(render(blocks, form), form))
 
@@ -276,13 +276,13 @@ def test_only_openmetrics_ends_with_a_mark() -> None:
 def test_a_page_can_be_restricted_to_names(name: str, families: list[str], form: Format) -> None:
     conversations = new_conversations()
     conversations.store.label_set(("main", "support"))
-    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     page = Page(conversations.store, gauges, process_metrics()).render(form, frozenset({name}))
     assert [metric.name for metric in families_of(page, form)] == families
 
 
 def test_every_sample_name_selects_its_family() -> None:
-    for family in CATALOGUE:
+    for family in CATALOG:
         assert has_samples_named(family, frozenset({family.sample_name}))
         assert not has_samples_named(family, frozenset({f"{family.name}_more"}))
 
@@ -309,7 +309,7 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
         now = next(moments)
         return {catalog.LIVE_TURNS: Column(["a", "b"], [now, 0]), catalog.LIVE_DURATION: Column(["a"], [now])}
 
-    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     page = Page(MetricStore(LabelLimits()), {**gauges, **dict.fromkeys(both(), both)}, lambda _form, _names: b"")
     for moment, names in ((2, None), (3, frozenset({catalog.LIVE_DURATION.name})), (4, None)):
         lines = page.render(Format.TEXT_0_0_4, names).decode().splitlines()
@@ -324,7 +324,7 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
 def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> None:
     store = busy_ledger()
     turns = [("a", 1.0)]
-    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     gauges[catalog.LIVE_TURNS] = lambda: turns
 
     def page() -> Page:
@@ -361,13 +361,13 @@ def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
         pytest.skip("promtool is not installed")
     conversations = new_conversations()
     conversations.store.restore(busy_ledger().freeze().rows(), families=saved_families())
-    gauges = dict.fromkeys((each for each in CATALOGUE if each not in set(accumulated())), list)
+    gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     for family in gauges:
         gauges[family] = lambda family=family: samples(family, [(("x",) * len(family.labels), 1.5)])
     page = Page(conversations.store, gauges, process_metrics())
     page.render(Format.TEXT_0_0_4)
     full = page.render(Format.TEXT_0_0_4)
-    assert {metric.name for metric in families_of(full, Format.TEXT_0_0_4)} >= {each.name for each in CATALOGUE}
+    assert {metric.name for metric in families_of(full, Format.TEXT_0_0_4)} >= {each.name for each in CATALOG}
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=full, capture_output=True, timeout=30, check=False
     )

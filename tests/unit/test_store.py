@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from exporter.counting.increments import TURN, Measure, rejected
 from exporter.enums import Field, Lost, MessageType, Rejection, Role
 from exporter.metrics import catalog
-from exporter.metrics.catalog import CATALOGUE, Kind, Scope
+from exporter.metrics.catalog import CATALOG, Kind, Scope
 from exporter.metrics.series import rebucketed
 from exporter.metrics.store import (
     _FAMILY_OF,
@@ -303,7 +303,7 @@ def test_restored_label_values_use_up_the_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", [each for each in CATALOGUE if each.kind is Kind.GAUGE], ids=lambda each: each.name
+    "family", [each for each in CATALOG if each.kind is Kind.GAUGE], ids=lambda each: each.name
 )
 def test_gauges_are_not_accumulated(family: catalog.Family) -> None:
     with pytest.raises(KeyError):
