@@ -45,6 +45,7 @@ from .settings import (
     LogSettings,
     OptionalPath,
     PhonicSettings,
+    RecordSettings,
     Settings,
 )
 from .simulator.settings import SimulatorSettings, staged
@@ -85,6 +86,7 @@ _OBEYED: dict[str, type] = {
     "check-config": Settings,
     "healthcheck": HealthcheckSettings,
     "doctor": DoctorSettings,
+    "record": RecordSettings,
 }
 # Commands that take no settings of the exporter, but flags of their own, and what they do.
 _APART = {"dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus."}
@@ -314,7 +316,7 @@ def doctor(
     def load() -> None:
         found.append(_credentials(given.phonic))
 
-    _judge(load, partial(settings.validate_doctor, given), lambda: trust.trusting(given.phonic.ca_file))
+    _judge(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
     import trio
 
     from .diagnosis.examine import examine
@@ -328,13 +330,64 @@ def doctor(
             Proxies.from_environment(os.environ),
             conversation_id=given.conversation or None,
             seconds=given.seconds,
-            progress=lambda text: print(f"doctor: {text}", file=sys.stderr, flush=True),  # noqa: T201
+            progress=partial(_note, "doctor"),
         )
     )
     written = report(examined)
     _say(written.as_json() if given.json else written.as_text().rstrip("\n"))
     sys.stdout.flush()
     return 0 if written.is_well else 1
+
+
+@app.command
+def record(
+    *,
+    given: Annotated[RecordSettings, Parameter(name="*")] = RecordSettings(),  # noqa: B008  # frozen
+) -> int:
+    """Record a live conversation, all data replaced, for a bug report or for `simulate --replay`; exit 0 or 1."""
+    logs.configure(LogSettings(level="error", format=given.log.format))
+    from .phonic import trust
+    from .phonic.address import normalised
+
+    found: list[credentials.Credentials] = []
+
+    def load() -> None:
+        found.append(_credentials(given.phonic))
+
+    _judge(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
+    assert given.output is not None  # noqa: S101  # judged
+    import trio
+
+    from .recording import record as recording
+
+    try:
+        stream = given.output.open("x", encoding="utf-8", buffering=1)
+    except OSError as exc:
+        raise ConfigError("--output", f"cannot write {str(given.output)!r}: {exc.strerror}") from None
+    with stream:
+        try:
+            frames = trio.run(
+                partial(
+                    recording.record,
+                    attrs.evolve(given.phonic, base_url=normalised(given.phonic.base_url)),
+                    found[0],
+                    Proxies.from_environment(os.environ),
+                    conversation_id=given.conversation,
+                    seconds=given.seconds,
+                    write=stream.write,
+                    progress=partial(_note, "record"),
+                )
+            )
+        except recording.NotRecorded as bad:
+            _complain("record", str(bad))
+            return 1
+    _say(f"{frames} frames recorded in {given.output}; names, texts, ids and numbers are replaced")
+    return 0 if frames else 1
+
+
+def _note(command: str, text: str) -> None:
+    sys.stderr.write(f"{command}: {text}\n")
+    sys.stderr.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:

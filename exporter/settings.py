@@ -263,6 +263,18 @@ class DoctorSettings:
 
 
 @attrs.frozen(kw_only=True)
+class RecordSettings:
+    """What `record` obeys."""
+
+    phonic: PhonicSettings = PhonicSettings()
+    conversation: str = _setting("", "Conversation id to record, while it is live.")
+    output: OptionalPath = _setting(None, "File to write; it must not exist yet.")
+    seconds: float = _setting(3600.0, "Longest time to record.")
+    log: LogSettings = LogSettings()
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
+
+
+@attrs.frozen(kw_only=True)
 class FlagRow:
     """A line of the flag table, as text; ``key`` is the dotted path in the TOML file.
 
@@ -366,16 +378,19 @@ def validate(settings: Settings) -> None:
         raise ExceptionGroup("settings", wrong)
 
 
-def validate_doctor(settings: DoctorSettings) -> None:
-    """Refuse settings of `doctor` that cannot work. Raises: as `validate`."""
+def validate_observation(settings: DoctorSettings | RecordSettings) -> None:
+    """Refuse settings of `doctor` and `record` that cannot work. Raises: as `validate`."""
     wrong = []
     url = _wrong_base_url(settings.phonic)
     if url is not None:
         wrong.append(ConfigError("--phonic.base-url", url))
-    if settings.conversation and not is_conversation_id(settings.conversation):
+    is_recording = isinstance(settings, RecordSettings)
+    if (settings.conversation or is_recording) and not is_conversation_id(settings.conversation):
         wrong.append(ConfigError("--conversation", _NO_CONVERSATION_ID))
-    if not 1 <= settings.seconds <= 3600:  # also refuses NaN
-        wrong.append(ConfigError("--seconds", "must be from 1 to 3600"))
+    if not 1 <= settings.seconds <= 86_400:  # also refuses NaN
+        wrong.append(ConfigError("--seconds", "must be from 1 to 86400"))
+    if isinstance(settings, RecordSettings) and settings.output is None:
+        wrong.append(ConfigError("--output", "name the file to write"))
     if len(wrong) == 1:
         raise wrong[0]
     if wrong:

@@ -27,20 +27,20 @@ _LONGEST: Final = 60
 _SPLIT: Final = re.compile(r"[_-]")
 _PARTS: Final = frozenset(
     """
-    agent ai and android answered api app assistant async audio bot browser busy by call called caller cancel
-    canceled canceling cancelled carrier chat client close closed code completed concurrency config
-    configuration conversation custom data default demo desktop dial dialed direct disconnect disconnected
-    drop dropped dtmf duration early embed embedded end ended ending endpoint error event exceeded expired
-    external failed failure fallback finished forward forwarded from goodbye handler hang hangup hold human
-    idle in inactive inactivity inbound input insufficient internal interrupted invalid ios js keypad limit
-    listen live livekit lost machine max maximum media message missed mobile model natural network no noanswer
-    node none not number observer off on operator other out outbound override party peer phone phonic pipecat
-    playground plivo policy preview provider pstn py python queue quota reached react ready reason rejected
-    replay request reset response restart result ring ringing sdk server service session short shutdown
-    silence silent sip speech spoken start started stop stopped stream studio success successful system
-    telephony telnyx test time timed timeout to tool transfer transferred trunk tts twilio undecided unknown
-    unreachable unsuccessful up user validation voice voicemail vonage warm web webhook webrtc websocket
-    widget
+    agent ai analysis and android answered api app assistant async audio bot browser busy by call called
+    caller cancel canceled canceling cancelled carrier chat client close closed code completed concurrency
+    config configuration conversation created custom data default demo desktop dial dialed direct disconnect
+    disconnected drop dropped dtmf duration early embed embedded end ended ending endpoint error event
+    exceeded expired external failed failure fallback finished forward forwarded from goodbye handler hang
+    hangup hold human idle in inactive inactivity inbound input insufficient internal interrupted invalid ios
+    js keypad limit listen live livekit lost machine max maximum media message missed mobile model natural
+    network no noanswer node none not number observer off on operator other out outbound override party peer
+    phone phonic pipecat playground plivo policy preview provider pstn py python queue quota reached react
+    ready reason recording rejected replay request reset response restart result resumed ring ringing save
+    saved sdk server service session short shutdown silence silent sip speech spoken start started stop
+    stopped stream studio success successful system telephony telnyx test time timed timeout to tool transfer
+    transferred trunk tts twilio undecided unknown unreachable unsuccessful up update updated user validation
+    voice voicemail vonage warm web webhook webrtc websocket widget
     """.split()
 )
 

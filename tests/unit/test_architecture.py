@@ -34,7 +34,8 @@ PARTS: dict[str, set[str]] = {
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "logs", "phonic", "phonic.schema", "phonic.wire"},
     "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
-    "simulator": {"errors"},
+    "recording.file": set(),
+    "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.
     "settings": {"errors", "metrics.catalog", "phonic", "phonic.wire"},
     "gauges": {
@@ -43,6 +44,7 @@ PARTS: dict[str, set[str]] = {
     },
     "shutdown": {"signals"},
     "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
+    "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
     "watching": {
         "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
     },
@@ -56,8 +58,8 @@ PARTS: dict[str, set[str]] = {
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "cli": {
-        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "settings",
-        "simulator", "state", "web",
+        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "recording",
+        "settings", "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -75,7 +77,7 @@ LIBRARIES: dict[str, set[str]] = {
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "settings"},
+    "cyclopts": {"cli", "settings", "simulator.settings"},
     "msgspec": {
         "phonic.decode",
         "phonic.schema",
@@ -105,6 +107,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli",
         "demo",
         "diagnosis.",
+        "recording.",
         "shutdown",
         "watching",
         "state.keeper",
