@@ -13,7 +13,7 @@ from ..enums import Reconciled, Started, Task
 from ..phonic.rest import RestFailed
 from ..phonic.schema import Snapshot
 from .backoff import backoff
-from .crash_guard import Fence
+from .crash_guard import CrashGuard
 from .interfaces import Sink, Source, Targets
 from .reconcile import PATIENCE, is_complete
 
@@ -55,7 +55,7 @@ class Backfill:
         self._sink = sink
         self._rng = rng
         self._now = now
-        self._fence = Fence(Task.RECORDS, sink.task_crashed)
+        self._guard = CrashGuard(Task.RECORDS, sink.task_crashed)
         self._due: dict[str, _Due] = {}
 
     def add(self, conversation_id: str) -> None:
@@ -77,7 +77,7 @@ class Backfill:
                 record = await self._read(conversation_id)
             except Exception as failed:
                 if not isinstance(failed, RestFailed):  # a record that we cannot read holds up no other
-                    self._fence.note(failed)
+                    self._guard.report(failed)
                 failures += 1
                 if failures == FAILURES_IN_A_ROW:
                     return
@@ -88,7 +88,7 @@ class Backfill:
             try:
                 is_settled = self._is_known(conversation_id) or self._settles(conversation_id, due, record)
             except Exception as crash:
-                self._fence.note(crash)
+                self._guard.report(crash)
                 self._put_off(conversation_id, due)
                 continue
             failures = due.failures = 0

@@ -38,7 +38,7 @@ from ..phonic.rest import REFUSALS, RestFailed
 from ..phonic.schema import Snapshot
 from .backfill import Backfill, is_known
 from .backoff import backoff
-from .crash_guard import Fence
+from .crash_guard import CrashGuard
 from .interfaces import Directory, Sink, Source, Targets
 
 log = structlog.get_logger("exporter.watch")
@@ -151,9 +151,9 @@ class Discovery:
         self._now = now
         self._own_now = own_now
         self._rows: list[ProjectRow] = []  # of the projects searched, one for each name
-        self._rounds_fence = Fence(Task.DISCOVERY, sink.task_crashed)
-        self._sweeps_fence = Fence(Task.SWEEP, sink.task_crashed)
-        self._records_fence = Fence(Task.RECORDS, sink.task_crashed)
+        self._round_guard = CrashGuard(Task.DISCOVERY, sink.task_crashed)
+        self._sweep_guard = CrashGuard(Task.SWEEP, sink.task_crashed)
+        self._record_guard = CrashGuard(Task.RECORDS, sink.task_crashed)
         self._searched: dict[str, _Project] = {}
         self._unwatched = Backfill(api.record, targets=targets, sink=sink, rng=rng, now=now)
         self._workspace_at = -math.inf
@@ -171,7 +171,7 @@ class Discovery:
         async with trio.open_nursery() as nursery:
             while True:
                 begun = trio.current_time()
-                can_go_on = await self._rounds_fence.holds(self._round(), otherwise=False)
+                can_go_on = await self._round_guard.run(self._round(), default=False)
                 if not self.first_round_done:
                     self.first_round_done = True
                     task_status.started()
@@ -196,8 +196,8 @@ class Discovery:
         if can_go_on:
             await self._learn_new_agents()
             outcomes = [
-                await self._rounds_fence.holds(
-                    self._succeeds(self._look(row, self._searched[row.name]), failures), otherwise=False
+                await self._round_guard.run(
+                    self._succeeds(self._look(row, self._searched[row.name]), failures), default=False
                 )
                 for row in self._rows
                 if self._finds
@@ -280,7 +280,7 @@ class Discovery:
 
     async def _learn_agents_safely(self, name: str, project: _Project, every: float) -> None:
         work = self._succeeds(self._learn_agents(name, project, every), [])
-        await self._rounds_fence.holds(work, otherwise=False)
+        await self._round_guard.run(work, default=False)
 
     async def _look(self, row: ProjectRow, project: _Project) -> None:
         """Watch the project's live conversations, and doubt those that Phonic does not count.
@@ -443,15 +443,13 @@ class Discovery:
                 await self._learn_agents_safely(name, project, AGENTS_SECONDS)
             self.agents_known.set()
             swept = [
-                await self._sweeps_fence.holds(
-                    self._succeeds(self._sweep(name, project), failures), otherwise=False
-                )
+                await self._sweep_guard.run(self._succeeds(self._sweep(name, project), failures), default=False)
                 for name, project in list(self._searched.items())
                 if self._finds
             ]
             log.debug("discovery sweep", projects=sum(swept), failures=len(failures))
             if any(swept):  # so REST works, and a record that cannot be read is a case of its own
-                await self._records_fence.holds(self._unwatched.count(), otherwise=None)
+                await self._record_guard.run(self._unwatched.count(), default=None)
             await trio.sleep_until(begun + self._sweep_interval * self._rng.uniform(0.95, 1.05))
 
     async def _learn_agents(self, name: str, project: _Project, every: float) -> None:
