@@ -46,7 +46,7 @@ from .state.keeper import Checkpoint
 from .watch.access import Access
 from .watch.crash_guard import keep_running
 from .watch.discovery import Discovery
-from .watch.interfaces import Source
+from .watch.interfaces import Requester
 from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
 from .watch.watch_file import WatchFile
@@ -206,7 +206,7 @@ async def run(
                 watching.start_soon(_wait_for_names, discovery, names_known)
                 _resume(supervisor, conversations)
                 for conversation_id in settings.watch.conversation:
-                    supervisor.start(conversation_id, Source.FLAG)
+                    supervisor.start(conversation_id, Requester.FLAG)
                 if watch_file is not None:
                     watching.start_soon(keep_running, Task.WATCH_FILE, watch_file.run, conversations.task_crashed)
                 if discovery is not None:
@@ -402,7 +402,7 @@ def _resume(supervisor: Supervisor, conversations: Conversations) -> None:
         if has_ended:
             supervisor.complete(conversation_id)
         else:
-            supervisor.start(conversation_id, Source.CHECKPOINT)
+            supervisor.start(conversation_id, Requester.CHECKPOINT)
 
 
 def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
@@ -483,7 +483,7 @@ class _Push:
         self._supervisor = supervisor
 
     def start(self, conversation_id: str) -> Started:
-        return self._supervisor.start(conversation_id, Source.PUSH)
+        return self._supervisor.start(conversation_id, Requester.PUSH)
 
     def stop(self, conversation_id: str) -> bool:
         return self._supervisor.stop(conversation_id)
@@ -527,7 +527,7 @@ def _conversations(supervisor: Supervisor, conversations: Conversations) -> list
                 "conversation_id": each.conversation_id,
                 "state": each.state.value,
                 "state_seconds": round(now - each.since, 3),
-                "sources": sorted(each.sources),
+                "sources": sorted(each.requesters),
                 "project": entry.project if entry else None,
                 "agent": entry.agent if entry else None,
                 "turns": live.turns if live else 0,

@@ -14,7 +14,7 @@ from ..phonic.rest import RestFailed
 from ..phonic.schema import Snapshot
 from .backoff import backoff
 from .crash_guard import CrashGuard
-from .interfaces import Sink, Source, Targets
+from .interfaces import Requester, Sink, Targets
 from .reconcile import PATIENCE, is_complete
 
 FAILURES_IN_A_ROW = 5  # that end a pass: REST has stopped working
@@ -126,7 +126,7 @@ class Backfill:
         started = parse_time(record.conversation.started_at)
         if started is not None and started < (self._now() - retention.OLDEST_LIVE) * 1e6:
             return True
-        return self._targets.start(conversation_id, Source.DISCOVERY) is not Started.LIMIT_REACHED
+        return self._targets.start(conversation_id, Requester.DISCOVERY) is not Started.LIMIT_REACHED
 
     def _finish(self, conversation_id: str, record: Snapshot | None, result: Reconciled) -> None:
         verdict = judge(

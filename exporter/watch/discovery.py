@@ -39,7 +39,7 @@ from ..phonic.schema import Snapshot
 from .backfill import Backfill, is_known
 from .backoff import backoff
 from .crash_guard import CrashGuard
-from .interfaces import Directory, Sink, Source, Targets
+from .interfaces import Directory, Requester, Sink, Targets
 
 log = structlog.get_logger("exporter.watch")
 
@@ -368,7 +368,7 @@ class Discovery:
         if started is not None and started < self._ago(retention.OLDEST_LIVE):
             project.listed.pop(row.id, None)
             return False
-        if self._targets.start(row.id, Source.DISCOVERY) is Started.FINISHED:
+        if self._targets.start(row.id, Requester.DISCOVERY) is Started.FINISHED:
             project.listed.pop(row.id, None)  # REST may lag behind the end that was seen
             return False
         project.listed[row.id] = started

@@ -9,7 +9,7 @@ from ..enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, St
 from ..phonic.schema import Snapshot
 
 
-class Source(StrEnum):
+class Requester(StrEnum):
     """Who asked for a conversation to be watched."""
 
     FLAG = "flag"
@@ -108,12 +108,12 @@ class Sink(Protocol):
 class Targets(Protocol):
     """Who starts watchers. See `exporter.watch.supervisor`."""
 
-    def start(self, conversation_id: str, source: Source) -> Started:
+    def start(self, conversation_id: str, requester: Requester) -> Started:
         """Watch a conversation; idempotent."""
         ...
 
-    def withdraw(self, conversation_id: str, source: Source) -> None:
-        """This source no longer asks for it."""
+    def withdraw(self, conversation_id: str, requester: Requester) -> None:
+        """This requester no longer asks for it."""
 
     def over(self, conversation_id: str) -> None:
         """REST has its end: a watcher without a feed completes it now, one with a feed after a grace of 30 s."""

@@ -30,7 +30,7 @@ from ..enums import Started, Task, WatcherState
 from ..logs import frames
 from .backoff import backoff
 from .crash_guard import keep_running
-from .interfaces import OpenFeed, Records, RecordState, Sink, Source
+from .interfaces import OpenFeed, Records, RecordState, Requester, Sink
 from .watcher import Outcome, Retry, watch
 
 log = structlog.get_logger("exporter.watch")
@@ -50,7 +50,7 @@ class Watch:
     """One conversation being followed."""
 
     conversation_id: str
-    sources: set[Source]
+    requesters: set[Requester]
     state: WatcherState
     since: float  # trio time of the last change of state
     has_ended: bool = False  # only its record is still to come
@@ -108,16 +108,18 @@ class Supervisor:
 
     # --- targets
 
-    def start(self, conversation_id: str, source: Source) -> Started:
-        """Watch a conversation. Idempotent: a further source only joins those that keep it watched.
+    def start(self, conversation_id: str, requester: Requester) -> Started:
+        """Watch a conversation. Idempotent: a further requester only joins those that keep it watched.
 
         A supervisor that is being stopped takes on nothing more, as if its limit were reached.
         """
         known = self._watches.get(conversation_id)
         if known is not None:
-            known.sources.add(source)
-            if source is not Source.CHECKPOINT:
-                known.sources.discard(Source.CHECKPOINT)  # it spoke for those that had yet to ask after a restart
+            known.requesters.add(requester)
+            if requester is not Requester.CHECKPOINT:
+                known.requesters.discard(
+                    Requester.CHECKPOINT
+                )  # it spoke for those that had yet to ask after a restart
             return Started.ALREADY_WATCHED
         if self._sink.is_finished(conversation_id):
             return Started.FINISHED
@@ -128,7 +130,9 @@ class Supervisor:
                 self._refuse(conversation_id)
             return Started.LIMIT_REACHED
         self._refused.pop(conversation_id, None)
-        self._begin(self._nursery, Watch(conversation_id, {source}, WatcherState.CONNECTING, trio.current_time()))
+        self._begin(
+            self._nursery, Watch(conversation_id, {requester}, WatcherState.CONNECTING, trio.current_time())
+        )
         return Started.STARTED
 
     def _refuse(self, conversation_id: str) -> None:
@@ -141,7 +145,11 @@ class Supervisor:
         """Finish a conversation that ended before a restart, from its record."""
         if self._nursery is not None and conversation_id not in self._watches:
             ended = Watch(
-                conversation_id, {Source.CHECKPOINT}, WatcherState.FINISHING, trio.current_time(), has_ended=True
+                conversation_id,
+                {Requester.CHECKPOINT},
+                WatcherState.FINISHING,
+                trio.current_time(),
+                has_ended=True,
             )
             self._begin(self._nursery, ended)
 
@@ -175,14 +183,14 @@ class Supervisor:
         self._stop(known)
         return True
 
-    def withdraw(self, conversation_id: str, source: Source) -> None:
-        """One source no longer asks for it; the last one stops it, unless its record is being completed."""
+    def withdraw(self, conversation_id: str, requester: Requester) -> None:
+        """One requester no longer asks for it; the last one stops it, unless its record is being completed."""
         known = self._watches.get(conversation_id)
         if known is None:
             self._refused.pop(conversation_id, None)
             return
-        known.sources.discard(source)
-        if not known.sources and not known.has_ended:
+        known.requesters.discard(requester)
+        if not known.requesters and not known.has_ended:
             self._stop(known)
 
     def _stop(self, known: Watch) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 import trio
 
-from .interfaces import Source, Targets
+from .interfaces import Requester, Targets
 
 log = structlog.get_logger("exporter.watch")
 
@@ -109,14 +109,14 @@ class WatchFile:
         self.is_usable = True
         self.last_success = self._now()
         for gone in self._ids - listed.ids:
-            self._targets.withdraw(gone, Source.FILE)
+            self._targets.withdraw(gone, Requester.FILE)
         self._start(each for each in listed.ids if each not in self._ids or self._targets.is_refused(each))
         self._ids = listed.ids
         log.info("watch file read", conversations=len(listed.ids), unusable=listed.unusable)
 
     def _start(self, ids: Iterable[str]) -> None:
         for each in sorted(ids):
-            self._targets.start(each, Source.FILE)
+            self._targets.start(each, Requester.FILE)
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

@@ -12,7 +12,7 @@ from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import MOST_DOCUMENTS, decode
 from exporter.phonic.live.client import LiveSocket, Timeouts
 from exporter.phonic.schema import Snapshot
-from exporter.watch.interfaces import Source
+from exporter.watch.interfaces import Requester
 from exporter.watch.supervisor import Supervisor
 from exporter.watch.watcher import Retry
 from tests.feeds import AUDIO, ENDED, OTHER_ERROR, snapshot
@@ -113,7 +113,7 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
             await nursery.start(supervisor.run)
             nursery.start_soon(live.run)
             for each in (STEADY, BROKEN):
-                assert supervisor.start(each, Source.FLAG) is Started.STARTED
+                assert supervisor.start(each, Requester.FLAG) is Started.STARTED
             await conversations.all_finished.wait()
             nursery.cancel_scope.cancel()
 

@@ -29,7 +29,7 @@ from exporter.simulator.plan import plan
 from exporter.simulator.scenario import Scenario
 from exporter.simulator.server import serve
 from exporter.watch.discovery import Api, Discovery
-from exporter.watch.interfaces import Source
+from exporter.watch.interfaces import Requester
 
 EPOCH = 1_767_225_600.0  # Unix time of trio time 0; any will do
 HOUR = 3600.0
@@ -203,8 +203,8 @@ class Desk:
                 self.watching.remove(each.id)
                 self.finished[each.id] = None
 
-    def start(self, conversation_id: str, source: Source) -> Started:
-        assert source is Source.DISCOVERY
+    def start(self, conversation_id: str, requester: Requester) -> Started:
+        assert requester is Requester.DISCOVERY
         self._settle()
         if conversation_id in self.finished:
             return Started.FINISHED
@@ -603,9 +603,9 @@ async def test_agents_are_known_before_the_first_conversation_is_watched(autojum
     del autojump_clock
 
     class Eager(Desk):
-        def start(self, conversation_id: str, source: Source) -> Started:
+        def start(self, conversation_id: str, requester: Requester) -> Started:
             assert self.agents.keys() == {"a", "b"}
-            return super().start(conversation_id, source)
+            return super().start(conversation_id, requester)
 
     phonic = Phonic([Call(id="c", project="a"), Call(id="d", project="b")], names=("a", "b"))
     desk = Eager(phonic)

@@ -16,7 +16,7 @@ from exporter.counting import retention
 from exporter.enums import FeedError, Lost, Started, WatcherState
 from exporter.phonic.live.errors import FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.phonic.schema import Conversation, Snapshot
-from exporter.watch.interfaces import RecordState, Source
+from exporter.watch.interfaces import RecordState, Requester
 from exporter.watch.supervisor import ASK_AGAIN, GRACE, MOST_REFUSED, Supervisor
 from tests.feeds import AUDIO, ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 
@@ -25,7 +25,7 @@ LOST = FeedLost(FeedError.CLOSED_ABNORMALLY)
 REFUSED = FeedRefused(FeedError.HTTP_401)
 NOT_FOUND = FeedNotFound(FeedError.HTTP_404)
 NOW = 1_780_000_000.0
-FLAG, FILE, PUSH, DISCOVERY = Source.FLAG, Source.FILE, Source.PUSH, Source.DISCOVERY
+FLAG, FILE, PUSH, DISCOVERY = Requester.FLAG, Requester.FILE, Requester.PUSH, Requester.DISCOVERY
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -114,7 +114,7 @@ async def test_sources_join_and_the_last_one_to_withdraw_stops_it() -> None:
 @in_virtual_time
 async def test_what_a_restart_resumed_belongs_to_those_who_ask_for_it_then() -> None:
     async with scene() as on:
-        on.supervisor.start(A, Source.CHECKPOINT)
+        on.supervisor.start(A, Requester.CHECKPOINT)
         on.supervisor.start(A, FILE)
         on.supervisor.withdraw(A, FILE)
         assert not on.supervisor.is_watched(A)

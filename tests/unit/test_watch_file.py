@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.enums import Started
 from exporter.phonic.wire import is_conversation_id
-from exporter.watch.interfaces import Source
+from exporter.watch.interfaces import Requester
 from exporter.watch.watch_file import LARGEST_FILE, POLL_SECONDS, UnreadableList, WatchFile, parse, read
 
 A, B, C = "conv_a", "conv_b", "conv_c"
@@ -34,8 +34,8 @@ class Asked:
         calls, self.calls = self.calls, []
         return calls
 
-    def start(self, conversation_id: str, source: Source) -> Started:
-        assert source is Source.FILE
+    def start(self, conversation_id: str, requester: Requester) -> Started:
+        assert requester is Requester.FILE
         self.calls.append(("start", conversation_id))
         self.called.set()
         if conversation_id in self.full:
@@ -44,8 +44,8 @@ class Asked:
         self._refused.discard(conversation_id)
         return Started.STARTED
 
-    def withdraw(self, conversation_id: str, source: Source) -> None:
-        assert source is Source.FILE
+    def withdraw(self, conversation_id: str, requester: Requester) -> None:
+        assert requester is Requester.FILE
         self.calls.append(("withdraw", conversation_id))
 
     def over(self, conversation_id: str) -> None:
