@@ -150,8 +150,8 @@ class RecordingSink:
     def task_crashed(self, task: Task) -> None:
         self.told.append(Told("task_crashed", more=task))
 
-    def refused(self, conversation_id: str) -> None:
-        self.told.append(Told("refused", conversation_id))
+    def over_limit(self, conversation_id: str) -> None:
+        self.told.append(Told("over_limit", conversation_id))
 
     def reconciled(self, result: Reconciled) -> None:
         self.told.append(Told("reconciled", more=result))

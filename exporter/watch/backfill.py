@@ -134,7 +134,7 @@ class Backfill:
             seen=self._sink.has_seen(conversation_id),  # watched for a while, at least
             history_ends=retention.history_ends(self._sink.first_start, self._now()),
             was_found=result is not Reconciled.NOT_FOUND,
-            over_limit=self._targets.is_refused(conversation_id),
+            over_limit=self._targets.is_over_limit(conversation_id),
         )
         self._sink.reconciled(result)
         if verdict.counts:

@@ -77,7 +77,7 @@ class Sink(Protocol):
     def task_crashed(self, task: Task) -> None:
         """A task beside the watchers met a defect of ours and goes on."""
 
-    def refused(self, conversation_id: str) -> None:
+    def over_limit(self, conversation_id: str) -> None:
         """The watch limit kept a conversation from being watched."""
 
     def reconciled(self, result: Reconciled) -> None:
@@ -122,7 +122,7 @@ class Targets(Protocol):
         """Whether somebody follows it, be it only to complete its record."""
         ...
 
-    def is_refused(self, conversation_id: str) -> bool:
+    def is_over_limit(self, conversation_id: str) -> bool:
         """Whether the watch limit has kept it from being watched so far."""
         ...
 

@@ -42,7 +42,7 @@ ASK_AGAIN = 60.0  # seconds between two questions to REST about one refused conv
 # An open feed without a snapshot for so long is doubted: REST is asked, and then again, after so many seconds.
 DOUBT_AFTER, DOUBT_AGAIN, DOUBT_EVERY = 120.0, 300.0, 15.0
 CRASH_FIRST, CRASH_LONGEST = 30.0, 600.0  # seconds before a crashed watcher is tried again
-MOST_REFUSED = 300_000  # ids remembered that met the watch limit: 45 MB; beyond, the first ones may count twice
+MAX_OVER_LIMIT = 300_000  # ids remembered that met the watch limit: 45 MB; beyond, the first ones may count twice
 
 
 @attrs.define(eq=False)
@@ -93,7 +93,7 @@ class Supervisor:
         self._watches: dict[str, Watch] = {}
         self._wanted: set[Watch] = set()  # of these, those that count against the limit
         self._now = now
-        self._refused: dict[str, None] = {}
+        self._over_limit: dict[str, None] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -126,20 +126,20 @@ class Supervisor:
         if self._nursery is None:
             return Started.LIMIT_REACHED
         if self.watched_count >= self._limit:
-            if conversation_id not in self._refused:
-                self._refuse(conversation_id)
+            if conversation_id not in self._over_limit:
+                self._note_over_limit(conversation_id)
             return Started.LIMIT_REACHED
-        self._refused.pop(conversation_id, None)
+        self._over_limit.pop(conversation_id, None)
         self._begin(
             self._nursery, Watch(conversation_id, {requester}, WatcherState.CONNECTING, trio.current_time())
         )
         return Started.STARTED
 
-    def _refuse(self, conversation_id: str) -> None:
-        if len(self._refused) >= MOST_REFUSED:
-            del self._refused[next(iter(self._refused))]
-        self._refused[conversation_id] = None
-        self._sink.refused(conversation_id)
+    def _note_over_limit(self, conversation_id: str) -> None:
+        if len(self._over_limit) >= MAX_OVER_LIMIT:
+            del self._over_limit[next(iter(self._over_limit))]
+        self._over_limit[conversation_id] = None
+        self._sink.over_limit(conversation_id)
 
     def complete(self, conversation_id: str) -> None:
         """Finish a conversation that ended before a restart, from its record."""
@@ -187,7 +187,7 @@ class Supervisor:
         """One requester no longer asks for it; the last one stops it, unless its record is being completed."""
         known = self._watches.get(conversation_id)
         if known is None:
-            self._refused.pop(conversation_id, None)
+            self._over_limit.pop(conversation_id, None)
             return
         known.requesters.discard(requester)
         if not known.requesters and not known.has_ended:
@@ -201,9 +201,9 @@ class Supervisor:
     def is_watched(self, conversation_id: str) -> bool:
         return conversation_id in self._watches
 
-    def is_refused(self, conversation_id: str) -> bool:
+    def is_over_limit(self, conversation_id: str) -> bool:
         """Whether the watch limit has kept it from being watched so far."""
-        return conversation_id in self._refused
+        return conversation_id in self._over_limit
 
     # --- reading
 

@@ -97,7 +97,7 @@ class WatchFile:
         """
         version = await trio.to_thread.run_sync(_version, self._path)
         if version == self._version:
-            self._start(each for each in self._ids if self._targets.is_refused(each))  # they may fit now
+            self._start(each for each in self._ids if self._targets.is_over_limit(each))  # they may fit now
             return
         self._version = version
         try:
@@ -110,7 +110,7 @@ class WatchFile:
         self.last_success = self._now()
         for gone in self._ids - listed.ids:
             self._targets.withdraw(gone, Requester.FILE)
-        self._start(each for each in listed.ids if each not in self._ids or self._targets.is_refused(each))
+        self._start(each for each in listed.ids if each not in self._ids or self._targets.is_over_limit(each))
         self._ids = listed.ids
         log.info("watch file read", conversations=len(listed.ids), unusable=listed.unusable)
 

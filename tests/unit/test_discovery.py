@@ -182,7 +182,7 @@ class Desk:
     more_finished: trio.Event = attrs.field(factory=trio.Event)
     limit: int = 1000
     watching: set[str] = attrs.field(factory=set)
-    refused: set[str] = attrs.field(factory=set)
+    over_limit: set[str] = attrs.field(factory=set)
     told_over: set[str] = attrs.field(factory=set)
     seen: set[str] = attrs.field(factory=set)
     finished: dict[str, Lost | None] = attrs.field(factory=dict)
@@ -211,7 +211,7 @@ class Desk:
         if conversation_id in self.watching:
             return Started.ALREADY_WATCHED
         if len(self.watching) >= self.limit:
-            self.refused.add(conversation_id)
+            self.over_limit.add(conversation_id)
             return Started.LIMIT_REACHED
         self.watching.add(conversation_id)
         self.seen.add(conversation_id)
@@ -224,8 +224,8 @@ class Desk:
         self._settle()
         return conversation_id in self.watching
 
-    def is_refused(self, conversation_id: str) -> bool:
-        return conversation_id in self.refused
+    def is_over_limit(self, conversation_id: str) -> bool:
+        return conversation_id in self.over_limit
 
     def is_finished(self, conversation_id: str) -> bool:
         self._settle()
@@ -869,7 +869,7 @@ def test_restart_counts_what_ended_meanwhile_and_within_a_day() -> None:
     assert desk.finished.keys() == {"meanwhile", "counted", "before the first start"}
 
 
-def test_refused_conversation_is_counted_when_it_ends_however_long_it_took() -> None:
+def test_conversation_over_the_limit_is_counted_when_it_ends_however_long_it_took() -> None:
     phonic = Phonic([Call(id=f"c{at}", created=-at, started=-at, ended=HOUR) for at in range(3)])
     phonic.calls += [
         Call(id=f"short{at}", created=at * 30, started=at * 30, ended=at * 30 + 3) for at in range(1, 100)
@@ -1050,7 +1050,7 @@ def test_every_end_is_counted_exactly_once(
     async def main() -> None:
         for alive, dead in kills:
             await run_for(alive, discovery(phonic, desk, rng=rng))
-            desk.refused.clear()  # not in the checkpoint
+            desk.over_limit.clear()  # not in the checkpoint
             await trio.sleep(dead)
         await run_for(2.5 * HOUR, discovery(phonic, desk, rng=rng, interval=20.0))
 

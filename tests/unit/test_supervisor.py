@@ -17,7 +17,7 @@ from exporter.enums import FeedError, Lost, Started, WatcherState
 from exporter.phonic.live.errors import FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.phonic.schema import Conversation, Snapshot
 from exporter.watch.interfaces import RecordState, Requester
-from exporter.watch.supervisor import ASK_AGAIN, GRACE, MOST_REFUSED, Supervisor
+from exporter.watch.supervisor import ASK_AGAIN, GRACE, MAX_OVER_LIMIT, Supervisor
 from tests.feeds import AUDIO, ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 
 A, B, C = "conv_a", "conv_b", "conv_c"
@@ -169,20 +169,20 @@ async def test_limit_refuses_once_each_and_lets_in_when_a_slot_is_free() -> None
             Started.LIMIT_REACHED,
             Started.ALREADY_WATCHED,
         ]
-        assert on.sink.calls(C) == ["refused"]
-        assert on.supervisor.is_refused(C)
+        assert on.sink.calls(C) == ["over_limit"]
+        assert on.supervisor.is_over_limit(C)
         on.supervisor.stop(A)
         assert on.supervisor.start(C, DISCOVERY) is Started.STARTED
-        assert not on.supervisor.is_refused(C)
+        assert not on.supervisor.is_over_limit(C)
         assert on.supervisor.watched_count == 2
 
 
 @in_virtual_time
-async def test_refused_conversation_that_is_withdrawn_is_forgotten() -> None:
+async def test_conversation_over_the_limit_is_forgotten_when_withdrawn() -> None:
     async with scene(limit=0) as on:
         on.supervisor.start(A, FILE)
         on.supervisor.withdraw(A, FILE)
-        assert not on.supervisor.is_refused(A)
+        assert not on.supervisor.is_over_limit(A)
 
 
 @in_virtual_time
@@ -203,11 +203,11 @@ async def test_places_are_free_again_however_a_watcher_stops() -> None:
 
 
 @in_virtual_time
-async def test_memory_of_refused_conversations_is_bounded() -> None:
+async def test_memory_of_conversations_over_the_limit_is_bounded() -> None:
     async with scene(limit=0) as on:
-        for number in range(MOST_REFUSED + 2):
+        for number in range(MAX_OVER_LIMIT + 2):
             on.supervisor.start(f"conv_{number}", FILE)
-        assert [on.supervisor.is_refused(f"conv_{number}") for number in range(4)] == [False, False, True, True]
+        assert [on.supervisor.is_over_limit(f"conv_{number}") for number in range(4)] == [False, False, True, True]
 
 
 @in_virtual_time
@@ -499,7 +499,7 @@ async def test_conversation_whose_socket_is_not_there_yet_is_tried_again_soon(st
 @pytest.mark.parametrize("script", [REFUSED, NOT_FOUND])
 @pytest.mark.parametrize("seen", [True, False])
 @in_virtual_time
-async def test_conversation_that_is_refused_for_a_day_is_forgotten(
+async def test_conversation_that_is_over_limit_for_a_day_is_forgotten(
     script: FeedRefused | FeedNotFound, seen: bool
 ) -> None:
     feeds = ScriptedFeeds(*([[snapshot(A), LOST]] if seen else []), script)

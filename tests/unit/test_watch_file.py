@@ -26,7 +26,7 @@ class Asked:
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.full: set[str] = set()
-        self._refused: set[str] = set()
+        self._over_limit: set[str] = set()
         self.called = trio.Event()
 
     def taken(self) -> list[tuple[str, str]]:
@@ -39,9 +39,9 @@ class Asked:
         self.calls.append(("start", conversation_id))
         self.called.set()
         if conversation_id in self.full:
-            self._refused.add(conversation_id)
+            self._over_limit.add(conversation_id)
             return Started.LIMIT_REACHED
-        self._refused.discard(conversation_id)
+        self._over_limit.discard(conversation_id)
         return Started.STARTED
 
     def withdraw(self, conversation_id: str, requester: Requester) -> None:
@@ -54,8 +54,8 @@ class Asked:
     def is_watched(self, conversation_id: str) -> bool:
         raise NotImplementedError(conversation_id)
 
-    def is_refused(self, conversation_id: str) -> bool:
-        return conversation_id in self._refused
+    def is_over_limit(self, conversation_id: str) -> bool:
+        return conversation_id in self._over_limit
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ async def test_unchanged_file_asks_for_nothing_again(file: Path, asked: Asked) -
     assert asked.taken() == [("start", B)]
 
 
-async def test_those_refused_at_the_limit_are_tried_until_they_fit(file: Path, asked: Asked) -> None:
+async def test_ids_over_the_limit_are_tried_until_they_fit(file: Path, asked: Asked) -> None:
     watching = watch_file(file, asked)
     replace(file, f"{A}\n{B}\n")
     asked.full = {B}
