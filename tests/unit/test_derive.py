@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from exporter.counting.derive import NOTHING, Live, Progress, derive, index_of, parse_time
+from exporter.counting.derive import NOTHING, LiveState, Progress, derive, index_of, parse_time
 from exporter.counting.finish import End, finish
 from exporter.counting.increments import Increment, Measure, rejected
 from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
@@ -463,13 +463,13 @@ def test_an_unusable_conversation_duration_is_rejected_once(ms: float) -> None:
 # --- the live view
 
 
-def live_view(*snapshots: Snapshot) -> Live:
+def live_view(*snapshots: Snapshot) -> LiveState:
     return step(NOTHING, *snapshots)[0].live
 
 
 def test_the_live_view_shows_the_newest_of_each_value() -> None:
     timed = snapshot(question(), turn(1, timings=TIMINGS), turn(2, "user"), duration_ms=12_500.0)
-    assert live_view(timed) == Live(turns=3, duration=12.5, model_generation=0.45, first_audio=0.57)
+    assert live_view(timed) == LiveState(turns=3, duration=12.5, model_generation=0.45, first_audio=0.57)
 
 
 def test_the_live_view_shows_a_timing_whose_sibling_never_comes() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from exporter.counting import derive
-from exporter.counting.derive import CONVERSATION_INDEX, Live, Progress
+from exporter.counting.derive import CONVERSATION_INDEX, LiveState, Progress
 from exporter.enums import EndedBy, Field, Rejection
 from exporter.state.blob import SavedEntry, UnreadableBlob, decode, encode
 
@@ -96,7 +96,7 @@ def saved_entry() -> SavedEntry:
             position=(3, 8000.0, 700.0),
             duration_ms=8000.0,
             end_reason=EndedBy.USER,
-            live=Live(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
+            live=LiveState(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
         ),
         has_ended=True,
         updated_at=1795000000.5,
@@ -157,7 +157,7 @@ progresses = st.builds(
     duration_ms=numbers,
     end_reason=st.none() | st.sampled_from(EndedBy),
     live=st.builds(
-        Live,
+        LiveState,
         turns=st.integers(0, 2**40),
         duration=numbers,
         model_generation=numbers,
