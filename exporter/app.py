@@ -410,8 +410,8 @@ def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
     if rest is None:
         return None
     access = Access(credentials, rest.probe)
-    rest.wait_accepted = access.accepted
-    rest.on_refused = access.doubt
+    rest.wait_accepted = access.wait_accepted
+    rest.on_refused = access.report_refusal
     return access
 
 
@@ -434,7 +434,7 @@ async def _open_feed(
     """Open a feed while Phonic accepts the credential, and once labels can be decided: snapshots have only the id
     of their project, and the first one freezes them."""
     if access is not None:
-        await access.accepted()
+        await access.wait_accepted()
     if conversations.entry(conversation_id) is None:
         await names_known.wait()
     async with live.open(conversation_id) as feed:

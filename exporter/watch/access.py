@@ -29,28 +29,28 @@ class Access:
         self.refused_with: int | None = None
         self._credentials = credentials
         self._probe = probe
-        self._is_doubted = trio.Event()
+        self._refusal_reported = trio.Event()
         self._is_accepted = trio.Event()
         self._is_accepted.set()
 
-    def doubt(self) -> None:
+    def report_refusal(self) -> None:
         """A request or a feed was refused: ask whether it is the credential. Idempotent, never waits."""
-        self._is_doubted.set()
+        self._refusal_reported.set()
 
-    async def accepted(self) -> None:
+    async def wait_accepted(self) -> None:
         """Wait while the credential is refused. Cancellation: at any time."""
         await self._is_accepted.wait()
 
     async def run(self) -> None:
         """Answer doubts until cancelled."""
         while True:
-            await self._is_doubted.wait()
+            await self._refusal_reported.wait()
             refused_with = await self._ask()
             if refused_with is not None:
                 await self._hold_back(refused_with)
             else:
                 await trio.sleep(PROBE_SPACING)
-            self._is_doubted = trio.Event()
+            self._refusal_reported = trio.Event()
 
     async def _ask(self) -> int | None:
         """The status with which REST refuses the credential; None if it does not, or cannot be asked."""

@@ -49,11 +49,11 @@ async def test_refusals_that_rest_does_not_confirm_hold_nothing_back() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
         for _ in range(100):
-            access.doubt()
+            access.report_refusal()
         await trio.sleep(60)
         assert len(rest.asked) == 1
         assert not waits(access)
-        await access.accepted()
+        await access.wait_accepted()
         nursery.cancel_scope.cancel()
 
 
@@ -62,7 +62,7 @@ async def test_rest_that_does_not_answer_proves_nothing() -> None:
     access = Access(Credentials(ApiKey("ph_x")), Rest(RestError.TIMEOUT).probe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
-        access.doubt()
+        access.report_refusal()
         await trio.sleep(60)
         assert not waits(access)
         nursery.cancel_scope.cancel()
@@ -75,13 +75,13 @@ async def test_refused_key_holds_everything_back_with_one_line_until_it_is_accep
     came: list[str] = []
 
     async def come(name: str) -> None:
-        await access.accepted()
+        await access.wait_accepted()
         came.append(name)
 
     with structlog.testing.capture_logs() as logged:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(access.run)
-            access.doubt()
+            access.report_refusal()
             await trio.sleep(1)
             assert access.refused_with == 401
             nursery.start_soon(come, "a")
@@ -106,13 +106,13 @@ async def test_new_key_in_the_file_is_tried_at_once(tmp_path: Path) -> None:
     access = Access(Credentials(ApiKey("ph_old"), file=file), rest.probe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
-        access.doubt()
+        access.report_refusal()
         await trio.sleep(5)
         assert access.refused_with == 403
         rest.answer = None
         file.write_text("ph_new")
         started = trio.current_time()
-        await access.accepted()
+        await access.wait_accepted()
         assert trio.current_time() - started <= 2 * LOOK_AT_FILE
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
