@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ..enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
+from ..phonic.listing import AgentRow, ListPage, ProjectRow, Workspace
 from ..phonic.schema import Snapshot
 
 
@@ -125,6 +126,21 @@ class Targets(Protocol):
     def is_over_limit(self, conversation_id: str) -> bool:
         """Whether the watch limit has kept it from being watched so far."""
         ...
+
+
+class Rest(Protocol):
+    """What is asked of REST. See `exporter.phonic.rest`; everything may raise `RestFailed`."""
+
+    async def projects(self) -> list[ProjectRow]: ...
+    async def workspace(self) -> Workspace: ...
+    async def agents(self, project_name: str) -> list[AgentRow]: ...
+    async def conversations(
+        self, project_name: str, *, after: str | None = None, limit: int = 100
+    ) -> ListPage: ...
+    async def record(self, conversation_id: str) -> Snapshot | None: ...
+
+    def paged_without_end(self) -> None:
+        """A list was broken off that brought nothing new, or did not end."""
 
 
 class Directory(Protocol):

@@ -28,8 +28,8 @@ from exporter.phonic.schema import Analysis, Conversation, Snapshot
 from exporter.simulator.plan import plan
 from exporter.simulator.scenario import Scenario
 from exporter.simulator.server import serve
-from exporter.watch.discovery import Api, Discovery
-from exporter.watch.interfaces import Requester
+from exporter.watch.discovery import Discovery
+from exporter.watch.interfaces import Requester, Rest
 
 EPOCH = 1_767_225_600.0  # Unix time of trio time 0; any will do
 HOUR = 3600.0
@@ -65,7 +65,7 @@ class Call:
 
 @attrs.define
 class Phonic:
-    """What REST would say now. Implements `Api`, and `handle` says the same over HTTP."""
+    """What REST would say now. Implements `Rest`, and `handle` says the same over HTTP."""
 
     calls: list[Call] = attrs.field(factory=list)
     names: tuple[str, ...] = ("main",)
@@ -302,7 +302,7 @@ async def test_api_contract(is_real: bool) -> None:
         names=("a b/c", "other"),
     )
 
-    async def check(api: Api) -> None:
+    async def check(api: Rest) -> None:
         assert [(row.name, row.active) for row in await api.projects()] == [("a b/c", 2), ("other", 1)]
         assert await api.workspace() == Workspace(3, None)
         assert await api.agents("a b/c") == [AgentRow("agent_1", "a b/c agent")]
