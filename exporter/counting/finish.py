@@ -28,7 +28,7 @@ class End:
 
 
 @attrs.frozen
-class Verdict:
+class EndDecision:
     """What an end means: whether it is ours to count, and if no timing was ever seen, why (``lost``)."""
 
     counts: bool
@@ -45,14 +45,14 @@ class Ended(Protocol):
     def ended_at(self) -> str | None: ...
 
 
-def judge(
+def decide_end(
     found: Ended | None,
     *,
     seen: bool,
     history_ends: float,
     was_found: bool = True,
     over_limit: bool = False,
-) -> Verdict:
+) -> EndDecision:
     """Decide what the end of a conversation means. Every end passes here before it is counted.
 
     ``found``: what REST has, if anything; ``was_found``: whether REST knows it at all. ``seen``: a snapshot was
@@ -61,14 +61,14 @@ def judge(
     by the start; without that it could be any time ago.
     """
     if seen:
-        return Verdict(counts=True)
+        return EndDecision(counts=True)
     if found is not None and found.ended_at is not None:
         moment = parse_time(found.ended_at) or parse_time(found.started_at)
         if moment is None or moment < history_ends * 1_000_000:
-            return Verdict(counts=False)
+            return EndDecision(counts=False)
     if not was_found:
-        return Verdict(counts=True, lost=Lost.NOT_FOUND)
-    return Verdict(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
+        return EndDecision(counts=True, lost=Lost.NOT_FOUND)
+    return EndDecision(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
 
 
 def finish(progress: Progress, end: End) -> list[Increment]:

@@ -1,4 +1,4 @@
-"""Tasks: listing the agents of projects, so that their series exist before their first conversation."""
+"""Tasks: listing the agents of projects, so that their series exist at 0 before their first conversation."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -10,50 +10,59 @@ from .crash_guard import CrashGuard
 from .interfaces import Directory, Rest
 from .lists import Project
 
-AGENTS_SECONDS = 600.0
-AGENTS_AGAIN = 30.0  # seconds between two lists of a project's agents while conversations name unlisted ones
-AGENTS_PATIENCE = 5.0  # seconds for the agents of all projects in the first round
-AGENTS_AT_ONCE = 10  # lists of agents asked for together then
+MAX_AGE = 600.0  # seconds between two lists of a project's agents
+# The same while a conversation of the project has an agent that was not listed, and after a failed request.
+MAX_AGE_INCOMPLETE = 30.0
+FIRST_TIMEOUT = 5.0  # seconds that the first round waits for the agents of all projects
+AT_ONCE = 10  # concurrent requests meanwhile
 
 
 class Agents:
-    """``known`` is set once the agents of all projects were asked for."""
+    """Lists agents. A failed request is repeated at a later call; `exporter.phonic.rest` counts it.
+
+    ``known`` is set once the agents of all projects have been requested, whether or not REST answered.
+    """
 
     def __init__(self, rest: Rest, directory: Directory, guard: CrashGuard) -> None:
+        """``directory`` receives the names."""
         self.known = trio.Event()
         self._rest = rest
         self._directory = directory
         self._guard = guard
 
     async def learn_new(self, projects: Collection[Project]) -> None:
-        """All agents in the first round; later those of projects in which a conversation named an unlisted one."""
+        """In the first round list the agents of all projects, in later ones of projects with an unlisted agent.
+
+        Takes at most `FIRST_TIMEOUT` in the first round. Cancellation: at any request.
+        """
         if not self.known.is_set():
-            with trio.move_on_after(AGENTS_PATIENCE):
+            with trio.move_on_after(FIRST_TIMEOUT):
                 pending = list(projects)
                 while pending:
                     async with trio.open_nursery() as nursery:
-                        for project in pending[:AGENTS_AT_ONCE]:
-                            nursery.start_soon(self._learn_safely, project, AGENTS_SECONDS)
-                    del pending[:AGENTS_AT_ONCE]
+                        for project in pending[:AT_ONCE]:
+                            nursery.start_soon(self._learn_guarded, project, MAX_AGE)
+                    del pending[:AT_ONCE]
                 self.known.set()
         for project in projects:
             if self._directory.unknown_agents(project.name):
-                await self._learn_safely(project, AGENTS_AGAIN)
+                await self._learn_guarded(project, MAX_AGE_INCOMPLETE)
 
     async def learn_all(self, projects: Collection[Project]) -> None:
+        """List the agents of each project whose list is older than `MAX_AGE`. Cancellation: at any request."""
         for project in projects:
-            await self._learn_safely(project, AGENTS_SECONDS)
+            await self._learn_guarded(project, MAX_AGE)
         self.known.set()
 
-    async def _learn_safely(self, project: Project, every: float) -> None:
-        await self._guard.run(self._learn(project, every), default=None)
+    async def _learn_guarded(self, project: Project, max_age: float) -> None:
+        await self._guard.run(self._learn(project, max_age), default=None)
 
-    async def _learn(self, project: Project, every: float) -> None:
-        """List a project's agents, unless that was done within so many seconds, or tried within `AGENTS_AGAIN`."""
+    async def _learn(self, project: Project, max_age: float) -> None:
         now = trio.current_time()
-        if now - project.agents_at >= every and now - project.agents_asked_at >= AGENTS_AGAIN:
+        is_old = now - project.agents_listed_at >= max_age
+        if is_old and now - project.agents_asked_at >= MAX_AGE_INCOMPLETE:
             project.agents_asked_at = now
             with suppress(RestFailed):
                 agents = await self._rest.agents(project.name)
-                project.agents_at = trio.current_time()
+                project.agents_listed_at = trio.current_time()
                 self._directory.learn_agents(project.name, [(each.id, each.name) for each in agents])

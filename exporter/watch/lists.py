@@ -1,4 +1,14 @@
-"""Tasks: what rounds and sweeps share: a project's list of conversations, read page by page, row by row."""
+"""Tasks: reading a project's list of conversations page by page, and acting on each row.
+
+Rounds (`search.py`) and sweeps (`sweep.py`) both read these lists, at different depths, and treat a row alike.
+
+Rules for this file:
+- A row, a page or a whole list may come twice, late or out of order. `ConversationLists.act_on` therefore asks of
+  everything it does whether that has been done already.
+- It acts on a row without awaiting, so no other task runs between a check and the action that depends on it.
+- Times are compared with rows by Phonic's clock; ours may be wrong.
+- Every list ends: the number of pages is limited, and a page with nothing new ends the list.
+"""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -10,43 +20,52 @@ import trio
 
 from ..counting import retention
 from ..counting.derive import parse_time
-from ..counting.finish import judge
+from ..counting.finish import decide_end
 from ..enums import RestError, Started
 from ..phonic.listing import ListedRow, ListPage
 from ..phonic.rest import REFUSALS, RestFailed
-from .backfill import Backfill, is_known
+from .backfill import Backfill, is_handled
 from .backoff import backoff
 from .interfaces import Requester, Rest, Sink, Targets
 
-FIRST_LIMIT, LIMIT = 10, 100  # rows: whole conversations each, so an idle sweep asks for few
-SLICE = 200  # rows worked off at a time: about a millisecond
-RECENT_ROWS = 10_000  # of a list that are remembered, to see that a page brings no new ones
-RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds between them
-SECOND = 1_000_000  # `parse_time` gives microseconds
+# Rows. REST sends whole conversations, so where few rows are expected the first page is small.
+SMALL_PAGE, PAGE = 10, 100
+SLICE = 200  # rows handled before other tasks may run: about a millisecond
+RECENT_ROWS = 10_000  # ids of a list that are remembered, to recognise a page without new ones
+RETRY_FIRST, RETRY_LONGEST = 1.0, 8.0  # seconds between attempts to read one page
+SECOND = 1_000_000  # in the unit of `parse_time`, microseconds
 
 _T = TypeVar("_T")
-_HOPELESS = {*REFUSALS, RestError.HTTP_404, RestError.HTTP_4XX}
+_PERMANENT = {*REFUSALS, RestError.HTTP_404, RestError.HTTP_4XX}
 
 
 @attrs.define(eq=False)
 class Project:
-    """What is known of one project's conversations."""
+    """One project that is searched, and what the tasks remember about it. Times are trio times."""
 
     name: str
-    listed: dict[str, int | None] = attrs.field(factory=dict)  # running when last listed: id -> start, if known
-    swept_to: int | None = None  # newest start that a sweep to its end has seen, on Phonic's clock
-    agents_at: float = -math.inf
-    agents_asked_at: float = -math.inf
-    excess_rounds: int = 0
-    doubted_at: float = -math.inf
-    doubted: dict[str, float] = attrs.field(factory=dict)  # when its record called it live: id -> trio time
-    deep_again_at: float = -math.inf  # until then a list that was short of live rows is not read to its end
-    short_rounds: int = 0
-    warned_at: float = -math.inf
+    # Conversations that had no end when they were last listed: id -> start in Unix microseconds, None if unknown.
+    running: dict[str, int | None] = attrs.field(factory=dict)
+
+    # Rounds
+    found: int = 0  # live conversations known after the last search
+    excess_rounds: int = 0  # in a row, in which more conversations were believed live than Phonic counts
+    excess_read_at: float = -math.inf  # when the list was last read further because of that
+    checked_at: dict[str, float] = attrs.field(factory=dict)  # when REST last said that one of them is still live
+    shallow_until: float = -math.inf  # until then a round reads one page, because older ones had no live rows
+    short_rounds: int = 0  # in a row, in which fewer live conversations were found than Phonic counts
+    warned_at: float = -math.inf  # when that was last logged
+
+    # Sweeps
+    swept_to: int | None = None  # newest start seen by a completed sweep; Unix microseconds, Phonic's clock
+
+    # Agents
+    agents_listed_at: float = -math.inf
+    agents_asked_at: float = -math.inf  # also when the request failed
 
 
-class Lists:
-    """The lists of conversations."""
+class ConversationLists:
+    """Reads lists of conversations and acts on their rows."""
 
     def __init__(
         self,
@@ -58,6 +77,7 @@ class Lists:
         rng: Random,
         now: Callable[[], float],
     ) -> None:
+        """``now`` gives Unix time by Phonic's clock."""
         self._rest = rest
         self._targets = targets
         self._sink = sink
@@ -65,60 +85,81 @@ class Lists:
         self._rng = rng
         self._now = now
 
-    def take(self, row: ListedRow, project: Project) -> bool:
-        """Do what a row asks for, once; whether it is a live conversation."""
+    # --- rows
+
+    def act_on(self, row: ListedRow, project: Project) -> bool:
+        """Start, end or backfill the conversation of a row. Idempotent.
+
+        A row without an end is watched; if the watch limit prevents that, it stays in `Project.running`, where the
+        next sweep finds it. A row with an end ends its watcher, and one whose end has not been counted goes to
+        the backfill, unless it is history (semantics 7).
+
+        Returns whether the row is a live conversation.
+        """
         if row.ended_at is not None:
-            project.listed.pop(row.id, None)
+            project.running.pop(row.id, None)
             self._targets.over(row.id)
-            if self._is_ours(row) and not self.is_known(row.id):
+            if self._is_to_be_counted(row) and not self.is_handled(row.id):
                 self._backfill.add(row.id)
             return False
         started = parse_time(row.started_at)
         if started is not None and started < self.ago(retention.OLDEST_LIVE):
-            project.listed.pop(row.id, None)
+            project.running.pop(row.id, None)
             return False
         if self._targets.start(row.id, Requester.DISCOVERY) is Started.FINISHED:
-            project.listed.pop(row.id, None)  # REST may lag behind the end that was seen
+            project.running.pop(row.id, None)  # REST may not have the end yet that the live feed has told
             return False
-        project.listed[row.id] = started
+        project.running[row.id] = started
         return True
 
-    def is_known(self, conversation_id: str) -> bool:
-        return is_known(conversation_id, self._targets, self._sink)
+    def is_handled(self, conversation_id: str) -> bool:
+        """Whether the end of a conversation was counted, or its watcher will count it."""
+        return is_handled(conversation_id, self._targets, self._sink)
 
-    def _is_ours(self, row: ListedRow) -> bool:
-        """Whether an ended conversation is ours to count."""
-        return judge(row, seen=False, history_ends=self.history_ends()).counts
+    def _is_to_be_counted(self, ended: ListedRow) -> bool:
+        return decide_end(ended, seen=False, history_ends=self.history_ends()).counts
+
+    # --- times
 
     def history_ends(self) -> float:
+        """The Unix time before which an end is history and not counted. See `retention.history_ends`."""
         return retention.history_ends(self._sink.first_start, self._now())
 
     def ago(self, seconds: float) -> float:
+        """The time so many seconds ago, in Unix microseconds by Phonic's clock."""
         return (self._now() - seconds) * SECOND
 
-    async def read_pages(
+    # --- pages
+
+    async def read(
         self,
-        name: str,
+        project_name: str,
         wants_older: Callable[[list[ListedRow]], Awaitable[bool]],
         *,
-        first_limit: int,
-        most: int,
+        first_page: int,
+        max_pages: int,
         attempts: int = 1,
     ) -> None:
-        """Hand over a project's rows page by page, newest first, until no older ones are wanted or left.
+        """Read a project's list, newest conversations first (API 3.1).
 
-        Ends after ``most`` pages, and at a page that brings nothing new.
+        ``wants_older`` receives the rows of each page and returns whether to read the next one. ``first_page``:
+        how many rows to ask for first; later pages have `PAGE`. ``max_pages``: pages of that size after which to
+        stop, as at a page without a new row or a cursor that repeats; `Rest.paged_without_end` reports these.
+        ``attempts``: how often to request one page.
+
+        Raises: `RestFailed` from the last attempt.
+        Cancellation: at any request; rows acted on so far stay acted on.
         """
         cursor: str | None = None
         cursors: set[str] = set()
         recent: set[str] = set()
         before: set[str] = set()
-        limit = first_limit
-        left = float(most)
+        size = first_page
+        left = float(max_pages)
         while left > 0:
-            page = await self._read_page(name, cursor, limit, attempts)
-            left -= max(1.0, len(page.rows) / LIMIT)  # pages may be larger than was asked for
-            cursor, limit = page.next_cursor, LIMIT
+            page = await self._read_page(project_name, cursor, size, attempts)
+            left -= max(1.0, len(page.rows) / PAGE)  # pages may be larger than requested
+            cursor, size = page.next_cursor, PAGE
             if not await wants_older(page.rows) or cursor is None:
                 return
             ids = {each.id for each in page.rows} - recent - before
@@ -130,20 +171,20 @@ class Lists:
                 recent, before = set(), recent
         self._rest.paged_without_end()
 
-    async def _read_page(self, name: str, cursor: str | None, limit: int, attempts: int) -> ListPage:
+    async def _read_page(self, project_name: str, cursor: str | None, size: int, attempts: int) -> ListPage:
         delays = backoff(self._rng, first=RETRY_FIRST, longest=RETRY_LONGEST)
         for left in reversed(range(attempts)):
             try:
-                return await self._rest.conversations(name, after=cursor, limit=limit)
+                return await self._rest.conversations(project_name, after=cursor, limit=size)
             except RestFailed as failed:
-                if not left or failed.reason in _HOPELESS:
+                if not left or failed.reason in _PERMANENT:
                     raise
             await trio.sleep(next(delays))
         raise AssertionError("attempts is at least 1")
 
 
 async def in_slices(values: Collection[_T]) -> AsyncIterator[_T]:
-    """All of them, with a checkpoint after each `SLICE`."""
+    """Iterate over ``values``, with a checkpoint after each `SLICE` of them."""
     for at, each in enumerate(values, 1):
         yield each
         if at % SLICE == 0:

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from exporter.enums import RestError
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.rest import RestFailed
-from exporter.watch.access import LOOK_AGAIN, LOOK_AT_FILE, Access
+from exporter.watch.access import POLL_FILE, PROBE_AGAIN, Access
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -86,11 +86,11 @@ async def test_refused_key_holds_everything_back_with_one_line_until_it_is_accep
             assert access.refused_with == 401
             nursery.start_soon(come, "a")
             nursery.start_soon(come, "b")
-            await trio.sleep(3 * LOOK_AGAIN)
+            await trio.sleep(3 * PROBE_AGAIN)
             assert came == []
             assert 3 <= len(rest.asked) <= 5
             rest.answer = None
-            await trio.sleep(LOOK_AGAIN + 1)
+            await trio.sleep(PROBE_AGAIN + 1)
             assert sorted(came) == ["a", "b"]
             assert not waits(access)
             nursery.cancel_scope.cancel()
@@ -113,6 +113,6 @@ async def test_new_key_in_the_file_is_tried_at_once(tmp_path: Path) -> None:
         file.write_text("ph_new")
         started = trio.current_time()
         await access.wait_accepted()
-        assert trio.current_time() - started <= 2 * LOOK_AT_FILE
+        assert trio.current_time() - started <= 2 * POLL_FILE
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()

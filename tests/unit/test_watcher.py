@@ -71,7 +71,7 @@ def watched(*scripts: Script, seconds: float = 3600.0) -> Watched:
                 retry=Retry(),
                 rng=Random(SEED),
                 set_state=result.states.append,
-                heard=result.over.append,
+                on_snapshot=result.over.append,
             )
         result.seconds = trio.current_time() - result.feeds.opened[ID][0]
         return result
@@ -267,7 +267,7 @@ def test_a_silent_feed_does_not_keep_its_last_message() -> None:
                     retry=Retry(),
                     rng=Random(SEED),
                     set_state=lambda _: None,
-                    heard=lambda _: None,
+                    on_snapshot=lambda _: None,
                 )
             )
             await wait_all_tasks_blocked()
