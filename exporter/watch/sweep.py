@@ -37,7 +37,9 @@ Why no row escapes, by induction over completed sweeps:
 - A sweep that fails half-way leaves ``swept_to`` as it was, so the next one reads the same rows again. That does
   no harm, because acting on a row is idempotent.
 - A start in the future is wrong, and as ``swept_to`` it would hide all rows until then. So ``swept_to`` is never
-  later than now, by Phonic's clock. A step of our own clock does not move it.
+  later than the beginning of the sweep, by Phonic's clock: what was created before that had been listed when the
+  sweep read its first page, and what is created during a long sweep is left to the next one. A step of our own
+  clock does not move ``swept_to``.
 
 A restart forgets ``swept_to`` and `Project.running`; the next sweep is a first sweep again. It reads as far back
 as history reaches, and what was counted before the restart is known from the state file.
@@ -129,6 +131,7 @@ class Sweeps:
         unwatched = {each: start for each, start in project.running.items() if not self._lists.is_handled(each)}
         not_met = set(unwatched)
         horizon = self._horizon(project, unwatched.values())
+        began = int(self._lists.ago(0))
         newest = project.swept_to
 
         async def wants_older(rows: list[ListedRow]) -> bool:
@@ -150,7 +153,7 @@ class Sweeps:
             max_pages=MAX_PAGES,
             attempts=PAGE_ATTEMPTS,
         )
-        project.swept_to = None if newest is None else min(newest, int(self._lists.ago(0)))
+        project.swept_to = None if newest is None else min(newest, began)
         async for each in in_slices(not_met):
             if not self._lists.is_handled(each):
                 self._backfill.add(each)

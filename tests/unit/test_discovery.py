@@ -963,6 +963,28 @@ def test_start_in_the_future_hides_nothing() -> None:
     assert len(desk.finished) == 49
 
 
+def test_start_in_the_future_hides_nothing_that_begins_during_a_long_sweep() -> None:
+    class Slow(Phonic):
+        async def conversations(
+            self, project_name: str, *, after: str | None = None, limit: int = 100
+        ) -> ListPage:
+            if after is not None and trio.current_time() < 1:
+                await trio.sleep(400)
+            page = await super().conversations(project_name, after=after, limit=limit)
+            rows = [
+                attrs.evolve(row, started_at="2199-01-01T00:00:00Z") if row.id == "odd" else row
+                for row in page.rows
+            ]
+            return attrs.evolve(page, rows=rows)
+
+    history = [Call(id=f"h{at}", created=-HOUR - at, started=-HOUR - at, ended=-HOUR) for at in range(20)]
+    during = [Call(id=f"c{at}", created=50 + at, started=50 + at, ended=52 + at) for at in range(30)]
+    phonic = Slow([*history, Call(id="odd", created=-2, started=-2, ended=-1), *during], page_size=10)
+    desk = Desk(phonic)
+    virtual(partial(run_for, 900, discovery(phonic, desk, interval=2000.0)))
+    assert desk.finished.keys() == {each.id for each in during}
+
+
 async def test_calls_of_the_simulator_that_nobody_watched_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     scenario = Scenario(seed=3, projects=2, calls_per_minute=10, total=120, pace=0.02, warm_up_s=0)
