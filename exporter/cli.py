@@ -217,9 +217,9 @@ def watch(*, given: AllSettings = _DEFAULTS) -> None:
     ready, credential = _judged(given)
     import trio
 
-    from . import app as program
+    from .app import run
 
-    trio.run(partial(program.run, ready, credential))
+    trio.run(partial(run, ready, credential))
 
 
 @app.command
@@ -230,9 +230,9 @@ def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
     _judge(partial(_validate, ready), partial(staged, given.simulator))
     import trio
 
-    from . import app as program
+    from . import demo as demonstration
 
-    trio.run(partial(program.demo, ready, given.simulator))
+    trio.run(partial(demonstration.demo, ready, given.simulator))
 
 
 @app.command
@@ -242,9 +242,9 @@ def simulate(*, given: Annotated[_Simulate, Parameter(name="*")] = _Simulate()) 
     _judge(partial(staged, given.simulator))
     import trio
 
-    from . import app as program
+    from . import demo as demonstration
 
-    trio.run(partial(program.simulate, given.simulator))
+    trio.run(partial(demonstration.simulate, given.simulator))
 
 
 @app.command

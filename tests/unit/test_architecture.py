@@ -41,12 +41,22 @@ PARTS: dict[str, set[str]] = {
         "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
         "web",
     },
-    "app": {
-        "__init__", "conversations", "counting", "enums", "filelimit", "gauges", "metrics", "metrics.catalog",
-        "metrics.formats", "phonic", "phonic.wire", "settings", "signals", "simulator", "state", "watch", "web",
+    "shutdown": {"signals"},
+    "watching": {
+        "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
     },
+    "api": {
+        "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings", "watch",
+        "web",
+    },
+    "app": {
+        "__init__", "api", "conversations", "enums", "filelimit", "gauges", "metrics", "metrics.catalog", "phonic",
+        "settings", "shutdown", "state", "watching", "web",
+    },
+    "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "cli": {
-        "__init__", "app", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator", "state", "web",
+        "__init__", "app", "demo", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator", "state",
+        "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -75,10 +85,25 @@ LIBRARIES: dict[str, set[str]] = {
         "web.endpoints",
         "simulator.",
     },
-    "structlog": {"logs", "conversations", "cli", "app", "state.keeper", "phonic.rest", "watch.", "web."},
+    "structlog": {
+        "logs",
+        "conversations",
+        "cli",
+        "app",
+        "demo",
+        "shutdown",
+        "state.keeper",
+        "phonic.rest",
+        "watch.",
+        "web.",
+    },
     "trio": {
+        "api",
         "app",
         "cli",
+        "demo",
+        "shutdown",
+        "watching",
         "state.keeper",
         "metrics.publisher",
         "metrics.loop_lag",
