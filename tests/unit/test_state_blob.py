@@ -111,17 +111,17 @@ def test_a_blob_of_version_2_is_read_for_ever_and_written_today() -> None:
 def test_flags_of_a_turn_never_change_their_meaning() -> None:
     """They are in state files; no enumeration decides about them."""
     names = (
-        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMED", "_RESPONSE_DONE", "_SILENT", "_UNKNOWN_TIMING",
-        "_DURATION_OBSERVED", "_DURATION_REVISED",
+        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "_SILENT_COUNTED",
+        "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED",
     )  # fmt: skip
     assert {name: getattr(derive, name) for name in names} == {
         "_ROLE_MASK": 0b11,
         "_OBSERVED": 1 << 2,
         "_REVISED": 1 << 6,
-        "_TIMED": 0b11100,
-        "_RESPONSE_DONE": 1 << 10,
-        "_SILENT": 1 << 11,
-        "_UNKNOWN_TIMING": 1 << 12,
+        "_TIMINGS_OBSERVED": 0b11100,
+        "_RESPONSE_DECIDED": 1 << 10,
+        "_SILENT_COUNTED": 1 << 11,
+        "_UNKNOWN_TIMING_COUNTED": 1 << 12,
         "_DURATION_OBSERVED": 1 << 5,
         "_DURATION_REVISED": 1 << 9,
     }
