@@ -1,4 +1,4 @@
-"""Doubles around discovery: what REST would say now, and who is told of conversations and counts their ends."""
+"""Doubles for discovery: a REST API that answers from planned calls, and an exporter that counts their ends."""
 
 import json
 from collections import Counter
@@ -18,9 +18,9 @@ from exporter.phonic.schema import Analysis, Conversation, Snapshot
 from exporter.watch.discovery import Discovery
 from exporter.watch.interfaces import Requester
 
-EPOCH = 1_767_225_600.0  # Unix time of trio time 0; any will do
+EPOCH = 1_767_225_600.0  # Unix time at trio time 0; any value works
 HOUR = 3600.0
-SETTLE = 6.6  # seconds from the end to the analysis
+SETTLE = 6.6  # seconds from the end of a call until its record has the analysis
 
 
 def unix_now() -> float:
@@ -38,7 +38,7 @@ def text_of(at: float) -> str:
 
 @attrs.frozen(kw_only=True)
 class Call:
-    """A conversation's life in seconds of trio time; it appears as it is created and may never start, or end."""
+    """A planned conversation. Times are trio times. It is listed once created, and may never start or end."""
 
     id: str
     created: float = 0.0
@@ -51,8 +51,8 @@ class Call:
 
 
 @attrs.define
-class Phonic:
-    """What REST would say now. Implements `Rest`, and `handle` says the same over HTTP."""
+class FakeRest:
+    """Answers as REST would at the current trio time. Implements `Rest`; `handle` answers the same over HTTP."""
 
     calls: list[Call] = attrs.field(factory=list)
     names: tuple[str, ...] = ("main",)
@@ -130,7 +130,7 @@ class Phonic:
         return None
 
     async def handle(self, request: httpx.Request) -> httpx.Response:
-        """The same as JSON (API 3.1, 3.2)."""
+        """Answer a request with JSON (API 3.1, 3.2)."""
         query = request.url.params
         match request.url.path.split("/")[2:]:
             case ["projects"]:
@@ -160,10 +160,10 @@ def project_object(row: ProjectRow) -> dict[str, object]:
 
 
 @attrs.define
-class Desk:
-    """Supervisor, sink and directory in one: watched conversations are counted when they end."""
+class FakeExporter:
+    """Supervisor, sink and directory in one: what is watched is finished when its call ends."""
 
-    phonic: Phonic
+    rest: FakeRest
     first_start: float = EPOCH
     settled_at: float = -1.0
     more_finished: trio.Event = attrs.field(factory=trio.Event)
@@ -185,7 +185,7 @@ class Desk:
         if self.settled_at == now:
             return
         self.settled_at = now
-        for each in self.phonic.calls:
+        for each in self.rest.calls:
             if each.id in self.watching and each.is_over(now):
                 self.watching.remove(each.id)
                 self.finished[each.id] = None
@@ -250,9 +250,9 @@ class Desk:
         self.agents[project] = list(agents)
 
 
-def discovery(phonic: Phonic, desk: Desk, **options: object) -> Discovery:
+def discovery(rest: FakeRest, exporter: FakeExporter, **options: object) -> Discovery:
     options = {"interval": 5.0, "rng": Random(0), "now": unix_now, **options}
-    return Discovery(phonic, targets=desk, sink=desk, directory=desk, **options)  # type: ignore[arg-type]
+    return Discovery(rest, targets=exporter, sink=exporter, directory=exporter, **options)  # type: ignore[arg-type]
 
 
 async def run_for(seconds: float, found: Discovery) -> None:

@@ -1,4 +1,4 @@
-"""The credential: only REST can say that it is bad, and then everything waits until it is accepted again."""
+"""Access: requests and feeds wait while REST refuses the credential, and only then."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -17,14 +17,14 @@ from exporter.watch.access import POLL_FILE, PROBE_AGAIN, Access
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(**arguments: object) -> None:
-        # A thread reads the key file, so the clock must not jump while one is at work.
+        # A thread reads the key file, so the clock must not jump while that thread runs.
         trio.run(functools.partial(test, **arguments), clock=MockClock(autojump_threshold=0.01))
 
     return run
 
 
 class Rest:
-    """Answers to probes: a reason to fail with, or None."""
+    """Answers probes: fails with the reason ``answer``, or succeeds if that is None."""
 
     def __init__(self, answer: RestError | None) -> None:
         self.answer = answer
@@ -58,7 +58,7 @@ async def test_refusals_that_rest_does_not_confirm_hold_nothing_back() -> None:
 
 
 @in_virtual_time
-async def test_rest_that_does_not_answer_proves_nothing() -> None:
+async def test_probe_that_fails_otherwise_holds_nothing_back() -> None:
     access = Access(Credentials(ApiKey("ph_x")), Rest(RestError.TIMEOUT).probe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
@@ -69,7 +69,7 @@ async def test_rest_that_does_not_answer_proves_nothing() -> None:
 
 
 @in_virtual_time
-async def test_refused_key_holds_everything_back_with_one_line_until_it_is_accepted_again() -> None:
+async def test_refused_key_holds_everything_back_with_one_log_line_until_it_is_accepted_again() -> None:
     rest = Rest(RestError.HTTP_401)
     access = Access(Credentials(ApiKey("ph_x")), rest.probe)
     came: list[str] = []

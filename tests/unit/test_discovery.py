@@ -1,4 +1,4 @@
-"""Discovery: rounds find the live conversations of every project, whatever fails meanwhile."""
+"""Discovery: rounds search every project, whatever fails or crashes meanwhile."""
 
 import math
 
@@ -14,7 +14,7 @@ from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.listing import AgentRow, Workspace
 from exporter.phonic.rest import open_rest
 from exporter.watch.interfaces import Rest
-from tests.rest_double import EPOCH, Call, Desk, Phonic, discovery, run_for
+from tests.rest_double import EPOCH, Call, FakeExporter, FakeRest, discovery, run_for
 
 
 def crash() -> None:
@@ -22,7 +22,7 @@ def crash() -> None:
 
 
 @pytest.mark.parametrize("is_real", [False, True], ids=["fake", "real"])
-async def test_api_contract(is_real: bool) -> None:
+async def test_fake_rest_answers_like_the_real_client(is_real: bool) -> None:
     calls = [
         Call(id="conv_a", created=-30, started=-20, ended=-10, project="a b/c"),
         Call(id="conv_b", created=-20, started=-20, project="a b/c"),
@@ -30,7 +30,7 @@ async def test_api_contract(is_real: bool) -> None:
         Call(id="other", project="other"),
     ]
     now = trio.current_time()
-    phonic = Phonic(
+    rest = FakeRest(
         [
             attrs.evolve(
                 each,
@@ -43,120 +43,120 @@ async def test_api_contract(is_real: bool) -> None:
         names=("a b/c", "other"),
     )
 
-    async def check(api: Rest) -> None:
-        assert [(row.name, row.active) for row in await api.projects()] == [("a b/c", 2), ("other", 1)]
-        assert await api.workspace() == Workspace(3, None)
-        assert await api.agents("a b/c") == [AgentRow("agent_1", "a b/c agent")]
-        newest = await api.conversations("a b/c", limit=2)
+    async def check(client: Rest) -> None:
+        assert [(row.name, row.active) for row in await client.projects()] == [("a b/c", 2), ("other", 1)]
+        assert await client.workspace() == Workspace(3, None)
+        assert await client.agents("a b/c") == [AgentRow("agent_1", "a b/c agent")]
+        newest = await client.conversations("a b/c", limit=2)
         assert [(row.id, bool(row.started_at), bool(row.ended_at)) for row in newest.rows] == [
             ("conv_c", False, False),
             ("conv_b", True, False),
         ]
-        older = await api.conversations("a b/c", limit=2, after=newest.next_cursor)
+        older = await client.conversations("a b/c", limit=2, after=newest.next_cursor)
         assert [row.id for row in older.rows] == ["conv_a"]
         assert older.next_cursor is None
-        record = await api.record("conv_a")
+        record = await client.record("conv_a")
         assert record is not None
         assert record.conversation.ended_at == older.rows[0].ended_at
-        assert await api.record("nobody") is None
+        assert await client.record("conv_unknown") is None
 
     with trio.fail_after(5):
         if not is_real:
-            await check(phonic)
+            await check(rest)
             return
         async with open_rest(
             "http://127.0.0.1",
             Credentials(ApiKey("ph_key")),
             on_error=lambda _: None,
             requests_per_second=1000,
-            transport=httpx.MockTransport(phonic.handle),
-        ) as api:
-            await check(api)
+            transport=httpx.MockTransport(rest.handle),
+        ) as client:
+            await check(client)
 
 
 async def test_live_conversation_is_watched_within_one_interval(autojump_clock: Clock) -> None:
     now = autojump_clock.current_time()
-    phonic = Phonic([Call(id="c", created=now + 12, started=now + 12)])
-    desk = Desk(phonic)
-    await run_for(18, discovery(phonic, desk))
-    assert desk.watching == {"c"}
+    rest = FakeRest([Call(id="c", created=now + 12, started=now + 12)])
+    exporter = FakeExporter(rest)
+    await run_for(18, discovery(rest, exporter))
+    assert exporter.watching == {"c"}
 
 
-async def test_first_round_is_over_when_started(autojump_clock: Clock) -> None:
+async def test_run_is_started_after_the_first_round_even_if_it_failed(autojump_clock: Clock) -> None:
     del autojump_clock
     for fails in (lambda _: False, lambda _: True):
-        phonic = Phonic([Call(id="c")], fails=fails)
-        desk = Desk(phonic)
-        found = discovery(phonic, desk)
+        rest = FakeRest([Call(id="c")], fails=fails)
+        exporter = FakeExporter(rest)
+        found = discovery(rest, exporter)
         async with trio.open_nursery() as nursery:
             await nursery.start(found.run)
             assert found.first_round_done
-            assert desk.watching == (set() if phonic.fails("") else {"c"})
-            assert (found.last_success is None) == phonic.fails("")
+            assert exporter.watching == (set() if rest.fails("") else {"c"})
+            assert (found.last_success is None) == rest.fails("")
             nursery.cancel_scope.cancel()
 
 
 async def test_only_named_projects_are_searched(autojump_clock: Clock) -> None:
     del autojump_clock
-    phonic = Phonic([Call(id=name, project=name) for name in ("main", "a b")], names=("main", "a b"))
-    desk = Desk(phonic)
+    rest = FakeRest([Call(id=name, project=name) for name in ("main", "a b")], names=("main", "a b"))
+    exporter = FakeExporter(rest)
     with capture_logs() as lines:
-        await run_for(60, discovery(phonic, desk, only={"a b", "gone"}))
-    assert desk.watching == {"a b"}
-    assert {project for _, project in phonic.asked if project} == {"a b"}
+        await run_for(60, discovery(rest, exporter, only={"a b", "gone"}))
+    assert exporter.watching == {"a b"}
+    assert {project for _, project in rest.asked if project} == {"a b"}
     assert [line["projects"] for line in lines if line["event"] == "no project of this name"] == [["gone"]]
 
 
-async def test_without_search_only_names_and_counts_are_learnt(autojump_clock: Clock) -> None:
+async def test_without_search_only_names_and_numbers_are_requested(autojump_clock: Clock) -> None:
     del autojump_clock
-    phonic = Phonic([Call(id="c"), Call(id="over", ended=1.0)])
-    desk = Desk(phonic)
-    found = discovery(phonic, desk, finds=False, interval=60.0)
+    rest = FakeRest([Call(id="c"), Call(id="over", ended=1.0)])
+    exporter = FakeExporter(rest)
+    found = discovery(rest, exporter, finds=False, interval=60.0)
     await run_for(600, found)
-    assert desk.project_names == {"id-main": "main"}
-    assert desk.agents == {"main": [("agent_1", "main agent")]}
+    assert exporter.project_names == {"id-main": "main"}
+    assert exporter.agents == {"main": [("agent_1", "main agent")]}
     assert [row.active for row in found.projects] == [1]
     assert found.workspace == Workspace(1, None)
-    assert (desk.watching, desk.finished, found.found) == (set(), {}, {})
-    assert {what for what, _ in phonic.asked} == {"projects", "workspace", "agents"}
+    assert (exporter.watching, exporter.finished, found.found) == (set(), {}, {})
+    assert {what for what, _ in rest.asked} == {"projects", "workspace", "agents"}
 
 
 async def test_one_failing_project_does_not_stop_the_others(autojump_clock: Clock) -> None:
     del autojump_clock
     names = ("bad", "good")
-    phonic = Phonic([Call(id=name, project=name) for name in names], names=names)
-    phonic.fails = lambda what: what == "conversations" and phonic.asked[-1][1] == "bad"
-    desk = Desk(phonic)
-    found = discovery(phonic, desk)
+    rest = FakeRest([Call(id=name, project=name) for name in names], names=names)
+    rest.fails = lambda what: what == "conversations" and rest.asked[-1][1] == "bad"
+    exporter = FakeExporter(rest)
+    found = discovery(rest, exporter)
     await run_for(60, found)
-    assert desk.watching == {"good"}
+    assert exporter.watching == {"good"}
     assert found.last_success is None
 
 
-async def test_outage_is_asked_about_less_and_less_and_told_once(autojump_clock: Clock) -> None:
+async def test_rounds_slow_down_in_an_outage_which_is_logged_once(autojump_clock: Clock) -> None:
     begun = autojump_clock.current_time()
-    phonic = Phonic([Call(id="c")], fails=lambda _: trio.current_time() - begun < 600)
-    desk = Desk(phonic)
+    rest = FakeRest([Call(id="c")], fails=lambda _: trio.current_time() - begun < 600)
+    exporter = FakeExporter(rest)
     with capture_logs() as lines:
-        await run_for(680, discovery(phonic, desk))
-    assert 10 <= sum(what == "projects" for what, _ in phonic.asked) <= 45
-    assert desk.watching == {"c"}
-    told = [line["event"] for line in lines if line["log_level"] != "debug"]
-    assert told == ["discovery failing", "discovery recovered"]
+        await run_for(680, discovery(rest, exporter))
+    assert 10 <= sum(what == "projects" for what, _ in rest.asked) <= 45
+    assert exporter.watching == {"c"}
+    logged = [line["event"] for line in lines if line["log_level"] != "debug"]
+    assert logged == ["discovery failing", "discovery recovered"]
 
 
 async def test_projects_of_one_name_are_searched_as_one(autojump_clock: Clock) -> None:
     del autojump_clock
-    phonic = Phonic([Call(id="c"), Call(id="d")], names=("main", "main"))
-    desk = Desk(phonic)
-    found = discovery(phonic, desk)
+    rest = FakeRest([Call(id="c"), Call(id="d")], names=("main", "main"))
+    exporter = FakeExporter(rest)
+    found = discovery(rest, exporter)
     await run_for(4, found)
     assert found.found == {"main": 2}
-    assert sum(what == "conversations" for what, _ in phonic.asked) == 2  # a round and a sweep
+    assert sum(what == "conversations" for what, _ in rest.asked) == 2  # a round and a sweep
 
 
-class CrashingAt(Phonic):
-    """REST whose client has a defect in one of its methods, until a moment."""
+class CrashingAt(FakeRest):
+    """REST whose client crashes in the request ``crashes_at`` until the time ``until``."""
 
     crashes_at: str = ""
     until: float = math.inf
@@ -178,21 +178,21 @@ class CrashingAt(Phonic):
         ("record", Task.RECORDS),
     ],
 )
-async def test_defect_is_counted_logged_once_without_its_words_and_gone_on_after(
+async def test_crash_is_counted_and_logged_once_without_its_text_and_the_search_goes_on(
     what: str, task: Task, autojump_clock: Clock
 ) -> None:
     now = autojump_clock.current_time()
-    phonic = CrashingAt([Call(id="c"), Call(id="short", created=now + 12.5, started=now + 12.5, ended=now + 12.6)])
-    phonic.crashes_at, phonic.until = what, now + 130
-    desk = Desk(phonic, first_start=EPOCH + now)
-    found = discovery(phonic, desk)
+    rest = CrashingAt([Call(id="c"), Call(id="short", created=now + 12.5, started=now + 12.5, ended=now + 12.6)])
+    rest.crashes_at, rest.until = what, now + 130
+    exporter = FakeExporter(rest, first_start=EPOCH + now)
+    found = discovery(rest, exporter)
     with capture_logs() as lines:
         await run_for(600, found)
-    assert desk.crashes[task] >= 1
-    assert desk.watching == {"c"}
-    assert desk.finished.keys() == {"short"}
+    assert exporter.crashes[task] >= 1
+    assert exporter.watching == {"c"}
+    assert exporter.finished.keys() == {"short"}
     assert found.last_success is not None
-    told = [line for line in lines if line["event"] == "task crashed" and line["log_level"] == "error"]
-    assert all(line["error"] == "ValueError" and "test_discovery.py" in line["at"] for line in told)
-    assert 1 <= len(told) <= 3  # one for each way that leads there
+    logged = [line for line in lines if line["event"] == "task crashed" and line["log_level"] == "error"]
+    assert all(line["error"] == "ValueError" and "test_discovery.py" in line["at"] for line in logged)
+    assert 1 <= len(logged) <= 3  # one for each place in the code that calls it
     assert "planted" not in str(lines)

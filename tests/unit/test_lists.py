@@ -1,4 +1,4 @@
-"""Lists of conversations: every list ends, and a huge page holds no other task up."""
+"""Lists of conversations: reading any list ends, and other tasks run meanwhile."""
 
 import time
 
@@ -8,13 +8,13 @@ import trio
 from trio.abc import Clock
 
 from exporter.phonic.listing import ListedRow, ListPage
-from tests.rest_double import HOUR, Call, Desk, Phonic, discovery, run_for, text_of
+from tests.rest_double import HOUR, Call, FakeExporter, FakeRest, discovery, run_for, text_of
 
 
-async def test_cursor_that_goes_round_ends_the_list(autojump_clock: Clock) -> None:
+async def test_cursor_that_repeats_ends_the_list(autojump_clock: Clock) -> None:
     del autojump_clock
 
-    class Circular(Phonic):
+    class Circular(FakeRest):
         async def conversations(
             self, project_name: str, *, after: str | None = None, limit: int = 100
         ) -> ListPage:
@@ -22,14 +22,14 @@ async def test_cursor_that_goes_round_ends_the_list(autojump_clock: Clock) -> No
             page = await super().conversations(project_name, limit=limit)
             return attrs.evolve(page, next_cursor="round")
 
-    phonic = Circular([Call(id="c")], inflated=1)
-    await run_for(10, discovery(phonic, Desk(phonic)))
-    assert phonic.endless > 0
-    assert sum(what == "conversations" for what, _ in phonic.asked) <= 10
+    rest = Circular([Call(id="c")], inflated=1)
+    await run_for(10, discovery(rest, FakeExporter(rest)))
+    assert rest.endless > 0
+    assert sum(what == "conversations" for what, _ in rest.asked) <= 10
 
 
-class Endless(Phonic):
-    """Its lists never end: ``next_page`` makes each of the pages that follow."""
+class Endless(FakeRest):
+    """Its lists never end; ``next_page`` makes the rows of each page."""
 
     def next_page(self, at: int) -> list[ListedRow]:
         raise NotImplementedError
@@ -67,17 +67,17 @@ async def test_list_without_end_ends_and_the_first_round_completes(
     kind: type[Endless], autojump_clock: Clock
 ) -> None:
     del autojump_clock
-    phonic = kind(inflated=2)
-    found = discovery(phonic, Desk(phonic))
+    rest = kind(inflated=2)
+    found = discovery(rest, FakeExporter(rest))
     async with trio.open_nursery() as nursery:
         await nursery.start(found.run)
         assert found.first_round_done
         assert found.last_success is not None
-        assert phonic.endless == 1
+        assert rest.endless == 1
         nursery.cancel_scope.cancel()
 
 
-async def test_huge_page_is_worked_off_in_slices(autojump_clock: Clock) -> None:
+async def test_other_tasks_run_while_a_huge_page_is_handled(autojump_clock: Clock) -> None:
     del autojump_clock
 
     class Huge(Endless):
@@ -85,8 +85,8 @@ async def test_huge_page_is_worked_off_in_slices(autojump_clock: Clock) -> None:
             size = 50_000 if at == 0 else 0
             return [ListedRow(id=f"c{each}", started_at=None, ended_at=None) for each in range(size)]
 
-    phonic = Huge(inflated=50_000)
-    desk = Desk(phonic, limit=10)
+    rest = Huge(inflated=50_000)
+    exporter = FakeExporter(rest, limit=10)
     others, longest = 0, 0.0
 
     async def other() -> None:
@@ -98,7 +98,7 @@ async def test_huge_page_is_worked_off_in_slices(autojump_clock: Clock) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        await nursery.start(discovery(phonic, desk).run)
+        await nursery.start(discovery(rest, exporter).run)
         nursery.cancel_scope.cancel()
     assert others >= 50_000 / 200
     assert longest < 1

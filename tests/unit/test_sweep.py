@@ -1,4 +1,4 @@
-"""Sweeps: every end that was not watched is counted once."""
+"""Sweeps: every end of an unwatched conversation is counted exactly once."""
 
 import time
 from email.utils import formatdate
@@ -22,7 +22,7 @@ from exporter.simulator.plan import plan
 from exporter.simulator.scenario import Scenario
 from exporter.simulator.server import serve
 from exporter.watch.discovery import Discovery
-from tests.rest_double import EPOCH, HOUR, Call, Desk, Phonic, discovery, run_for, unix_now, virtual
+from tests.rest_double import EPOCH, HOUR, Call, FakeExporter, FakeRest, discovery, run_for, unix_now, virtual
 
 
 @pytest.mark.parametrize(
@@ -38,17 +38,17 @@ from tests.rest_double import EPOCH, HOUR, Call, Desk, Phonic, discovery, run_fo
 def test_end_is_counted_from_its_record_unless_it_is_history(
     started: float | None, ended: float, expected: dict[str, Lost]
 ) -> None:
-    phonic = Phonic([Call(id="c", created=-HOUR if started is None else started, started=started, ended=ended)])
-    phonic.fails = lambda what: trio.current_time() < 4 and what == "projects"  # no round while it lives
-    desk = Desk(phonic)
-    virtual(partial(run_for, 200, discovery(phonic, desk)))
-    assert desk.finished == expected
-    assert desk.complete == set(expected)  # the analysis was waited for
+    rest = FakeRest([Call(id="c", created=-HOUR if started is None else started, started=started, ended=ended)])
+    rest.fails = lambda what: trio.current_time() < 4 and what == "projects"  # no round while it is live
+    exporter = FakeExporter(rest)
+    virtual(partial(run_for, 200, discovery(rest, exporter)))
+    assert exporter.finished == expected
+    assert exporter.complete == set(expected)  # the record was read until it had the analysis
 
 
 def test_restart_counts_what_ended_meanwhile_and_within_a_day() -> None:
     day = 24 * HOUR
-    phonic = Phonic(
+    rest = FakeRest(
         [
             Call(id="long ago", created=-30 * HOUR, started=-30 * HOUR, ended=-25 * HOUR),
             Call(id="meanwhile", created=-9 * HOUR, started=-9 * HOUR, ended=-8 * HOUR),
@@ -57,56 +57,60 @@ def test_restart_counts_what_ended_meanwhile_and_within_a_day() -> None:
         ],
         page_size=2,
     )
-    desk = Desk(phonic, first_start=EPOCH - 18 * HOUR, finished={"counted": None})
-    virtual(partial(run_for, 100, discovery(phonic, desk)))
-    assert desk.finished == {"counted": None, "meanwhile": Lost.NEVER_LIVE}
-    desk = Desk(phonic, first_start=EPOCH - 10 * day)
-    virtual(partial(run_for, 100, discovery(phonic, desk)))
-    assert desk.finished.keys() == {"meanwhile", "counted", "before the first start"}
+    exporter = FakeExporter(rest, first_start=EPOCH - 18 * HOUR, finished={"counted": None})
+    virtual(partial(run_for, 100, discovery(rest, exporter)))
+    assert exporter.finished == {"counted": None, "meanwhile": Lost.NEVER_LIVE}
+    exporter = FakeExporter(rest, first_start=EPOCH - 10 * day)
+    virtual(partial(run_for, 100, discovery(rest, exporter)))
+    assert exporter.finished.keys() == {"meanwhile", "counted", "before the first start"}
 
 
 def test_conversation_over_the_limit_is_counted_when_it_ends_however_long_it_took() -> None:
-    phonic = Phonic([Call(id=f"c{at}", created=-at, started=-at, ended=HOUR) for at in range(3)])
-    phonic.calls += [
+    rest = FakeRest([Call(id=f"c{at}", created=-at, started=-at, ended=HOUR) for at in range(3)])
+    rest.calls += [
         Call(id=f"short{at}", created=at * 30, started=at * 30, ended=at * 30 + 3) for at in range(1, 100)
     ]
-    desk = Desk(phonic, limit=1)
-    virtual(partial(run_for, HOUR + 200, discovery(phonic, desk)))
-    assert len(desk.finished) == 3 + 99
-    assert sorted(map(str, (desk.finished[f"c{at}"] for at in range(3)))) == ["None", "watch_limit", "watch_limit"]
+    exporter = FakeExporter(rest, limit=1)
+    virtual(partial(run_for, HOUR + 200, discovery(rest, exporter)))
+    assert len(exporter.finished) == 3 + 99
+    assert sorted(map(str, (exporter.finished[f"c{at}"] for at in range(3)))) == [
+        "None",
+        "watch_limit",
+        "watch_limit",
+    ]
 
 
 def test_wave_during_an_outage_is_counted_over_many_pages() -> None:
-    phonic = Phonic([Call(id=f"c{at}", created=at, started=at, ended=at + 3) for at in range(20, 600, 20)])
-    phonic.calls += [Call(id=f"w{at}", created=600 + at, started=600 + at, ended=602 + at) for at in range(70)]
-    phonic.fails = lambda _: 590 < trio.current_time() < 700
-    desk = Desk(phonic)
-    virtual(partial(run_for, 1100, discovery(phonic, desk)))
-    assert len(desk.finished) == 29 + 70
+    rest = FakeRest([Call(id=f"c{at}", created=at, started=at, ended=at + 3) for at in range(20, 600, 20)])
+    rest.calls += [Call(id=f"w{at}", created=600 + at, started=600 + at, ended=602 + at) for at in range(70)]
+    rest.fails = lambda _: 590 < trio.current_time() < 700
+    exporter = FakeExporter(rest)
+    virtual(partial(run_for, 1100, discovery(rest, exporter)))
+    assert len(exporter.finished) == 29 + 70
 
 
 @pytest.mark.parametrize("ahead", [180.0, HOUR, -HOUR, -180.0, 0.0])
-def test_history_is_judged_by_phonics_clock_whatever_ours_says(ahead: float) -> None:
+def test_history_is_decided_by_phonics_clock_whatever_ours_says(ahead: float) -> None:
     """The first start of an exporter whose clock is wrong by so many seconds."""
-    phonic = Phonic(
+    rest = FakeRest(
         [
             Call(id="history", created=-40 * 60, started=-40 * 60, ended=-30 * 60),
             Call(id="just before", created=-100, started=-100, ended=-5),
             Call(id="ours", created=-60, started=-60, ended=3),
         ]
     )
-    phonic.fails = lambda what: trio.current_time() < 5 and what == "conversations"  # so it ends unseen
+    rest.fails = lambda what: trio.current_time() < 5 and what == "conversations"  # so it ends unseen
     clock = PhonicClock(lambda: unix_now() + ahead)
-    desk = Desk(phonic)
+    exporter = FakeExporter(rest)
 
     async def handle(request: httpx.Request) -> httpx.Response:
-        reply = await phonic.handle(request)
+        reply = await rest.handle(request)
         reply.headers["Date"] = formatdate(int(unix_now()), usegmt=True)
         return reply
 
     async def main() -> None:
-        desk.first_start = unix_now() + ahead
-        began = desk.first_start
+        exporter.first_start = unix_now() + ahead
+        began = exporter.first_start
         async with open_rest(
             "http://127.0.0.1",
             Credentials(ApiKey("ph_key")),
@@ -114,15 +118,15 @@ def test_history_is_judged_by_phonics_clock_whatever_ours_says(ahead: float) -> 
             transport=httpx.MockTransport(handle),
             clock=clock,
             now=lambda: unix_now() + ahead,
-        ) as api:
-            await api.workspace()
+        ) as client:
+            await client.workspace()
             assert clock.offset is not None
-            desk.first_start = began - clock.offset  # as the conversations does
+            exporter.first_start = began - clock.offset  # as `Conversations` does
             found = Discovery(
-                api,
-                targets=desk,
-                sink=desk,  # type: ignore[arg-type]
-                directory=desk,
+                client,
+                targets=exporter,
+                sink=exporter,  # type: ignore[arg-type]
+                directory=exporter,
                 rng=Random(0),
                 interval=5.0,
                 now=clock.now,
@@ -131,26 +135,26 @@ def test_history_is_judged_by_phonics_clock_whatever_ours_says(ahead: float) -> 
 
     with capture_logs():
         virtual(main)
-    assert desk.finished.keys() == {"ours"}
+    assert exporter.finished.keys() == {"ours"}
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR])
 def test_step_of_our_clock_hides_nothing(step: float) -> None:
-    phonic = Phonic(
+    rest = FakeRest(
         [Call(id=f"c{at}", created=at * 40, started=at * 40, ended=at * 40 + 2) for at in range(1, 50)]
     )
-    desk = Desk(phonic, first_start=EPOCH - 2 * HOUR)
-    stepping = discovery(phonic, desk, now=lambda: unix_now() + (step if trio.current_time() > 900 else 0.0))
+    exporter = FakeExporter(rest, first_start=EPOCH - 2 * HOUR)
+    stepping = discovery(rest, exporter, now=lambda: unix_now() + (step if trio.current_time() > 900 else 0.0))
     virtual(partial(run_for, 2300, stepping))
-    assert len(desk.finished) == 49
+    assert len(exporter.finished) == 49
 
 
 def test_start_in_the_future_hides_nothing() -> None:
-    phonic = Phonic(
+    rest = FakeRest(
         [Call(id=f"c{at}", created=at * 40, started=at * 40, ended=at * 40 + 2) for at in range(1, 50)]
     )
 
-    class Odd(Phonic):
+    class Odd(FakeRest):
         async def conversations(
             self, project_name: str, *, after: str | None = None, limit: int = 100
         ) -> ListPage:
@@ -161,14 +165,14 @@ def test_start_in_the_future_hides_nothing() -> None:
             ]
             return attrs.evolve(page, rows=rows)
 
-    phonic = Odd(phonic.calls)
-    desk = Desk(phonic)
-    virtual(partial(run_for, 2300, discovery(phonic, desk)))
-    assert len(desk.finished) == 49
+    rest = Odd(rest.calls)
+    exporter = FakeExporter(rest)
+    virtual(partial(run_for, 2300, discovery(rest, exporter)))
+    assert len(exporter.finished) == 49
 
 
 def test_start_in_the_future_hides_nothing_that_begins_during_a_long_sweep() -> None:
-    class Slow(Phonic):
+    class Slow(FakeRest):
         async def conversations(
             self, project_name: str, *, after: str | None = None, limit: int = 100
         ) -> ListPage:
@@ -183,48 +187,49 @@ def test_start_in_the_future_hides_nothing_that_begins_during_a_long_sweep() -> 
 
     history = [Call(id=f"h{at}", created=-HOUR - at, started=-HOUR - at, ended=-HOUR) for at in range(20)]
     during = [Call(id=f"c{at}", created=50 + at, started=50 + at, ended=52 + at) for at in range(30)]
-    phonic = Slow([*history, Call(id="odd", created=-2, started=-2, ended=-1), *during], page_size=10)
-    desk = Desk(phonic)
-    virtual(partial(run_for, 900, discovery(phonic, desk, interval=2000.0)))
-    assert desk.finished.keys() == {each.id for each in during}
+    rest = Slow([*history, Call(id="odd", created=-2, started=-2, ended=-1), *during], page_size=10)
+    exporter = FakeExporter(rest)
+    virtual(partial(run_for, 900, discovery(rest, exporter, interval=2000.0)))
+    assert exporter.finished.keys() == {each.id for each in during}
 
 
-async def test_calls_of_the_simulator_that_nobody_watched_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unwatched_calls_of_the_simulator_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     scenario = Scenario(seed=3, projects=2, calls_per_minute=10, total=120, pace=0.02, warm_up_s=0)
     planned = {each.id for each in plan(scenario)}
-    desk = Desk(Phonic(), first_start=time.time() - HOUR)
+    exporter = FakeExporter(FakeRest(), first_start=time.time() - HOUR)
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
-            # Played an hour ago, in a few minutes: all of it is over.
-            url = await nursery.start(partial(serve, scenario, api_key="ph_key", epoch=desk.first_start))
+            # The scenario began an hour ago and took minutes, so all of its calls are over.
+            url = await nursery.start(partial(serve, scenario, api_key="ph_key", epoch=exporter.first_start))
             async with open_rest(
                 url, Credentials(ApiKey("ph_key")), on_error=failed, requests_per_second=1000
-            ) as api:
+            ) as client:
                 found = Discovery(
-                    api,
-                    targets=desk,
-                    sink=desk,
-                    directory=desk,
+                    client,
+                    targets=exporter,
+                    sink=exporter,
+                    directory=exporter,
                     rng=Random(0),
                     interval=5.0,  # type: ignore[arg-type]
                 )
                 await nursery.start(found.run)
-                await desk.has_finished(len(planned))
+                await exporter.has_finished(len(planned))
             nursery.cancel_scope.cancel()
-    assert desk.finished == dict.fromkeys(planned, Lost.NEVER_LIVE)
-    assert desk.complete == planned
-    assert desk.agents.keys() == {row.name for row in found.projects}
+    assert exporter.finished == dict.fromkeys(planned, Lost.NEVER_LIVE)
+    assert exporter.complete == planned
+    assert exporter.agents.keys() == {row.name for row in found.projects}
 
 
 def failed(reason: RestError) -> None:
     raise AssertionError(reason)
 
 
-# --- whatever happens, with the exception of what nobody could know: calls of over two hours that ended before
-# the first look, and calls that ring for longer than the overlap
-
-# Calls may begin long before the first start (time 0), or in a wave, and ring, or last, for minutes or hours.
+# --- any history
+#
+# Calls may begin long before the first start (time 0), or many together, and ring or last for minutes or hours.
+# Left out are calls that no sweep can find: those of over two hours that ended before the first sweep, and those
+# that ring for longer than `OVERLAP`.
 moments = st.one_of(st.floats(-1.9 * HOUR, 1200), st.floats(600, 630)).map(lambda at: round(at, 3))
 lives = st.tuples(
     moments,
@@ -270,18 +275,18 @@ def test_every_end_is_counted_exactly_once(
             now < 3000 and rng.random() < flaky
         )
 
-    phonic = Phonic(calls, page_size=page_size, fails=fails)
-    desk = Desk(phonic, limit=limit)
+    rest = FakeRest(calls, page_size=page_size, fails=fails)
+    exporter = FakeExporter(rest, limit=limit)
 
     async def main() -> None:
         for alive, dead in kills:
-            await run_for(alive, discovery(phonic, desk, rng=rng))
-            desk.over_limit.clear()  # not in the checkpoint
+            await run_for(alive, discovery(rest, exporter, rng=rng))
+            exporter.over_limit.clear()  # not in the checkpoint
             await trio.sleep(dead)
-        await run_for(2.5 * HOUR, discovery(phonic, desk, rng=rng, interval=20.0))
+        await run_for(2.5 * HOUR, discovery(rest, exporter, rng=rng, interval=20.0))
 
     with capture_logs():  # thousands of lines
         virtual(main)
-    assert desk.finished.keys() == {each.id for each in calls if each.ended is not None and each.ended >= 0}
-    assert all((lost is None) == (each in desk.seen) for each, lost in desk.finished.items())
-    assert desk.complete == {each for each, lost in desk.finished.items() if lost is not None}
+    assert exporter.finished.keys() == {each.id for each in calls if each.ended is not None and each.ended >= 0}
+    assert all((lost is None) == (each in exporter.seen) for each, lost in exporter.finished.items())
+    assert exporter.complete == {each for each, lost in exporter.finished.items() if lost is not None}
