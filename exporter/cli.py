@@ -37,7 +37,16 @@ from .errors import ConfigError
 from .metrics.catalog import Scope, series_of
 from .phonic import credentials
 from .phonic.proxies import Proxies
-from .settings import DemoSettings, FlagRow, HealthcheckSettings, LogSettings, OptionalPath, Settings
+from .settings import (
+    DemoSettings,
+    DoctorSettings,
+    FlagRow,
+    HealthcheckSettings,
+    LogSettings,
+    OptionalPath,
+    PhonicSettings,
+    Settings,
+)
 from .simulator.settings import SimulatorSettings, staged
 from .web import healthcheck, running
 from .web.listen import parse_address
@@ -75,6 +84,7 @@ _OBEYED: dict[str, type] = {
     "simulate": _Simulate,
     "check-config": Settings,
     "healthcheck": HealthcheckSettings,
+    "doctor": DoctorSettings,
 }
 # Commands that take no settings of the exporter, but flags of their own, and what they do.
 _APART = {"dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus."}
@@ -289,6 +299,44 @@ def check_health(
     return 0
 
 
+@app.command
+def doctor(
+    *,
+    given: Annotated[DoctorSettings, Parameter(name="*")] = DoctorSettings(),  # noqa: B008  # frozen
+) -> int:
+    """Try Phonic with your key, read-only, and say what is right, what is wrong and what to do; exit 0 or 1."""
+    logs.configure(LogSettings(level="error", format=given.log.format))
+    from .phonic import trust
+    from .phonic.address import normalised
+
+    found: list[credentials.Credentials] = []
+
+    def load() -> None:
+        found.append(_credentials(given.phonic))
+
+    _judge(load, partial(settings.validate_doctor, given), lambda: trust.trusting(given.phonic.ca_file))
+    import trio
+
+    from .diagnosis.examine import examine
+    from .diagnosis.report import report
+
+    examined = trio.run(
+        partial(
+            examine,
+            attrs.evolve(given.phonic, base_url=normalised(given.phonic.base_url)),
+            found[0],
+            Proxies.from_environment(os.environ),
+            conversation_id=given.conversation or None,
+            seconds=given.seconds,
+            progress=lambda text: print(f"doctor: {text}", file=sys.stderr, flush=True),  # noqa: T201
+        )
+    )
+    written = report(examined)
+    _say(written.as_json() if given.json else written.as_text().rstrip("\n"))
+    sys.stdout.flush()
+    return 0 if written.is_well else 1
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and leave: 0 clean stop, 2 settings that a user can mend, 1 anything else."""
     sys.exit(_run(sys.argv[1:] if argv is None else argv))
@@ -427,13 +475,7 @@ def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
     ready = [attrs.evolve(given, watch=attrs.evolve(given.watch, discover=given.watch.discover is not False))]
 
     def load() -> None:
-        found.append(
-            credentials.load(
-                api_key_file=given.phonic.api_key_file,
-                session_token_file=given.phonic.session_token_file,
-                environ=os.environ,
-            )
-        )
+        found.append(_credentials(given.phonic))
         has_api_key = isinstance(found[0].current(), credentials.ApiKey)
         ready.append(settings.resolve(given, has_api_key=has_api_key))
 
@@ -448,6 +490,12 @@ def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
         lambda: trust.trusting(given.phonic.ca_file),
     )
     return ready[-1], found[0]
+
+
+def _credentials(given: PhonicSettings) -> credentials.Credentials:
+    return credentials.load(
+        api_key_file=given.api_key_file, session_token_file=given.session_token_file, environ=os.environ
+    )
 
 
 def _validate(ready: Settings) -> None:

@@ -42,6 +42,7 @@ PARTS: dict[str, set[str]] = {
         "web",
     },
     "shutdown": {"signals"},
+    "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
     "watching": {
         "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
     },
@@ -55,8 +56,8 @@ PARTS: dict[str, set[str]] = {
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "cli": {
-        "__init__", "app", "demo", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator", "state",
-        "web",
+        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "settings",
+        "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -69,6 +70,7 @@ LIBRARIES: dict[str, set[str]] = {
     "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
+    "wsproto": {"diagnosis.raw_feed"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
@@ -102,6 +104,7 @@ LIBRARIES: dict[str, set[str]] = {
         "app",
         "cli",
         "demo",
+        "diagnosis.",
         "shutdown",
         "watching",
         "state.keeper",
