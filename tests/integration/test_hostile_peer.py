@@ -94,7 +94,7 @@ async def attacked(
             retry=Retry(first=60, longest=60),  # one attempt
             rng=Random(0),
             set_state=lambda _: None,
-            heard=lambda _: None,
+            on_snapshot=lambda _: None,
         )
 
     async def ask(url: str) -> None:
