@@ -167,7 +167,7 @@ class Conversations:
     def task_crashed(self, task: Task) -> None:
         self.store.count(catalog.TASK_CRASHES, task)
 
-    def refused(self, conversation_id: str) -> None:
+    def over_limit(self, conversation_id: str) -> None:
         self.store.count(catalog.CONVERSATIONS_REFUSED)
         self._refused_unsaid += 1
         if (now := self._now()) >= self._refused_said_at + REFUSED_SAID_EVERY or now < self._refused_said_at:

@@ -69,7 +69,7 @@ def test_what_watchers_say_is_counted() -> None:
     conversations.invalid("conv_1", Invalid.NOT_JSON)
     conversations.feed_error("conv_1", FeedError.NO_PONG)
     conversations.crashed("conv_1")
-    conversations.refused("conv_1")
+    conversations.over_limit("conv_1")
     conversations.reconciled(Reconciled.COMPLETE)
     conversations.drift({(Drift.ITEM, "tone"), (Drift.ITEM, "mood"), (Drift.CONVERSATION, "x")})
     counted = {
