@@ -20,10 +20,11 @@ from .counting import derive, retention
 from .counting import finish as ending
 from .counting.derive import Progress
 from .counting.finish import End
+from .counting.labels import OTHER, UNKNOWN, label_value, labels_of
 from .enums import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, Task, UnknownWord
 from .metrics import catalog
 from .metrics.series import Sample, labels_text
-from .metrics.store import OTHER, Frozen, LabelSet, MetricStore, saved_families
+from .metrics.store import Frozen, LabelSet, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
 from .state import blob
 from .state.blob import SavedEntry, UnreadableBlob
@@ -32,10 +33,8 @@ from .state.rows import Changes, Saved, SavedConversation, SavedEnds
 
 log = structlog.get_logger("exporter.conversations")
 
-LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
 REFUSED_SAID_EVERY = 60.0  # seconds between two lines about the watch limit: a list may hold thousands
 MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
-NONE, UNKNOWN = "none", "unknown"
 
 
 @attrs.define(eq=False)
@@ -301,7 +300,9 @@ class Conversations:
             self._agents[agent] = was_seen or self._agents.get(agent, False)
 
     def _enter(self, conversation_id: str, conversation: Conversation) -> Entry:
-        labels = self._labels(conversation)
+        labels = labels_of(conversation, self._project_names)
+        if labels["origin"] == Origin.OTHER:
+            self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
         entry = Entry(
             conversation_id,
             self.store.label_set([labels[name] for name in self.store.limits.names]),
@@ -318,23 +319,6 @@ class Conversations:
                 (labels["project"], labels["agent"], label_value(conversation.agent.id)), was_seen=True
             )
         return entry
-
-    def _labels(self, conversation: Conversation) -> dict[str, str]:
-        agent, project = conversation.agent, conversation.project
-        project_id = conversation.project_id or (project.id if project else None) or ""
-        name = (project.name if project else None) or self._project_names.get(project_id) or project_id
-        origin = Origin(conversation.origin) if conversation.origin else None
-        if origin is Origin.OTHER:
-            self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
-        return {
-            "project": label_value(name) or NONE,
-            "agent": label_value((agent.name or agent.id or "") if agent else "") or NONE,
-            "origin": origin.value if origin else UNKNOWN,
-            "is_test": UNKNOWN if conversation.is_test is None else str(conversation.is_test).lower(),
-            "call_provider": label_value(conversation.call_provider or "") or UNKNOWN,
-            "language": label_value(conversation.default_language or "") or UNKNOWN,
-            "model": label_value(conversation.model or "") or UNKNOWN,
-        }
 
     # --- gauges
 
@@ -487,8 +471,3 @@ def _blob(unsaved: _Unsaved) -> bytes:
             updated_at=updated_at,
         )
     )
-
-
-def label_value(text: str) -> str:
-    """``text`` as a label value that can be written as UTF-8, of bounded length."""
-    return text[:LABEL_LENGTH].encode("utf-8", "replace").decode()

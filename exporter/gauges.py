@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from . import __version__
-from .conversations import Conversations, label_value
+from .conversations import Conversations
+from .counting.labels import OTHER, label_value
 from .enums import ReloadedFile
 from .metrics import catalog
 from .metrics.catalog import CATALOG, Family, Scope
@@ -13,7 +14,6 @@ from .metrics.loop_lag import LoopLag
 from .metrics.page import Rows, Source, one, rows
 from .metrics.publisher import Publisher
 from .metrics.series import Column
-from .metrics.store import OTHER
 from .phonic.clock import PhonicClock
 from .phonic.rest import RestApi
 from .state.keeper import Checkpoint

@@ -11,6 +11,7 @@ from math import prod
 
 import attrs
 
+from ..counting.labels import LABEL_CHOICES
 from ..enums import (
     ERROR_ENDINGS,
     Drift,
@@ -33,8 +34,6 @@ from ..enums import (
     UnknownWord,
     WatcherState,
 )
-
-LABEL_CHOICES = ("project", "agent", "origin", "is_test", "call_provider", "language", "model")
 
 # Dense where voice is felt: 0.2 to 0.5 s is a natural gap, above 1 s broken; published objectives sit at
 # 0.8, 1.5, 3, 3.5, 5, 7, 8, 10 and 15 s, and an honest ratio needs a boundary exactly at the objective.

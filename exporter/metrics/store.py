@@ -28,13 +28,13 @@ from itertools import chain, product
 import attrs
 
 from ..counting.increments import Increment, Key, Measure
+from ..counting.labels import OTHER
 from ..enums import Drift, UnknownWord
 from ..state.rows import Held, SavedSeries
 from . import catalog
 from .catalog import CATALOG, Family, Kind, Scope
 from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
 
-OTHER = "__other__"
 AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
 
 _FAMILY_OF: Mapping[Measure, Family] = {

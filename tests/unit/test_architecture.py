@@ -28,7 +28,7 @@ PARTS: dict[str, set[str]] = {
     "state.rows": set(),
     "state": {"counting", "enums", "errors", "state.rows"},
     "metrics.formats": set(),
-    "metrics.catalog": {"enums"},
+    "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
     "conversations": {"counting", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows"},
     # What waits. The watching side knows neither numbers nor HTTP servers.
@@ -36,7 +36,7 @@ PARTS: dict[str, set[str]] = {
     "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
     "simulator": {"errors"},
     # At the top: how it all fits.
-    "settings": {"errors", "metrics.catalog", "phonic", "phonic.wire"},
+    "settings": {"counting", "errors", "metrics.catalog", "phonic", "phonic.wire"},
     "gauges": {
         "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
         "web",
@@ -97,7 +97,7 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    enums errors counting.derive counting.finish counting.increments counting.retention
+    enums errors counting.derive counting.finish counting.increments counting.labels counting.retention
     phonic.address phonic.body phonic.decode phonic.proxies phonic.schema phonic.walker phonic.wire
     phonic.live.errors phonic.live.fast_path
     state.blob state.ended state.rows

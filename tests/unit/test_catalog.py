@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from exporter.metrics.catalog import CATALOG, LABEL_CHOICES, STATE_VALUES, Family, Kind, Scope, series_of
+from exporter.counting.labels import LABEL_CHOICES
+from exporter.metrics.catalog import CATALOG, STATE_VALUES, Family, Kind, Scope, series_of
 from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.settings import Settings

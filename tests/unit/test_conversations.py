@@ -6,10 +6,11 @@ import pytest
 
 from exporter.conversations import Conversations
 from exporter.counting import retention
+from exporter.counting.labels import OTHER
 from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
 from exporter.metrics import catalog
 from exporter.metrics.formats import Format
-from exporter.metrics.store import OTHER, LabelLimits, saved_families
+from exporter.metrics.store import LabelLimits, saved_families
 from exporter.phonic.schema import Agent, Conversation, Item, Project, Snapshot
 from exporter.state.rows import Changes, Saved, SavedConversation
 from tests.unit.counted import NOW, Disk, live, new_conversations, page_of, totals

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.counting.increments import TURN, Measure, rejected
+from exporter.counting.labels import OTHER
 from exporter.enums import Field, Lost, MessageType, Rejection, Role
 from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOG, Kind, Scope
@@ -14,7 +15,6 @@ from exporter.metrics.series import rebucketed
 from exporter.metrics.store import (
     _FAMILY_OF,
     _FIXED,
-    OTHER,
     LabelLimits,
     LabelSet,
     MetricStore,
