@@ -30,7 +30,10 @@ PARTS: dict[str, set[str]] = {
     "metrics.formats": set(),
     "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
-    "conversations": {"counting", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows"},
+    "entry": {"counting", "metrics", "metrics.catalog", "state"},
+    "conversations": {
+        "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows",
+    },
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "logs", "phonic", "phonic.schema", "phonic.wire"},
     "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
