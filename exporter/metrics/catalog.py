@@ -5,12 +5,13 @@ so a family that is not here does not exist. Counters are named without ``_total
 Labels marked ``L`` in the README (chosen with ``--metrics.labels``) come before a family's own labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, StrEnum
 from math import prod
 
 import attrs
 
+from ..counting.increments import Measure
 from ..counting.labels import LABEL_CHOICES
 from ..enums import (
     ERROR_ENDINGS,
@@ -69,7 +70,13 @@ class Scope(Enum):
 
 @attrs.frozen(kw_only=True)
 class Family:
-    """One metric family. ``values`` lists, label by label, the closed sets of its own ``labels``."""
+    """One metric family.
+
+    ``values`` lists, label by label, the closed sets of its own ``labels``. ``measure`` is the kind of increment
+    that the family adds up, whose other words are the label values; ``fixed`` are kinds of increment without
+    such words, each with the label value that it is counted under. ``derived`` says in short where the numbers
+    come from.
+    """
 
     name: str
     kind: Kind
@@ -79,6 +86,8 @@ class Family:
     labels: tuple[str, ...] = ()
     values: tuple[tuple[str, ...], ...] = ()
     buckets: tuple[float, ...] = ()
+    measure: Measure | None = None
+    fixed: tuple[tuple[Measure, str], ...] = ()
 
     @property
     def sample_name(self) -> str:
@@ -90,12 +99,39 @@ class Family:
         return (*chosen, *self.labels) if self.scope is Scope.CONVERSATIONS else self.labels
 
 
-def _conversations(name: str, meaning: str, derived: str, **rest: object) -> Family:
-    kind = Kind.HISTOGRAM if "buckets" in rest else Kind.COUNTER
-    return Family(name=name, kind=kind, scope=Scope.CONVERSATIONS, help=meaning, derived=derived, **rest)  # type: ignore[arg-type]
+def _conversations(
+    measure: Measure,
+    name: str,
+    meaning: str,
+    derived: str,
+    *,
+    labels: tuple[str, ...] = (),
+    values: tuple[tuple[str, ...], ...] = (),
+    buckets: tuple[float, ...] = (),
+) -> Family:
+    return Family(
+        name=name,
+        kind=Kind.HISTOGRAM if buckets else Kind.COUNTER,
+        scope=Scope.CONVERSATIONS,
+        help=meaning,
+        derived=derived,
+        labels=labels,
+        values=values,
+        buckets=buckets,
+        measure=measure,
+    )
 
 
-def _counter(scope: Scope, name: str, meaning: str, derived: str, **labels: tuple[str, ...]) -> Family:
+def _counter(
+    scope: Scope,
+    name: str,
+    meaning: str,
+    derived: str,
+    *,
+    measure: Measure | None = None,
+    fixed: tuple[tuple[Measure, str], ...] = (),
+    **labels: tuple[str, ...],
+) -> Family:
     return Family(
         name=f"phonic_exporter_{name}",
         kind=Kind.COUNTER,
@@ -104,6 +140,8 @@ def _counter(scope: Scope, name: str, meaning: str, derived: str, **labels: tupl
         derived=derived,
         labels=tuple(labels),
         values=tuple(labels.values()),
+        measure=measure,
+        fixed=fixed,
     )
 
 
@@ -120,9 +158,13 @@ def _words(words: type[StrEnum]) -> tuple[str, ...]:
 _ROLES = (Role.ASSISTANT.value, Role.USER.value)
 
 CONVERSATIONS = _conversations(
-    "phonic_conversations", "Conversations seen, once each.", "first snapshot, or REST record, of an id"
+    Measure.CONVERSATION,
+    "phonic_conversations",
+    "Conversations seen, once each.",
+    "first snapshot, or REST record, of an id",
 )
 CONVERSATIONS_ENDED = _conversations(
+    Measure.ENDED,
     "phonic_conversations_ended",
     "Conversations that ended, by what ended them.",
     "`ended_by` of REST, else `end_reason` of the live feed, else `unknown`",
@@ -130,6 +172,7 @@ CONVERSATIONS_ENDED = _conversations(
     values=(_words(EndedBy),),
 )
 CONVERSATION_ERRORS = _conversations(
+    Measure.ERROR,
     "phonic_conversation_errors",
     "Conversations that ended in an error.",
     "`ended_by` is `error` or one of `configuration_endpoint_*`",
@@ -137,18 +180,21 @@ CONVERSATION_ERRORS = _conversations(
     values=(tuple(word.value for word in ERROR_ENDINGS),),
 )
 CONVERSATION_DURATION = _conversations(
+    Measure.CONVERSATION_DURATION,
     "phonic_conversation_duration_seconds",
     "Length of ended conversations: duration_ms of the whole conversation, from its start to its end.",
     "final `duration_ms`, at the end",
     buckets=CONVERSATION_DURATION_BUCKETS,
 )
 CONVERSATION_TURNS = _conversations(
+    Measure.CONVERSATION_TURNS,
     "phonic_conversation_turns",
     "Number of turns of ended conversations.",
     "turns seen by the end",
     buckets=TURNS_BUCKETS,
 )
 TURNS = _conversations(
+    Measure.TURN,
     "phonic_turns",
     "Turns, each counted when first seen.",
     "`items[]`, identity (`id`, `item_idx`)",
@@ -156,6 +202,7 @@ TURNS = _conversations(
     values=(_ROLES,),
 )
 TURN_DURATION = _conversations(
+    Measure.TURN_DURATION,
     "phonic_turn_duration_seconds",
     "Length of settled turns: items[].duration_ms, from the first to the last audio of the turn.",
     "`items[].duration_ms` once a later turn exists or the conversation has ended",
@@ -164,6 +211,7 @@ TURN_DURATION = _conversations(
     buckets=TURN_DURATION_BUCKETS,
 )
 MODEL_GENERATION = _conversations(
+    Measure.MODEL_GENERATION,
     "phonic_turn_model_generation_seconds",
     "Model generation of assistant turns as Phonic reports it: timings.model_generation_time, "
     "from the model's input to its first audio.",
@@ -171,6 +219,7 @@ MODEL_GENERATION = _conversations(
     buckets=GENERATION_BUCKETS,
 )
 FIRST_AUDIO = _conversations(
+    Measure.FIRST_AUDIO,
     "phonic_turn_first_audio_seconds",
     "First audio of assistant turns as Phonic reports it: timings.phonic_api_output_to_first_audio_chunk, "
     "from API output to the first audio chunk inside Phonic; what the caller feels is "
@@ -179,6 +228,7 @@ FIRST_AUDIO = _conversations(
     buckets=GENERATION_BUCKETS,
 )
 MODEL_INPUT = _conversations(
+    Measure.MODEL_INPUT,
     "phonic_turn_model_input_seconds",
     "Hand-over to the model as Phonic reports it: timings.phonic_api_output_to_modal_input, "
     "from API output to the model's input.",
@@ -186,6 +236,7 @@ MODEL_INPUT = _conversations(
     buckets=MODEL_INPUT_BUCKETS,
 )
 RESPONSE = _conversations(
+    Measure.RESPONSE,
     "phonic_turn_response_seconds",
     "Silence the caller hears: from the end of the user's turn (started_at + duration_ms) "
     "to started_at of the assistant's next turn.",
@@ -194,26 +245,31 @@ RESPONSE = _conversations(
     buckets=RESPONSE_BUCKETS,
 )
 OVERLAPS = _conversations(
+    Measure.OVERLAP,
     "phonic_turn_overlaps",
     "Assistant turns that started before the user's turn ended; they have no response time.",
     "response below 0",
 )
 SILENT_TURNS = _conversations(
+    Measure.SILENT_TURN,
     "phonic_silent_turns",
     "Turns in which the assistant chose not to respond.",
     "`items[].assistant_chose_not_to_respond`, when first true",
 )
 INTERRUPTIONS = _conversations(
+    Measure.INTERRUPTIONS,
     "phonic_interruptions",
     "Interruptions of ended conversations: analysis.interruptions_count.",
     "REST `analysis.interruptions_count`, after the end",
 )
 TOOL_CALLS = _conversations(
+    Measure.TOOL_CALL,
     "phonic_tool_calls",
     "Tool calls, each counted when its id is first seen.",
     "`items[].tool_call_ids` live, `items[].tool_calls[].id` in REST",
 )
 TOOL_CALL_FAILURES = _conversations(
+    Measure.TOOL_FAILURE,
     "phonic_tool_call_failures",
     "Tool calls of ended conversations that failed.",
     "REST `tool_calls[]`: `timed_out`, `response_status_code`, `error_message`, after the end",
@@ -336,6 +392,7 @@ REJECTED_VALUES = _counter(
     "rejected_values",
     "Values inside messages that were not used, once for each turn and reason.",
     "validation of each value",
+    measure=Measure.REJECTED,
     field=_words(Field),
     reason=_words(Rejection),
 )
@@ -364,6 +421,7 @@ CONVERSATIONS_LOST = _counter(
     "conversations_lost",
     "Conversations whose per-turn timings were never seen and cannot be fetched later.",
     "ended before a first snapshot arrived",
+    measure=Measure.LOST,
     reason=_words(Lost),
 )
 TURNS_REVISED = _counter(
@@ -371,12 +429,14 @@ TURNS_REVISED = _counter(
     "turns_revised",
     "Values of turns that changed after they had been observed, once for each turn and field.",
     "comparison with what was observed",
+    measure=Measure.REVISED,
 )
 TURNS_SKIPPED = _counter(
     Scope.COUNTED,
     "turns_skipped",
     "Elements of items that were not counted as a turn.",
     "not an object, or a second one with the same index",
+    measure=Measure.SKIPPED,
     reason=_words(Skipped),
 )
 LABEL_VALUES_FOLDED = _counter(
@@ -391,6 +451,7 @@ UNKNOWN_FIELDS = _counter(
     "unknown_fields",
     "Fields in messages that the exporter does not know: Phonic's schema has changed.",
     "first snapshot of each connection; timings of each turn",
+    fixed=((Measure.UNKNOWN_TIMING, Drift.TIMINGS),),
     object=_words(Drift),
 )
 UNKNOWN_WORDS = _counter(
@@ -398,6 +459,7 @@ UNKNOWN_WORDS = _counter(
     "unknown_words",
     "Enumerated values that the exporter does not know and shows as other.",
     "`role`, `ended_by`, `origin`",
+    fixed=((Measure.UNKNOWN_ROLE, UnknownWord.ROLE), (Measure.UNKNOWN_ENDED_BY, UnknownWord.ENDED_BY)),
     field=_words(UnknownWord),
 )
 DISCOVERY_LAST_SUCCESS = _gauge(
@@ -555,6 +617,14 @@ def _families() -> Iterator[Family]:
 
 CATALOG: tuple[Family, ...] = tuple(_families())
 """All families, in the order of the page."""
+
+FAMILY_OF: Mapping[Measure, Family] = {family.measure: family for family in CATALOG if family.measure is not None}
+"""The family that adds up increments of a kind, with the increment's other words as label values."""
+
+FIXED_LABEL_OF: Mapping[Measure, tuple[Family, str]] = {
+    measure: (family, value) for family in CATALOG for measure, value in family.fixed
+}
+"""The family, and its one label value, for kinds of increment that bring no words."""
 
 
 def series_of(scope: Scope) -> int:

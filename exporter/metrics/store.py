@@ -22,49 +22,19 @@ that are held together. That it is over is itself written to the file before a p
 cannot make them fall to 0 again.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, product
 
 import attrs
 
 from ..counting.increments import Increment, Key, Measure
 from ..counting.labels import OTHER
-from ..enums import Drift, UnknownWord
 from ..state.rows import Held, SavedSeries
 from . import catalog
-from .catalog import CATALOG, Family, Kind, Scope
+from .catalog import CATALOG, FAMILY_OF, FIXED_LABEL_OF, Family, Kind, Scope
 from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
 
 AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
-
-_FAMILY_OF: Mapping[Measure, Family] = {
-    Measure.CONVERSATION: catalog.CONVERSATIONS,
-    Measure.ENDED: catalog.CONVERSATIONS_ENDED,
-    Measure.ERROR: catalog.CONVERSATION_ERRORS,
-    Measure.CONVERSATION_DURATION: catalog.CONVERSATION_DURATION,
-    Measure.CONVERSATION_TURNS: catalog.CONVERSATION_TURNS,
-    Measure.TURN: catalog.TURNS,
-    Measure.TURN_DURATION: catalog.TURN_DURATION,
-    Measure.MODEL_GENERATION: catalog.MODEL_GENERATION,
-    Measure.FIRST_AUDIO: catalog.FIRST_AUDIO,
-    Measure.MODEL_INPUT: catalog.MODEL_INPUT,
-    Measure.RESPONSE: catalog.RESPONSE,
-    Measure.OVERLAP: catalog.OVERLAPS,
-    Measure.SILENT_TURN: catalog.SILENT_TURNS,
-    Measure.INTERRUPTIONS: catalog.INTERRUPTIONS,
-    Measure.TOOL_CALL: catalog.TOOL_CALLS,
-    Measure.TOOL_FAILURE: catalog.TOOL_CALL_FAILURES,
-    Measure.REVISED: catalog.TURNS_REVISED,
-    Measure.REJECTED: catalog.REJECTED_VALUES,
-    Measure.SKIPPED: catalog.TURNS_SKIPPED,
-    Measure.LOST: catalog.CONVERSATIONS_LOST,
-}
-# Drift is counted in families whose labels are not the increment's own words.
-_FIXED: Mapping[Measure, tuple[Family, str]] = {
-    Measure.UNKNOWN_TIMING: (catalog.UNKNOWN_FIELDS, Drift.TIMINGS),
-    Measure.UNKNOWN_ROLE: (catalog.UNKNOWN_WORDS, UnknownWord.ROLE),
-    Measure.UNKNOWN_ENDED_BY: (catalog.UNKNOWN_WORDS, UnknownWord.ENDED_BY),
-}
 
 
 @attrs.frozen(kw_only=True)
@@ -257,7 +227,7 @@ class MetricStore:
         for seen, value in zip(self._values, values, strict=True):
             if value != OTHER:
                 seen.add(value)
-        for what, family in _FAMILY_OF.items():
+        for what, family in FAMILY_OF.items():
             if family.scope is Scope.CONVERSATIONS:
                 for own in product(*family.values):
                     label_set.series[(what, *own)] = self._new(family, (*values, *own))
@@ -267,11 +237,11 @@ class MetricStore:
     def _adopt(self, label_set: LabelSet, key: Key) -> Series:
         """The series for a key that the label set was not born with: a shared one, or a rare label value."""
         what = Measure(key[0])
-        if what in _FIXED:
-            family, label = _FIXED[what]
+        if what in FIXED_LABEL_OF:
+            family, label = FIXED_LABEL_OF[what]
             series = self._series[family.name][(label,)]
         else:
-            family = _FAMILY_OF[what]
+            family = FAMILY_OF[what]
             labels = key[1:] if family.scope is not Scope.CONVERSATIONS else (*label_set.values, *key[1:])
             known = self._series[family.name].get(labels)
             if known is None:

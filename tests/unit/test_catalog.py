@@ -4,8 +4,18 @@ import re
 
 import pytest
 
+from exporter.counting.increments import Measure
 from exporter.counting.labels import LABEL_CHOICES
-from exporter.metrics.catalog import CATALOG, STATE_VALUES, Family, Kind, Scope, series_of
+from exporter.metrics.catalog import (
+    CATALOG,
+    FAMILY_OF,
+    FIXED_LABEL_OF,
+    STATE_VALUES,
+    Family,
+    Kind,
+    Scope,
+    series_of,
+)
 from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.settings import Settings
@@ -201,6 +211,26 @@ def test_every_closed_label_value_is_exposed_at_zero_before_its_first_event() ->
                     rf'^{family.name}(?:_count|_total).*{label}="{value}".* 0\.0$', page, re.MULTILINE
                 )
                 assert found, (family.name, label, value)
+
+
+@pytest.mark.parametrize("measure", Measure)
+def test_every_measure_is_added_up_by_exactly_one_family(measure: Measure) -> None:
+    feeding = [family.name for family in CATALOG if family.measure is measure]
+    feeding += [family.name for family in CATALOG for fixed, _ in family.fixed if fixed is measure]
+    assert len(feeding) == 1, feeding
+    assert (measure in FAMILY_OF) != (measure in FIXED_LABEL_OF)
+
+
+@families
+def test_what_conversations_add_up_to_is_measured(family: Family) -> None:
+    is_counted = family.scope in (Scope.CONVERSATIONS, Scope.COUNTED) and family.kind is not Kind.GAUGE
+    assert (family.measure is not None) == is_counted
+
+
+@families
+def test_a_fixed_label_value_is_one_of_the_label(family: Family) -> None:
+    for _, value in family.fixed:
+        assert [value in values for values in family.values] == [True]
 
 
 def test_states_of_gauges_are_closed_sets_too() -> None:

@@ -13,8 +13,6 @@ from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOG, Kind, Scope
 from exporter.metrics.series import rebucketed
 from exporter.metrics.store import (
-    _FAMILY_OF,
-    _FIXED,
     LabelLimits,
     LabelSet,
     MetricStore,
@@ -32,16 +30,6 @@ def apply(store: MetricStore, label_set: LabelSet, *increments: tuple[tuple[str,
 
 def total(store: MetricStore, family: catalog.Family, *labels: str) -> int:
     return store.value(family, *labels).dump()[0]
-
-
-def test_every_kind_of_addition_has_exactly_one_place() -> None:
-    assert set(_FAMILY_OF) | set(_FIXED) == set(Measure)
-    assert not set(_FAMILY_OF) & set(_FIXED)
-
-
-def test_every_family_of_conversations_is_fed_by_additions() -> None:
-    fed = {family.name for family in _FAMILY_OF.values()}
-    assert fed == {family.name for family in accumulated() if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)}
 
 
 def test_series_without_conversation_labels_exist_at_zero_from_the_start() -> None:
