@@ -22,8 +22,9 @@ Source = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
 class Page:
     """Writes the metrics page.
 
-    ``gauges`` maps a gauge family to what its owner says at this moment; ``process`` renders ``process_*``.
-    A family of the catalog without a source is an error here, not a gap found by a user.
+    ``gauges`` maps each gauge family to a function that reads it from its owner. ``process`` renders
+    ``process_*``. ``exposition`` writes the families: our own writer, or `client_exposition.render`, which gives
+    the same bytes more slowly. Raises: ValueError if a family of the catalog has no source.
     """
 
     def __init__(
@@ -31,10 +32,13 @@ class Page:
         store: MetricStore,
         gauges: Mapping[Family, Source],
         process: Callable[[Format, frozenset[str] | None], bytes],
+        *,
+        exposition: Callable[[Iterable[Block], Format], Iterator[bytes]] = render,
     ) -> None:
         self._store = store
         self._gauges = {**gauges, catalog.RENDER_DURATION: self._own_cost}
         self._process = process
+        self._exposition = exposition
         self._duration: float | None = None
         held = set(accumulated())
         for family in CATALOG:
@@ -62,7 +66,7 @@ class Page:
         started = perf_counter()
         waiting: list[bytes] = []
         size = 0
-        for part in finish(chain(render(blocks, form), (process,)), form):
+        for part in finish(chain(self._exposition(blocks, form), (process,)), form):
             waiting.append(part)
             size += len(part)
             if size >= PART:

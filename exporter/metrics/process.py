@@ -1,4 +1,4 @@
-"""Edge: the standard ``process_*`` metrics; the only module that uses prometheus_client."""
+"""Edge: the standard ``process_*`` metrics, from prometheus_client."""
 
 from collections.abc import Callable
 

@@ -58,7 +58,7 @@ PARTS: dict[str, set[str]] = {
 LIBRARIES: dict[str, set[str]] = {
     "trio_websocket": {"phonic.live.client"},
     "httpx": {"phonic.rest"},
-    "prometheus_client": {"metrics.process"},
+    "prometheus_client": {"metrics.client_exposition", "metrics.process"},
     "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
