@@ -1,8 +1,9 @@
 """Pure: the page in the three formats that Prometheus reads, byte for byte as prometheus_client would write it.
 
-Each series keeps the text before its value (`exporter.metrics.series`), so rendering only formats numbers and joins
-strings. This is why a page of ten thousand samples can be written on the event loop: see docs/decisions/0006 and
-benchmarks/results/rendering.md. `exporter.metrics.client_exposition` does the same with prometheus_client's writer.
+Each series keeps the text before its value (`exporter.metrics.series`), so rendering only formats numbers and
+joins strings. That makes a page of ten thousand samples cheap enough for the event loop: see docs/decisions/0006
+and benchmarks/results/rendering.md. `exporter.metrics.client_exposition` writes the same page with
+prometheus_client.
 """
 
 from collections.abc import Iterable, Iterator
