@@ -76,12 +76,9 @@ class Counter:
         self.is_held = True
         self.shown = 0
 
-    def dump(self) -> list[int]:
-        return [self.total]
-
-    def load(self, dumped: Sequence[int]) -> None:
-        """Take over what `dump` gave, as counted and as shown."""
-        (self.total,) = dumped
+    def load(self, saved: Sequence[int]) -> None:
+        """Take over numbers from a state file (`saved_numbers`), as counted and as shown."""
+        (self.total,) = saved
         self.shown = self.total
 
     def write(self, out: list[str], shown: int, *, exemplars: bool) -> None:  # noqa: ARG002  # as a histogram's
@@ -136,12 +133,9 @@ class Histogram:
         self.is_held = True
         self.shown = 0, [0] * len(self.counts), [None] * len(self.counts)
 
-    def dump(self) -> list[int]:
-        return [self.nanos, *self.counts]
-
-    def load(self, dumped: Sequence[int]) -> None:
-        """Take over what `dump` gave, as counted and as shown."""
-        self.nanos, *self.counts = dumped
+    def load(self, saved: Sequence[int]) -> None:
+        """Take over numbers from a state file (`saved_numbers`), as counted and as shown."""
+        self.nanos, *self.counts = saved
         self.shown = self.freeze()
 
     def write(self, out: list[str], shown: HistogramNumbers, *, exemplars: bool) -> None:
@@ -163,13 +157,18 @@ Numbers = int | HistogramNumbers
 """What `Series.freeze` gives; nobody changes it afterwards."""
 
 
-def rebucketed(layout: Sequence[float], dumped: Sequence[int], bounds: Sequence[float]) -> list[int]:
-    """A histogram's `dump` under other bucket ``bounds`` than those of its ``layout``.
+def saved_numbers(numbers: Numbers) -> tuple[int, ...]:
+    """What a state file keeps: the total of a counter, or the sum and the count of each bucket of a histogram."""
+    return (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
 
-    Each count goes to the bucket that holds the upper bound of its old one, so that the cumulative count at every
-    bound that both have, the sum and the total stay what they were: no series that continues falls.
+
+def rebucketed(layout: Sequence[float], saved: Sequence[int], bounds: Sequence[float]) -> list[int]:
+    """The `saved_numbers` of a histogram whose buckets were ``layout``, for the buckets ``bounds``.
+
+    Each count goes to the bucket that holds the upper bound of its old one. So the sum, the total and the cumulative
+    counts at bounds that both have stay the same, and no series that continues falls.
     """
-    nanos, *counts = dumped
+    nanos, *counts = saved
     moved = [0] * (len(bounds) + 1)
     for bound, count in zip((*layout, inf), counts, strict=True):
         moved[bisect_left(bounds, bound)] += count

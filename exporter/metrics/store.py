@@ -32,7 +32,7 @@ from ..counting.labels import OTHER
 from ..state.rows import Held, SavedSeries
 from . import catalog
 from .catalog import CATALOG, FAMILY_OF, FIXED_LABEL_OF, Family, Kind, Scope
-from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
+from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed, saved_numbers
 
 AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
 
@@ -95,8 +95,7 @@ class Frozen:
         for series, numbers in self.numbers:
             if not _is_saved(series.family):
                 continue
-            row = (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
-            yield SavedSeries(series.family.name, series.labels, series.family.buckets, row)
+            yield SavedSeries(series.family.name, series.labels, series.family.buckets, saved_numbers(numbers))
 
 
 class MetricStore:
@@ -341,19 +340,11 @@ class MetricStore:
 
     # --- reading
 
-    def series(self, family: Family) -> Iterable[Series]:
-        """All series of an accumulated family, oldest first."""
-        return self._series[family.name].values()
-
     def shown(self, family: Family) -> list[tuple[Series, Numbers]]:
         """All series of an accumulated family with the numbers that a page shows now."""
         if _is_saved(family):
             return [(each, each.shown) for each in self._series[family.name].values()]
         return [(each, each.freeze()) for each in self._series[family.name].values()]
-
-    def value(self, family: Family, *labels: str) -> Series:
-        """One series; KeyError if there is none."""
-        return self._series[family.name][labels]
 
     @property
     def label_sets(self) -> Collection[LabelSet]:

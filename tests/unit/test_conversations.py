@@ -13,7 +13,17 @@ from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits, saved_families
 from exporter.phonic.schema import Agent, Conversation, Item, Project, Snapshot
 from exporter.state.rows import Changes, Saved, SavedConversation
-from tests.unit.counted import NOW, Disk, live, new_conversations, page_of, totals
+from tests.unit.counted import (
+    NOW,
+    Disk,
+    live,
+    new_conversations,
+    numbers_of,
+    one_series,
+    page_of,
+    series_of,
+    totals,
+)
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 
@@ -38,7 +48,7 @@ def turns(*roles: str, **fields: Any) -> Snapshot:
 
 
 def count(conversations: Conversations, family: catalog.Family, *labels: str) -> int:
-    return conversations.store.value(family, *labels).dump()[0]
+    return numbers_of(one_series(conversations.store, family, *labels))[0]
 
 
 def label_sets(conversations: Conversations) -> list[tuple[str, ...]]:
@@ -77,8 +87,8 @@ def test_what_watchers_say_is_counted() -> None:
         each.prefix.strip(): each.total
         for family in catalog.CATALOG
         if family.scope is catalog.Scope.PROCESS
-        for each in conversations.store.series(family)
-        if each.dump()[0]
+        for each in series_of(conversations.store, family)
+        if numbers_of(each)[0]
     }  # type: ignore[union-attr]
     assert counted == {
         "phonic_exporter_feed_connects_total": 1,

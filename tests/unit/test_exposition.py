@@ -25,7 +25,7 @@ from exporter.metrics.page import Page, one, rows
 from exporter.metrics.process import process_metrics
 from exporter.metrics.series import Column, Histogram, labels_text, samples
 from exporter.metrics.store import LabelLimits, MetricStore, accumulated, saved_families
-from tests.unit.counted import live, new_conversations, page_of
+from tests.unit.counted import live, new_conversations, page_of, series_of
 
 Rows = list[tuple[tuple[str, ...], float]]
 pytestmark = pytest.mark.usefixtures("quiet_logs")
@@ -175,7 +175,7 @@ def test_the_parsers_read_the_same_numbers_back(form: Format) -> None:
     store = busy_store()
     read = values(families_of(by_us(store, {}, form), form))
     for family in accumulated():
-        for series in store.series(family):
+        for series in series_of(store, family):
             labels = tuple(sorted(zip(family.label_names(store.limits.names), series.labels, strict=True)))
             if isinstance(series, Histogram):
                 assert read[f"{family.name}_sum", labels] == series.nanos / 1e9
@@ -302,7 +302,7 @@ def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> N
     parts = page().parts(form)
     taken = [next(parts)]
     for family in accumulated():
-        for series in store.series(family):
+        for series in series_of(store, family):
             if isinstance(series, Histogram):
                 series.observe(1e-9, '{conversation_id="conv_later"}', 2e9)
             else:
