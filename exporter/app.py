@@ -42,7 +42,7 @@ from .phonic.wire import is_conversation_id
 from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
 from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
-from .state.keeper import Checkpoint
+from .state.keeper import StateKeeper
 from .watch.access import Access
 from .watch.crash_guard import keep_running
 from .watch.discovery import Discovery
@@ -149,7 +149,7 @@ async def run(
                 rest=rest,
                 discovery=discovery,
                 clock=clock,
-                checkpoint=checkpoint,
+                keeper=checkpoint,
                 watch_file=watch_file,
                 publisher=publisher,
                 access=access,
@@ -307,28 +307,28 @@ async def _signals(
 
 
 @asynccontextmanager
-async def _checkpoint(settings: StateSettings, conversations: Conversations) -> AsyncIterator[Checkpoint | None]:
+async def _checkpoint(settings: StateSettings, conversations: Conversations) -> AsyncIterator[StateKeeper | None]:
     """Take over the checkpoint and keep it written while the block runs."""
     if settings.file is None:
         yield None
         return
-    opened = await Checkpoint.open(settings.file, label_names=conversations.store.limits.names, now=time.time)
+    opened = await StateKeeper.open(settings.file, label_names=conversations.store.limits.names, now=time.time)
     if opened.problem is not None:
         conversations.store.count(catalog.CHECKPOINT_RESETS, Reset.CORRUPT)
         conversations.store.count(catalog.CHECKPOINT_ERRORS)
     # Nothing else uses the conversations yet, so the reading of a large file does not hold up the loop.
     if opened.saved is not None and await trio.to_thread.run_sync(conversations.restore, opened.saved):
-        opened.checkpoint.write_everything()
+        opened.keeper.write_everything()
     on_error = partial(_count_checkpoint_error, conversations.store)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(opened.checkpoint.run, conversations, interval=settings.interval, on_error=on_error)
+                partial(opened.keeper.run, conversations, interval=settings.interval, on_error=on_error)
             )
-            yield opened.checkpoint
+            yield opened.keeper
             nursery.cancel_scope.cancel()
     finally:
-        await opened.checkpoint.close()
+        await opened.keeper.close()
 
 
 def _count_checkpoint_error(store: MetricStore) -> None:

@@ -256,7 +256,7 @@ class Conversations:
 
     # --- gauges
 
-    def live(self) -> list[Entry]:
+    def live_entries(self) -> list[Entry]:
         """Live conversations with series of their own: the first ones up to the limit."""
         return [entry for entry in self._entries.values() if entry.is_live][: self._live_limit]
 

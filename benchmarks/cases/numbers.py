@@ -54,8 +54,8 @@ def writing_numbers(options: Options) -> Report:
         name="numbers",
         title="Numbers as text, in a whole page",
         method="Milliseconds of CPU for one page, median (lowest to highest) of interleaved rounds in one "
-        "process; `python -m benchmarks numbers` repeats it. Batch: `number_texts` for the column of a gauge, as the "
-        "exporter does. One by one: `number_text` for each sample. repr: the same without msgspec.",
+        "process; `python -m benchmarks numbers` repeats it. Batch: `number_texts` for the column of a gauge, "
+        "as the exporter does. One by one: `number_text` for each sample. repr: the same without msgspec.",
         tables=[Table(title="Milliseconds of CPU", columns=_COLUMNS, rows=rows)],
         goals=goals,
         data=data,

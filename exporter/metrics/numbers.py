@@ -1,9 +1,10 @@
 """Pure: numbers as text, exactly as prometheus_client writes them, which is how Go prints a float.
 
-Finding the shortest digits of a float is most of the cost of a sample. msgspec finds them faster than ``repr``, and
-faster still for a list of floats at once: `number_texts` encodes a whole column as one JSON array. It falls back to
-`number_text` where JSON and Go write a number differently (exponents, NaN, infinity). The benchmark ``numbers``
-compares whole pages (benchmarks/results/numbers.md); tests compare both functions with the client on any number.
+Finding the shortest digits of a float is most of the cost of a sample. msgspec finds them faster than ``repr``,
+and faster still for a list of floats at once: `number_texts` encodes a whole column as one JSON array. It falls
+back to `number_text` where JSON and Go write a number differently (exponents, NaN, infinity). The benchmark
+``numbers`` compares whole pages (benchmarks/results/numbers.md); tests compare both functions with the client on
+any number.
 """
 
 from collections.abc import Sequence

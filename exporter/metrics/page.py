@@ -15,7 +15,7 @@ PART = 128 * 1024
 """Bytes of a part of a page, at least: about 0.5 ms of work. A family is never cut."""
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
-Source = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
+GaugeReader = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
 """What a gauge is now: its samples, or the columns of all the families that share the source."""
 
 
@@ -30,7 +30,7 @@ class Page:
     def __init__(
         self,
         store: MetricStore,
-        gauges: Mapping[Family, Source],
+        gauges: Mapping[Family, GaugeReader],
         process: Callable[[Format, frozenset[str] | None], bytes],
         *,
         exposition: Callable[[Iterable[Block], Format], Iterator[bytes]] = render,

@@ -16,14 +16,14 @@ LONGEST_WAIT: Final = 1.0  # seconds of a scrape for a write
 _SHARE_OF_TIMEOUT: Final = 1 / 3
 
 
-class Source(Protocol):
+class ChangeSource(Protocol):
     """See `exporter.conversations`."""
 
     def changes(self, *, everything: bool = False) -> Changes: ...
     def committed(self, changes: Changes) -> None: ...
 
 
-class Keeper(Protocol):
+class StateWriter(Protocol):
     """See `exporter.state.keeper`."""
 
     @property
@@ -35,7 +35,7 @@ class Keeper(Protocol):
 class Publisher:
     """Prepares pages. ``wait`` is how long the last scrape waited for its commit, seconds; None before."""
 
-    def __init__(self, store: MetricStore, source: Source, keeper: Keeper | None) -> None:
+    def __init__(self, store: MetricStore, source: ChangeSource, keeper: StateWriter | None) -> None:
         """``keeper`` is None without a state file."""
         self.wait: float | None = None
         self._store = store
@@ -71,5 +71,5 @@ class Publisher:
 
     def whole_page(self, by_prometheus: bool) -> Callable[[], None]:
         """A client takes a whole page of this moment. Returns what to call once all of it is sent."""
-        births = self._store.held_now()
-        return lambda: self._store.seen(births, trio.current_time(), by_prometheus=by_prometheus)
+        groups = self._store.held_back()
+        return lambda: self._store.seen(groups, trio.current_time(), by_prometheus=by_prometheus)

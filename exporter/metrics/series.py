@@ -54,14 +54,14 @@ class Exemplar(NamedTuple):
 class Counter:
     """A sum that only grows. Its numbers are one int."""
 
-    __slots__ = ("family", "is_held", "labels", "prefix", "shown", "total")
+    __slots__ = ("family", "is_held_back", "labels", "prefix", "shown", "total")
 
     def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
         self.family = family
         self.labels = labels
         self.total: int = 0
         self.shown: int = 0
-        self.is_held = False
+        self.is_held_back = False
         self.prefix = f"{family.sample_name}{labels_text(names, labels)} "
 
     def add(self, amount: int) -> None:
@@ -71,9 +71,9 @@ class Counter:
         """The counted numbers of this moment."""
         return self.total
 
-    def hold(self) -> None:
+    def hold_back(self) -> None:
         """Be shown at 0."""
-        self.is_held = True
+        self.is_held_back = True
         self.shown = 0
 
     def load(self, saved: Sequence[int]) -> None:
@@ -93,8 +93,8 @@ class Histogram:
     """Counts per bucket, the exact sum, and the slowest recent observation of each bucket."""
 
     __slots__ = (
-        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "is_held", "labels", "nanos",
-        "shown", "sum_prefix",
+        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "is_held_back", "labels",
+        "nanos", "shown", "sum_prefix",
     )  # fmt: skip
 
     def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
@@ -105,7 +105,7 @@ class Histogram:
         self.nanos = 0
         self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
         self.shown: HistogramNumbers = self.freeze()
-        self.is_held = False
+        self.is_held_back = False
         own = labels_text(names, labels)
         self.count_prefix = f"{family.name}_count{own} "
         self.sum_prefix = f"{family.name}_sum{own} "
@@ -128,9 +128,9 @@ class Histogram:
         """The counted numbers of this moment, with the exemplars that belong to them."""
         return self.nanos, self.counts[:], self.exemplars[:]
 
-    def hold(self) -> None:
+    def hold_back(self) -> None:
         """Be shown at 0."""
-        self.is_held = True
+        self.is_held_back = True
         self.shown = 0, [0] * len(self.counts), [None] * len(self.counts)
 
     def load(self, saved: Sequence[int]) -> None:
@@ -165,8 +165,8 @@ def saved_numbers(numbers: Numbers) -> tuple[int, ...]:
 def rebucketed(layout: Sequence[float], saved: Sequence[int], bounds: Sequence[float]) -> list[int]:
     """The `saved_numbers` of a histogram whose buckets were ``layout``, for the buckets ``bounds``.
 
-    Each count goes to the bucket that holds the upper bound of its old one. So the sum, the total and the cumulative
-    counts at bounds that both have stay the same, and no series that continues falls.
+    Each count goes to the bucket that holds the upper bound of its old one. So the sum, the total and the
+    cumulative counts at bounds that both have stay the same, and no series that continues falls.
     """
     nanos, *counts = saved
     moved = [0] * (len(bounds) + 1)

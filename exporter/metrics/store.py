@@ -17,8 +17,8 @@ acknowledged, all families at once; `MetricStore.put_back` returns a copy whose 
 Held. Prometheus' ``increase`` does not see the first sample of a series, so a new series is shown at 0 for a while
 before its numbers: where it could not be known ahead for ``hold`` seconds after the first whole page with it, so
 that each of several Prometheus servers sees the 0; where it was known ahead on two scrapes of Prometheus, of which
-one may have failed on its way, or for `AHEAD_HOLD` seconds after anybody got it. A `_Birth` is a group of series
-that are held together. That it is over is itself written to the file before a page tells the numbers, so a crash
+one may have failed on its way, or for `EXPECTED_HOLD` seconds after anybody got it. A `_HeldGroup` is a group of
+series that are held together. That it is over is itself written to the file before a page tells the numbers, so a crash
 cannot make them fall to 0 again.
 """
 
@@ -29,12 +29,12 @@ import attrs
 
 from ..counting.increments import Increment, Key, Measure
 from ..counting.labels import OTHER
-from ..state.rows import Held, SavedSeries
+from ..state.rows import HeldBack, SavedSeries
 from . import catalog
 from .catalog import CATALOG, FAMILY_OF, FIXED_LABEL_OF, Family, Kind, Scope
 from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed, saved_numbers
 
-AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
+EXPECTED_SCRAPES, EXPECTED_HOLD = 2, 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -55,14 +55,14 @@ class LabelSet:
 
 
 @attrs.define(eq=False)
-class _Birth:
+class _HeldGroup:
     """Series that are shown at 0 so far.
 
     ``seen_at``: when a whole page first showed them; seconds, any clock. ``scrapes``: how often Prometheus got
     one.
     """
 
-    held: Held
+    held: HeldBack
     series: list[Series] = attrs.field(factory=list)
     seen_at: float | None = None
     scrapes: int = 0
@@ -70,9 +70,9 @@ class _Birth:
     def is_due(self, now: float, hold: float) -> bool:
         if self.seen_at is None:
             return False
-        if not self.held.is_ahead:
+        if not self.held.is_expected:
             return now - self.seen_at >= hold
-        return self.scrapes >= AHEAD_SCRAPES or now - self.seen_at >= min(hold, AHEAD_HOLD)
+        return self.scrapes >= EXPECTED_SCRAPES or now - self.seen_at >= min(hold, EXPECTED_HOLD)
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -85,7 +85,7 @@ class Frozen:
     ordinal: int
     numbers: list[tuple[Series, Numbers]]
     shown: list[tuple[Series, Numbers]]
-    held: tuple[Held, ...] | None
+    held: tuple[HeldBack, ...] | None
 
     def __bool__(self) -> bool:
         return bool(self.numbers) or self.held is not None
@@ -105,8 +105,8 @@ class MetricStore:
         """``hold`` is ``--metrics.hold-new-series``, seconds; at 0 no series is held."""
         self.limits = limits
         self._hold = hold
-        self._births: dict[tuple[str, tuple[str, ...]], _Birth] = {}
-        self._births_changed = False
+        self._groups: dict[tuple[str, tuple[str, ...]], _HeldGroup] = {}
+        self._groups_changed = False
         self._ordinal = 0  # of the latest frozen copy
         self._shown_ordinal = 0  # copies up to this one are shown, or older than what is
         self._in_flight: Frozen | None = None
@@ -114,14 +114,14 @@ class MetricStore:
             family.name: {} for family in CATALOG if _is_accumulated(family)
         }
         self._label_sets: dict[tuple[str, ...], LabelSet] = {}
-        self._ahead: dict[tuple[str, ...], LabelSet] = {}  # of these, those that no conversation has asked for
+        self._expected: dict[tuple[str, ...], LabelSet] = {}  # of these, those that no conversation has asked for
         self._values: list[set[str]] = [set() for _ in limits.names]
         self._changed: set[Series] = set()
         for family in CATALOG:
             if _is_accumulated(family) and family.scope is not Scope.CONVERSATIONS:
                 born = [self._new(family, own) for own in product(*family.values)]
                 if family.scope is Scope.COUNTED:
-                    self._bear(Held(family.name, (), is_ahead=True), born)
+                    self._hold_back(HeldBack(family.name, (), is_expected=True), born)
 
     # --- counting
 
@@ -168,14 +168,14 @@ class MetricStore:
         if known is None:
             values = tuple(self._fold(at, value) for at, value in enumerate(wanted))
             known = self._label_sets.get(values)
-            while known is None and len(self._label_sets) >= self.limits.sets and self._ahead:
-                self._drop(next(iter(self._ahead)))
+            while known is None and len(self._label_sets) >= self.limits.sets and self._expected:
+                self._drop(next(iter(self._expected)))
             if known is None and len(self._label_sets) >= self.limits.sets:
                 self.count(catalog.LABEL_VALUES_FOLDED, "label_set")
                 values = tuple(OTHER for _ in self.limits.names)
                 known = self._label_sets.get(values)
-            known = known or self._new_label_set(values, is_ahead=False)
-        self._ahead.pop(known.values, None)
+            known = known or self._new_label_set(values, is_expected=False)
+        self._expected.pop(known.values, None)
         return known
 
     def expect(self, wanted: Sequence[str]) -> None:
@@ -186,7 +186,7 @@ class MetricStore:
             for seen, value in zip(self._values, values, strict=True)
         )
         if has_room and values not in self._label_sets:
-            self._ahead[values] = made = self._new_label_set(values, is_ahead=True)
+            self._expected[values] = made = self._new_label_set(values, is_expected=True)
             self._changed.add(next(iter(made.series.values())))  # one row is enough for the checkpoint to know it
 
     def _fold(self, at: int, value: str) -> str:
@@ -203,17 +203,17 @@ class MetricStore:
 
     def _make_room(self, at: int) -> None:
         """Give up values that only label sets made ahead have, if there are any, until there is room."""
-        used = {values[at] for values in self._label_sets.keys() - self._ahead.keys()}
-        for spare in dict.fromkeys(values[at] for values in self._ahead if values[at] not in used):
-            for values in [values for values in self._ahead if values[at] == spare]:
+        used = {values[at] for values in self._label_sets.keys() - self._expected.keys()}
+        for spare in dict.fromkeys(values[at] for values in self._expected if values[at] not in used):
+            for values in [values for values in self._expected if values[at] == spare]:
                 self._drop(values)
             if len(self._values[at]) < self.limits.values:
                 break
 
     def _drop(self, values: tuple[str, ...]) -> None:
         """Forget a label set made ahead, and its values where no other has them."""
-        del self._ahead[values]
-        self._births_changed |= self._births.pop(("", values), None) is not None
+        del self._expected[values]
+        self._groups_changed |= self._groups.pop(("", values), None) is not None
         for series in self._label_sets.pop(values).series.values():
             del self._series[series.family.name][series.labels]
             self._changed.discard(series)
@@ -221,7 +221,7 @@ class MetricStore:
             if all(each[at] != value for each in self._label_sets):
                 self._values[at].discard(value)
 
-    def _new_label_set(self, values: tuple[str, ...], *, is_ahead: bool) -> LabelSet:
+    def _new_label_set(self, values: tuple[str, ...], *, is_expected: bool) -> LabelSet:
         label_set = self._label_sets[values] = LabelSet(values)
         for seen, value in zip(self._values, values, strict=True):
             if value != OTHER:
@@ -230,7 +230,7 @@ class MetricStore:
             if family.scope is Scope.CONVERSATIONS:
                 for own in product(*family.values):
                     label_set.series[(what, *own)] = self._new(family, (*values, *own))
-        self._bear(Held("", values, is_ahead=is_ahead), label_set.series.values())
+        self._hold_back(HeldBack("", values, is_expected=is_expected), label_set.series.values())
         return label_set
 
     def _adopt(self, label_set: LabelSet, key: Key) -> Series:
@@ -245,7 +245,7 @@ class MetricStore:
             known = self._series[family.name].get(labels)
             if known is None:
                 series = self._new(family, labels)
-                self._bear(Held(family.name, labels, is_ahead=False), [series])
+                self._hold_back(HeldBack(family.name, labels, is_expected=False), [series])
             else:
                 series = known
         label_set.series[key] = series
@@ -259,39 +259,39 @@ class MetricStore:
 
     # --- new series
 
-    def _bear(self, held: Held, series: Iterable[Series]) -> None:
+    def _hold_back(self, held: HeldBack, series: Iterable[Series]) -> None:
         """Hold new series, unless that is turned off."""
         if self._hold > 0:
-            birth = self._births.setdefault((held.family, held.labels), _Birth(held))
+            group = self._groups.setdefault((held.family, held.labels), _HeldGroup(held))
             for each in series:
-                each.hold()
-                birth.series.append(each)
-            self._births_changed = True
+                each.hold_back()
+                group.series.append(each)
+            self._groups_changed = True
 
-    def held_now(self) -> list[_Birth]:
+    def held_back(self) -> list[_HeldGroup]:
         """The groups of held series: for a new whole page, which tells `seen` when it is sent."""
-        return list(self._births.values())
+        return list(self._groups.values())
 
-    def seen(self, births: Iterable[_Birth], at: float, *, by_prometheus: bool) -> None:
+    def seen(self, groups: Iterable[_HeldGroup], at: float, *, by_prometheus: bool) -> None:
         """A whole page showed these series at 0. ``at``: seconds, of the clock that `release` gets."""
-        for birth in births:
-            if birth.seen_at is None:
-                birth.seen_at = at
-            birth.scrapes += by_prometheus
+        for group in groups:
+            if group.seen_at is None:
+                group.seen_at = at
+            group.scrapes += by_prometheus
 
     def release(self, now: float) -> None:
         """No longer hold series that were shown at 0 for long enough: their numbers go into the next copy."""
-        for key in [key for key, birth in self._births.items() if birth.is_due(now, self._hold)]:
-            for series in self._births.pop(key).series:
-                series.is_held = False
+        for key in [key for key, group in self._groups.items() if group.is_due(now, self._hold)]:
+            for series in self._groups.pop(key).series:
+                series.is_held_back = False
                 if self._exists(series):  # its label set may have made room for another meanwhile
                     self._changed.add(series)
-            self._births_changed = True
+            self._groups_changed = True
 
     @property
-    def held_count(self) -> int:
+    def held_back_count(self) -> int:
         """Groups of new series that are shown at 0 so far."""
-        return len(self._births)
+        return len(self._groups)
 
     # --- what a page shows
 
@@ -299,14 +299,14 @@ class MetricStore:
         """A copy of what has changed since the last one, for one write at a time: see `publish`, `put_back`."""
         changed, self._changed = self._changed, set()
         held = None
-        if self._births_changed or everything:
-            held = tuple(birth.held for birth in self._births.values())
-            self._births_changed = False
+        if self._groups_changed or everything:
+            held = tuple(group.held for group in self._groups.values())
+            self._groups_changed = False
         self._ordinal += 1
         numbers: list[tuple[Series, Numbers]]
         wanted = self._all_saved() if everything else changed
         numbers = [(each, each.freeze()) for each in wanted]
-        shown = [each for each in numbers if not each[0].is_held] if self._births else numbers
+        shown = [each for each in numbers if not each[0].is_held_back] if self._groups else numbers
         self._in_flight = Frozen(ordinal=self._ordinal, numbers=numbers, shown=shown, held=held)
         return self._in_flight
 
@@ -322,13 +322,13 @@ class MetricStore:
         """The write of this copy failed, or nobody knows: the next copy holds it again."""
         self._in_flight = None
         self._changed.update(series for series, _ in frozen.numbers if self._exists(series))
-        self._births_changed |= frozen.held is not None
+        self._groups_changed |= frozen.held is not None
 
     def show_counted(self) -> None:
         """Pages show the counted numbers as they are now."""
         waiting = () if self._in_flight is None else (series for series, _ in self._in_flight.numbers)
         for series in chain(self._changed, waiting):
-            if not series.is_held:
+            if not series.is_held_back:
                 series.shown = series.freeze()
         self._shown_ordinal = self._ordinal
 
@@ -353,7 +353,7 @@ class MetricStore:
     # --- state file
 
     def restore(
-        self, saved: Iterable[SavedSeries], *, families: Collection[str], held: Iterable[Held] = ()
+        self, saved: Iterable[SavedSeries], *, families: Collection[str], held: Iterable[HeldBack] = ()
     ) -> tuple[set[str], bool]:
         """Take over saved numbers, which pages show at once, and go on holding what was ``held``.
 
@@ -380,41 +380,41 @@ class MetricStore:
             self._restore_row(family, row.labels, numbers)
             found.add((row.family, row.labels))
         while (
-            len(self._label_sets) > self.limits.sets and self._ahead
+            len(self._label_sets) > self.limits.sets and self._expected
         ):  # of today's limits, or of some that made room
-            self._drop(next(iter(self._ahead)))
+            self._drop(next(iter(self._expected)))
             is_outdated = True
         for name in ours.keys() & set(families):
-            self._let_go((name, ()))
+            self._show_at_once((name, ()))
             if ours[name].scope is Scope.COUNTED:  # whose every series has a row; one without is a later release's
                 for series in self._series[name].values():
                     if (name, series.labels) not in found:
-                        self._bear(Held(name, series.labels, is_ahead=True), [series])
+                        self._hold_back(HeldBack(name, series.labels, is_expected=True), [series])
                         is_outdated = True
         for name in sorted(ours.keys() - set(families)):
             if ours[name].scope is Scope.CONVERSATIONS and self._series[name]:
-                self._bear(Held(name, (), is_ahead=True), self._series[name].values())
+                self._hold_back(HeldBack(name, (), is_expected=True), self._series[name].values())
         for each in held:
-            self._hold_again(each)
+            self._hold_back_again(each)
         return unusable, is_outdated or bool(unusable)
 
     def _restore_row(self, family: Family, labels: tuple[str, ...], numbers: Sequence[int]) -> None:
         if family.scope is Scope.CONVERSATIONS:
             values = labels[: len(self.limits.names)]
             if values not in self._label_sets:
-                self._ahead[values] = self._new_label_set(values, is_ahead=True)
-                self._let_go(("", values))
+                self._expected[values] = self._new_label_set(values, is_expected=True)
+                self._show_at_once(("", values))
             if any(numbers):
-                self._ahead.pop(values, None)
+                self._expected.pop(values, None)
         (self._series[family.name].get(labels) or self._new(family, labels)).load(numbers)
 
-    def _let_go(self, key: tuple[str, tuple[str, ...]]) -> None:
+    def _show_at_once(self, key: tuple[str, tuple[str, ...]]) -> None:
         """Not new after all: an earlier process has shown them."""
-        birth = self._births.pop(key, None)
-        for series in birth.series if birth else ():
-            series.is_held = False
+        group = self._groups.pop(key, None)
+        for series in group.series if group else ():
+            series.is_held_back = False
 
-    def _hold_again(self, held: Held) -> None:
+    def _hold_back_again(self, held: HeldBack) -> None:
         if held.family:
             series = self._series.get(held.family, {})
             wanted = (
@@ -428,7 +428,7 @@ class MetricStore:
             found = self._label_sets.get(held.labels)
             wanted = list(found.series.values()) if found else []
         if wanted:
-            self._bear(held, wanted)
+            self._hold_back(held, wanted)
 
 
 def _is_accumulated(family: Family) -> bool:

@@ -130,5 +130,5 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
     assert counted(conversations, catalog.FEED_ERRORS) == reasons
     assert counted(conversations, catalog.INVALID_MESSAGES) == dict.fromkeys(Invalid, 1)
     assert [numbers_of(each)[0] for each in series_of(conversations.store, catalog.WATCHER_CRASHES)] == [0]
-    assert conversations.live() == []
+    assert conversations.live_entries() == []
     assert list(conversations.unfinished()) == []

@@ -18,7 +18,7 @@ from exporter.metrics.store import LabelLimits, MetricStore, accumulated
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.schema import Snapshot
-from exporter.state.rows import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
+from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.watch.interfaces import Feed
 from exporter.watch.supervisor import Supervisor
 from tests.strategies import Json, frame
@@ -89,7 +89,7 @@ def page_of(conversations: Conversations) -> Page:
         rest=None,
         discovery=None,
         clock=PhonicClock(),
-        checkpoint=None,
+        keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,
@@ -119,7 +119,7 @@ class Disk:
     families: tuple[str, ...] = ()
     first_start: float = NOW
     series: dict[tuple[str, tuple[str, ...]], SavedSeries] = attrs.Factory(dict)
-    held: list[Held] = attrs.Factory(list)
+    held: list[HeldBack] = attrs.Factory(list)
     conversations: dict[str, SavedConversation] = attrs.Factory(dict)
     ends: list[SavedEnds] = attrs.Factory(list)
 

@@ -208,7 +208,7 @@ def test_ten_thousand_agents_leave_the_page_small_and_the_sums_right() -> None:
 
 
 def shown(conversations: Conversations) -> list[str]:
-    return [each.conversation_id for each in conversations.live()]
+    return [each.conversation_id for each in conversations.live_entries()]
 
 
 def test_a_conversation_is_live_from_its_first_snapshot_until_it_ends() -> None:

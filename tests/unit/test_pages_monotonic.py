@@ -107,7 +107,7 @@ class Exporter:
         self.conversations = self._started()
 
     def scrape(self, *, with_write: bool = True, arrives: bool = True) -> None:
-        """As `metrics.publisher` does it: release, write, show; the births of a page that arrives are seen."""
+        """As `metrics.publisher` does it: release, write, show; the groups of a page that arrives are seen."""
         store = self.conversations.store
         store.release(self.now)
         if with_write:
@@ -116,10 +116,10 @@ class Exporter:
             self.acknowledge()
         if self.shows_counted:
             store.show_counted()
-        births, page = store.held_now(), shown(self.conversations)
+        groups, page = store.held_back(), shown(self.conversations)
         if arrives:
             self.prometheus.scrape(page)
-            store.seen(births, self.now, by_prometheus=True)
+            store.seen(groups, self.now, by_prometheus=True)
 
     def settle(self) -> None:
         """Scrapes until nothing is held."""
@@ -127,7 +127,7 @@ class Exporter:
             self.scrape()
             self.now += max(self.hold, 1.0)
         self.scrape()
-        assert not self.conversations.store.held_count
+        assert not self.conversations.store.held_back_count
 
 
 class Scraped(RuleBasedStateMachine):

@@ -315,9 +315,9 @@ def test_a_label_set_of_an_older_file_that_made_room_and_came_back_is_saved_with
     store.label_set(("main", "billing"))  # takes the place of support's
     store.limits = LabelLimits(sets=3)
     apply(store, store.label_set(("main", "support")), TURN[Role.USER])
-    store.seen(store.held_now(), 0.0, by_prometheus=False)
+    store.seen(store.held_back(), 0.0, by_prometheus=False)
     store.release(1000.0)
-    assert not store.held_count
+    assert not store.held_back_count
     saved = [(each.family, each.labels) for each in store.freeze().rows()]
     assert len(saved) == len(set(saved))
 
