@@ -1,11 +1,10 @@
-"""State: the accumulators behind a series, each with the text of its labels made once.
+"""State: one counter or histogram series: its counted and shown numbers, and the text of its labels.
 
-Rules for this file: an accumulator only grows; its labels never change, so the text before each value is
-built when the series is born and a scrape formats nothing but numbers. Sums are whole billionths, so that a
-total does not depend on the order in which its parts arrived.
+A series only grows. Its labels never change, so the text before each value is built once, and a scrape formats
+nothing but numbers. Sums are integers of billionths: a total does not depend on the order in which its parts were
+added.
 
-Each series has two sets of numbers. The *counted* ones change with every observation. The *shown* ones are what a
-page tells, and change only when the store says so (`exporter.metrics.store`): a frozen copy of the counted ones.
+`exporter.metrics.store` explains counted and shown numbers, and series that are held back.
 """
 
 from bisect import bisect_left
@@ -19,15 +18,15 @@ from .catalog import Family
 from .numbers import number_text, repr_text
 
 NANO = 1_000_000_000
-EXEMPLAR_RUNES = 128  # Prometheus drops an exemplar whose label names and values are longer, without a word
-EXEMPLAR_LIFE = 60.0  # seconds for which the slowest observation of a bucket is shown: a few scrapes
+EXEMPLAR_RUNES = 128  # Prometheus silently drops an exemplar whose label names and values are longer
+EXEMPLAR_LIFE = 60.0  # seconds for which the slowest observation of a bucket is kept: a few scrapes
 
 _SMALL = tuple(f"{count}.0" for count in range(1000))
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 
 def labels_text(names: Sequence[str], values: Sequence[str]) -> str:
-    """``{a="x",b="y"}`` sorted by name, as Prometheus' own client writes it; empty without labels."""
+    """``{a="x",b="y"}``, sorted by name as prometheus_client does; empty without labels."""
     if not names:
         return ""
     pairs = sorted(zip(names, values, strict=True))
@@ -35,12 +34,12 @@ def labels_text(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def count_text(count: int) -> str:
-    """`number_text` of a whole number from 0: most are small, and their texts are kept."""
+    """`number_text` of an integer from 0. The texts of small ones, which most are, are cached."""
     return _SMALL[count] if count < len(_SMALL) else number_text(count)
 
 
 class Exemplar(NamedTuple):
-    """The conversation behind an observation: ``labels`` is exposition text, ``at`` Unix time."""
+    """The conversation behind an observation. ``labels`` is exposition text, ``at`` is Unix time."""
 
     labels: str
     value: float
@@ -52,7 +51,7 @@ class Exemplar(NamedTuple):
 
 
 class Counter:
-    """A sum that only grows. Its numbers are one int."""
+    """A counter series. Its numbers are one int."""
 
     __slots__ = ("family", "is_held_back", "labels", "prefix", "shown", "total")
 
@@ -68,11 +67,11 @@ class Counter:
         self.total += amount
 
     def freeze(self) -> int:
-        """The counted numbers of this moment."""
+        """A copy of the counted numbers."""
         return self.total
 
     def hold_back(self) -> None:
-        """Be shown at 0."""
+        """Be shown at 0 until the store clears ``is_held_back``."""
         self.is_held_back = True
         self.shown = 0
 
@@ -81,16 +80,16 @@ class Counter:
         (self.total,) = saved
         self.shown = self.total
 
-    def write(self, out: list[str], shown: int, *, exemplars: bool) -> None:  # noqa: ARG002  # as a histogram's
+    def write(self, out: list[str], shown: int, *, exemplars: bool) -> None:  # noqa: ARG002  # same signature as Histogram.write
         out.append(f"{self.prefix}{count_text(shown)}\n")
 
 
 HistogramNumbers = tuple[int, list[int], "list[Exemplar | None]"]
-"""Sum in billionths, count of each bucket (not cumulative), slowest recent observation of each bucket."""
+"""Sum in billionths, count of each bucket (not cumulative), and slowest recent observation of each bucket."""
 
 
 class Histogram:
-    """Counts per bucket, the exact sum, and the slowest recent observation of each bucket."""
+    """A histogram series: counts per bucket, exact sum, and the slowest recent observation of each bucket."""
 
     __slots__ = (
         "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "is_held_back", "labels",
@@ -115,7 +114,10 @@ class Histogram:
         ]
 
     def observe(self, value: float, exemplar_labels: str, at: float) -> None:
-        """Count ``value`` (base unit of the family). ``exemplar_labels`` empty: no exemplar."""
+        """Count ``value``, in the base unit of the family, at Unix time ``at``.
+
+        ``exemplar_labels`` is the label text of its exemplar; empty for none.
+        """
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.nanos += round(value * NANO)
@@ -125,11 +127,11 @@ class Histogram:
                 self.exemplars[bucket] = Exemplar(exemplar_labels, value, round(at, 3))
 
     def freeze(self) -> HistogramNumbers:
-        """The counted numbers of this moment, with the exemplars that belong to them."""
+        """A copy of the counted numbers, with their exemplars."""
         return self.nanos, self.counts[:], self.exemplars[:]
 
     def hold_back(self) -> None:
-        """Be shown at 0."""
+        """Be shown at 0 until the store clears ``is_held_back``."""
         self.is_held_back = True
         self.shown = 0, [0] * len(self.counts), [None] * len(self.counts)
 
@@ -154,7 +156,7 @@ class Histogram:
 
 Series = Counter | Histogram
 Numbers = int | HistogramNumbers
-"""What `Series.freeze` gives; nobody changes it afterwards."""
+"""What ``freeze`` of a series returns. It is never changed."""
 
 
 def saved_numbers(numbers: Numbers) -> tuple[int, ...]:
@@ -177,7 +179,7 @@ def rebucketed(layout: Sequence[float], saved: Sequence[int], bounds: Sequence[f
 
 @lru_cache(maxsize=8192)
 def exemplar_labels(conversation_id: str) -> str:
-    """Exemplar label text for a conversation; empty where Prometheus would drop it for its length."""
+    """Label text of a conversation's exemplar; empty if it is so long that Prometheus would drop it."""
     name = "conversation_id"
     if len(name) + len(conversation_id) > EXEMPLAR_RUNES:
         return ""
@@ -185,7 +187,7 @@ def exemplar_labels(conversation_id: str) -> str:
 
 
 Sample = tuple[str, float]
-"""Label text and value of one gauge series."""
+"""Label text and value of a gauge series."""
 
 
 class Column(NamedTuple):
@@ -199,7 +201,7 @@ class Column(NamedTuple):
 
     @classmethod
     def present(cls, labels: Sequence[str], values: Sequence[float | None]) -> "Column":
-        """Those that have a value."""
+        """The series that have a value."""
         return cls(
             [text for text, value in zip(labels, values, strict=True) if value is not None],
             [value for value in values if value is not None],
@@ -212,5 +214,5 @@ class Column(NamedTuple):
 
 
 def samples(family: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> list[Sample]:
-    """Rows of label values and number, as gauge samples of ``family``."""
+    """Gauge samples of ``family`` from rows of label values and number."""
     return [(labels_text(family.labels, labels), value) for labels, value in rows]

@@ -15,8 +15,8 @@ shown must never be more than what the file holds. Shown numbers therefore chang
 
 There is one write at a time. `freeze` copies only the series that changed since the previous copy. Copies are
 numbered: `MetricStore.publish` ignores one that is older than what is shown. An exporter without a state file
-publishes each copy at once. `MetricStore.show_counted` is for an exporter whose file could not be written for long:
-it shows the counted numbers without a write, so a crash would then make counters fall.
+publishes each copy at once. `MetricStore.show_counted` is for an exporter whose file could not be written for
+long: it shows the counted numbers without a write, so a crash would then make counters fall.
 
 *New series.* A series is created at 0, and held back: whatever is counted in it, pages show 0 until Prometheus has
 had a chance to see that 0. Series that appear together are one `_HeldGroup`. How long a group is held back depends
