@@ -17,7 +17,7 @@ from exporter.watch.supervisor import Supervisor
 from exporter.watch.watcher import Retry
 from tests.feeds import AUDIO, ENDED, OTHER_ERROR, snapshot
 from tests.servers import close_frame, frame, request, reset, rude_server, upgrade
-from tests.unit.counted import NOW, new_conversations, totals
+from tests.unit.counted import NOW, new_conversations, numbers_of, series_of, totals
 
 STEADY, BROKEN = "conv_steady", "conv_broken"
 
@@ -60,7 +60,8 @@ class SignallingConversations(Conversations):
 
 def counted(conversations: Conversations, family: catalog.Family) -> dict[str, int]:
     """The counts of a process family that are not 0, by its only label."""
-    return {each.labels[0]: each.dump()[0] for each in conversations.store.series(family) if each.dump()[0]}
+    found = {each.labels[0]: numbers_of(each)[0] for each in series_of(conversations.store, family)}
+    return {label: count for label, count in found.items() if count}
 
 
 async def test_bad_server_behaviour_changes_no_total() -> None:
@@ -128,6 +129,6 @@ async def test_bad_server_behaviour_changes_no_total() -> None:
     reasons = {reason.value: met.count(reason) for reason in met}
     assert counted(conversations, catalog.FEED_ERRORS) == reasons
     assert counted(conversations, catalog.INVALID_MESSAGES) == dict.fromkeys(Invalid, 1)
-    assert [each.dump()[0] for each in conversations.store.series(catalog.WATCHER_CRASHES)] == [0]
-    assert conversations.live() == []
+    assert [numbers_of(each)[0] for each in series_of(conversations.store, catalog.WATCHER_CRASHES)] == [0]
+    assert conversations.live_entries() == []
     assert list(conversations.unfinished()) == []

@@ -116,10 +116,10 @@ class Exporter:
             self.acknowledge()
         if self.shows_counted:
             store.show_counted()
-        births, page = store.held_now(), shown(self.conversations)
+        groups, page = store.held_back(), shown(self.conversations)
         if arrives:
             self.prometheus.scrape(page)
-            store.seen(births, self.now, by_prometheus=True)
+            store.seen(groups, self.now, by_prometheus=True)
 
     def settle(self) -> None:
         """Scrape until no series is held."""
@@ -127,7 +127,7 @@ class Exporter:
             self.scrape()
             self.now += max(self.hold, 1.0)
         self.scrape()
-        assert not self.conversations.store.held_count
+        assert not self.conversations.store.held_back_count
 
 
 class Scraped(RuleBasedStateMachine):
