@@ -102,6 +102,12 @@ def test_links_between_files_lead_to_a_file_and_a_heading(page: Path) -> None:
     assert broken == []
 
 
+def test_every_decision_record_is_in_the_index() -> None:
+    index = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
+    listed = set(_LINK.findall(index))
+    assert {path.name for path in (DOCS / "decisions").glob("[0-9]*.md")} <= listed
+
+
 def test_every_fact_about_the_api_says_how_well_it_is_known() -> None:
     unmarked = []
     is_of_facts = False
