@@ -12,7 +12,7 @@ from .phonic.credentials import ApiKey, Credentials
 from .settings import Settings
 from .shutdown import stopping_on_signals
 from .simulator import server
-from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, recorded, staged
 
 log = structlog.get_logger("exporter")
 
@@ -54,6 +54,15 @@ async def simulate(
 async def _simulate(
     simulator: SimulatorSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    if simulator.replay is not None:
+        recording = recorded(simulator.replay)
+        await server.replay(
+            recording,
+            listen=simulator.listen_address or LISTEN_ADDRESS,
+            api_key=simulator.api_key,
+            task_status=task_status,
+        )
+        return
     scenario, faults = staged(simulator)
     await server.serve(
         scenario,

@@ -34,7 +34,8 @@ PARTS: dict[str, set[str]] = {
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "logs", "phonic", "phonic.schema", "phonic.wire"},
     "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
-    "simulator": {"errors"},
+    "recording.file": set(),
+    "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.
     "settings": {"errors", "metrics.catalog", "phonic", "phonic.wire"},
     "gauges": {
@@ -42,6 +43,8 @@ PARTS: dict[str, set[str]] = {
         "web",
     },
     "shutdown": {"signals"},
+    "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
+    "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
     "watching": {
         "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
     },
@@ -55,8 +58,8 @@ PARTS: dict[str, set[str]] = {
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "cli": {
-        "__init__", "app", "demo", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator", "state",
-        "web",
+        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "recording",
+        "settings", "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -69,11 +72,12 @@ LIBRARIES: dict[str, set[str]] = {
     "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
+    "wsproto": {"diagnosis.raw_feed"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "settings"},
+    "cyclopts": {"cli", "settings", "simulator.settings"},
     "msgspec": {
         "phonic.decode",
         "phonic.schema",
@@ -102,6 +106,8 @@ LIBRARIES: dict[str, set[str]] = {
         "app",
         "cli",
         "demo",
+        "diagnosis.",
+        "recording.",
         "shutdown",
         "watching",
         "state.keeper",
