@@ -1,4 +1,4 @@
-"""Rounds under a virtual clock: when frames are handed out, and who is woken when."""
+"""Read batches under a virtual clock: when frames are handed out, and who is woken when."""
 
 import socket
 from collections.abc import Awaitable, Callable
@@ -12,12 +12,12 @@ from trio.lowlevel import ParkingLot
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
-from exporter.phonic.live.batching import TOGETHER, TURNS, Rounds, RoundStream
+from exporter.phonic.live.batching import HEAVY_AT_ONCE, WOKEN_AT_ONCE, BatchedStream, ReadBatches
 from exporter.phonic.live.client import MAX_MESSAGE, LiveFeed
-from exporter.phonic.live.connection import Line
+from exporter.phonic.live.connection import Connection
 from exporter.phonic.live.errors import FeedClosed, FeedEnded
 from exporter.phonic.live.limits import Memory
-from exporter.phonic.live.mailbox import Inbox
+from exporter.phonic.live.mailbox import Mailbox
 from tests.feeds import AUDIO, ENDED, snapshot
 
 ID = "conv_1"
@@ -57,7 +57,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
 
     async def play() -> None:
         ours, theirs = streams()
-        rounds = Rounds(PERIOD)
+        batches = ReadBatches(PERIOD)
         accepted: list[WebSocketConnection] = []
 
         async def accept(nursery: trio.Nursery) -> None:
@@ -65,14 +65,16 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept, nursery)
-            inbox = Inbox(ID, rounds)
-            line = Line(ours, RoundStream(ours), inbox, Memory().share(lambda: None), rounds, MAX_MESSAGE)
-            client = await wrap_client_stream(nursery, line, "host", "/", max_message_size=0)
-            feed = LiveFeed(inbox, client, line, rounds, trio.CancelScope())
+            mailbox = Mailbox(ID, batches)
+            connection = Connection(
+                ours, BatchedStream(ours), mailbox, Memory().share(lambda: None), batches, MAX_MESSAGE
+            )
+            client = await wrap_client_stream(nursery, connection, "host", "/", max_message_size=0)
+            feed = LiveFeed(mailbox, client, connection, batches, trio.CancelScope())
             await wait_all_tasks_blocked()
             fed = Fed(feed, accepted[0])
-            nursery.start_soon(feed.fill)
-            nursery.start_soon(rounds.run)
+            nursery.start_soon(feed.read_to_end)
+            nursery.start_soon(batches.run)
             if is_read:
                 nursery.start_soon(fed.read)
             await wait_all_tasks_blocked()
@@ -172,14 +174,14 @@ def test_a_flood_of_other_messages_that_nobody_takes_waits_at_the_sender() -> No
 
 
 async def test_rounds_for_nobody_sleep_for_good(autojump_clock: MockClock) -> None:  # noqa: ARG001
-    rounds = Rounds(PERIOD)
+    batches = ReadBatches(PERIOD)
     waiting = ParkingLot()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
+        nursery.start_soon(batches.run)
         for _ in range(2):  # also after somebody was
             await wait_all_tasks_blocked()
             assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
-            rounds.promise(waiting)
+            batches.wake_in_next(waiting)
             await waiting.park()
         nursery.cancel_scope.cancel()
 
@@ -187,15 +189,15 @@ async def test_rounds_for_nobody_sleep_for_good(autojump_clock: MockClock) -> No
 async def test_with_a_period_of_0_promises_are_kept_at_once_and_nothing_joins(
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
-    rounds = Rounds(0)
+    batches = ReadBatches(0)
     waiting = ParkingLot()
-    assert rounds.join(0) is None
-    rounds.leave(0)
+    assert batches.register(0) is None
+    batches.unregister(0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
+        nursery.start_soon(batches.run)
         nursery.start_soon(waiting.park)
         await wait_all_tasks_blocked()
-        rounds.promise(waiting)
+        batches.wake_in_next(waiting)
         await wait_all_tasks_blocked()
         assert not waiting
         assert trio.current_time() == 0
@@ -211,60 +213,60 @@ async def test_the_selector_is_closed_at_the_end_and_leaving_is_allowed_then() -
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = descriptors()
-        rounds = Rounds(PERIOD)
+        batches = ReadBatches(PERIOD)
         for _ in range(2):  # it can be run again
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(rounds.run)
-                assert rounds.join(ours.fileno()) is not None
+                nursery.start_soon(batches.run)
+                assert batches.register(ours.fileno()) is not None
                 await wait_all_tasks_blocked()
                 assert descriptors() == before + 1
                 nursery.cancel_scope.cancel()
             assert descriptors() == before
-            rounds.leave(ours.fileno())
+            batches.unregister(ours.fileno())
 
 
 async def test_of_those_that_do_much_few_have_a_turn_in_one_pass(autojump_clock: MockClock) -> None:  # noqa: ARG001
-    rounds = Rounds(PERIOD)
+    batches = ReadBatches(PERIOD)
     had = 0
     seen: list[int] = []
 
     async def do_much() -> None:
         nonlocal had
-        await rounds.turn()
+        await batches.heavy_checkpoint()
         had += 1
 
     async with trio.open_nursery() as nursery:
-        for _ in range(5 * TURNS):
+        for _ in range(5 * HEAVY_AT_ONCE):
             nursery.start_soon(do_much)
-        nursery.start_soon(rounds.run)
-        while had < 5 * TURNS:
+        nursery.start_soon(batches.run)
+        while had < 5 * HEAVY_AT_ONCE:
             seen.append(had)
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     steps = [after - before for before, after in pairwise([*seen, had])]
-    assert max(steps) <= 2 * TURNS  # this task looks at any point of a pass
+    assert max(steps) <= 2 * HEAVY_AT_ONCE  # this task looks at any point of a pass
 
 
 async def test_many_are_woken_a_few_at_a_time(autojump_clock: MockClock) -> None:  # noqa: ARG001
-    rounds = Rounds(PERIOD)
+    batches = ReadBatches(PERIOD)
     awake = 0
     seen: list[int] = []
 
     async def wait() -> None:
         nonlocal awake
         waiting = ParkingLot()
-        rounds.promise(waiting)
+        batches.wake_in_next(waiting)
         await waiting.park()
         awake += 1
 
     async with trio.open_nursery() as nursery:
-        for _ in range(4 * TOGETHER + 1):
+        for _ in range(4 * WOKEN_AT_ONCE + 1):
             nursery.start_soon(wait)
-        nursery.start_soon(rounds.run)
+        nursery.start_soon(batches.run)
         await trio.sleep(PERIOD)
-        while awake <= 4 * TOGETHER:
+        while awake <= 4 * WOKEN_AT_ONCE:
             seen.append(awake)
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     steps = [after - before for before, after in zip(seen, [*seen[1:], awake], strict=True)]
-    assert max(steps) <= 2 * TOGETHER  # this task looks at any point of a pass
+    assert max(steps) <= 2 * WOKEN_AT_ONCE  # this task looks at any point of a pass

@@ -24,11 +24,11 @@ from ...enums import FeedError
 from ..credentials import Credential, Credentials
 from ..proxies import Proxy
 from ..wire import retry_after, segment
-from .batching import RECEIVE_BUFFER, Rounds
-from .connection import Address, Line, Refusal, dial
+from .batching import RECEIVE_BUFFER, ReadBatches
+from .connection import Address, Connection, Refusal, connect
 from .errors import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from .limits import Memory, Share
-from .mailbox import Inbox
+from .mailbox import Mailbox
 
 # 1 MiB would be reached at about 1,350 turns, and a reconnect would bring the same message again. A single emoji
 # makes Python keep 4 bytes for each character: at worst 128 MiB for one message.
@@ -60,12 +60,17 @@ class LiveFeed:
     """One open feed. Receives only: nothing is ever sent after the handshake but pings."""
 
     def __init__(
-        self, inbox: Inbox, connection: WebSocketConnection, line: Line, rounds: Rounds, scope: trio.CancelScope
+        self,
+        mailbox: Mailbox,
+        websocket: WebSocketConnection,
+        connection: Connection,
+        batches: ReadBatches,
+        scope: trio.CancelScope,
     ) -> None:
-        self._inbox = inbox
-        self._rounds = rounds
+        self._mailbox = mailbox
+        self._batches = batches
+        self._websocket = websocket
         self._connection = connection
-        self._line = line
         self._scope = scope
         self.is_being_pinged = False
 
@@ -74,45 +79,45 @@ class LiveFeed:
 
         Raises a `FeedClosed`; frames that arrived before the close are handed out first. Cancellation loses none.
         """
-        frame = await self._inbox.receive()
-        self._line.count_memory()
+        frame = await self._mailbox.receive()
+        self._connection.count_memory()
         return frame
 
     async def pause(self) -> None:
         """Let others run in the middle of a frame that takes long to read."""
-        await self._rounds.turn()
+        await self._batches.heavy_checkpoint()
 
     @property
     def superseded(self) -> int:
         """Snapshots that were dropped for a newer one."""
-        return self._inbox.superseded
+        return self._mailbox.superseded
 
     @property
     def superseded_bytes(self) -> int:
-        return self._inbox.superseded_bytes
+        return self._mailbox.superseded_bytes
 
-    async def fill(self) -> None:
-        """Wait for the end of the connection: the line takes all messages."""
+    async def read_to_end(self) -> None:
+        """Wait for the end of the connection: the connection takes all messages."""
         try:
-            await self._connection.get_message()
+            await self._websocket.get_message()
         except ConnectionClosed as closed:
-            self._inbox.end(_closed(closed))
+            self._mailbox.end(_closed(closed))
 
     @property
     def last_heard(self) -> float:
         """When anything was last received, a pong or a part of a long message included; in trio's time."""
-        return self._line.last_heard
+        return self._connection.last_heard
 
     def give_up_if_stuck(self, patience: float) -> None:
         """Lose the feed if nothing came for so long of a message that has begun."""
-        if self._line.is_stuck(patience):
-            self._line.give_up(FeedError.PROTOCOL)
+        if self._connection.is_stuck(patience):
+            self._connection.give_up(FeedError.PROTOCOL)
 
     async def check(self, pong_timeout: float) -> None:
         """Ping; without a pong in time the feed is lost: its scope is cancelled."""
         with trio.move_on_after(pong_timeout) as deadline:
             try:
-                await self._connection.ping()
+                await self._websocket.ping()
             except ConnectionClosed:
                 return
         self.is_being_pinged = False
@@ -160,7 +165,7 @@ class LiveSocket:
         self._now = now
         self._opening = trio.CapacityLimiter(OPENING_AT_ONCE)
         self._feeds: set[LiveFeed] = set()
-        self._rounds = Rounds(self._timeouts.round)
+        self._batches = ReadBatches(self._timeouts.round)
 
     @asynccontextmanager
     async def open(self, conversation_id: str) -> AsyncGenerator[LiveFeed, None]:
@@ -176,13 +181,15 @@ class LiveSocket:
         failed: BaseExceptionGroup[Exception] | None = None
         try:
             async with AsyncExitStack() as closing, trio.open_nursery() as reader:
-                share = self._memory.share(lambda: line.give_up(FeedError.TOO_LARGE))
+                share = self._memory.share(lambda: connection.give_up(FeedError.TOO_LARGE))
                 closing.callback(share.close)
-                inbox = Inbox(conversation_id, self._rounds)
-                connection, line = await self._connect(conversation_id, inbox, share, credential, reader, closing)
-                line.join()
-                feed = LiveFeed(inbox, connection, line, self._rounds, scope)
-                reader.start_soon(feed.fill)
+                mailbox = Mailbox(conversation_id, self._batches)
+                websocket, connection = await self._connect(
+                    conversation_id, mailbox, share, credential, reader, closing
+                )
+                connection.join()
+                feed = LiveFeed(mailbox, websocket, connection, self._batches, scope)
+                reader.start_soon(feed.read_to_end)
                 self._feeds.add(feed)
                 try:
                     with scope:
@@ -192,10 +199,10 @@ class LiveSocket:
                     left = error
                 finally:
                     self._feeds.discard(feed)
-                    inbox.shut()
+                    mailbox.close()
                 if not scope.cancelled_caught:
                     with trio.move_on_after(self._timeouts.disconnect):
-                        await connection.aclose()
+                        await websocket.aclose()
                 reader.cancel_scope.cancel()
         except* Exception as group:
             failed = group
@@ -209,30 +216,32 @@ class LiveSocket:
     async def _connect(
         self,
         conversation_id: str,
-        inbox: Inbox,
+        mailbox: Mailbox,
         share: Share,
         credential: Credential,
         reader: trio.Nursery,
         closing: AsyncExitStack,
-    ) -> tuple[WebSocketConnection, Line]:
+    ) -> tuple[WebSocketConnection, Connection]:
         resource = f"{self._root}{segment(conversation_id)}/live/ws"
         if credential.query:
             resource = f"{resource}?{urlencode(credential.query)}"
-        line: Line | None = None
+        connection: Connection | None = None
         async with self._opening:
             with trio.move_on_after(self._timeouts.connect):
-                line = await dial(self._address, closing, inbox, share, self._rounds, self._max_message)
-                connection = await wrap_client_stream(
+                connection = await connect(
+                    self._address, closing, mailbox, share, self._batches, self._max_message
+                )
+                websocket = await wrap_client_stream(
                     reader,
-                    line,  # type: ignore[arg-type]  # annotated too narrowly: any stream, says its documentation
+                    connection,  # type: ignore[arg-type]  # annotated too narrowly: any stream, says its documentation
                     self._host_header,
                     resource,
                     extra_headers=[(name.encode(), value.encode()) for name, value in credential.headers.items()],
                     max_message_size=0,  # it is given none but those it is to refuse
                     receive_buffer_size=RECEIVE_BUFFER,
                 )
-                return connection, line
-        raise line.cut_off(FeedError.TIMEOUT) if line else FeedLost(FeedError.TIMEOUT)
+                return websocket, connection
+        raise connection.cut_off(FeedError.TIMEOUT) if connection else FeedLost(FeedError.TIMEOUT)
 
     def _failure(self, failed: BaseExceptionGroup[Exception]) -> FeedClosed:
         """What became of a feed whose opening or whose reader failed; `FeedLost` when the peer talks nonsense."""
@@ -272,7 +281,7 @@ class LiveSocket:
         """
         idle, pong, message = self._timeouts.idle, self._timeouts.pong, self._timeouts.message
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._rounds.run)
+            nursery.start_soon(self._batches.run)
             while True:
                 await trio.sleep(min(1.0, idle / 4, message / 4))
                 before = trio.current_time() - idle

@@ -16,11 +16,11 @@ import trio
 
 from ...enums import FeedError
 from ..proxies import Proxy
-from .batching import Rounds, RoundStream
+from .batching import BatchedStream, ReadBatches
 from .errors import FeedLost
-from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, Sieve
+from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, FrameReader
 from .limits import Allowance, Share
-from .mailbox import Inbox
+from .mailbox import Mailbox
 from .tunnel import through
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
@@ -50,27 +50,32 @@ class Address:
     proxy_tls: ssl.SSLContext | None = None
 
 
-async def dial(
-    address: Address, closing: AsyncExitStack, inbox: Inbox, share: Share, rounds: Rounds, max_message: int
-) -> "Line":
+async def connect(
+    address: Address,
+    closing: AsyncExitStack,
+    mailbox: Mailbox,
+    share: Share,
+    batches: ReadBatches,
+    max_message: int,
+) -> "Connection":
     """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
 
     Raises `FeedLost`. The deadline is the caller's.
     """
-    tcp = RoundStream(await _connected(address))
+    tcp = BatchedStream(await _connected(address))
     closing.push_async_callback(trio.aclose_forcefully, tcp)
     stream: trio.abc.Stream = tcp
     if address.proxy is not None:
         stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
     if address.tls is None:
-        return Line(stream, tcp, inbox, share, rounds, max_message)
+        return Connection(stream, tcp, mailbox, share, batches, max_message)
     secure = trio.SSLStream(stream, address.tls, server_hostname=address.host, https_compatible=True)
     try:
         await secure.do_handshake()
     except trio.BrokenResourceError as broken:
         is_tls = isinstance(broken.__cause__, ssl.SSLError)
         raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
-    return Line(secure, tcp, inbox, share, rounds, max_message)
+    return Connection(secure, tcp, mailbox, share, batches, max_message)
 
 
 async def _connected(address: Address) -> trio.SocketStream:
@@ -96,28 +101,28 @@ def _why(failed: BaseException) -> FeedError:
     return _why(failed.__cause__) if failed.__cause__ is not None else FeedError.CONNECT
 
 
-class Line(trio.abc.Stream):
+class Connection(trio.abc.Stream):
     """A connection that knows when it last brought anything, and whose end before the upgrade is an error.
 
-    Messages go into ``inbox``; the library gets to read all else. ``share`` is told what is held of messages that
-    are not complete or wait in the inbox.
+    Messages go into ``mailbox``; the library reads the rest. ``share`` is told the size of messages that
+    are not complete or wait in the mailbox.
     """
 
     def __init__(
         self,
         stream: trio.abc.Stream,
-        tcp: RoundStream,
-        inbox: Inbox,
+        tcp: BatchedStream,
+        mailbox: Mailbox,
         share: Share,
-        rounds: Rounds,
+        batches: ReadBatches,
         max_message: int,
     ) -> None:
         self._stream = stream
         self._tcp = tcp
-        self._inbox = inbox
+        self._mailbox = mailbox
         self._share = share
-        self._rounds = rounds
-        self._sieve = Sieve(inbox.put, max_message)
+        self._batches = batches
+        self._reader = FrameReader(mailbox.put, max_message)
         self._allowance = Allowance(MOST_WORK, WORK_PER_SECOND)
         self._answer = b""  # to the handshake, as far as it is read
         self._status = 0
@@ -128,69 +133,69 @@ class Line(trio.abc.Stream):
 
     def join(self) -> None:
         """Be read in rounds from now on."""
-        self._tcp.join(self._rounds)
+        self._tcp.join(self._batches)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
         rest: bytes | bytearray | None = None
         while rest is None:
-            if not self._inbox.has_room:
-                await self._inbox.wait_room()
+            if not self._mailbox.has_room:
+                await self._mailbox.wait_room()
                 self._last_progress = trio.current_time()
-            if self._sieve.is_over:
+            if self._reader.is_over:
                 await trio.sleep_forever()  # until the feed is closed, for there is nothing to be heard any more
-            if self._sieve.has_more:
-                await self._rounds.turn()
-                rest = self._sifted() or None
+            if self._reader.has_more:
+                await self._batches.heavy_checkpoint()
+                rest = self._read_frames() or None
                 continue
             try:
                 # Never in a variable here, which would keep what came last for as long as a feed is silent.
-                rest = self._heard(await self._stream.receive_some(max_bytes))
+                rest = self._take(await self._stream.receive_some(max_bytes))
             except trio.BrokenResourceError:
                 if self._is_open:
                     raise
                 raise self.cut_off(FeedError.CONNECT) from None
         return rest
 
-    def _heard(self, data: bytes | bytearray) -> bytes | bytearray | None:
+    def _take(self, data: bytes | bytearray) -> bytes | bytearray | None:
         """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
         self.last_heard = trio.current_time()
         if not self._is_open:
             return self._read_answer(data)
         if not data:
-            return self._sieve.end()
-        self._sieve.pour(data)
-        return self._sifted() or None
+            return self._reader.end()
+        self._reader.feed(data)
+        return self._read_frames() or None
 
-    def _sifted(self) -> bytes:
+    def _read_frames(self) -> bytes:
         """What the library has to read of what was heard."""
-        sieve = self._sieve
-        rest = sieve.read()
-        work, sieve.work = sieve.work, 0
+        reader = self._reader
+        rest = reader.read()
+        work, reader.work = reader.work, 0
         if work and not self._allowance.spend(work, self.last_heard):
-            rest = sieve.refuse(PROTOCOL)
-        if sieve.held != self._unfinished:
-            self._unfinished = sieve.held
+            rest = reader.refuse(PROTOCOL)
+        if reader.held != self._unfinished:
+            self._unfinished = reader.held
             self._last_progress = self.last_heard
-        self._tcp.is_awaited = sieve.is_unfinished
+        self._tcp.expects_more = reader.is_unfinished
         self.count_memory()
         return rest
 
     def count_memory(self) -> None:
-        """Tell what is held; called again whenever something was taken out of the inbox."""
-        self._share.resize(self._unfinished + self._inbox.held)
+        """Tell what is held; called again whenever something was taken out of the mailbox."""
+        self._share.resize(self._unfinished + self._mailbox.held)
 
     def is_stuck(self, patience: float) -> bool:
         """Whether a message has begun, and nothing of it came for ``patience`` seconds."""
-        return self._sieve.is_unfinished and trio.current_time() - self._last_progress >= patience
+        return self._reader.is_unfinished and trio.current_time() - self._last_progress >= patience
 
     def give_up(self, reason: FeedError) -> None:
         """Lose the feed now, with all that waits."""
-        self._sieve.refuse(PROTOCOL)
-        self._inbox.drop(FeedLost(reason))
+        self._reader.refuse(PROTOCOL)
+        self._mailbox.drop(FeedLost(reason))
 
     def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
-        """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""
+        """What of ``data`` the library reads: the answer, and what the frame reader leaves of the rest."""
         if not data:
             raise self.cut_off(FeedError.CONNECT)
         seen = max(0, len(self._answer) - _HEAD_END_LENGTH)
@@ -205,8 +210,8 @@ class Line(trio.abc.Stream):
             behind = len(data) - (len(self._answer) - found.end())
             self._is_open = True
             self._answer = b""
-            self._sieve.pour(data[behind:])
-            return data[:behind] + self._sifted()
+            self._reader.feed(data[behind:])
+            return data[:behind] + self._read_frames()
         if len(self._answer) > LARGEST_REFUSAL:
             raise self.cut_off(FeedError.PROTOCOL)
         return data

@@ -12,7 +12,7 @@ from sys import getsizeof
 import trio
 from trio.lowlevel import ParkingLot
 
-from .batching import Rounds
+from .batching import ReadBatches
 from .errors import FeedClosed
 
 # What waits: a snapshot and an end, as a rule. Beyond it nothing is read from the connection.
@@ -21,16 +21,16 @@ MOST_BYTES_WAITING = 1024 * 1024
 LARGE = 1024 * 1024  # bytes of a frame
 
 
-class Inbox:
+class Mailbox:
     """What has come and was not handed out.
 
     ``held`` is its memory. ``superseded`` and ``superseded_bytes`` grow by the snapshots that were dropped for a
     newer one.
     """
 
-    def __init__(self, conversation_id: str, rounds: Rounds) -> None:
+    def __init__(self, conversation_id: str, batches: ReadBatches) -> None:
         self._beginning = f'{{"type":"conversation-updated","conversation":{{"id":"{conversation_id}",'
-        self._rounds = rounds
+        self._batches = batches
         self._frames: deque[str | bytes] = deque()
         self._ends_with_snapshot = False
         self._end: FeedClosed | None = None
@@ -61,7 +61,7 @@ class Inbox:
 
     async def _may_hand_out(self) -> bool:
         """Wait until it is the turn of a large frame; False if that is not the first one any more."""
-        await self._rounds.large.acquire_on_behalf_of(self)
+        await self._batches.large.acquire_on_behalf_of(self)
         self._has_large = True
         if self._frames and getsizeof(self._frames[0]) >= LARGE:
             return True
@@ -72,7 +72,7 @@ class Inbox:
         """The large frame that was handed out last has been read, for the reader is back."""
         if self._has_large:
             self._has_large = False
-            self._rounds.large.release_on_behalf_of(self)
+            self._batches.large.release_on_behalf_of(self)
 
     @property
     def has_room(self) -> bool:
@@ -100,7 +100,7 @@ class Inbox:
         else:
             self._ends_with_snapshot = True
             self._frames.append(frame)
-            self._rounds.promise(self._arrival)
+            self._batches.wake_in_next(self._arrival)
 
     def _is_snapshot(self, frame: str | bytes) -> bool:
         """Whether a frame is surely a whole snapshot of this conversation, so that it may stand for earlier ones.
@@ -121,7 +121,7 @@ class Inbox:
         self._clear()
         self.end(closed)
 
-    def shut(self) -> None:
+    def close(self) -> None:
         """Nobody will take any more: what comes is dropped, and nobody waits for room."""
         self._is_open = False
         self._has_read()
