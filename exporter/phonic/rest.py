@@ -7,8 +7,6 @@ Rules for this file:
 - Nothing that leaves here (error, log line) holds a body, a query or the credential.
 """
 
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -30,6 +28,7 @@ from .budget import AT_ONCE, Budget, Lane
 from .clock import PhonicClock
 from .credentials import Credential, Credentials
 from .decode import InvalidMessage, read_record
+from .failures import connect_reason, status_reason
 from .listing import (
     AgentRow,
     ListPage,
@@ -55,8 +54,6 @@ PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds without requests after 429: if it do
 
 _BIG_BODY = 1024 * 1024  # bytes; a smaller one is read within 2 ms
 
-_REASONS = {401: RestError.HTTP_401, 403: RestError.HTTP_403, 404: RestError.HTTP_404}
-_REASONS |= {407: RestError.PROXY, 429: RestError.HTTP_429}
 # The API works and found fault with one request.
 _ANSWERS = frozenset({RestError.HTTP_404, RestError.HTTP_4XX})
 REFUSALS = {RestError.HTTP_401: 401, RestError.HTTP_403: 403}  # of the credential, and their HTTP status
@@ -233,17 +230,11 @@ class RestApi:
         *,
         after: str | None = None,
         limit: int = LARGEST_PAGE,
-        started_at_min: str | None = None,
     ) -> ListPage:
-        """A page of a project's conversations: the newest, or those older than the cursor ``after``.
-
-        ``started_at_min`` (ISO 8601) may also hide conversations that never started (API 3.1).
-        """
+        """A page of a project's conversations: the newest, or those older than the cursor ``after`` (API 3.1)."""
         query = {"project": project_name, "limit": str(limit)}
         if after is not None:
             query["after"] = after
-        if started_at_min is not None:
-            query["started_at_min"] = started_at_min
         page = await self._get(Request.CONVERSATIONS, "/conversations", read_page, query)
         self._odd(Request.CONVERSATIONS, page.unusable)
         return page
@@ -371,7 +362,9 @@ class RestApi:
             self._budget.refused()
         if response.status_code == 429 or (response.status_code == 503 and seconds is not None):
             self._budget.pause(PAUSE if seconds is None else seconds)
-        raise RestFailed(_reason(response.status_code), seconds, request_id=_request_id(response))
+        status = response.status_code
+        reason = RestError.PROXY if status == 407 else status_reason(RestError, status)
+        raise RestFailed(reason, seconds, request_id=_request_id(response))
 
 
 class _DeadConnection(Exception):
@@ -407,23 +400,9 @@ class _Progress:
             return RestError.PROXY
         if self._has_proxy and self._is_fresh and not self._is_tunnelled and not self.is_answered:
             return RestError.PROXY
-        return _why(failed) if self._is_fresh and not self.is_answered else RestError.CONNECT
-
-
-def _why(failed: BaseException) -> RestError:
-    """What kept a connection from being made; of several addresses, a port that is closed says most."""
-    if isinstance(failed, BaseExceptionGroup):
-        reasons = [_why(each) for each in failed.exceptions]
-        return RestError.REFUSED if RestError.REFUSED in reasons else reasons[-1]
-    if isinstance(failed, socket.gaierror | UnicodeError):
-        return RestError.DNS
-    if isinstance(failed, ConnectionRefusedError):
-        return RestError.REFUSED
-    if isinstance(failed, ssl.SSLError):
-        return RestError.TLS
-    # httpcore clears the cause of what it raises, the context stays.
-    deeper = failed.__cause__ or failed.__context__
-    return _why(deeper) if deeper is not None else RestError.CONNECT
+        if not self._is_fresh or self.is_answered:
+            return RestError.CONNECT
+        return connect_reason(RestError, failed)
 
 
 async def _body(response: httpx.Response) -> bytes:
@@ -479,12 +458,6 @@ async def _in_steps(conversation_id: str, body: bytes) -> Snapshot:
             return snapshot
         await trio.lowlevel.checkpoint()
     raise InvalidMessage(Invalid.WRONG_SHAPE)
-
-
-def _reason(status: int) -> RestError:
-    if status in _REASONS:
-        return _REASONS[status]
-    return {4: RestError.HTTP_4XX, 5: RestError.HTTP_5XX}.get(status // 100, RestError.HTTP_OTHER)
 
 
 def _request_id(response: httpx.Response) -> str | None:

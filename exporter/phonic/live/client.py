@@ -22,6 +22,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from ...enums import FeedError
 from ..credentials import Credential, Credentials
+from ..failures import status_reason
 from ..proxies import Proxy
 from ..wire import retry_after, segment
 from .batching import RECEIVE_BUFFER, ReadBatches
@@ -255,7 +256,7 @@ class LiveSocket:
         return FeedLost(FeedError.PROTOCOL)
 
     def _rejection(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> FeedClosed:
-        reason = _STATUS.get(status) or _STATUS_CLASS.get(status // 100, FeedError.HTTP_OTHER)
+        reason = status_reason(FeedError, status)
         if status in (401, 403):
             return FeedRefused(reason)
         if status // 100 == 4 and status != 429:
@@ -292,13 +293,6 @@ class LiveSocket:
                         nursery.start_soon(feed.check, pong)
 
 
-_STATUS = {
-    401: FeedError.HTTP_401,
-    403: FeedError.HTTP_403,
-    404: FeedError.HTTP_404,
-    429: FeedError.HTTP_429,
-}
-_STATUS_CLASS = {4: FeedError.HTTP_4XX, 5: FeedError.HTTP_5XX}
 _CLOSE_CODE = {
     1001: FeedError.CLOSED_GOING_AWAY,
     1002: FeedError.PROTOCOL,  # 1002, 1007 and 1009 are also the verdict of this side on what the peer sent

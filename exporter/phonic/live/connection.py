@@ -5,9 +5,7 @@ off, reads the body of a refusal without a limit, hides what is wrong with TLS, 
 peer that said Close to hang up, and leaves the socket open after it.
 """
 
-import errno
 import re
-import socket
 import ssl
 from contextlib import AsyncExitStack
 
@@ -15,6 +13,7 @@ import attrs
 import trio
 
 from ...enums import FeedError
+from ..failures import connect_reason
 from ..proxies import Proxy
 from .batching import BatchedStream, ReadBatches
 from .errors import FeedLost
@@ -84,21 +83,7 @@ async def _connected(address: Address) -> trio.SocketStream:
     try:
         return await trio.open_tcp_stream(to.host, to.port)
     except (OSError, UnicodeError) as failed:  # the latter: a name that no name can be
-        raise FeedLost(FeedError.PROXY if address.proxy else _why(failed)) from None
-
-
-def _why(failed: BaseException) -> FeedError:
-    """What kept a connection from being made; of several addresses, a port that is closed says most."""
-    if isinstance(failed, socket.gaierror | UnicodeError):
-        return FeedError.DNS
-    if isinstance(failed, BaseExceptionGroup):
-        reasons = [_why(each) for each in failed.exceptions]
-        return FeedError.REFUSED if FeedError.REFUSED in reasons else reasons[-1]
-    if isinstance(failed, ConnectionRefusedError):
-        return FeedError.REFUSED
-    if isinstance(failed, OSError) and failed.errno == errno.ETIMEDOUT:
-        return FeedError.TIMEOUT
-    return _why(failed.__cause__) if failed.__cause__ is not None else FeedError.CONNECT
+        raise FeedLost(FeedError.PROXY if address.proxy else connect_reason(FeedError, failed)) from None
 
 
 class Connection(trio.abc.Stream):
