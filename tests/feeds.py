@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import trio
 
-from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
+from exporter.enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
 from exporter.phonic.live.errors import FeedClosed
 from exporter.phonic.schema import Conversation, Snapshot
 from exporter.watch.interfaces import RecordState
@@ -131,6 +131,9 @@ class RecordingSink:
 
     def message(self, kind: MessageType, size: int) -> None:
         self.told.append(Told("message", more=(kind, size)))
+
+    def decoded(self, path: DecodePath) -> None:
+        self.told.append(Told("decoded", more=path))
 
     def superseded(self, count: int, size: int) -> None:
         self.told.append(Told("superseded", more=(count, size)))

@@ -13,6 +13,7 @@ import attrs
 
 from ..enums import (
     ERROR_ENDINGS,
+    DecodePath,
     Drift,
     EndedBy,
     FeedError,
@@ -317,6 +318,14 @@ UPDATES_SUPERSEDED = _counter(
     "updates_superseded",
     "Snapshots not evaluated because a newer one was already waiting.",
     "live feed",
+)
+DECODES = _counter(
+    Scope.PROCESS,
+    "decodes",
+    "Snapshots decoded: in full, or incrementally, without the turns decoded before; nearly all of a long call "
+    "should be incremental.",
+    "decoding",
+    path=_words(DecodePath),
 )
 MESSAGES = _counter(
     Scope.PROCESS,

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import attrs
 import msgspec
 
-from ..enums import Drift, Field, Invalid, MessageType, Rejection
+from ..enums import DecodePath, Drift, Field, Invalid, MessageType, Rejection
 from .schema import (
     LONGEST_TEXT,
     MOST_TIMINGS,
@@ -86,13 +86,14 @@ class _Envelope:
 class Message:
     """One message of the live socket (API 1.3).
 
-    ``snapshot`` is set for ``conversation-updated`` only. ``denied`` tells that an error message speaks of the
-    credential or of access, which is all the exporter ever learns from its text.
+    ``snapshot`` is set for ``conversation-updated`` only, and ``path`` tells how it was decoded. ``denied`` tells
+    that an error message speaks of the credential or of access; nothing else of its text is kept.
     """
 
     type: MessageType
     snapshot: Snapshot | None = None
     denied: bool = False
+    path: DecodePath = DecodePath.FULL
 
 
 _DENIALS = ("invalid token", "unauthorized", "forbidden", "authentication")
@@ -200,6 +201,33 @@ def documented_conversation(frame: str) -> Conversation | None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     return envelope.conversation if envelope.type == MessageType.CONVERSATION_UPDATED else None
+
+
+@attrs.define
+class _ConversationId:
+    id: str
+
+
+@attrs.define
+class _Identity:
+    type: str
+    conversation: _ConversationId | None = None
+
+
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+
+
+def snapshot_id(frame: str) -> str | None:
+    """The id of the conversation in a frame that is exactly one ``conversation-updated`` message, else None.
+
+    Reads only the type and the id and skips the rest at memory speed, whatever the order of the keys.
+    """
+    try:
+        found = _decode_identity(frame)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    is_snapshot = found.type == MessageType.CONVERSATION_UPDATED
+    return found.conversation.id if is_snapshot and found.conversation is not None else None
 
 
 def _is_denial(text: object) -> bool:

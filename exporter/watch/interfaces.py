@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
-from ..enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
+from ..enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
 from ..phonic.schema import Snapshot
 
 
@@ -58,6 +58,9 @@ class Sink(Protocol):
 
     def message(self, kind: MessageType, size: int) -> None:
         """A message was received; ``size`` in characters or bytes as it came."""
+
+    def decoded(self, path: DecodePath) -> None:
+        """A snapshot was decoded, in full or incrementally."""
 
     def superseded(self, count: int, size: int) -> None:
         """Snapshots were dropped unread because a newer one was waiting."""

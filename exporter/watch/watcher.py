@@ -153,6 +153,7 @@ class _Counting:
     def _count(self, message: Message, size: int, frame: str | bytes) -> bool:
         self._sink.message(message.type, size)
         if message.snapshot is not None:
+            self._sink.decoded(message.path)
             self._sink.update(self._conversation_id, message.snapshot)
             conversation = message.snapshot.conversation
             self._heard(conversation.ended_at is not None or conversation.is_live is False)

@@ -1,9 +1,12 @@
 """Read batches under a virtual clock: when frames are handed out, and who is woken when."""
 
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
+from sys import getsizeof
+from typing import Any
 
 import attrs
 import pytest
@@ -103,6 +106,39 @@ def test_of_the_snapshots_of_one_round_only_the_newest_is_handed_out() -> None:
         assert fed.feed.superseded_bytes == sum(len(snapshot(ID, turns)) for turns in range(4))
 
     with_a_feed(story)
+
+
+@pytest.mark.parametrize("style", [{}, {"indent": 1}, {"sort_keys": True}], ids=str)
+def test_snapshots_in_another_layout_are_superseded_as_well(style: dict[str, Any]) -> None:
+    frames = [json.dumps(json.loads(snapshot(ID, turns)), **style) for turns in range(5)]
+    other = json.dumps(json.loads(snapshot("conv_2", 7)), **style)
+
+    async def story(fed: Fed) -> None:
+        await fed.send(*frames[:3])
+        await trio.sleep(2 * PERIOD)
+        assert fed.handed == [(frames[2], PERIOD)]
+        await fed.send(frames[3], other, frames[4])
+        await trio.sleep(2 * PERIOD)
+        assert [frame for frame, _ in fed.handed] == [frames[2], frames[3], other, frames[4]]
+        assert fed.feed.superseded == 2
+        assert fed.feed.superseded_bytes == len(frames[0]) + len(frames[1])
+
+    with_a_feed(story)
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_memory_of_frames_in_another_layout_is_counted_exactly(ensure_ascii: bool) -> None:
+    frames = [
+        json.dumps(json.loads(snapshot(ID, 1, text="ü" * size)), sort_keys=True, ensure_ascii=ensure_ascii)
+        for size in (1000, 2000, 3000)
+    ]
+    mailbox = Mailbox(ID, ReadBatches(PERIOD))
+    for frame in frames:
+        mailbox.put(frame)
+        assert mailbox.held == getsizeof(frame)
+    mailbox.put(AUDIO)
+    trio.run(mailbox.receive)
+    assert mailbox.held == getsizeof(AUDIO)
 
 
 def test_snapshots_of_different_rounds_are_all_handed_out() -> None:

@@ -17,45 +17,43 @@ from collections.abc import Iterator
 
 import attrs
 
-from ...enums import Invalid, MessageType
+from ...enums import DecodePath, Invalid, MessageType
 from ..decode import KEPT, PIECE, InvalidMessage, Message, documented_conversation, is_ascending, pieces, read
 from ..schema import Item, Snapshot
+from .layout import SettledTurns, settled_turns, without_settled
 
 SHORTEST = 4096  # characters below which a full decode is cheaper than looking
 LONGEST = 2 * 1024 * 1024  # characters that are remembered at most, for each feed
-_ITEMS = '"items":[{"id":"'
 
 
 @attrs.frozen
-class _Cut:
-    """What is skipped while it stays as it is: `"items":[`, turns, comma; then begins the turn ``after``."""
+class _Known:
+    """Turns that are skipped while their text stays the same: ``last`` of them, and the index of the next turn."""
 
-    start: int
-    text: str
-    beginning: str
-    before: Item
-    after: int
+    turns: SettledTurns
+    last: Item
+    next_index: int
 
 
 class IncrementalDecoder:
-    """`read` for the frames of one conversation, in order. ``is_cutting`` can be turned off to compare."""
+    """`read` for the frames of one conversation, in order. ``incremental`` can be turned off to compare."""
 
-    def __init__(self, conversation_id: str, *, is_cutting: bool = True) -> None:
+    def __init__(self, conversation_id: str, *, incremental: bool = True) -> None:
         self._conversation_id = conversation_id.lower()
-        self._is_cutting = is_cutting
-        self._cut: _Cut | None = None
+        self._incremental = incremental
+        self._known: _Known | None = None
 
     def read(self, frame: str | bytes) -> Iterator[Message | Snapshot | None]:
         """The messages of one frame; behind one of very many turns further snapshots, which go on with it.
 
         ``None`` is a pause: let others run. Raises `InvalidMessage`, also for a snapshot of another conversation.
         """
-        if self._cut is not None:
-            message = self._decode_tail(frame, self._cut) if isinstance(frame, str) else None
+        if self._known is not None:
+            message = self._decode_incrementally(frame, self._known) if isinstance(frame, str) else None
             if message is not None:
                 yield message
                 return
-            self._cut = None
+            self._known = None
         snapshots: list[Snapshot | None] = []
         for message in read(frame):
             if message is None:
@@ -72,7 +70,7 @@ class IncrementalDecoder:
             for piece in others:
                 yield None
                 yield piece
-        if self._is_cutting and len(snapshots) == 1 and isinstance(frame, str):
+        if self._incremental and len(snapshots) == 1 and isinstance(frame, str):
             self._begin(frame, snapshots[0])
 
     def _check(self, snapshot: Snapshot | None) -> None:
@@ -80,34 +78,35 @@ class IncrementalDecoder:
             raise InvalidMessage(Invalid.WRONG_CONVERSATION)
 
     def _begin(self, frame: str, snapshot: Snapshot | None) -> None:
+        """Remember the settled turns of a frame that was decoded in full."""
         if snapshot is not None and SHORTEST <= len(frame) <= LONGEST and not snapshot.bad:
             items = snapshot.conversation.items or []
             if is_ascending(items):
-                self._remember(frame, items, frame.find(_ITEMS))
+                self._remember(frame, items, 0)
 
-    def _decode_tail(self, frame: str, cut: _Cut) -> Message | None:
-        start = frame.find(_ITEMS, cut.start)  # what precedes the turns only grows, as a rule
-        end = start + len(cut.text)
-        if start < 0 or not frame.startswith(cut.text, start) or not frame.startswith(cut.beginning, end):
+    def _decode_incrementally(self, frame: str, known: _Known) -> Message | None:
+        """Decode the turns after the known ones; None in any doubt."""
+        found = without_settled(frame, known.turns)
+        if found is None:
             return None
-        conversation = documented_conversation(f'{frame[:start]}"items":[{frame[end:]}')
+        remainder, start = found
+        conversation = documented_conversation(remainder)
         if conversation is None:
             return None
         items = conversation.items
-        if not items or items[0].item_idx != cut.after or not is_ascending(items):
+        if not items or items[0].item_idx != known.next_index or not is_ascending(items):
             return None
-        snapshot = Snapshot(conversation=conversation, before=cut.before, before_index=cut.after - 1)
+        snapshot = Snapshot(conversation=conversation, before=known.last, before_index=known.next_index - 1)
         self._check(snapshot)
         if len(items) > KEPT and len(frame) <= LONGEST:
             self._remember(frame, items, start)
-        return Message(MessageType.CONVERSATION_UPDATED, snapshot)
+        return Message(MessageType.CONVERSATION_UPDATED, snapshot, path=DecodePath.INCREMENTAL)
 
     def _remember(self, frame: str, items: list[Item], start: int) -> None:
-        """Cut before the last two turns from now on, if the frame is written the way this works."""
-        if start < 0 or len(items) <= KEPT:
+        """Skip all but the last `KEPT` turns from now on, if the frame is laid out as expected."""
+        if len(items) <= KEPT:
             return
-        before, after = items[-KEPT - 1], items[-KEPT]
-        beginning = f'{{"id":"{after.id}"'
-        end = frame.rfind(beginning)
-        if end > start and frame[end - 1] == "," and before.item_idx is not None:
-            self._cut = _Cut(start, frame[start:end], beginning, before, before.item_idx + 1)
+        last = items[-KEPT - 1]
+        turns = settled_turns(frame, items[-KEPT].id, start)
+        if turns is not None and last.item_idx is not None:
+            self._known = _Known(turns, last, last.item_idx + 1)

@@ -14,6 +14,7 @@ from trio.lowlevel import ParkingLot
 
 from .batching import ReadBatches
 from .errors import FeedClosed
+from .layout import is_snapshot
 
 # What waits: a snapshot and an end, as a rule. Beyond it nothing is read from the connection.
 MOST_WAITING = 8
@@ -29,7 +30,7 @@ class Mailbox:
     """
 
     def __init__(self, conversation_id: str, batches: ReadBatches) -> None:
-        self._beginning = f'{{"type":"conversation-updated","conversation":{{"id":"{conversation_id}",'
+        self._conversation_id = conversation_id
         self._batches = batches
         self._frames: deque[str | bytes] = deque()
         self._ends_with_snapshot = False
@@ -87,8 +88,9 @@ class Mailbox:
     def put(self, frame: str | bytes) -> None:
         if not self._is_open or self._end is not None:
             return
+        is_whole = is_snapshot(frame, self._conversation_id)  # may make Python keep its UTF-8: before `getsizeof`
         self.held += getsizeof(frame)
-        if not self._is_snapshot(frame):
+        if not is_whole:
             self._ends_with_snapshot = False
             self._frames.append(frame)
             self._arrival.unpark()
@@ -101,13 +103,6 @@ class Mailbox:
             self._ends_with_snapshot = True
             self._frames.append(frame)
             self._batches.wake_in_next(self._arrival)
-
-    def _is_snapshot(self, frame: str | bytes) -> bool:
-        """Whether a frame is surely a whole snapshot of this conversation, so that it may stand for earlier ones.
-
-        Told from its ends alone; one that is written in another order is looked at by itself.
-        """
-        return isinstance(frame, str) and frame.startswith(self._beginning) and frame.endswith("}}")
 
     def end(self, closed: FeedClosed) -> None:
         """No more frames will come, and why; what was told first holds."""
