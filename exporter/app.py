@@ -34,7 +34,7 @@ from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
-from .phonic.live.client import LiveFeed, LiveSocket, Timeouts
+from .phonic.live.client import LiveFeed, LiveSocket, Timeouts, open_live
 from .phonic.proxies import Proxies, Proxy
 from .phonic.rest import RestApi, open_rest
 from .phonic.trust import trusting
@@ -118,16 +118,16 @@ async def run(
         AsyncExitStack() as at_work,
         _checkpoint(settings.state, conversations) as checkpoint,
         _rest(settings, credentials, conversations, proxy, clock) as rest,
-    ):
-        access = _access(credentials, rest)
-        publisher = Publisher(store, conversations, checkpoint)
-        live = LiveSocket(
+        open_live(
             settings.phonic.base_url,
             credentials,
             Timeouts(idle=settings.watch.idle_timeout),
             tls=trusting(settings.phonic.ca_file),
             proxy=proxy,
-        )
+        ) as live,
+    ):
+        access = _access(credentials, rest)
+        publisher = Publisher(store, conversations, checkpoint)
         records = Reconciler(rest.record, sink=conversations, rng=Random()) if rest else None  # noqa: S311  # jitter
         supervisor = Supervisor(
             open_feed=partial(_open_feed, live, conversations, names_known, access),
@@ -199,7 +199,6 @@ async def run(
             async with trio.open_nursery() as watching:
                 await watching.start(supervisor.run)
                 watching.start_soon(loop_lag.run)
-                watching.start_soon(live.run)
                 watching.start_soon(_expire, conversations, supervisor, publisher if checkpoint is None else None)
                 if access is not None:
                     watching.start_soon(keep_running, Task.CREDENTIAL, access.run, conversations.task_crashed)

@@ -20,7 +20,7 @@ import trio
 from exporter.enums import FeedError, Invalid
 from exporter.metrics.loop_lag import LoopLag
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.live.client import LiveSocket, Timeouts, open_live
 from exporter.phonic.live.limits import Memory
 from exporter.watch.watcher import Retry, watch
 from tests.feeds import ENDED, RecordingSink, snapshot
@@ -106,9 +106,13 @@ async def attacked(
                 seen.answers += 1
                 await trio.sleep(0.05)
 
-    async with rude_server(talk) as url, serving(deadline_seconds=60) as served, trio.open_nursery() as nursery:
-        live = LiveSocket(url, Credentials(ApiKey("ph_x")), timeouts or Timeouts(disconnect=0.2), memory=memory)
-        nursery.start_soon(live.run)
+    key = Credentials(ApiKey("ph_x"))
+    async with (
+        rude_server(talk) as url,
+        serving(deadline_seconds=60) as served,
+        open_live(url, key, timeouts or Timeouts(disconnect=0.2), memory=memory) as live,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(seen.lag.run)
         nursery.start_soon(ask, served.url)
         nursery.start_soon(follow, live, GOOD)

@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -14,7 +15,7 @@ import trio
 from exporter.enums import FeedError
 from exporter.errors import ConfigError
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.live.client import Timeouts, open_live
 from exporter.phonic.live.errors import FeedClosed, FeedEnded, FeedLost
 from exporter.phonic.live.tunnel import LARGEST_ANSWER
 from exporter.phonic.proxies import Proxies, Proxy
@@ -84,19 +85,16 @@ def named(proxy_url: str, url: str, login: str = "") -> Proxy:
     return found
 
 
-async def read(live: LiveSocket) -> tuple[list[str | bytes], FeedClosed]:
+async def read(url: str, timeouts: Timeouts | None = None, **how: Any) -> tuple[list[str | bytes], FeedClosed]:
     frames: list[str | bytes] = []
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(live.run)
+        async with open_live(url, KEY, timeouts, **how) as live:
             try:
                 async with live.open(ID) as feed:
                     while True:
                         frames.append(await feed.receive())
             except FeedClosed as closed:
-                nursery.cancel_scope.cancel()
                 return frames, closed
-    raise AssertionError
 
 
 async def projects(url: str, **how: object) -> list[object]:
@@ -137,7 +135,7 @@ async def test_live_feed_goes_through_the_proxy_and_only_the_proxy_learns_its_lo
         proxying(phonic.url, login=LOGIN if login else None) as proxy,
     ):
         url = f"http://{ELSEWHERE}"
-        frames, closed = await read(LiveSocket(url, KEY, Timeouts(), proxy=named(proxy.url, url, login)))
+        frames, closed = await read(url, proxy=named(proxy.url, url, login))
     assert frames == [snapshot(ID)]
     assert isinstance(closed, FeedEnded)
     [request] = proxy.asked
@@ -155,7 +153,7 @@ async def test_tls_to_phonic_is_inside_the_tunnel(pems: Path, proxy_tls: bool) -
         proxying(phonic.url, tls=tls if proxy_tls else None, login=LOGIN) as proxy,
     ):
         way = named(proxy.url, url, "me:p%40ss@")
-        frames, closed = await read(LiveSocket(url, KEY, Timeouts(), tls=trusting(pems / "ca.pem"), proxy=way))
+        frames, closed = await read(url, tls=trusting(pems / "ca.pem"), proxy=way)
     assert frames == [snapshot(ID, 300)]
     assert isinstance(closed, FeedEnded)
     assert proxy.asked[0].startswith(b"CONNECT phonic.test:443 ")
@@ -214,7 +212,7 @@ async def test_proxy_that_resets_or_is_not_there_is_called_so() -> None:
     url = f"https://{ELSEWHERE}"
     with refused_url() as nobody:
         for proxy in (nobody, "http://nobody.invalid:3128"):
-            _, closed = await read(LiveSocket(url, KEY, Timeouts(), proxy=named(proxy, url)))
+            _, closed = await read(url, proxy=named(proxy, url))
             assert (type(closed), closed.reason) == (FeedLost, FeedError.PROXY)
 
 
@@ -229,7 +227,7 @@ async def through(talk: Talk) -> tuple[type[FeedClosed], FeedError | None]:
     """How a feed ends behind a proxy that talks like this."""
     url = f"https://{ELSEWHERE}"
     async with rude_server(talk) as proxy:
-        _, closed = await read(LiveSocket(url, KEY, Timeouts(connect=0.5), proxy=named(proxy, url)))
+        _, closed = await read(url, Timeouts(connect=0.5), proxy=named(proxy, url))
     return type(closed), closed.reason
 
 

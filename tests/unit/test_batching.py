@@ -12,13 +12,20 @@ import attrs
 import pytest
 import trio
 from trio.lowlevel import ParkingLot
-from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import (
+    MockClock,
+    assert_checkpoints,
+    lockstep_stream_pair,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
 from exporter.phonic.live.batching import HEAVY_AT_ONCE, WOKEN_AT_ONCE, BatchedStream, ReadBatches
 from exporter.phonic.live.client import MAX_MESSAGE, LiveFeed
 from exporter.phonic.live.connection import Connection
 from exporter.phonic.live.errors import FeedClosed, FeedEnded
+from exporter.phonic.live.fast_path import FrameReader
 from exporter.phonic.live.limits import Memory
 from exporter.phonic.live.mailbox import Mailbox
 from tests.feeds import AUDIO, ENDED, snapshot
@@ -70,7 +77,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
             nursery.start_soon(accept, nursery)
             mailbox = Mailbox(ID, batches)
             connection = Connection(
-                ours, BatchedStream(ours), mailbox, Memory().share(lambda: None), batches, MAX_MESSAGE
+                ours, BatchedStream(ours), mailbox, Memory(), batches, FrameReader(mailbox.put, MAX_MESSAGE)
             )
             client = await wrap_client_stream(nursery, connection, "host", "/", max_message_size=0)
             feed = LiveFeed(mailbox, client, connection, batches, trio.CancelScope())
@@ -239,6 +246,12 @@ async def test_with_a_period_of_0_promises_are_kept_at_once_and_nothing_joins(
         assert trio.current_time() == 0
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
         nursery.cancel_scope.cancel()
+
+
+async def test_with_a_period_of_0_a_heavy_task_only_lets_others_run_once() -> None:
+    batches = ReadBatches(0)
+    with assert_checkpoints():
+        await batches.heavy_checkpoint()  # without `run`
 
 
 def descriptors() -> int:

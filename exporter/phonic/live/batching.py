@@ -72,6 +72,9 @@ class ReadBatches:
 
     async def heavy_checkpoint(self) -> None:
         """Wait for a turn to do much at once; few have one in the same pass of the scheduler."""
+        if not self._period:
+            await trio.lowlevel.checkpoint()
+            return
         self._is_heavy_waiting.set()
         await self._heavy.park()
 

@@ -17,8 +17,8 @@ from ..failures import connect_reason
 from ..proxies import Proxy
 from .batching import BatchedStream, ReadBatches
 from .errors import FeedLost
-from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, FrameReader
-from .limits import Allowance, Share
+from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, FrameReader, PassThrough
+from .limits import Allowance, Memory
 from .mailbox import Mailbox
 from .tunnel import through
 
@@ -53,9 +53,9 @@ async def connect(
     address: Address,
     closing: AsyncExitStack,
     mailbox: Mailbox,
-    share: Share,
+    memory: Memory,
     batches: ReadBatches,
-    max_message: int,
+    reader: FrameReader | PassThrough,
 ) -> "Connection":
     """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
 
@@ -66,15 +66,11 @@ async def connect(
     stream: trio.abc.Stream = tcp
     if address.proxy is not None:
         stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
-    if address.tls is None:
-        return Connection(stream, tcp, mailbox, share, batches, max_message)
-    secure = trio.SSLStream(stream, address.tls, server_hostname=address.host, https_compatible=True)
-    try:
-        await secure.do_handshake()
-    except trio.BrokenResourceError as broken:
-        is_tls = isinstance(broken.__cause__, ssl.SSLError)
-        raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
-    return Connection(secure, tcp, mailbox, share, batches, max_message)
+    if address.tls is not None:
+        stream = await _secured(stream, address.tls, address.host)
+    connection = Connection(stream, tcp, mailbox, memory, batches, reader)
+    closing.callback(connection.stop_counting)
+    return connection
 
 
 async def _connected(address: Address) -> trio.SocketStream:
@@ -84,6 +80,16 @@ async def _connected(address: Address) -> trio.SocketStream:
         return await trio.open_tcp_stream(to.host, to.port)
     except (OSError, UnicodeError) as failed:  # the latter: a name that no name can be
         raise FeedLost(FeedError.PROXY if address.proxy else connect_reason(FeedError, failed)) from None
+
+
+async def _secured(stream: trio.abc.Stream, tls: ssl.SSLContext, host: str) -> trio.abc.Stream:
+    secure = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
+    try:
+        await secure.do_handshake()
+    except trio.BrokenResourceError as broken:
+        is_tls = isinstance(broken.__cause__, ssl.SSLError)
+        raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
+    return secure
 
 
 class Connection(trio.abc.Stream):
@@ -98,16 +104,16 @@ class Connection(trio.abc.Stream):
         stream: trio.abc.Stream,
         tcp: BatchedStream,
         mailbox: Mailbox,
-        share: Share,
+        memory: Memory,
         batches: ReadBatches,
-        max_message: int,
+        reader: FrameReader | PassThrough,
     ) -> None:
         self._stream = stream
         self._tcp = tcp
         self._mailbox = mailbox
-        self._share = share
+        self._share = memory.share(lambda: self.give_up(FeedError.TOO_LARGE))
         self._batches = batches
-        self._reader = FrameReader(mailbox.put, max_message)
+        self._reader = reader
         self._allowance = Allowance(MOST_WORK, WORK_PER_SECOND)
         self._answer = b""  # to the handshake, as far as it is read
         self._status = 0
@@ -152,7 +158,7 @@ class Connection(trio.abc.Stream):
         self._reader.feed(data)
         return self._read_frames() or None
 
-    def _read_frames(self) -> bytes:
+    def _read_frames(self) -> bytes | bytearray:
         """What the library has to read of what was heard."""
         reader = self._reader
         rest = reader.read()
@@ -169,6 +175,10 @@ class Connection(trio.abc.Stream):
     def count_memory(self) -> None:
         """Tell what is held; called again whenever something was taken out of the mailbox."""
         self._share.resize(self._unfinished + self._mailbox.held)
+
+    def stop_counting(self) -> None:
+        """Count no memory of this connection any more."""
+        self._share.close()
 
     def is_stuck(self, patience: float) -> bool:
         """Whether a message has begun, and nothing of it came for ``patience`` seconds."""

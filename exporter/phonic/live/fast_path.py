@@ -185,6 +185,37 @@ class FrameReader:
         return b"".join((*passed, _REFUSED_FOR[reason] if reason else b""))
 
 
+class PassThrough:
+    """Stands in for `FrameReader` to have the library read all frames: it returns what it is fed."""
+
+    has_more = False
+    is_unfinished = False
+    held = 0
+
+    def __init__(self) -> None:
+        self._data: bytes | bytearray = b""
+        self.is_over = False
+        self.work = 0
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take what came."""
+        self._data = data
+
+    def read(self) -> bytes | bytearray:
+        """All that came."""
+        data, self._data = self._data, b""
+        return b"" if self.is_over else data
+
+    def end(self) -> bytes:
+        """No more will come."""
+        return b""
+
+    def refuse(self, reason: int) -> bytes:
+        """Take nothing from now on: what the library has to read to say so."""
+        self.is_over = True
+        return _REFUSED_FOR[reason]
+
+
 def _payload(data: bytes | bytearray, start: int) -> tuple[int, int]:
     """Where the payload of a frame begins and ends; it ends before it begins where no server should write so.
 
