@@ -1,8 +1,8 @@
-"""Edge: the TCP or TLS connection under a live feed: always closed, and clear about its end.
+"""Edge: the TCP or TLS connection under a live feed, which is always closed and reports clearly how it ended.
 
-It is ours because trio-websocket (0.12), given its own, waits for ever on a handshake that was timed out or cut
-off, reads the body of a refusal without a limit, hides what is wrong with TLS, waits without a deadline for a
-peer that said Close to hang up, and leaves the socket open after it.
+It replaces the connection that trio-websocket (0.12) would make, which waits for ever on a handshake that timed
+out or was cut off, reads the body of a refusal without a limit, hides TLS errors, waits without a deadline for a
+peer that sent a close frame to hang up, and leaves the socket open after it.
 """
 
 import re
@@ -20,18 +20,18 @@ from .errors import FeedLost
 from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, FrameReader, PassThrough
 from .limits import Allowance, Memory
 from .mailbox import Mailbox
-from .tunnel import through
+from .tunnel import open_tunnel
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _STATUS_LINE_LENGTH = 12
-_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, on which the library rests
+_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, which the library uses
 _HEAD_END_LENGTH = 3
 _ACCEPTED = 101
-LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body that nobody reads
+LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body
 
 
 class Refusal(Exception):
-    """An HTTP answer that is no upgrade, and that was cut off before it was complete."""
+    """An HTTP answer that is no upgrade and was cut off before its end."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -40,7 +40,7 @@ class Refusal(Exception):
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """Where lines lead to, and through which proxy. ``tls`` and ``proxy_tls`` are None for a way in clear."""
+    """Where connections lead to, and through which proxy. ``tls`` and ``proxy_tls`` are None for plaintext."""
 
     host: str
     port: int
@@ -57,15 +57,15 @@ async def connect(
     batches: ReadBatches,
     reader: FrameReader | PassThrough,
 ) -> "Connection":
-    """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
+    """Connect, through the proxy and with the TLS handshake. The caller sets a deadline and leaves ``closing``.
 
-    Raises `FeedLost`. The deadline is the caller's.
+    Raises: `FeedLost`; what was opened until then is closed by ``closing``, too.
     """
     tcp = BatchedStream(await _connected(address))
     closing.push_async_callback(trio.aclose_forcefully, tcp)
     stream: trio.abc.Stream = tcp
     if address.proxy is not None:
-        stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
+        stream = await open_tunnel(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
     if address.tls is not None:
         stream = await _secured(stream, address.tls, address.host)
     connection = Connection(stream, tcp, mailbox, memory, batches, reader)
@@ -74,11 +74,11 @@ async def connect(
 
 
 async def _connected(address: Address) -> trio.SocketStream:
-    """A connection to the proxy, or to the address where there is none."""
+    """Connect to the proxy, or to the address without one."""
     to = address.proxy or address
     try:
         return await trio.open_tcp_stream(to.host, to.port)
-    except (OSError, UnicodeError) as failed:  # the latter: a name that no name can be
+    except (OSError, UnicodeError) as failed:  # UnicodeError: no valid domain name
         raise FeedLost(FeedError.PROXY if address.proxy else connect_reason(FeedError, failed)) from None
 
 
@@ -93,10 +93,11 @@ async def _secured(stream: trio.abc.Stream, tls: ssl.SSLContext, host: str) -> t
 
 
 class Connection(trio.abc.Stream):
-    """A connection that knows when it last brought anything, and whose end before the upgrade is an error.
+    """The stream that the WebSocket library reads. Its end before the upgrade to WebSocket is an error.
 
-    Messages go into ``mailbox``; the library reads the rest. ``share`` is told the size of messages that
-    are not complete or wait in the mailbox.
+    Whole messages go into ``mailbox`` as far as ``reader`` reads frames; the library gets all other bytes.
+    ``memory`` counts incomplete messages and those that wait in the mailbox. ``last_heard`` is when bytes were
+    last received, in trio's time.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class Connection(trio.abc.Stream):
         self._batches = batches
         self._reader = reader
         self._allowance = Allowance(MOST_WORK, WORK_PER_SECOND)
-        self._answer = b""  # to the handshake, as far as it is read
+        self._answer = b""  # to the handshake, as far as it was received
         self._status = 0
         self._is_open = False
         self._unfinished = 0
@@ -123,24 +124,29 @@ class Connection(trio.abc.Stream):
         self._last_progress = self.last_heard
 
     def join(self) -> None:
-        """Be read in rounds from now on."""
+        """Be read in batches from now on."""
         self._tcp.join(self._batches)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
+        """Receive bytes for the library; b"" at the end.
+
+        Raises: `FeedLost` or `Refusal` when the connection ends before the upgrade.
+
+        Cancellation: loses nothing.
+        """
         rest: bytes | bytearray | None = None
         while rest is None:
             if not self._mailbox.has_room:
                 await self._mailbox.wait_room()
                 self._last_progress = trio.current_time()
             if self._reader.is_over:
-                await trio.sleep_forever()  # until the feed is closed, for there is nothing to be heard any more
+                await trio.sleep_forever()  # until the feed is closed: nothing more will be read
             if self._reader.has_more:
                 await self._batches.heavy_checkpoint()
                 rest = self._read_frames() or None
                 continue
             try:
-                # Never in a variable here, which would keep what came last for as long as a feed is silent.
+                # Not in a variable, which would keep the last message for as long as the feed is silent.
                 rest = self._take(await self._stream.receive_some(max_bytes))
             except trio.BrokenResourceError:
                 if self._is_open:
@@ -149,7 +155,7 @@ class Connection(trio.abc.Stream):
         return rest
 
     def _take(self, data: bytes | bytearray) -> bytes | bytearray | None:
-        """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
+        """What of ``data`` the library has to read; None for nothing, since b"" is the end."""
         self.last_heard = trio.current_time()
         if not self._is_open:
             return self._read_answer(data)
@@ -159,7 +165,7 @@ class Connection(trio.abc.Stream):
         return self._read_frames() or None
 
     def _read_frames(self) -> bytes | bytearray:
-        """What the library has to read of what was heard."""
+        """Read frames, and return what the library has to read."""
         reader = self._reader
         rest = reader.read()
         work, reader.work = reader.work, 0
@@ -173,7 +179,7 @@ class Connection(trio.abc.Stream):
         return rest
 
     def count_memory(self) -> None:
-        """Tell what is held; called again whenever something was taken out of the mailbox."""
+        """Update the counted memory. To be called whenever a frame was taken out of the mailbox."""
         self._share.resize(self._unfinished + self._mailbox.held)
 
     def stop_counting(self) -> None:
@@ -181,11 +187,11 @@ class Connection(trio.abc.Stream):
         self._share.close()
 
     def is_stuck(self, patience: float) -> bool:
-        """Whether a message has begun, and nothing of it came for ``patience`` seconds."""
+        """Whether a message has begun and nothing of it came for ``patience`` seconds."""
         return self._reader.is_unfinished and trio.current_time() - self._last_progress >= patience
 
     def give_up(self, reason: FeedError) -> None:
-        """Lose the feed now, with all that waits."""
+        """Lose the feed now, and drop all waiting frames."""
         self._reader.refuse(PROTOCOL)
         self._mailbox.drop(FeedLost(reason))
 
@@ -212,14 +218,14 @@ class Connection(trio.abc.Stream):
         return data
 
     def cut_off(self, reason: FeedError) -> FeedLost | Refusal:
-        """What an end now means: ``reason``, or the refusal of which at least the status was heard."""
+        """The error that an end now means: the refusal if its status was received, else ``reason``."""
         return Refusal(self._status) if self._status not in (0, _ACCEPTED) else FeedLost(reason)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError:
-            # A server may refuse and hang up before it read the request: its answer says more than this error.
+            # A server may refuse and close before it has read the request. Its answer says more than this error.
             if self._is_open:
                 raise
 

@@ -1,16 +1,30 @@
-"""State: decodes the frames of one feed, skipping the turns it has decoded before. Callers' words stay inside.
+"""State: decodes the frames of one feed, and skips the turns that it has decoded before.
 
-Strategy: a snapshot repeats its settled turns byte for byte, and they are most of it. So the text of all turns
-but the last two is remembered, compared in the next frame as memory, and cut out before decoding; what is left
-costs the same however long the call is. Measured on whole calls, decode and derive together: 16 KB (40 turns)
-72 to 22 µs, 72 KB (200 turns) 274 to 42 µs.
+Theory of operation. A snapshot repeats its settled turns byte for byte, and they are most of it. The decoder has
+two states:
 
-Rules for this file, each with a test; any doubt means a full decode of the frame as it came:
-- Only turns of a frame that was decoded as a whole are ever cut, and never the last two: what may still change,
-  and the question to an answer, are decoded every time.
-- Cutting needs identity of the whole range, in one piece, directly before the turn that was remembered to come
-  next, and explicit, ascending ``item_idx``. Nothing is assumed about which fields may change.
-- What is remembered is callers' words: it is in no log, error or checkpoint and goes with the feed.
+- *nothing known* (``_known`` is None): a frame is decoded in full. Then, if it is one snapshot of at least
+  `SHORTEST` and at most `LONGEST` characters, all as documented, with ascending ``item_idx``, the text of all
+  turns but the last `KEPT` is remembered, with the last of these turns and the index of the next.
+- *some known*: the remembered text is looked for in the next frame (one comparison of memory). Found in one piece,
+  at the beginning of ``items`` and directly before the turn that has to come next, it is cut out, and only the
+  rest is decoded. The result must begin with the next index and ascend. Then more turns are remembered, and the
+  state stays. Otherwise the state becomes *nothing known* and the same frame is decoded in full, as it came.
+
+Invariants, and why nothing is counted differently:
+
+- Remembered text was decoded by this decoder, so the caller has derived from each turn in it. The same text would
+  give the same turns, and deriving from a turn again adds nothing.
+- The last `KEPT` turns are never remembered: they may still change, and a turn may be the question to the next.
+  For the first turn that is decoded, `Snapshot.before` is the turn before it.
+- Nothing is assumed about which fields may change: a change anywhere in the remembered text means a full decode.
+- A copy of the text elsewhere in the frame does not mislead: with that cut out, ``items`` still begin with their
+  first turn, whose index is not the next one.
+- The JSON layout may change at any time (`layout`): then the text is not found, and each frame is decoded in full.
+  `Message.path` tells which of the two happened.
+
+The remembered text holds what callers said. It is in no log, error or state file, and goes with the feed. See
+docs/decisions/0005-incremental-decoding.md.
 """
 
 from collections.abc import Iterator
@@ -22,13 +36,15 @@ from ..decode import KEPT, PIECE, InvalidMessage, Message, documented_conversati
 from ..schema import Item, Snapshot
 from .layout import SettledTurns, settled_turns, without_settled
 
-SHORTEST = 4096  # characters below which a full decode is cheaper than looking
-LONGEST = 2 * 1024 * 1024  # characters that are remembered at most, for each feed
+SHORTEST = 4096  # characters of a frame below which a full decode is cheaper
+LONGEST = (
+    2 * 1024 * 1024
+)  # characters of a frame beyond which nothing is remembered, to bound the memory of a feed
 
 
 @attrs.frozen
 class _Known:
-    """Turns that are skipped while their text stays the same: ``last`` of them, and the index of the next turn."""
+    """Turns to skip while their text stays the same: the text, the last turn in it, and the index of the next."""
 
     turns: SettledTurns
     last: Item
@@ -36,17 +52,22 @@ class _Known:
 
 
 class IncrementalDecoder:
-    """`read` for the frames of one conversation, in order. ``incremental`` can be turned off to compare."""
+    """Decodes the frames of one conversation, in their order."""
 
     def __init__(self, conversation_id: str, *, incremental: bool = True) -> None:
+        """``incremental``: False decodes every frame in full, to compare or debug."""
         self._conversation_id = conversation_id.lower()
         self._incremental = incremental
         self._known: _Known | None = None
 
     def read(self, frame: str | bytes) -> Iterator[Message | Snapshot | None]:
-        """The messages of one frame; behind one of very many turns further snapshots, which go on with it.
+        """Decode one frame.
 
-        ``None`` is a pause: let others run. Raises `InvalidMessage`, also for a snapshot of another conversation.
+        Yields its messages. A snapshot of very many turns is yielded in pieces, to be derived from one by one: the
+        message with the first piece, then a `Snapshot` for each further piece. ``None`` is a pause, at which the
+        caller should let other tasks run.
+
+        Raises: `InvalidMessage`, also for a snapshot of another conversation.
         """
         if self._known is not None:
             message = self._decode_incrementally(frame, self._known) if isinstance(frame, str) else None
@@ -60,11 +81,10 @@ class IncrementalDecoder:
                 yield None
                 continue
             snapshots.append(message.snapshot)
+            self._check(message.snapshot)
             if message.snapshot is None or len(message.snapshot.conversation.items or ()) <= PIECE:
-                self._check(message.snapshot)
                 yield message
                 continue
-            self._check(message.snapshot)
             first, *others = pieces(message.snapshot)
             yield attrs.evolve(message, snapshot=first)
             for piece in others:
