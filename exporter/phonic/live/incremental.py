@@ -42,7 +42,7 @@ LONGEST = (
 )  # characters of a frame beyond which nothing is remembered, to bound the memory of a feed
 
 
-@attrs.frozen
+@attrs.define  # not frozen, which makes it slower: one is made for each update
 class _Known:
     """Turns to skip while their text stays the same: the text, the last turn in it, and the index of the next."""
 

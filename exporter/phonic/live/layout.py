@@ -50,7 +50,7 @@ def is_snapshot(frame: str | bytes, conversation_id: str) -> bool:
     return found is not None and found.lower() == conversation_id.lower()
 
 
-@attrs.frozen
+@attrs.define  # not frozen, which makes it slower: one is made for each update
 class SettledTurns:
     """The text of the turns at the beginning of ``items``, from ``"items":[`` to the comma before the next turn.
 
