@@ -1,4 +1,4 @@
-"""Doubles of what surrounds the watchers: scripted feeds and records, and a sink that writes things down."""
+"""Doubles for tests of the watchers: scripted feeds and records, and a sink that records its calls."""
 
 import json
 from collections import Counter, defaultdict
@@ -23,11 +23,11 @@ OTHER_ERROR = '{"type": "error", "message": "we broke"}'
 
 # What a scripted feed does next: hand out a frame, sleep so many seconds, wait, or raise.
 Step = str | bytes | float | trio.Event | Exception
-Script = Sequence[Step] | FeedClosed  # the latter: cannot even be opened
+Script = Sequence[Step] | FeedClosed  # a `FeedClosed`: the feed cannot be opened
 
 
 def snapshot(conversation_id: str, turns: int = 1, **more: Any) -> str:
-    """A ``conversation-updated`` message; every turn of a user, a second long."""
+    """A ``conversation-updated`` message of user turns, each a second long."""
     items = [
         {"item_idx": at, "role": "user", "started_at": f"2026-04-13T10:00:{at % 60:02}Z", "duration_ms": 1000}
         for at in range(turns)
@@ -37,7 +37,7 @@ def snapshot(conversation_id: str, turns: int = 1, **more: Any) -> str:
 
 
 class ScriptedFeed:
-    """Plays a script, then stays silent; what it raised once it raises again."""
+    """Plays a script, then stays silent. An exception of the script is raised again and again."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = list(steps)
@@ -66,7 +66,7 @@ class ScriptedFeed:
 
 
 class ScriptedFeeds:
-    """Opens scripted feeds: the n-th connection of a conversation plays its n-th script, the last one for ever."""
+    """Opens scripted feeds: the n-th connection of a conversation plays the n-th script, later ones the last."""
 
     def __init__(self, *scripts: Script, **by_id: Sequence[Script]) -> None:
         self._scripts = list(scripts)
@@ -94,7 +94,7 @@ class ScriptedFeeds:
 
 @attrs.frozen
 class Told:
-    """One call of the sink: which, of what conversation, and what else was said."""
+    """One call of the sink: the method, the conversation, and the other arguments."""
 
     what: str
     conversation_id: str = ""
@@ -102,9 +102,9 @@ class Told:
 
 
 class RecordingSink:
-    """Writes down what it is told and remembers, as a conversations does, what was seen and finished.
+    """Records its calls, and remembers which conversations were seen and finished, as `Conversations` does.
 
-    A snapshot of a conversation with ``crash_on`` turns raises: a defect of ours.
+    ``crash_on``: a snapshot with so many turns raises, as a defect would.
     """
 
     def __init__(self, *, crash_on: int | None = None) -> None:
@@ -116,7 +116,7 @@ class RecordingSink:
         self.first_start = 0.0
 
     def of(self, what: str, conversation_id: str | None = None) -> list[Any]:
-        """What else was said with each call ``what``, in order."""
+        """The other arguments of each call of the method ``what``, in order."""
         return [
             each.more
             for each in self.told
@@ -190,7 +190,7 @@ class RecordingSink:
 
 
 class ScriptedRecords:
-    """The REST side: states in the order asked for, the last one for ever; a record after ``takes`` seconds."""
+    """Scripted records: each request gets the next state, later ones the last; a record takes ``takes`` s."""
 
     def __init__(self, *states: RecordState, takes: float = 0.0, has_record: bool = True) -> None:
         self._states = list(states)

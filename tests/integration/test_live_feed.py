@@ -1,4 +1,4 @@
-"""The live feed against real peers on loopback: what is sent, what each end means, what leaks, what lingers."""
+"""The live feed against real peers on loopback: what it sends, how it ends, and that it leaks nothing."""
 
 import gc
 import logging
@@ -58,7 +58,7 @@ def live_at(
     batch_seconds: float = 0.01,
     **how: Any,
 ) -> Live:
-    """Opens a client of the live feeds at this address, as often as it is called."""
+    """A function that opens a client of the live feeds at this address."""
     return partial(open_live, url, credentials, timeouts, batch_seconds=batch_seconds, **how)
 
 
@@ -99,29 +99,29 @@ ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 @pytest.fixture(autouse=True)
 def nothing_left_open() -> Iterator[None]:
-    """A socket nobody closed is a warning when it is collected, and warnings are errors."""
+    """An unclosed socket causes a warning when it is collected, and warnings are errors."""
     yield
-    gc.collect(1)  # younger than the test
+    gc.collect(1)  # objects younger than the test
 
 
 # --- what is sent
 
 
-async def test_api_key_is_sent_as_bearer_header_and_nowhere_else() -> None:
+async def test_the_api_key_is_sent_as_bearer_header_and_nowhere_else() -> None:
     async with live_server(plays(1000)) as server:
         await read(live_at(server.url))
         assert server.asked[0].headers["authorization"] == "Bearer ph_planted_secret"
         assert server.asked[0].query == ""
 
 
-async def test_session_token_is_sent_as_query_and_nowhere_else() -> None:
+async def test_the_session_token_is_sent_as_query_and_nowhere_else() -> None:
     async with live_server(plays(1000)) as server:
         await read(live_at(server.url, TOKEN))
         assert server.asked[0].query == "session_token=ph_session_planted_secret"
         assert "authorization" not in server.asked[0].headers
 
 
-async def test_address_has_path_of_base_url_and_quoted_id_and_host_header_its_port() -> None:
+async def test_the_url_has_the_path_of_the_base_url_the_quoted_id_and_the_port_in_host() -> None:
     requests: list[list[bytes]] = []
 
     async def listen(stream: trio.SocketStream) -> None:
@@ -171,9 +171,7 @@ async def test_message_in_pieces_is_one_frame(way: dict[str, Any]) -> None:
 
 @ways
 @pytest.mark.parametrize("size", [1, 3, 100_000])
-async def test_messages_right_behind_the_answer_to_the_handshake_are_frames_like_any(
-    way: dict[str, Any], size: int
-) -> None:
+async def test_messages_in_the_same_packet_as_the_handshake_are_frames(way: dict[str, Any], size: int) -> None:
     sent = [snapshot(ID, 1), AUDIO, snapshot(ID, 2), ENDED]
     behind = frame(b"ping", 9).join(frame(each.encode()) for each in sent) + close_frame(1000)
 
@@ -191,14 +189,14 @@ async def test_messages_right_behind_the_answer_to_the_handshake_are_frames_like
 
 
 @ways
-async def test_message_far_beyond_the_default_limit_arrives(way: dict[str, Any]) -> None:
+async def test_a_message_far_beyond_the_limit_of_the_library_arrives(way: dict[str, Any]) -> None:
     large = snapshot(ID, text="x" * 3_000_000)
     async with live_server(plays(large, 1000)) as server:
         frames, _ = await read(live_at(server.url, **way))
     assert frames == [large]
 
 
-async def test_a_message_beyond_what_the_kernel_holds_is_not_put_off_round_by_round() -> None:
+async def test_a_message_larger_than_the_kernel_buffers_is_not_delayed_batch_by_batch() -> None:
     large = snapshot(ID, text="x" * 8_000_000)
     period = 0.5
     async with live_server(plays(AUDIO, large, ENDED)) as server:
@@ -227,7 +225,7 @@ async def test_a_message_beyond_what_the_kernel_holds_is_not_put_off_round_by_ro
         (4010, FeedLost, FeedError.CLOSED_OTHER),
     ],
 )
-async def test_close_code_says_how_a_feed_ended(
+async def test_the_close_code_decides_how_a_feed_ended(
     way: dict[str, Any], code: int, kind: type[FeedClosed], reason: FeedError | None
 ) -> None:
     async with live_server(plays(snapshot(ID), code)) as server:
@@ -236,7 +234,7 @@ async def test_close_code_says_how_a_feed_ended(
 
 
 @ways
-async def test_message_beyond_the_limit_is_a_lost_feed_worth_another_try(way: dict[str, Any]) -> None:
+async def test_a_message_beyond_the_limit_loses_the_feed(way: dict[str, Any]) -> None:
     async with live_server(plays("x" * 1001)) as server:
         _, closed = await read(live_at(server.url, KEY, QUICK, max_message=1000, **way))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.CLOSED_TOO_LARGE)
@@ -348,7 +346,7 @@ async def endless_header(stream: trio.SocketStream) -> None:
         pytest.param(after_upgrade(frame(b"\xff\xfe")), FeedLost, FeedError.PROTOCOL, id="text is not UTF-8"),
         pytest.param(after_upgrade(close_frame(1)), FeedLost, FeedError.PROTOCOL, id="impossible code"),
         pytest.param(after_upgrade(frame(b"", 8)), FeedLost, FeedError.CLOSED_OTHER, id="close without code"),
-        pytest.param(after_upgrade(close_frame(1000)), FeedEnded, None, id="close, holds the line"),
+        pytest.param(after_upgrade(close_frame(1000)), FeedEnded, None, id="close, stays connected"),
         pytest.param(
             after_upgrade(close_frame(1012), then=when_read_reset),
             FeedLost,
@@ -357,30 +355,30 @@ async def endless_header(stream: trio.SocketStream) -> None:
         ),
     ],
 )
-async def test_rude_peer_costs_one_attempt_of_bounded_time(
+async def test_a_peer_that_breaks_the_protocol_costs_one_attempt_of_bounded_time(
     way: dict[str, Any], talk: Talk, kind: type[FeedClosed], reason: FeedError | None
 ) -> None:
     async with rude_server(talk) as url:
         started = trio.current_time()
         frames, closed = await read(live_at(url, **way))
     assert (frames, type(closed), closed.reason) == ([], kind, reason)
-    assert trio.current_time() - started < QUICK.connect + 3.0  # a busy machine, not a peer, may take the rest
+    assert trio.current_time() - started < QUICK.connect + 3.0  # the rest is for a busy machine
 
 
-async def test_refusal_without_end_is_not_read_until_the_deadline() -> None:
+async def test_an_endless_refusal_is_cut_off_before_the_deadline() -> None:
     async with rude_server(endless_refusal) as url:
         _, closed = await read(live_at(url, timeouts=Timeouts(connect=60)))
     assert closed.reason is FeedError.HTTP_403
 
 
-async def test_refused_port_is_told_apart() -> None:
+async def test_a_closed_port_is_refused() -> None:
     with refused_url() as url:
         _, closed = await read(live_at(url))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.REFUSED)
 
 
 @pytest.mark.parametrize("host", ["nobody.invalid", "a" * 64 + ".example"])
-async def test_unknown_host_is_told_apart(host: str) -> None:
+async def test_an_unknown_host_is_dns(host: str) -> None:
     _, closed = await read(live_at(f"http://{host}", timeouts=Timeouts()))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.DNS)
 
@@ -400,7 +398,7 @@ async def test_unknown_host_is_told_apart(host: str) -> None:
     ],
 )
 @pytest.mark.parametrize("body", [b"", b'{"error": {"message": "+49 171 5550101"}}'])
-async def test_status_of_the_handshake_says_what_to_do(
+async def test_the_status_of_the_handshake_decides_the_error(
     status: int, kind: type[FeedClosed], reason: FeedError, body: bytes
 ) -> None:
     async with live_server(refuses(status, {"Location": "https://example.com/"}, body)) as server:
@@ -475,7 +473,7 @@ async def test_certificate_that_cannot_be_trusted_is_a_tls_error(pems: Path, wro
     [(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), FeedError.TLS), (silent, FeedError.TIMEOUT)],
     ids=["speaks plain HTTP", "never answers"],
 )
-async def test_peer_without_tls_costs_one_attempt(pems: Path, talk: Talk, reason: FeedError) -> None:
+async def test_a_peer_without_tls_costs_one_attempt(pems: Path, talk: Talk, reason: FeedError) -> None:
     async with rude_server(talk) as url:
         secure = url.replace("http:", "https:")
         _, closed = await read(live_at(secure, KEY, QUICK, tls=trusting(pems)))
@@ -485,7 +483,7 @@ async def test_peer_without_tls_costs_one_attempt(pems: Path, talk: Talk, reason
 # --- silence, close, cancellation
 
 
-async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
+async def test_an_idle_feed_whose_peer_answers_pings_stays_open() -> None:
     pings = 0
     pinged_often = trio.Event()
 
@@ -511,7 +509,7 @@ async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
 
 
 @ways
-async def test_silent_feed_without_a_pong_is_lost_in_time(way: dict[str, Any]) -> None:
+async def test_an_idle_feed_without_a_pong_is_lost_in_time(way: dict[str, Any]) -> None:
     async with rude_server(after_upgrade(frame(AUDIO.encode()))) as url:
         started = trio.current_time()
         frames, closed = await read(live_at(url, **way))
@@ -521,7 +519,7 @@ async def test_silent_feed_without_a_pong_is_lost_in_time(way: dict[str, Any]) -
     assert QUICK.idle + QUICK.pong <= took < QUICK.idle + QUICK.pong + 3.0
 
 
-async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
+async def test_a_feed_lost_without_a_pong_does_not_disturb_another() -> None:
     release = trio.Event()
     async with rude_server(after_upgrade()) as deaf, live_server(plays(release, ENDED)) as server:
         # A pong deadline that a busy machine keeps.
@@ -540,7 +538,7 @@ async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
                     assert await feed.receive() == ENDED
 
 
-async def test_peer_that_never_answers_our_close_delays_us_by_the_disconnect_timeout_only() -> None:
+async def test_a_peer_that_never_answers_our_close_costs_only_the_disconnect_timeout() -> None:
     async with rude_server(after_upgrade(frame(b"{}"))) as url:
         with trio.fail_after(5):
             async with opened(live_at(url)) as feed:
@@ -549,7 +547,7 @@ async def test_peer_that_never_answers_our_close_delays_us_by_the_disconnect_tim
     assert QUICK.disconnect <= trio.current_time() - started < QUICK.disconnect + 3.0
 
 
-async def test_failure_after_the_block_is_nobodys_concern() -> None:
+async def test_errors_while_closing_are_ignored() -> None:
     async def rude_about_close(stream: trio.SocketStream) -> None:
         await stream.receive_some()  # our Close
         await stream.send_all(b"\x83\x00" * 9)
@@ -560,8 +558,8 @@ async def test_failure_after_the_block_is_nobodys_concern() -> None:
                 await feed.receive()
 
 
-async def test_ping_while_we_close_does_not_make_the_end_an_error() -> None:
-    """The library answers it with an error of its own (python-hyper/wsproto: no pong after our Close)."""
+async def test_a_ping_while_closing_is_no_error() -> None:
+    """wsproto raises when it has to answer a ping after our close frame."""
 
     async def ping_late(stream: trio.SocketStream) -> None:
         await stream.receive_some()  # our Close
@@ -582,7 +580,7 @@ async def test_cancellation_closes_at_once(talk: Talk) -> None:
         heard.set()
         await talk(stream)
 
-    # Deadlines far beyond the test's own: whatever waited for them would be found out.
+    # Timeouts far beyond the deadline of the test, so that waiting for one fails the test.
     patient = Timeouts(connect=60, idle=60, pong=60, disconnect=60)
     async with rude_server(talk_and_tell) as url:
         with trio.fail_after(5):
@@ -592,7 +590,7 @@ async def test_cancellation_closes_at_once(talk: Talk) -> None:
                 nursery.cancel_scope.cancel()
 
 
-async def test_many_at_once_are_opened_a_few_at_a_time_and_all_of_them() -> None:
+async def test_many_feeds_are_opened_a_few_at_a_time_and_all_of_them() -> None:
     async with live_server(plays(ENDED, 1000)) as server:
         results: list[list[str | bytes]] = []
 
@@ -608,7 +606,7 @@ async def test_many_at_once_are_opened_a_few_at_a_time_and_all_of_them() -> None
 
 
 @pytest.mark.parametrize("then", [hang_up, reset, silent], ids=["hangs up", "resets", "stays"])
-async def test_feeds_one_after_another_that_get_the_same_descriptor_are_not_confused(then: Talk) -> None:
+async def test_feeds_that_reuse_a_descriptor_are_not_confused(then: Talk) -> None:
     async with rude_server(after_upgrade(frame(ENDED.encode()), then=then)) as url:
         with trio.fail_after(10):
             async with live_at(url, timeouts=Timeouts(disconnect=0.01))() as live:
@@ -617,11 +615,11 @@ async def test_feeds_one_after_another_that_get_the_same_descriptor_are_not_conf
                         assert await feed.receive() == ENDED
 
 
-# --- with and without rounds
+# --- with and without batches
 
 
 @pytest.mark.parametrize("period", [0.0, 0.01])
-async def test_without_rounds_the_same_is_heard_as_with_them(period: float) -> None:
+async def test_without_batches_the_same_frames_arrive(period: float) -> None:
     sent = [
         snapshot(ID, 1),
         AUDIO,
@@ -638,7 +636,7 @@ async def test_without_rounds_the_same_is_heard_as_with_them(period: float) -> N
     assert (type(closed), closed.reason) == (FeedLost, FeedError.CLOSED_RESTART)
 
 
-async def test_without_rounds_snapshots_are_handed_out_as_they_come() -> None:
+async def test_without_batches_each_snapshot_is_handed_out() -> None:
     taken, more = trio.open_memory_channel[None](0)
     sent = [snapshot(ID, number, duration_ms=number) for number in range(20)]
     steps = [step for each in sent for step in (each, more.receive)]
@@ -650,13 +648,13 @@ async def test_without_rounds_snapshots_are_handed_out_as_they_come() -> None:
                     await taken.send(None)
 
 
-# --- newest wins
+# --- superseding
 
 
 async def drained(
     *after: str | int, count: int = 200, **way: Any
 ) -> tuple[list[str | bytes], int, int, FeedClosed | None]:
-    """What a feed hands out that was not read while ``count`` snapshots and what comes ``after`` them arrived."""
+    """The frames of a feed that is not read until ``count`` snapshots and the steps ``after`` them have come."""
     sent = trio.Event()
 
     async def tell() -> None:
@@ -692,21 +690,21 @@ async def drained(
 
 
 @ways
-async def test_feed_that_lags_hands_out_few_snapshots_and_always_the_last(way: dict[str, Any]) -> None:
+async def test_a_slow_reader_gets_few_snapshots_and_always_the_last(way: dict[str, Any]) -> None:
     handed, superseded, _, _ = await drained(**way)
     assert len(handed) < 40
     assert superseded > 160
 
 
 @ways
-async def test_end_after_superseded_snapshots_comes_after_the_last_of_them(way: dict[str, Any]) -> None:
+async def test_an_end_after_superseded_snapshots_comes_after_the_last_of_them(way: dict[str, Any]) -> None:
     handed, _, _, closed = await drained(AUDIO, ENDED, 1000, **way)
     assert handed[-2:] == [AUDIO, ENDED]
     assert isinstance(closed, FeedEnded)
 
 
 @pytest.mark.parametrize("count", [*range(14, 20), 200])
-async def test_close_after_snapshots_is_raised_after_the_last_of_them(count: int) -> None:
+async def test_a_close_after_snapshots_is_raised_after_the_last_of_them(count: int) -> None:
     _, _, _, closed = await drained(1012, count=count)
     assert closed is not None
     assert closed.reason is FeedError.CLOSED_RESTART
@@ -761,7 +759,7 @@ def descriptors() -> int:
 
 async def test_the_client_leaves_no_descriptor_open() -> None:
     async with live_server(plays(snapshot(ID), 1000)) as server:
-        await read(live_at(server.url))  # what is opened once for the process
+        await read(live_at(server.url))  # opens what stays open for the process
         before = descriptors()
         async with live_at(server.url)() as live, live.open(ID) as feed:
             await feed.receive()
@@ -784,7 +782,7 @@ async def test_a_feed_beyond_the_memory_before_it_is_open_is_lost_for_that_reaso
 # --- credentials
 
 
-async def test_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_one(tmp_path: Path) -> None:
+async def test_a_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_one(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("ph_old")
     credentials = load(api_key_file=file, session_token_file=None, environ={})
@@ -812,7 +810,7 @@ async def test_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_o
 
 
 async def read_as_watcher(live_of: Live) -> FeedClosed:
-    """How the only feed of a client ends for a reader that takes an error message for what it is."""
+    """How the only feed of a client ends for a reader that raises at error messages, as the watcher does."""
     with trio.fail_after(5):
         async with live_of() as live:
             try:
@@ -850,7 +848,7 @@ async def test_a_refusal_of_a_key_that_was_replaced_is_a_lost_feed_without_a_wai
 
 
 @refusals
-async def test_a_refusal_of_a_key_that_did_not_change_stays_one(
+async def test_a_refusal_of_an_unchanged_key_stays_a_refusal(
     tmp_path: Path, answer: Answer, reason: FeedError
 ) -> None:
     file = tmp_path / "key"
@@ -862,7 +860,7 @@ async def test_a_refusal_of_a_key_that_did_not_change_stays_one(
             assert (type(closed), closed.reason) == (FeedRefused, reason)
 
 
-async def test_any_error_message_has_the_credential_read_again(tmp_path: Path) -> None:
+async def test_after_any_error_message_the_credential_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("ph_old")
     credentials = load(api_key_file=file, session_token_file=None, environ={})

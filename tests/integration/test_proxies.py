@@ -1,4 +1,4 @@
-"""The way to Phonic through real proxies and with chosen authorities: REST and the live feed alike."""
+"""REST and the live feed through real proxies and with chosen certificate authorities."""
 
 import base64
 import contextlib
@@ -34,7 +34,7 @@ LOGIN = "me:p@ss"
 
 @attrs.define
 class HttpProxy:
-    """A proxy that tunnels every CONNECT to one port of loopback. ``asked``: what it was asked for."""
+    """A proxy that tunnels every CONNECT to one port of loopback. ``asked``: the requests that it got."""
 
     url: str = ""
     to: int = 0
@@ -129,7 +129,7 @@ async def rest_answer(stream: trio.abc.Stream) -> None:
 
 
 @pytest.mark.parametrize("login", ["", "me:p%40ss@"])
-async def test_live_feed_goes_through_the_proxy_and_only_the_proxy_learns_its_login(login: str) -> None:
+async def test_the_live_feed_uses_the_proxy_and_only_the_proxy_gets_its_login(login: str) -> None:
     async with (
         live_server(plays(snapshot(ID), 1000)) as phonic,
         proxying(phonic.url, login=LOGIN if login else None) as proxy,
@@ -160,7 +160,7 @@ async def test_tls_to_phonic_is_inside_the_tunnel(pems: Path, proxy_tls: bool) -
 
 
 @pytest.mark.parametrize("proxy_tls", [False, True], ids=["http proxy", "https proxy"])
-async def test_rest_goes_the_same_way(pems: Path, proxy_tls: bool) -> None:
+async def test_rest_uses_the_proxy_as_the_live_feed_does(pems: Path, proxy_tls: bool) -> None:
     tls = serving_tls(pems)
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -176,7 +176,7 @@ async def test_rest_goes_the_same_way(pems: Path, proxy_tls: bool) -> None:
     assert proxy.asked[0].startswith(b"CONNECT phonic.test:443 ")
 
 
-async def test_rest_heeds_no_variable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_httpx_reads_no_proxy_variable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,fd00::/8,.svc,[::1],::1/128")
@@ -196,7 +196,7 @@ async def test_rest_heeds_no_variable_itself(monkeypatch: pytest.MonkeyPatch) ->
         b"",
     ],
 )
-async def test_proxy_that_does_not_let_through_is_called_so(answer: bytes) -> None:
+async def test_a_proxy_that_refuses_the_tunnel_is_a_proxy_error(answer: bytes) -> None:
     async def talk(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(answer)
@@ -207,7 +207,7 @@ async def test_proxy_that_does_not_let_through_is_called_so(answer: bytes) -> No
     assert await through(talk) == (FeedLost, FeedError.PROXY)
 
 
-async def test_proxy_that_resets_or_is_not_there_is_called_so() -> None:
+async def test_an_unreachable_or_resetting_proxy_is_a_proxy_error() -> None:
     assert await through(reset) == (FeedLost, FeedError.PROXY)
     url = f"https://{ELSEWHERE}"
     with refused_url() as nobody:
@@ -216,7 +216,7 @@ async def test_proxy_that_resets_or_is_not_there_is_called_so() -> None:
             assert (type(closed), closed.reason) == (FeedLost, FeedError.PROXY)
 
 
-async def test_proxy_that_never_answers_is_a_time_out() -> None:
+async def test_a_proxy_that_never_answers_is_a_timeout() -> None:
     async def talk(_: trio.SocketStream) -> None:
         await trio.sleep_forever()
 
@@ -224,17 +224,17 @@ async def test_proxy_that_never_answers_is_a_time_out() -> None:
 
 
 async def through(talk: Talk) -> tuple[type[FeedClosed], FeedError | None]:
-    """How a feed ends behind a proxy that talks like this."""
+    """How a feed ends behind a proxy with this behaviour."""
     url = f"https://{ELSEWHERE}"
     async with rude_server(talk) as proxy:
         _, closed = await read(url, Timeouts(connect=0.5), proxy=named(proxy, url))
     return type(closed), closed.reason
 
 
-# --- whom to trust
+# --- certificate authorities
 
 
-async def test_chosen_authority_is_trusted_and_no_other(pems: Path) -> None:
+async def test_only_the_authority_of_the_ca_file_is_trusted(pems: Path) -> None:
     tls = serving_tls(pems)
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -258,7 +258,7 @@ async def test_chosen_authority_is_trusted_and_no_other(pems: Path) -> None:
         (b"\xff\xfe\x00", "no certificate"),
     ],
 )
-def test_file_without_certificates_is_one_line(tmp_path: Path, content: bytes | None, reason: str) -> None:
+def test_a_file_without_certificates_is_a_config_error(tmp_path: Path, content: bytes | None, reason: str) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
@@ -268,7 +268,7 @@ def test_file_without_certificates_is_one_line(tmp_path: Path, content: bytes | 
     assert "\n" not in str(refused.value)
 
 
-def test_folder_and_pipe_are_no_files(tmp_path: Path) -> None:
+def test_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (tmp_path, pipe, tmp_path / "x\0y"):
@@ -276,7 +276,7 @@ def test_folder_and_pipe_are_no_files(tmp_path: Path) -> None:
             trusting(path)
 
 
-def test_bundle_may_hold_words_between_certificates(pems: Path, tmp_path: Path) -> None:
+def test_a_bundle_may_have_text_between_certificates(pems: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.pem"
     ca, stranger = ((pems / f"{name}.pem").read_bytes() for name in ("ca", "stranger"))
     bundle.write_bytes("Zertifikat für alle\n".encode() + ca + b"\n# and\n" + stranger)

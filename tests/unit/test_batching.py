@@ -1,4 +1,4 @@
-"""Read batches under a virtual clock: when frames are handed out, and who is woken when."""
+"""Read batches under a virtual clock: when frames are handed out and tasks are woken."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ Streams = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
 
 @attrs.frozen
 class Fed:
-    """A feed, the far end of its connection, and what was handed out: frames and when, from the beginning on."""
+    """A feed, the other end of its connection, and the frames that it handed out, each with the seconds."""
 
     feed: LiveFeed
     peer: WebSocketConnection
@@ -53,7 +53,7 @@ class Fed:
             self.ends.append(closed)
 
     async def send(self, *frames: str) -> None:
-        """Send frames, and wait until all that follows from it at once has happened."""
+        """Send frames, and wait until all tasks are blocked."""
         for frame in frames:
             await self.peer.send_message(frame)
         await wait_all_tasks_blocked()
@@ -63,7 +63,7 @@ Story = Callable[[Fed], Awaitable[None]]
 
 
 def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read: bool = True) -> None:
-    """Play a story on a feed over streams in memory, with virtual time and the first round at `PERIOD`."""
+    """Run a story with a feed over streams in memory, in virtual time, with the first batch at `PERIOD`."""
 
     async def play() -> None:
         ours, theirs = streams()
@@ -94,7 +94,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
     trio.run(play, clock=MockClock(autojump_threshold=0))
 
 
-def test_snapshot_waits_for_the_next_round() -> None:
+def test_a_snapshot_waits_for_the_next_batch() -> None:
     async def story(fed: Fed) -> None:
         await fed.send(snapshot(ID, 1))
         assert fed.handed == []
@@ -104,7 +104,7 @@ def test_snapshot_waits_for_the_next_round() -> None:
     with_a_feed(story)
 
 
-def test_of_the_snapshots_of_one_round_only_the_newest_is_handed_out() -> None:
+def test_only_the_newest_snapshot_of_a_batch_is_handed_out() -> None:
     async def story(fed: Fed) -> None:
         await fed.send(*(snapshot(ID, turns) for turns in range(5)))
         await trio.sleep(2 * PERIOD)
@@ -148,7 +148,7 @@ def test_memory_of_frames_in_another_layout_is_counted_exactly(ensure_ascii: boo
     assert mailbox.held == getsizeof(AUDIO)
 
 
-def test_snapshots_of_different_rounds_are_all_handed_out() -> None:
+def test_snapshots_of_different_batches_are_all_handed_out() -> None:
     async def story(fed: Fed) -> None:
         for turns in range(5):
             await fed.send(snapshot(ID, turns))
@@ -160,7 +160,7 @@ def test_snapshots_of_different_rounds_are_all_handed_out() -> None:
 
 
 @pytest.mark.parametrize("other", [AUDIO, ENDED, "no json", '{"type": "conversation-updated"}'])
-def test_what_is_no_snapshot_waits_for_nothing(other: str) -> None:
+def test_other_frames_are_handed_out_at_once(other: str) -> None:
     async def story(fed: Fed) -> None:
         await fed.send(other)
         assert fed.handed == [(other, 0.0)]
@@ -168,7 +168,7 @@ def test_what_is_no_snapshot_waits_for_nothing(other: str) -> None:
     with_a_feed(story)
 
 
-def test_a_snapshot_before_something_else_is_handed_out_before_it_and_at_once() -> None:
+def test_a_snapshot_before_another_frame_is_handed_out_before_it_and_at_once() -> None:
     async def story(fed: Fed) -> None:
         await fed.send(snapshot(ID, 1), snapshot(ID, 2), ENDED)
         assert fed.handed == [(snapshot(ID, 2), 0.0), (ENDED, 0.0)]
@@ -176,7 +176,7 @@ def test_a_snapshot_before_something_else_is_handed_out_before_it_and_at_once() 
     with_a_feed(story)
 
 
-def test_no_snapshot_stands_for_one_before_something_else() -> None:
+def test_a_snapshot_does_not_supersede_one_before_another_frame() -> None:
     async def story(fed: Fed) -> None:
         for frame in (snapshot(ID, 1), AUDIO, snapshot(ID, 2), snapshot(ID, 3)):
             await fed.peer.send_message(frame)
@@ -198,7 +198,7 @@ def test_a_snapshot_before_the_close_is_handed_out_at_once() -> None:
     with_a_feed(story)
 
 
-def test_a_flood_of_other_messages_that_nobody_takes_waits_at_the_sender() -> None:
+def test_unread_messages_make_the_sender_wait() -> None:
     sent = 0
 
     async def story(fed: Fed) -> None:
@@ -216,12 +216,12 @@ def test_a_flood_of_other_messages_that_nobody_takes_waits_at_the_sender() -> No
     with_a_feed(story, streams=lockstep_stream_pair, is_read=False)
 
 
-async def test_rounds_for_nobody_sleep_for_good(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_without_work_no_batch_is_made(autojump_clock: MockClock) -> None:  # noqa: ARG001
     batches = ReadBatches(PERIOD)
     waiting = ParkingLot()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(batches.run)
-        for _ in range(2):  # also after somebody was
+        for _ in range(2):  # also after there was work
             await wait_all_tasks_blocked()
             assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
             batches.wake_in_next(waiting)
@@ -229,7 +229,7 @@ async def test_rounds_for_nobody_sleep_for_good(autojump_clock: MockClock) -> No
         nursery.cancel_scope.cancel()
 
 
-async def test_with_a_period_of_0_promises_are_kept_at_once_and_nothing_joins(
+async def test_with_a_period_of_0_tasks_wake_at_once_and_nothing_is_registered(
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
     batches = ReadBatches(0)
@@ -258,7 +258,7 @@ def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-async def test_the_selector_is_closed_at_the_end_and_leaving_is_allowed_then() -> None:
+async def test_the_selector_is_closed_at_the_end_and_unregistering_is_still_allowed() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = descriptors()
@@ -274,7 +274,7 @@ async def test_the_selector_is_closed_at_the_end_and_leaving_is_allowed_then() -
             batches.unregister(ours.fileno())
 
 
-async def test_of_those_that_do_much_few_have_a_turn_in_one_pass(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_few_heavy_tasks_run_in_one_pass_of_the_scheduler(autojump_clock: MockClock) -> None:  # noqa: ARG001
     batches = ReadBatches(PERIOD)
     had = 0
     seen: list[int] = []
@@ -293,10 +293,10 @@ async def test_of_those_that_do_much_few_have_a_turn_in_one_pass(autojump_clock:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     steps = [after - before for before, after in pairwise([*seen, had])]
-    assert max(steps) <= 2 * HEAVY_AT_ONCE  # this task looks at any point of a pass
+    assert max(steps) <= 2 * HEAVY_AT_ONCE  # this task may run at any point of a pass
 
 
-async def test_many_are_woken_a_few_at_a_time(autojump_clock: MockClock) -> None:  # noqa: ARG001
+async def test_few_tasks_are_woken_in_one_pass_of_the_scheduler(autojump_clock: MockClock) -> None:  # noqa: ARG001
     batches = ReadBatches(PERIOD)
     awake = 0
     seen: list[int] = []
@@ -318,4 +318,4 @@ async def test_many_are_woken_a_few_at_a_time(autojump_clock: MockClock) -> None
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     steps = [after - before for before, after in zip(seen, [*seen[1:], awake], strict=True)]
-    assert max(steps) <= 2 * WOKEN_AT_ONCE  # this task looks at any point of a pass
+    assert max(steps) <= 2 * WOKEN_AT_ONCE  # this task may run at any point of a pass
