@@ -3,15 +3,13 @@
 Theory of operation. A document is decoded in one of three ways:
 
 1. *Typed*: one msgspec pass straight into the classes of `schema`. It reads everything that Phonic documents.
-2. *Lenient*: if the typed pass fails (a string for a number, ``1e999``, a literal ``NaN``), the same text is
-parsed by
-   the standard library, and each value is judged on its own. Usable values are used, the others are listed in
+2. *Lenient*: if the typed pass fails (a string for a number, ``1e999``, a literal ``NaN``), the standard library
+   parses the same text, and each value is judged on its own. Usable values are used, the others are listed in
    `Snapshot.bad`.
 3. *In steps*: both ways above decode a document in one piece, with which a hostile peer could hold the event loop
-for
-   seconds. A document that may take longer than 20 ms (judged by its size and its count of commas and brackets) is
-   walked through by `exporter.phonic.walker`, item by item, with pauses. Values that are too large are listed as
-   bad.
+   for seconds. A document that may take longer than 20 ms (judged by its size and its count of commas and
+   brackets) is walked through by `exporter.phonic.walker`, item by item, with pauses. Values that are too large
+   are listed as bad.
 
 Invariants:
 

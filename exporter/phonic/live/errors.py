@@ -40,8 +40,7 @@ class FeedLost(FeedClosed):
 
 
 class FeedRefused(FeedClosed):
-    """401, 403, close code 1008 or an error message about access: the credential is bad, or lacks this
-    conversation."""
+    """401, 403, close code 1008 or an error message about access: this credential may not read the feed."""
 
 
 class FeedNotFound(FeedClosed):
