@@ -205,7 +205,7 @@ class RestApi:
         return self._budget.allowed_per_second
 
     async def projects(self) -> list[ProjectRow]:
-        """All projects of the workspace, with their counts (API 3.1)."""
+        """All projects of the workspace, with their counts (API 3.2)."""
         rows, unusable = await self._get(Request.PROJECTS, "/projects", read_projects)
         self._count_unusable(Request.PROJECTS, unusable)
         return rows
@@ -219,11 +219,11 @@ class RestApi:
             raise
 
     async def workspace(self) -> Workspace:
-        """The counts of the workspace (API 3.1)."""
+        """The counts of the workspace (API 3.2)."""
         return await self._get(Request.WORKSPACE, "/workspace", read_workspace)
 
     async def agents(self, project_name: str) -> list[AgentRow]:
-        """All agents of one project (API 3.1)."""
+        """All agents of one project (API 3.2)."""
         rows, unusable = await self._get(Request.AGENTS, "/agents", read_agents, {"project": project_name})
         self._count_unusable(Request.AGENTS, unusable)
         return rows

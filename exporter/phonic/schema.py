@@ -67,7 +67,7 @@ class Item:
 
 @attrs.define
 class Analysis:
-    """REST only, computed by Phonic after the end (API 2.3)."""
+    """REST only, computed by Phonic after the end (API 2.2)."""
 
     latencies_ms: list[float] | None = None
     interruptions_count: int | None = None
