@@ -88,6 +88,7 @@ async def open_rest(
     *,
     on_error: Callable[[RestError], None],
     on_request: Callable[[Request, float], None] = lambda _what, _seconds: None,
+    on_body: Callable[[Request, bytes], None] = lambda _what, _body: None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     proxy: Proxy | None = None,
     ca_file: Path | None = None,
@@ -98,10 +99,10 @@ async def open_rest(
     """A client for ``base_url``, which is closed at the end of the block.
 
     ``on_request`` is called with each request that was sent and its seconds, ``on_error`` with the reason of each
-    that failed and of each reply with unusable rows; ``clock`` learns from the date of each reply.
-    ``requests_per_second`` is the highest rate. All requests go through ``proxy``. ``ca_file`` replaces the
-    system's trust, also for the proxy. ``transport`` replaces the network in tests. ``now`` gives Unix time by our
-    own clock.
+    that failed and of each reply with unusable rows, ``on_body`` with each body as it came; ``clock`` learns from
+    the date of each reply. ``requests_per_second`` is the highest rate. All requests go through ``proxy``.
+    ``ca_file`` replaces the system's trust, also for the proxy. ``transport`` replaces the network in tests.
+    ``now`` gives Unix time by our own clock.
 
     Raises: ConfigError for an unusable ``ca_file``.
     """
@@ -137,6 +138,7 @@ async def open_rest(
             credentials,
             on_error=on_error,
             on_request=on_request,
+            on_body=on_body,
             budget=Budget(requests_per_second, now=now),
             proxy=proxy,
             clock=clock or PhonicClock(now),
@@ -166,6 +168,7 @@ class RestApi:
         *,
         on_error: Callable[[RestError], None],
         on_request: Callable[[Request, float], None],
+        on_body: Callable[[Request, bytes], None],
         budget: Budget,
         proxy: Proxy | None,
         clock: PhonicClock,
@@ -181,6 +184,7 @@ class RestApi:
         self._credentials = credentials
         self._on_error = on_error
         self._on_request = on_request
+        self._on_body = on_body
         self._budget = budget
         self._proxy = proxy
         self._clock = clock
@@ -351,7 +355,9 @@ class RestApi:
                         if "Age" not in response.headers:  # the reply of a cache has an old date
                             self._clock.heard(response.headers.get("Date"), sent_at, self._now())
                         if response.status_code == 200:
-                            return await _body(response), _request_id(response)
+                            body = await _body(response)
+                            self._on_body(what, body)
+                            return body, _request_id(response)
             except (httpx.TimeoutException, trio.TooSlowError) as exc:
                 raise RestFailed(RestError.TIMEOUT) from exc
             except httpx.HTTPError as exc:

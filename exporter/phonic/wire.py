@@ -16,7 +16,7 @@ def is_conversation_id(text: str) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now: float, longest: float) -> float | None:
-    """The seconds that a server asks its client to wait, at most ``longest``; None without a valid request (API 3.3).
+    """The seconds that a server asks its client to wait (API 3.3), at most ``longest``; None if it does not.
 
     ``headers`` by lower-case name. ``retry-after-ms`` is a number of milliseconds; ``retry-after`` is a number of
     seconds or an HTTP date (RFC 9110, 10.2.3), which is compared with ``now``, the Unix time.

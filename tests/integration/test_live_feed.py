@@ -402,7 +402,7 @@ async def test_the_status_of_the_handshake_decides_the_error(
     status: int, kind: type[FeedClosed], reason: FeedError, body: bytes
 ) -> None:
     async with live_server(refuses(status, {"Location": "https://example.com/"}, body)) as server:
-        _, closed = await read(live_at(server.url))
+        _, closed = await read(live_at(server.url, timeouts=Timeouts()))
     assert (type(closed), closed.reason, closed.retry_after) == (kind, reason, None)
 
 
