@@ -14,7 +14,7 @@ from tests.e2e.pages import OPENMETRICS, TEXT, TEXT_UTF8, Page, scrape, scrape_u
 from tests.e2e.programs import ANY_PORT, program
 from tests.e2e.upstream import ENDED, EXAMPLE, Json, apart, live_object, record, updated, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 SECRET = "Zq-secret"
 PHONE = "+49171555"
