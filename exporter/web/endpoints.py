@@ -27,7 +27,7 @@ from ..metrics.formats import Format
 from ..phonic.wire import is_conversation_id
 from .negotiation import accepts_gzip, negotiate
 from .pages import landing_page
-from .same_origin import Fence
+from .same_origin import SameOrigin
 
 log = structlog.get_logger()
 
@@ -95,12 +95,12 @@ def build_app(
     max_requests: int,
     route_prefix: str = "",
     link_prefix: str | None = None,
-    fence: Fence | None = None,
+    same_origin: SameOrigin | None = None,
 ) -> Starlette:
     """The application; ``max_requests`` scrapes at once (0: any number).
 
     ``route_prefix`` is what paths begin with here, ``link_prefix`` what they begin with for whoever opens a page,
-    where a proxy changes them; ``fence`` decides who may push.
+    where a proxy changes them; ``same_origin`` decides who may push.
     Errors: ConfigError for a telemetry path or a number that cannot be used.
     """
     check_telemetry_path(telemetry_path)
@@ -142,7 +142,7 @@ def build_app(
     if route_prefix:
         routes += [Route(path, to_landing, methods=["GET"]) for path in ("/", route_prefix)]
     if exported.push is not None:
-        routes.append(_push_route(exported.push, fence or Fence(), route_prefix))
+        routes.append(_push_route(exported.push, same_origin or SameOrigin(), route_prefix))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _say_error, 500: _say_crash})
     app.router.redirect_slashes = False  # another path is another resource: 404
     return app
@@ -272,14 +272,14 @@ class _AFew:
             self._under_way -= 1
 
 
-def _push_route(push: PushTargets, fence: Fence, route_prefix: str) -> Route:
+def _push_route(push: PushTargets, same_origin: SameOrigin, route_prefix: str) -> Route:
     below = f"{route_prefix}/api/v1/conversations/"
 
     async def conversation(request: Request) -> Response:
         # Not the path parameter, which lacks a line end that the path has.
         conversation_id = request.scope["path"].removeprefix(below)
         names = {name.lower() for name in request.headers}
-        if objection := fence.objection({name: request.headers.getlist(name) for name in names}):
+        if objection := same_origin.objection({name: request.headers.getlist(name) for name in names}):
             return _json({"error": objection}, 403)
         if not is_conversation_id(conversation_id):
             return _json({"error": "not a conversation id: conv_ and up to 100 letters, digits, _ or -"}, 400)

@@ -17,7 +17,7 @@ _FOREIGN_SITES: Final = ("cross-site", "same-site")
 
 
 @attrs.frozen(kw_only=True)
-class Fence:
+class SameOrigin:
     """What is known of the names under which the exporter is reached."""
 
     hosts: frozenset[str] = frozenset()
@@ -52,11 +52,11 @@ class Fence:
         )
 
 
-def fence(*, external_url: str, listen_hosts: Sequence[str], machine: str) -> Fence:
-    """The fence of an exporter that listens on these hosts of a machine of this name."""
+def same_origin(*, external_url: str, listen_hosts: Sequence[str], machine: str) -> SameOrigin:
+    """The rule of an exporter that listens on ``listen_hosts`` of a machine named ``machine``."""
     url = urlsplit(external_url.lower())
     names = {url.hostname or "", machine.lower(), *(host.lower() for host in listen_hosts)}
-    return Fence(hosts=frozenset(names - {""}), origin=f"{url.scheme}://{url.netloc}" if url.netloc else None)
+    return SameOrigin(hosts=frozenset(names - {""}), origin=f"{url.scheme}://{url.netloc}" if url.netloc else None)
 
 
 def _name(host: str) -> str | None:

@@ -22,7 +22,7 @@ from .endpoints import Exported, build_app
 from .http1 import linger, serve_http
 from .listen import bind, inherit, parse_address, url
 from .reload import ReloadedConfig
-from .same_origin import fence
+from .same_origin import same_origin
 from .security import Protection, guard
 from .tls import HandshakeFailed, handshake
 
@@ -68,7 +68,7 @@ async def serve(
         max_requests=max_requests,
         route_prefix=route_prefix,
         link_prefix=urlsplit(external_url).path.rstrip("/") if external_url else None,
-        fence=fence(
+        same_origin=same_origin(
             external_url=external_url,
             listen_hosts=[parse_address(address)[0] for address in listen_addresses],
             machine=gethostname(),
