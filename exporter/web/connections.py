@@ -30,7 +30,7 @@ _PATIENT: Final = (Phase.IDLE, Phase.NEW, Phase.SENDING)
 
 
 @attrs.define(eq=False)
-class Visit:
+class Connection:
     """One connection; ``scope`` ends it."""
 
     scope: trio.CancelScope
@@ -48,7 +48,7 @@ class Connections:
         self._most = most
         share = max(int(most * _SHARE_WITHOUT_REQUEST), min(most, _LEAST_WITHOUT_REQUEST))
         self._most_new = most_without_request or max(1, share)
-        self._by_phase: dict[Phase, dict[Visit, None]] = {phase: {} for phase in Phase}
+        self._by_phase: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
         self._is_closing = False
 
     @property
@@ -56,7 +56,7 @@ class Connections:
         """Whether answers are the last ones of their connections."""
         return self._is_closing
 
-    def enter(self, scope: trio.CancelScope) -> Visit | None:
+    def enter(self, scope: trio.CancelScope) -> Connection | None:
         """Let a connection in; None where it is the one that gives way, since all others are being answered."""
         if len(self._by_phase[Phase.NEW]) >= self._most_new:
             self._cut_oldest(Phase.NEW)
@@ -65,31 +65,31 @@ class Connections:
             if waiting is None:
                 return None
             self._cut_oldest(waiting)
-        visit = Visit(scope)
-        self._by_phase[visit.phase][visit] = None
-        return visit
+        connection = Connection(scope)
+        self._by_phase[connection.phase][connection] = None
+        return connection
 
-    def move(self, visit: Visit, phase: Phase) -> None:
-        """``visit`` begins a phase, or begins it again. When the server is closing, waiting ends the visit."""
-        self.leave(visit)
-        if visit.scope.cancel_called:  # it has given way and is on its way out
+    def move(self, connection: Connection, phase: Phase) -> None:
+        """``connection`` begins a phase, or begins it again. An idle one is cut while the server closes."""
+        self.leave(connection)
+        if connection.scope.cancel_called:  # it has given way and is on its way out
             return
-        visit.phase = phase
-        self._by_phase[phase][visit] = None
+        connection.phase = phase
+        self._by_phase[phase][connection] = None
         if self._is_closing and phase is Phase.IDLE:
-            visit.scope.cancel()
+            connection.scope.cancel()
 
-    def leave(self, visit: Visit) -> None:
-        self._by_phase[visit.phase].pop(visit, None)
+    def leave(self, connection: Connection) -> None:
+        self._by_phase[connection.phase].pop(connection, None)
 
     def close(self) -> None:
         """End every connection that waits for its client to ask; the others end after their answer."""
         self._is_closing = True
         for phase in (Phase.NEW, Phase.IDLE):
-            for visit in self._by_phase[phase]:
-                visit.scope.cancel()
+            for connection in self._by_phase[phase]:
+                connection.scope.cancel()
 
     def _cut_oldest(self, phase: Phase) -> None:
-        visit = next(iter(self._by_phase[phase]))
-        self.leave(visit)
-        visit.scope.cancel()
+        connection = next(iter(self._by_phase[phase]))
+        self.leave(connection)
+        connection.scope.cancel()

@@ -17,7 +17,7 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
-from .connections import Connections, Phase, Visit
+from .connections import Connection, Connections, Phase
 
 FIRST_REQUEST_SECONDS: Final = 30
 NEXT_REQUEST_SECONDS: Final = 150  # longer than common scrape intervals, so that connections are used again
@@ -48,7 +48,12 @@ class _Refused(Exception):
 
 
 async def serve_http(
-    stream: trio.abc.Stream, app: ASGIApp, *, crowd: Connections, visit: Visit, is_tls: bool = False
+    stream: trio.abc.Stream,
+    app: ASGIApp,
+    *,
+    connections: Connections,
+    connection: Connection,
+    is_tls: bool = False,
 ) -> bool:
     """Answer requests until the client leaves, has nothing to ask any more, or is cut.
 
@@ -56,14 +61,14 @@ async def serve_http(
     is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: when the
     last ``send`` returns, the system has it all, for a client that was there.
     """
-    wire = _Wire(stream, crowd, visit)
+    wire = _Wire(stream, connections, connection)
     scheme = "https" if is_tls else "http"
     patience = FIRST_REQUEST_SECONDS
     try:
         while True:
             await _wait_for_request(wire, patience)
             request, body = await _read_request(wire)
-            await _Exchange(wire, request, body, scheme=scheme, is_last=crowd.is_closing).run(app)
+            await _Exchange(wire, request, body, scheme=scheme, is_last=connections.is_closing).run(app)
             wire.move(Phase.IDLE)
             if wire.http.our_state is not h11.DONE or wire.ahead_bytes > MOST_AHEAD_BYTES:
                 return True
@@ -92,17 +97,17 @@ async def linger(transport: trio.SocketStream) -> None:
 class _Wire:
     """A connection's stream, and what h11 makes of it. Every end of the stream is `_Left`."""
 
-    def __init__(self, stream: trio.abc.Stream, crowd: Connections, visit: Visit) -> None:
+    def __init__(self, stream: trio.abc.Stream, connections: Connections, connection: Connection) -> None:
         self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
         self.ahead_bytes = 0
         self.is_half_closed = False
         self.is_head = False  # the request is, so that its answer has no body
         self._stream = stream
-        self._crowd = crowd
-        self._visit = visit
+        self._connections = connections
+        self._connection = connection
 
     def move(self, phase: Phase) -> None:
-        self._crowd.move(self._visit, phase)
+        self._connections.move(self._connection, phase)
 
     async def read(self) -> bytes:
         if data := await self._read():

@@ -2,7 +2,7 @@
 
 Strategy: a small server of our own on h11 (`http1`), since every limit has to be exact: see
 docs/decisions/0001-http-server.md. Each connection is one task that contains its crashes and always closes its
-socket; `crowd` says which connections there may be.
+socket; `connections` says which connections there may be.
 """
 
 import os
@@ -17,7 +17,7 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from .connections import MOST_CONNECTIONS, Connections, Visit
+from .connections import MOST_CONNECTIONS, Connection, Connections
 from .endpoints import Exported, build_app
 from .http1 import linger, serve_http
 from .listen import bind, inherit, parse_address, url
@@ -84,45 +84,49 @@ async def serve(
         sockets = await trio.to_thread.run_sync(bind, listen_addresses)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
-    crowd = Connections(most=max_connections)
-    receive_client = partial(_receive_client, guard(app, protection), web_config, crowd)
-    async with trio.open_nursery() as connections:
+    connections = Connections(most=max_connections)
+    receive_client = partial(_receive_client, guard(app, protection), web_config, connections)
+    async with trio.open_nursery() as handlers:
         async with trio.open_nursery() as accepting:
-            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=connections)
+            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=handlers)
             accepting.start_soon(serve_listeners)
             task_status.started(urls)
             await stop.wait()
             accepting.cancel_scope.cancel()
-        crowd.close()
-        connections.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
+        connections.close()
+        handlers.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
 
 
 async def _receive_client(
-    app: ASGIApp, web_config: ReloadedConfig, crowd: Connections, transport: trio.SocketStream
+    app: ASGIApp, web_config: ReloadedConfig, connections: Connections, transport: trio.SocketStream
 ) -> None:
     """Serve one connection to its end; errors end only this one."""
     with trio.CancelScope() as scope:
-        visit = crowd.enter(scope)
+        connection = connections.enter(scope)
         try:
-            if visit is not None and await _serve_client(app, web_config, crowd, visit, transport):
+            if connection is not None and await _serve_client(app, web_config, connections, connection, transport):
                 await linger(transport)
         except Exception:
             log.warning("connection failed", exc_info=True)
         finally:
-            if visit is not None:
-                crowd.leave(visit)
+            if connection is not None:
+                connections.leave(connection)
             transport.socket.close()
 
 
 async def _serve_client(
-    app: ASGIApp, web_config: ReloadedConfig, crowd: Connections, visit: Visit, transport: trio.SocketStream
+    app: ASGIApp,
+    web_config: ReloadedConfig,
+    connections: Connections,
+    connection: Connection,
+    transport: trio.SocketStream,
 ) -> bool:
     in_force = await web_config.current()
     if in_force.contexts is None or in_force.config.tls is None:
-        return await serve_http(transport, app, crowd=crowd, visit=visit)
+        return await serve_http(transport, app, connections=connections, connection=connection)
     try:
         secured = await handshake(transport, in_force.contexts, in_force.config.tls)
     except HandshakeFailed as failed:
         log.debug("TLS handshake failed", reason=failed.reason)
         return True
-    return await serve_http(secured, app, crowd=crowd, visit=visit, is_tls=True)
+    return await serve_http(secured, app, connections=connections, connection=connection, is_tls=True)
