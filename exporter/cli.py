@@ -33,7 +33,7 @@ from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 
 from . import __version__, logs, settings
-from .errors import ConfigError
+from .errors import ConfigError, raise_all
 from .metrics.catalog import Scope, series_of
 from .phonic import credentials
 from .phonic.proxies import Proxies
@@ -413,10 +413,7 @@ def _judge(*judges: Callable[[], object]) -> None:
             if not found:
                 raise
             problems += found
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise ExceptionGroup("settings", problems)
+    raise_all(problems)
 
 
 def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
@@ -455,14 +452,13 @@ def _validate(ready: Settings) -> None:
         for address in ready.web.listen_address:
             parse_address(address)
 
-    problems = []
+    problems: list[Exception] = []
     for judge in (partial(settings.validate, ready), parse_addresses):
         try:
             judge()
         except (ConfigError, ExceptionGroup) as exc:
             problems.append(exc)
-    if problems:
-        raise problems[0] if len(problems) == 1 else ExceptionGroup("settings", problems)
+    raise_all(problems)
 
 
 def blamed_settings(exc: BaseException) -> list[ConfigError]:

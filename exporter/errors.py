@@ -1,5 +1,6 @@
 """Pure: the errors that a user can mend, each shown as one line without a traceback."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
 
@@ -21,3 +22,27 @@ class StateUnavailable(ConfigError):
     """A state file that is there but cannot be read now; a restart may well succeed."""
 
     exit_code: ClassVar[int] = 1
+
+
+def out_of_bounds(
+    values: Mapping[str, float], bounds: Mapping[str, tuple[float, float]], *, prefix: str = ""
+) -> Iterator[ConfigError]:
+    """Yield an error for each value outside its bounds, which are inclusive.
+
+    Args:
+        values: the values by name; those without bounds are not checked.
+        bounds: the smallest and the largest value by name.
+        prefix: the part of the flag between ``--`` and the name.
+    """
+    for name, (low, high) in bounds.items():
+        if not low <= values[name] <= high:  # also refuses NaN
+            yield ConfigError(f"--{prefix}{name}", f"must be from {low:g} to {high:.12g}")
+
+
+def raise_all(problems: Iterable[Exception]) -> None:
+    """Raise the only problem as it is, several as one ExceptionGroup; return if there are none."""
+    found = list(problems)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ExceptionGroup("settings", found)

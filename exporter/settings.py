@@ -20,7 +20,7 @@ import attrs
 import platformdirs
 from cyclopts import Parameter, Token
 
-from .errors import ConfigError
+from .errors import ConfigError, out_of_bounds, raise_all
 from .metrics.catalog import LABEL_CHOICES, RESPONSE_BUCKETS
 from .phonic.address import normalised
 from .phonic.proxies import is_loopback
@@ -344,18 +344,12 @@ def validate(settings: Settings) -> None:
     Errors: ConfigError naming the wrong flag, or a group with one for each; no text quotes a value that could
     hold a credential.
     """
-    wrong = list(_wrong(settings))
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        raise ExceptionGroup("settings", wrong)
+    raise_all(_wrong(settings))
 
 
 def _wrong(settings: Settings) -> Iterator[ConfigError]:
     values = {key: value for key, _, _, value in _walk(settings, "")}
-    for key, (low, high) in _BOUNDS.items():
-        if not low <= values[key] <= high:  # also refuses NaN
-            yield ConfigError(f"--{key}", f"must be from {low:g} to {high:,.12g}".replace(",", ""))
+    yield from out_of_bounds(values, _BOUNDS)
     url = _wrong_base_url(settings.phonic)
     if url is not None:
         yield ConfigError("--phonic.base-url", url)

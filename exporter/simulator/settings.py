@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from ..errors import ConfigError
+from ..errors import ConfigError, out_of_bounds, raise_all
 from .faults import PLANNED, TRANSPORT, Fault, parse_fault
 from .scenario import Scenario
 
@@ -77,10 +77,7 @@ def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
             faults.append(parse_fault(text))
         except ValueError as bad:
             wrong.append(ConfigError("--simulator.fault", str(bad)))
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        raise ExceptionGroup("settings", wrong)
+    raise_all(wrong)
     scenario = Scenario(
         seed=settings.seed,
         projects=settings.projects,
@@ -96,9 +93,8 @@ def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
 
 
 def _wrong(settings: SimulatorSettings) -> Iterator[ConfigError]:
-    for name, (low, high) in _BOUNDS.items():
-        if not low <= getattr(settings, name.replace("-", "_")) <= high:  # also refuses NaN
-            yield ConfigError(f"--simulator.{name}", f"must be from {low:g} to {high:.12g}")
+    values = {name: getattr(settings, name.replace("-", "_")) for name in _BOUNDS}
+    yield from out_of_bounds(values, _BOUNDS, prefix="simulator.")
     if settings.total is not None and settings.total < 0:
         yield ConfigError("--simulator.total", "must not be negative")
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or not settings.api_key.strip():

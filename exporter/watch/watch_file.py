@@ -1,7 +1,6 @@
 """Tasks: conversations named in a file (``--watch.file``), followed as the file changes."""
 
 import codecs
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 import structlog
 import trio
 
+from ..files import UnreadableFile, read_bounded, signature
 from .interfaces import Source, Targets
 
 log = structlog.get_logger("exporter.watch")
@@ -52,14 +52,9 @@ def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> Listed:
 def read(path: Path, is_conversation_id: Callable[[str], bool]) -> Listed:
     """Read a watch file (blocking). Raises `UnreadableList`."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader until somebody writes
-            raise UnreadableList("is not a regular file")
-        if status.st_size > LARGEST_FILE:
-            raise UnreadableList("is too large")
-        content = path.read_bytes()
-    except OSError as failed:
-        raise UnreadableList(failed.strerror or "cannot be read") from None
+        content = read_bounded(path, LARGEST_FILE)
+    except UnreadableFile as failed:
+        raise UnreadableList(str(failed)) from None
     return parse(content, is_conversation_id)
 
 
@@ -95,7 +90,7 @@ class WatchFile:
 
         What stays in the file is not started again when its watcher has finished or given up.
         """
-        version = await trio.to_thread.run_sync(_version, self._path)
+        version = await trio.to_thread.run_sync(signature, self._path)
         if version == self._version:
             self._start(each for each in self._ids if self._targets.is_refused(each))  # they may fit now
             return
@@ -117,11 +112,3 @@ class WatchFile:
     def _start(self, ids: Iterable[str]) -> None:
         for each in sorted(ids):
             self._targets.start(each, Source.FILE)
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

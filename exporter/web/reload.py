@@ -11,8 +11,9 @@ import structlog
 import trio
 
 from ..errors import ConfigError
+from ..files import Signature, signature
 from .config_file import FLAG, WebConfig, parse
-from .files import Signature, read_bounded, signature
+from .files import read_config
 from .security import Passwords, Protection, TokenBucket
 from .tls import Contexts, build_contexts
 
@@ -141,7 +142,7 @@ def _look(path: Path, files: tuple[Path, ...], seen: tuple[Signature, ...], befo
     if now_seen == seen:
         return _Look(files=files, seen=seen, found=None)
     try:
-        content = read_bounded(path)
+        content = read_config(path)
         if before.config.users and _is_being_written(path, content):
             return _Look(files=files, seen=(), found=ConfigError(FLAG, "is empty, as while it is being written"))
         config = parse(_text(content), path.parent)

@@ -16,7 +16,7 @@ import trio
 
 from ..errors import ConfigError
 from .config_file import FLAG, Pem, TlsSettings
-from .files import read_bounded
+from .files import read_config
 
 log = structlog.get_logger()
 
@@ -280,7 +280,7 @@ def _as_file(pem: Pem, where: str) -> Iterator[str]:
 
     A file is read here too, and not by OpenSSL, which would wait for a FIFO and read a device without end.
     """
-    text = read_bounded(pem, where) if isinstance(pem, Path) else pem.encode(errors="replace")
+    text = read_config(pem, where) if isinstance(pem, Path) else pem.encode(errors="replace")
     with _nameless() as file:
         file.write(text)
         file.flush()

@@ -18,6 +18,7 @@ PARTS: dict[str, set[str]] = {
     "errors": set(),
     "enums": set(),
     "filelimit": set(),
+    "files": set(),
     "logs": set(),
     "signals": set(),
     # What Phonic sends, what it adds, what was counted.
@@ -32,8 +33,8 @@ PARTS: dict[str, set[str]] = {
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
     "conversations": {"counting", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows"},
     # What waits. The watching side knows neither numbers nor HTTP servers.
-    "watch": {"counting", "enums", "errors", "logs", "phonic", "phonic.schema", "phonic.wire"},
-    "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
+    "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
+    "web": {"enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
     "simulator": {"errors"},
     # At the top: how it all fits.
     "settings": {"errors", "metrics.catalog", "phonic", "phonic.wire"},
