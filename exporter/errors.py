@@ -1,4 +1,4 @@
-"""Pure: the errors that a user can mend, each shown as one line without a traceback."""
+"""Pure: errors that a user can fix, each shown as one line without a traceback."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
@@ -7,7 +7,8 @@ from typing import ClassVar
 class ConfigError(Exception):
     """A setting that cannot be used.
 
-    ``str()`` is the whole line shown to the user, so neither part may quote a secret.
+    ``str()`` is the line shown to the user: neither ``flag`` nor ``reason`` may quote a secret. ``exit_code`` is
+    the exit code of the program.
     """
 
     exit_code: ClassVar[int] = 2
@@ -19,7 +20,7 @@ class ConfigError(Exception):
 
 
 class StateUnavailable(ConfigError):
-    """A state file that is there but cannot be read now; a restart may well succeed."""
+    """A state file that exists but cannot be read now; a later start may succeed."""
 
     exit_code: ClassVar[int] = 1
 
