@@ -1,22 +1,24 @@
-"""Edge: what a test harness can see and do to a running simulator, under ``/simulator/``. No credential needed.
+"""Edge: the control API of a running simulator for tests, under ``/simulator/``. Needs no credential.
 
 ``GET /simulator/state``
-    ``now_ms`` (plan time), ``epoch_ms`` (Unix time of plan time 0), ``held``, ``complete`` (the plan is played
-    to its end), ``open_sockets``, ``sent`` (frames and faults by kind), ``faults``, ``absences`` (pairs of plan
-    times, the second null while it lasts), and for each conversation that has begun ``live``, ``connections``
-    (handshakes so far) and ``last_snapshot_sent`` (to an observer who stayed).
+    ``now_ms`` (plan time), ``epoch_ms`` (Unix time of plan time 0), ``held``, ``complete`` (all planned
+    conversations are over), ``open_sockets``, ``sent`` (frames and faults by kind), ``faults``, ``absences``
+    (pairs of plan times; the second is null for the present absence), and for each conversation that has begun
+    ``live``, ``connections`` (handshakes so far) and ``last_snapshot_sent`` (to an observer that is still
+    connected).
 ``PUT /simulator/faults``
-    A JSON list of transport faults (``["drop=0.01", "outage=1@30:60"]``) that replaces the present ones; 400 with
-    the reason otherwise. Planned faults (slow-model, latency-spike, error-wave) belong to the scenario: refused.
+    Replaces the transport faults with a JSON list (``["drop=0.01", "outage=1@30:60"]``); 400 with the reason if
+    the list is invalid or holds a planned fault (slow-model, latency-spike, error-wave), which belongs to the
+    scenario.
 ``POST /simulator/drop``
-    Drops every open live socket at once. Replies ``{"dropped": n}``.
+    Drops every open live socket. Replies ``{"dropped": n}``.
 ``POST /simulator/hold``, ``POST /simulator/release``
-    While held no conversation ends; everything else goes on. Upon release those whose time has passed end, with
-    the values that were planned.
+    While held, no conversation ends; everything else continues. On release, the conversations whose planned end
+    has passed end with their planned values.
 ``POST /simulator/leave``
-    The observers are away, until ``hold`` or ``release``: conversations that begin and end meanwhile do so unseen,
-    also with ``--simulator.patient``; those that began before wait for their return. Open sockets are dropped.
-    Call it after the observers were stopped.
+    Tells the simulator that all observers are away until ``hold`` or ``release``: conversations that begin and end
+    meanwhile are never observed, even with ``--simulator.patient``; those that began before do not end until the
+    observers return. Drops open sockets. Call it after stopping the observers.
 """
 
 import msgspec
@@ -30,7 +32,7 @@ from .stage import Stage
 
 
 class Control:
-    """Handlers over a stage."""
+    """The handlers of the control API."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage

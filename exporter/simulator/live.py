@@ -1,7 +1,7 @@
-"""Edge: the live WebSocket of the simulated Phonic.
+"""Edge: the live WebSocket of the simulated Phonic (API 1).
 
-The server alone speaks: the whole conversation at once and again at every change, then the end. What goes wrong on
-purpose is decided in `exporter.simulator.faults`; this file carries it out.
+Only the server sends: the whole conversation after the handshake and again after every change, then the end. The
+faults of `exporter.simulator.faults` are applied here.
 """
 
 from bisect import bisect_right
@@ -21,7 +21,7 @@ from .views import LiveView
 
 _SAVED: Final = {"type": "conversation-saved"}
 _ENDED: Final = {"type": "conversation-ended"}
-# How the end is told; the documentation says the first, newer examples of the vendor the second.
+# Messages at the end of a conversation: Phonic's documentation shows the first kind, newer examples the second.
 _ENDINGS: Final = ((_ENDED,), (_ENDED,), (_ENDED,), (_ENDED,), (_SAVED,), (_ENDED, _SAVED))
 _CUTS: Final = (None, None, 1001, 1011, 1012)
 _FOREVER: Final = float("inf")
@@ -29,7 +29,10 @@ _SLOW_OPEN_S: Final = 1.0
 
 
 class LiveEndpoint:
-    """``/v1/conversations/{id}/live/ws``. ``refuse_ended``: an ended conversation is an error, else just saved."""
+    """``/v1/conversations/{id}/live/ws``.
+
+    ``refuse_ended``: answer for an ended conversation with an error, not with ``conversation-saved``.
+    """
 
     def __init__(self, stage: Stage, access: Access, *, refuse_ended: bool) -> None:
         self._stage = stage
@@ -37,7 +40,7 @@ class LiveEndpoint:
         self._refuse_ended = refuse_ended
 
     async def handle(self, websocket: WebSocket) -> None:
-        """One socket from its handshake to its end. Returns when either side has closed."""
+        """Serve one socket from its handshake until either side closes."""
         stage, access = self._stage, self._access
         identity = websocket.path_params["conversation_id"]
         credential, query = (
@@ -46,11 +49,11 @@ class LiveEndpoint:
         )
         token = access.token(query)
         if query is not None and "authorization" in websocket.headers:
-            return await _turn_away(websocket, {"error": {"message": "More than one authentication mechanism"}})
+            return await _refuse(websocket, {"error": {"message": "More than one authentication mechanism"}})
         if not access.is_api_key(credential) and token is None:
-            return await _turn_away(websocket, {"error": {"message": "Invalid token"}})
+            return await _refuse(websocket, {"error": {"message": "Invalid token"}})
         if token is not None and token.conversations is not None and identity not in token.conversations:
-            return await _turn_away(websocket, {"message": "Unauthorized access to conversation"})
+            return await _refuse(websocket, {"message": "Unauthorized access to conversation"})
         conversation = stage.conversation(identity)
         if conversation is None:
             return await websocket.send_denial_response(failure(404, "Conversation not found"))
@@ -62,7 +65,7 @@ class LiveEndpoint:
             return await websocket.send_denial_response(failure(status, "Try again later"))
         if stage.over_ms(conversation) is not None:
             if self._refuse_ended:
-                return await _turn_away(websocket, {"error": {"message": "Conversation is not live"}})
+                return await _refuse(websocket, {"error": {"message": "Conversation is not live"}})
             await websocket.accept()
             await self._send(websocket, _SAVED)
             return await websocket.close(1000)
@@ -77,6 +80,7 @@ class LiveEndpoint:
         return None
 
     def _refusal(self, socket: Socket) -> int | None:
+        """Return the status with which a fault refuses the handshake, or None."""
         faults, now_ms = self._stage.faults, self._stage.now_ms()
         if socket.luck < strength(faults, "outage", now_ms):
             return 503
@@ -84,7 +88,7 @@ class LiveEndpoint:
         return None if rejection is None else int(rejection.removeprefix("reject-"))
 
     async def _play(self, websocket: WebSocket, socket: Socket, *, reduced: bool) -> None:
-        """Send updates until the conversation is over or a fault ends the socket."""
+        """Send updates until the conversation is over or a fault drops the socket."""
         stage, conversation, rng = self._stage, socket.conversation, socket.rng
         view = LiveView(conversation, stage.workspace, stage.epoch_ms)
         times = change_times_ms(conversation)
@@ -123,14 +127,14 @@ class LiveEndpoint:
             await stage.wait(times[position] if position < len(times) else _FOREVER)
 
     async def _cut(self, websocket: WebSocket, socket: Socket) -> None:
-        """Drop the socket, with a close code or without any."""
+        """Drop the socket, with or without a close frame."""
         self._stage.owe(socket.conversation)
         self._stage.sent["cut"] += 1
         code = socket.rng.choice(_CUTS)
         if code is not None:
             return await websocket.close(code)
-        # ASGI has no word for a lost connection. A close code that is no number makes hypercorn give up the
-        # connection before it has written a close frame, which is what a lost connection looks like.
+        # ASGI cannot express a lost connection. A close code that is not a number makes hypercorn close the
+        # connection without a close frame, as if the connection were lost.
         with suppress(ValueError):
             await websocket.send({"type": "websocket.close", "code": "none"})
         return None
@@ -140,15 +144,15 @@ class LiveEndpoint:
         await websocket.send_text(msgspec.json.encode(message).decode())
 
 
-async def _turn_away(websocket: WebSocket, problem: dict[str, Any]) -> None:
-    """An error frame in one of its two shapes, then close 1008."""
+async def _refuse(websocket: WebSocket, problem: dict[str, Any]) -> None:
+    """Send an error frame in one of its two shapes, then close with 1008."""
     await websocket.accept()
     await websocket.send_text(msgspec.json.encode({"type": "error", **problem}).decode())
     await websocket.close(1008)
 
 
 async def _watch_for_close(websocket: WebSocket, scope: trio.CancelScope) -> None:
-    """Cancel ``scope`` when the observer has gone. What observers send is not for us."""
+    """Cancel ``scope`` when the observer disconnects. Ignores what observers send."""
     with suppress(WebSocketDisconnect):
         while True:
             message = await websocket.receive()

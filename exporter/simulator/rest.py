@@ -1,4 +1,4 @@
-"""Edge: the REST API of the simulated Phonic, as far as an observer needs it."""
+"""Edge: the REST API of the simulated Phonic (API 2), limited to what observers use."""
 
 import datetime as dt
 import random
@@ -29,7 +29,7 @@ _HTML: Final = b"<!doctype html><title>502 Bad Gateway</title><h1>502 Bad Gatewa
 
 
 class Refused(Exception):
-    """A request that ends in this reply."""
+    """Ends a request with this reply."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
@@ -37,7 +37,7 @@ class Refused(Exception):
 
 
 class Rest:
-    """Handlers over a stage. They all go through ``_guarded``: faults first, then the credential."""
+    """The REST handlers. ``_guarded`` wraps each: it applies the faults, then checks the credential."""
 
     def __init__(self, stage: Stage, access: Access) -> None:
         self._stage = stage
@@ -138,7 +138,7 @@ class Rest:
         if "after" in query:
             cursor = self._cursor(query["after"])
             rows = (each for each in rows if each.number < cursor.number)
-        # One more row than asked for tells whether there is an older page.
+        # One more row than requested tells whether there is an older page.
         page = list(islice(rows, limit + 1))
         return reply(
             _page(
@@ -149,7 +149,7 @@ class Rest:
         )
 
     def _filter(self, query: QueryParams, problems: dict[str, str]) -> Callable[[Conversation], bool]:
-        """The conditions of a list request; what is wrong with them goes into ``problems``."""
+        """Return the filter of a list request; add invalid parameters to ``problems``."""
         shortest = _whole(query.get("duration_min"), "duration_min", problems)
         longest = _whole(query.get("duration_max"), "duration_max", problems)
         earliest = _moment(query.get("started_at_min"), "started_at_min", problems)
@@ -158,7 +158,7 @@ class Rest:
 
         def matches(conversation: Conversation) -> bool:
             started_ms, duration_ms = conversation.started_ms, conversation.duration_ms
-            if started_ms is None or started_ms > stage.now_ms():  # null while it rings: no bound on it holds
+            if started_ms is None or started_ms > stage.now_ms():  # null while ringing, which matches no bound
                 return earliest is None and latest is None
             unix_ms = stage.epoch_ms + started_ms
             return (
@@ -171,7 +171,7 @@ class Rest:
         return matches
 
     def _page_before(self, rows: list[Conversation], before: str, limit: int) -> Response:
-        """The newer page: the rows right before the cursor in a newest-first list."""
+        """Return the newer page: the rows right before the cursor in a newest-first list."""
         cursor = self._cursor(before)
         newer = [each for each in rows if each.number > cursor.number]
         page = newer[-limit:]
@@ -227,6 +227,7 @@ def _page(rows: list[Json], newer: str | None, older: str | None) -> Json:
 
 
 def _whole(text: str | None, name: str, problems: dict[str, str]) -> int | None:
+    """Parse a non-negative integer parameter."""
     if text is None:
         return None
     if text.isascii() and text.isdigit():
@@ -236,7 +237,7 @@ def _whole(text: str | None, name: str, problems: dict[str, str]) -> int | None:
 
 
 def _moment(text: str | None, name: str, problems: dict[str, str]) -> float | None:
-    """A date or date-time in Unix ms; without a zone it is UTC."""
+    """Parse a date or date-time, in UTC by default; return Unix time in ms."""
     if text is None:
         return None
     try:
