@@ -41,7 +41,7 @@ from .phonic.trust import trusting
 from .phonic.wire import is_conversation_id
 from .settings import Settings, StateSettings, describe, route_prefix
 from .simulator import server as simulator_server
-from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, staged
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, scenario_of
 from .state.keeper import Checkpoint
 from .watch.access import Access
 from .watch.crash_guard import keep_running
@@ -259,7 +259,7 @@ async def simulate(
 async def _simulate(
     simulator: SimulatorSettings, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    scenario, faults = staged(simulator)
+    scenario, faults = scenario_of(simulator)
     await simulator_server.serve(
         scenario,
         listen=simulator.listen_address or LISTEN_ADDRESS,

@@ -41,7 +41,7 @@ from .metrics.catalog import Scope, series_of
 from .phonic import credentials
 from .phonic.proxies import Proxies
 from .settings import DemoSettings, FlagRow, HealthcheckSettings, LogSettings, OptionalPath, Settings
-from .simulator.settings import SimulatorSettings, staged
+from .simulator.settings import SimulatorSettings, scenario_of
 from .web import healthcheck, running
 from .web.listen import parse_address
 
@@ -231,7 +231,7 @@ def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
     """Run the exporter against a simulated Phonic in the same process, without an account."""
     logs.configure(given.log)
     ready = settings.for_demo(given)
-    _check(partial(_validate, ready), partial(staged, given.simulator))
+    _check(partial(_validate, ready), partial(scenario_of, given.simulator))
     import trio
 
     from . import app as program
@@ -243,7 +243,7 @@ def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
 def simulate(*, given: Annotated[_Simulate, Parameter(name="*")] = _Simulate()) -> None:
     """Run only the simulated Phonic, for an exporter or a test to connect to."""
     logs.configure(given.log)
-    _check(partial(staged, given.simulator))
+    _check(partial(scenario_of, given.simulator))
     import trio
 
     from . import app as program

@@ -27,15 +27,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .faults import PLANNED, parse_fault
+from .playback import Playback
 from .replies import failure, reply
-from .stage import Stage
 
 
 class Control:
     """The handlers of the control API."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, playback: Playback) -> None:
+        self._playback = playback
 
     def routes(self) -> list[Route]:
         return [
@@ -48,7 +48,7 @@ class Control:
         ]
 
     async def _state(self, _: Request) -> Response:
-        return reply(self._stage.report())
+        return reply(self._playback.report())
 
     async def _faults(self, request: Request) -> Response:
         try:
@@ -58,20 +58,20 @@ class Control:
         planned = [fault.kind for fault in faults if fault.kind in PLANNED]
         if planned:
             return failure(400, f"{planned[0]} belongs to the scenario")
-        self._stage.switch(faults)
-        return reply(self._stage.report())
+        self._playback.switch(faults)
+        return reply(self._playback.report())
 
     async def _drop(self, _: Request) -> Response:
-        return reply({"dropped": self._stage.drop_all()})
+        return reply({"dropped": self._playback.drop_all()})
 
     async def _hold(self, _: Request) -> Response:
-        self._stage.hold()
-        return reply(self._stage.report())
+        self._playback.hold()
+        return reply(self._playback.report())
 
     async def _leave(self, _: Request) -> Response:
-        self._stage.leave()
-        return reply(self._stage.report())
+        self._playback.leave()
+        return reply(self._playback.report())
 
     async def _release(self, _: Request) -> Response:
-        self._stage.release()
-        return reply(self._stage.report())
+        self._playback.release()
+        return reply(self._playback.report())

@@ -14,9 +14,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .access import Access, bearer
 from .faults import REJECTIONS, chosen, disturbed, strength
+from .playback import Playback, Socket
 from .replies import failure
 from .scenario import Conversation, change_times_ms
-from .stage import Socket, Stage
 from .views import LiveView
 
 _SAVED: Final = {"type": "conversation-saved"}
@@ -34,14 +34,14 @@ class LiveEndpoint:
     ``refuse_ended``: answer for an ended conversation with an error, not with ``conversation-saved``.
     """
 
-    def __init__(self, stage: Stage, access: Access, *, refuse_ended: bool) -> None:
-        self._stage = stage
+    def __init__(self, playback: Playback, access: Access, *, refuse_ended: bool) -> None:
+        self._playback = playback
         self._access = access
         self._refuse_ended = refuse_ended
 
     async def handle(self, websocket: WebSocket) -> None:
         """Serve one socket from its handshake until either side closes."""
-        stage, access = self._stage, self._access
+        playback, access = self._playback, self._access
         identity = websocket.path_params["conversation_id"]
         credential, query = (
             bearer(websocket.headers.get("authorization")),
@@ -54,25 +54,25 @@ class LiveEndpoint:
             return await _refuse(websocket, {"error": {"message": "Invalid token"}})
         if token is not None and token.conversations is not None and identity not in token.conversations:
             return await _refuse(websocket, {"message": "Unauthorized access to conversation"})
-        conversation = stage.conversation(identity)
+        conversation = playback.conversation(identity)
         if conversation is None:
             return await websocket.send_denial_response(failure(404, "Conversation not found"))
-        socket = stage.knock(conversation)
+        socket = playback.connect(conversation)
         status = self._refusal(socket)
         if status is not None:
-            stage.owe(conversation)
-            stage.sent[f"refused-{status}"] += 1
+            playback.defer_end(conversation)
+            playback.sent[f"refused-{status}"] += 1
             return await websocket.send_denial_response(failure(status, "Try again later"))
-        if stage.over_ms(conversation) is not None:
+        if playback.over_ms(conversation) is not None:
             if self._refuse_ended:
                 return await _refuse(websocket, {"error": {"message": "Conversation is not live"}})
             await websocket.accept()
             await self._send(websocket, _SAVED)
             return await websocket.close(1000)
-        if socket.luck < strength(stage.faults, "slow-open", stage.now_ms()):
+        if socket.draw < strength(playback.faults, "slow-open", playback.now_ms()):
             await trio.sleep(_SLOW_OPEN_S)
         await websocket.accept()
-        with stage.attached(socket):
+        with playback.attached(socket):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_for_close, websocket, nursery.cancel_scope)
                 await self._play(websocket, socket, reduced=token is not None)
@@ -81,55 +81,55 @@ class LiveEndpoint:
 
     def _refusal(self, socket: Socket) -> int | None:
         """Return the status with which a fault refuses the handshake, or None."""
-        faults, now_ms = self._stage.faults, self._stage.now_ms()
-        if socket.luck < strength(faults, "outage", now_ms):
+        faults, now_ms = self._playback.faults, self._playback.now_ms()
+        if socket.draw < strength(faults, "outage", now_ms):
             return 503
         rejection = chosen(faults, REJECTIONS, now_ms, socket.rng)
         return None if rejection is None else int(rejection.removeprefix("reject-"))
 
     async def _play(self, websocket: WebSocket, socket: Socket, *, reduced: bool) -> None:
         """Send updates until the conversation is over or a fault drops the socket."""
-        stage, conversation, rng = self._stage, socket.conversation, socket.rng
-        view = LiveView(conversation, stage.workspace, stage.epoch_ms)
+        playback, conversation, rng = self._playback, socket.conversation, socket.rng
+        view = LiveView(conversation, playback.workspace, playback.epoch_ms)
         times = change_times_ms(conversation)
         shown, previous = 0, None
         while True:
-            now_ms = stage.now_ms()
-            if stage.cut(socket):
+            now_ms = playback.now_ms()
+            if playback.cut(socket):
                 return await self._cut(websocket, socket)
-            silent = socket.luck < strength(stage.faults, "silence", now_ms)
+            silent = socket.draw < strength(playback.faults, "silence", now_ms)
             position = bisect_right(times, now_ms)
             if silent:
-                stage.owe(conversation)
+                playback.defer_end(conversation)
             elif position > shown:
                 last = position == len(times)
                 frame = _update(view.at(now_ms, reduced=reduced))
-                frames = list(disturbed(frame, previous, stage.faults, now_ms, rng, last=last))
-                stage.sent["gap"] += all(what == "garbage" for what, _ in frames)
+                frames = list(disturbed(frame, previous, playback.faults, now_ms, rng, last=last))
+                playback.sent["gap"] += all(what == "garbage" for what, _ in frames)
                 for what, data in frames:
-                    stage.sent[what] += 1
+                    playback.sent[what] += 1
                     await websocket.send_text(data.decode())
                 if shown == 0:
                     await self._send(websocket, _audio(websocket, conversation))
                 shown, previous = position, frame
                 if last:
-                    stage.deliver(conversation)
-                elif rng.random() < strength(stage.faults, "drop", now_ms):
+                    playback.mark_delivered(conversation)
+                elif rng.random() < strength(playback.faults, "drop", now_ms):
                     return await self._cut(websocket, socket)
-            over_ms = stage.over_ms(conversation)
+            over_ms = playback.over_ms(conversation)
             if over_ms is not None and not silent:
                 frame = _update(view.at(max(now_ms, conversation.ended_ms), over_ms=over_ms, reduced=reduced))
-                stage.sent["conversation-updated"] += 1
+                playback.sent["conversation-updated"] += 1
                 await websocket.send_text(frame.decode())
                 for message in rng.choice(_ENDINGS):
                     await self._send(websocket, message)
                 return await websocket.close(1000)
-            await stage.wait(times[position] if position < len(times) else _FOREVER)
+            await playback.wait(times[position] if position < len(times) else _FOREVER)
 
     async def _cut(self, websocket: WebSocket, socket: Socket) -> None:
         """Drop the socket, with or without a close frame."""
-        self._stage.owe(socket.conversation)
-        self._stage.sent["cut"] += 1
+        self._playback.defer_end(socket.conversation)
+        self._playback.sent["cut"] += 1
         code = socket.rng.choice(_CUTS)
         if code is not None:
             return await websocket.close(code)
@@ -140,7 +140,7 @@ class LiveEndpoint:
         return None
 
     async def _send(self, websocket: WebSocket, message: dict[str, Any]) -> None:
-        self._stage.sent[message["type"]] += 1
+        self._playback.sent[message["type"]] += 1
         await websocket.send_text(msgspec.json.encode(message).decode())
 
 

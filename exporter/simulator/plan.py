@@ -115,18 +115,18 @@ def workspace(scenario: Scenario) -> Workspace:
 
 def plan(scenario: Scenario) -> Iterator[Conversation]:
     """Yield all conversations in the order in which they begin; endless unless ``total`` is set."""
-    stage = workspace(scenario)
+    projects_and_agents = workspace(scenario)
     arrivals = random.Random(f"{scenario.seed}/arrivals")
     created_ms = -scenario.warm_up_s * 1000
     for number in itertools.count() if scenario.total is None else range(scenario.total):
-        yield _conversation(scenario, stage, number, round(created_ms))
+        yield _conversation(scenario, projects_and_agents, number, round(created_ms))
         created_ms += arrivals.expovariate(scenario.calls_per_minute) * 60_000
 
 
-def _conversation(scenario: Scenario, stage: Workspace, number: int, created_ms: int) -> Conversation:
+def _conversation(scenario: Scenario, within: Workspace, number: int, created_ms: int) -> Conversation:
     rng = random.Random(f"{scenario.seed}/{number}")
     identity = _id("conv", rng)
-    agent = rng.choice(stage.agents)
+    agent = rng.choice(within.agents)
     ended_by = _pick(rng, _ENDINGS)
     script = _Script(scenario, agent, rng, identity)
     ringing = script.scaled(_around(rng, 2500, 0.5))

@@ -26,9 +26,9 @@ from .access import Access
 from .control import Control
 from .faults import Fault
 from .live import LiveEndpoint
+from .playback import Playback
 from .rest import Rest
 from .scenario import Scenario
-from .stage import Stage
 
 _BACKLOG: Final = 1024  # in a reconnect storm all clients connect together
 
@@ -64,13 +64,13 @@ async def serve(
     wall = time.time()
     epoch_ms = math.floor((wall if epoch is None else epoch) * 1000)
     now_ms = 0.0 if epoch is None else wall * 1000 - epoch_ms
-    stage = Stage(scenario, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
+    playback = Playback(scenario, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
     access = Access(api_key)
-    live = LiveEndpoint(stage, access, refuse_ended=refuse_ended)
+    live = LiveEndpoint(playback, access, refuse_ended=refuse_ended)
     app = Starlette(
         routes=[
-            *Rest(stage, access).routes(),
-            *Control(stage).routes(),
+            *Rest(playback, access).routes(),
+            *Control(playback).routes(),
             WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", live.handle),
         ]
     )

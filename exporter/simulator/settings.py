@@ -67,7 +67,7 @@ class SimulatorSettings:
     )
 
 
-def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
+def scenario_of(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
     """Return the scenario with its planned faults, and the transport faults.
 
     Raises: ConfigError, which names the wrong flag, or an ExceptionGroup with one for each.

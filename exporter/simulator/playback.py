@@ -34,19 +34,19 @@ _NEVER: Final = float("inf")
 class Socket:
     """One attempt to observe a conversation, from its handshake on.
 
-    ``rng`` depends only on the seed, the conversation and the number of the connection. ``luck`` is its first
-    number: a fault that affects a share of sockets affects those whose ``luck`` is below the share, for all their
+    ``rng`` depends only on the seed, the conversation and the number of the connection. ``draw`` is its first
+    number: a fault that affects a share of sockets affects those whose ``draw`` is below the share, for all their
     life.
     """
 
     conversation: Conversation
     rng: random.Random
-    luck: float
+    draw: float
     opened_ms: int
     drops: int
 
 
-class Stage:
+class Playback:
     """Plays one scenario. Used on the trio thread only.
 
     ``patient``: end no conversation before an observer has been sent its last snapshot.
@@ -69,7 +69,7 @@ class Stage:
         self._live: dict[str, Conversation] = {}
         self._over: dict[str, int] = {}
         self._delivered: dict[str, int] = {}
-        self._owed: dict[str, int] = {}
+        self._deferred: dict[str, int] = {}
         self._attached: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
@@ -116,14 +116,14 @@ class Stage:
         self._live.pop(identity, None)
         return over_ms
 
-    def knock(self, conversation: Conversation) -> Socket:
+    def connect(self, conversation: Conversation) -> Socket:
         """Register an attempt to observe this conversation."""
         self._connections[conversation.id] += 1
         rng = random.Random(f"{self.scenario.seed}/{conversation.id}/{self._connections[conversation.id]}")
         return Socket(
             conversation=conversation,
             rng=rng,
-            luck=rng.random(),
+            draw=rng.random(),
             opened_ms=self.now_ms(),
             drops=self._drops,
         )
@@ -152,18 +152,18 @@ class Stage:
         now_ms = self.now_ms()
         return (
             socket.drops < self._drops
-            or socket.luck < strength(self.faults, "outage", now_ms)
+            or socket.draw < strength(self.faults, "outage", now_ms)
             or any(
-                fault.kind == "storm" and socket.opened_ms < fault.since_ms <= now_ms and socket.luck < fault.value
+                fault.kind == "storm" and socket.opened_ms < fault.since_ms <= now_ms and socket.draw < fault.value
                 for fault in self.faults
             )
         )
 
-    def owe(self, conversation: Conversation) -> None:
+    def defer_end(self, conversation: Conversation) -> None:
         """Let the end wait for a while for an observer that a fault has disconnected."""
-        self._owed[conversation.id] = self.now_ms() + _GRACE_MS
+        self._deferred[conversation.id] = self.now_ms() + _GRACE_MS
 
-    def deliver(self, conversation: Conversation) -> None:
+    def mark_delivered(self, conversation: Conversation) -> None:
         """Record that an observer was sent the last snapshot. Forgotten if all observers leave before the end."""
         self._delivered.setdefault(conversation.id, self.now_ms())
         self._notify()
@@ -244,7 +244,7 @@ class Stage:
         """Whether the end waits for an observer to be sent the last snapshot."""
         if identity in self._delivered:
             return False
-        return self._patient or identity in self._attached or self._owed.get(identity, now_ms) > now_ms
+        return self._patient or identity in self._attached or self._deferred.get(identity, now_ms) > now_ms
 
     def _advance(self) -> None:
         """Begin and end the conversations whose time has come."""
@@ -260,7 +260,7 @@ class Stage:
     def _forget(self, before_ms: int) -> None:
         # ``_over`` is roughly in order of the ends, so stop at the first recent one.
         for identity, _ in list(itertools.takewhile(lambda each: each[1] < before_ms, self._over.items())):
-            for memory in (self._begun, self._over, self._delivered, self._owed, self._connections):
+            for memory in (self._begun, self._over, self._delivered, self._deferred, self._connections):
                 memory.pop(identity, None)
 
     def _notify(self) -> None:
