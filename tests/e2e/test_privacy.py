@@ -185,7 +185,7 @@ async def test_trouble_is_told_without_quoting_anybody(http: httpx.AsyncClient) 
 
 async def test_crash_tells_where_but_not_what_and_the_others_go_on(http: httpx.AsyncClient) -> None:
     sabotage = f"""\
-from exporter import derive
+from exporter.counting import derive
 whole = derive.derive
 def broken(progress, snapshot):
     if snapshot.conversation.id == "conv_a":

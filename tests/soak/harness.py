@@ -20,14 +20,15 @@ from typing import Any, Final
 
 import attrs
 import httpx
-from exporter.disk import SmallDisk
-from exporter.oracle import Absences, Totals, differences, expected, is_history
-from exporter.schedule import Life, lives
-from exporter.scraping import SCRAPE_S, Prometheus, scraping
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.simulator.plan import plan
 from exporter.simulator.settings import SimulatorSettings, scenario_of
+
+from .disk import SmallDisk
+from .oracle import Absences, Totals, differences, expected, is_history
+from .schedule import Life, lives
+from .scraping import SCRAPE_S, Prometheus, scraping
 
 KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
