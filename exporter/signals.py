@@ -9,7 +9,7 @@ import signal
 from types import FrameType
 
 # Commands that end by themselves keep the default handlers.
-_SHORT = ("check-config", "dashboards", "healthcheck")
+_SHORT = ("check-config", "dashboards", "doctor", "healthcheck", "record")
 
 _hangups: list[int] = []
 
