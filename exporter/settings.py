@@ -44,6 +44,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "metrics.per-conversation-limit": (0, 1_000_000),
     "metrics.hold-new-series": (0, 3600),
     "state.interval": (0.01, 3600),
+    "history.conversations": (0, 1_000_000),
+    "history.hours": (0.01, 24 * 366),
     "web.max-requests": (0, 1_000_000),
 }
 
@@ -173,6 +175,14 @@ class StateSettings:
 
 
 @attrs.frozen(kw_only=True)
+class HistorySettings:
+    conversations: int = _setting(
+        2000, "Most conversations that are over and remembered turn by turn, in the state file; 0: none."
+    )
+    hours: float = _setting(24.0, "Hours for which they are remembered.")
+
+
+@attrs.frozen(kw_only=True)
 class WebSettings:
     listen_address: Annotated[Repeated, Parameter(show_default=",".join)] = _setting(
         (":10058",),
@@ -217,6 +227,7 @@ class Settings:
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     state: StateSettings = attrs.field(factory=StateSettings)
+    history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
@@ -229,6 +240,7 @@ class DemoSettings:
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     state: StateSettings = attrs.field(factory=StateSettings)
+    history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
@@ -366,6 +378,7 @@ def for_demo(settings: DemoSettings) -> Settings:
         watch=attrs.evolve(settings.watch, discover=settings.watch.discover is not False),
         metrics=metrics,
         state=state,
+        history=settings.history,
         web=settings.web,
         log=settings.log,
         config_file=settings.config_file,

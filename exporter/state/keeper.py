@@ -17,17 +17,19 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import attrs
 import structlog
 import trio
 
 from ..counting import retention
+from ..counting.turns import SeenCall
 from ..errors import ConfigError, StateUnavailable
 from . import lockfile
 from .lockfile import InUse
-from .rows import Changes, Saved
+from .history import Remembered, UnreadableHistory, unpack
+from .rows import Changes, HistoryLimits, Saved
 from .sqlite import (
     Database,
     Newer,
@@ -42,6 +44,9 @@ from .sqlite import (
 )
 
 log = structlog.get_logger("exporter.state.keeper")
+
+T = TypeVar("T")
+NO_HISTORY: Final = HistoryLimits(conversations=0, seconds=0.0)
 
 START_PATIENCE: Final = 10.0  # seconds for which a file that cannot be read is tried again
 _START_RETRY: Final = 0.5
@@ -81,11 +86,14 @@ class StateKeeper:
     ``size_bytes`` is the size of the file with its write-ahead log.
     """
 
-    def __init__(self, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, *, label_names: tuple[str, ...], history: HistoryLimits, now: Callable[[], float]
+    ) -> None:
         self.last_success: float | None = None
         self.size_bytes = 0
         self._path = Path(os.path.realpath(path))  # two names of one file must mean one lock
         self._label_names = label_names
+        self._history = history
         self._now = now
         self._needs_everything = True
         self._one_write = trio.Lock()
@@ -101,15 +109,24 @@ class StateKeeper:
         self._identity: tuple[int, int] | None = None
 
     @classmethod
-    async def open(cls, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> Opened:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        label_names: tuple[str, ...],
+        now: Callable[[], float],
+        history: HistoryLimits = NO_HISTORY,
+    ) -> Opened:
         """Lock and read the file, or make it. ``label_names`` are today's; ``now`` gives Unix time.
+
+        ``history``: how much is remembered of conversations that are over.
 
         A file of ours that is damaged is set aside as ``<file>.corrupt-<time>`` (one of a later release as
         ``.newer-<time>``) and a new one begun. Where there is no file and none can be made, every write tries
         again. Errors: ConfigError if another exporter uses the file or it is not ours; StateUnavailable if it is
         there and cannot be read, after `START_PATIENCE`. Cancellation: at any time.
         """
-        keeper = cls(path, label_names=label_names, now=now)
+        keeper = cls(path, label_names=label_names, history=history, now=now)
         try:
             saved, problem = await keeper._opened(path)
         except BaseException:
@@ -200,6 +217,37 @@ class StateKeeper:
             return await self._write(source, on_error)
         self._failed("takes too long", on_error)
         return False
+
+    async def recall(self, conversation_id: str) -> SeenCall | None:
+        """The remembered conversation of this id, turn by turn; None if there is none, or none can be read now.
+
+        Waits for a write that is under way. Cancellation: at any time.
+        """
+        packed = await self._ask(lambda database: database.recall(conversation_id))
+        if packed is None:
+            return None
+        try:
+            return unpack(conversation_id, packed)
+        except UnreadableHistory as bad:
+            log.warning("remembered conversation cannot be read", conversation=conversation_id, reason=str(bad))
+            return None
+
+    async def list_history(self, query: str, *, most: int) -> tuple[list[Remembered], int]:
+        """Remembered conversations that match, failed ones first, then the slowest; and how many there are.
+
+        Empty where the file cannot be read now. Waits and cancellation: as `recall`.
+        """
+        return await self._ask(lambda database: database.list_history(query, most)) or ([], 0)
+
+    async def _ask(self, ask: Callable[[Database], T]) -> T | None:
+        def in_thread() -> T | None:
+            return None if self._database is None else ask(self._database)
+
+        try:
+            return await trio.to_thread.run_sync(in_thread, abandon_on_cancel=True, limiter=self._one_thread)
+        except Unusable as trouble:
+            log.debug("state file cannot be read", file=str(self._path), reason=str(trouble))
+            return None
 
     async def close(self) -> None:
         """Let go of the file. Cancellation: none; takes at most 3 s."""
@@ -309,14 +357,14 @@ class StateKeeper:
         problem = None
         since = self._now() - retention.ENDED if reads else None
         try:
-            database, saved = open_database(self._path, since=since)
+            database, saved = open_database(self._path, since=since, history=self._history)
         except Unreadable as bad:
             problem = str(bad)
             aside = set_aside(self._path, "newer" if isinstance(bad, Newer) else "corrupt", self._now())
             log.error(
                 "state file set aside, beginning a new one", file=str(self._path), aside=aside, reason=problem
             )
-            database, saved = open_database(self._path, since=since)
+            database, saved = open_database(self._path, since=since, history=self._history)
         self._identity = database.identity
         return database, saved, problem
 

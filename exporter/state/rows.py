@@ -5,6 +5,8 @@ from typing import Any
 
 import attrs
 
+from .history import Remembered
+
 
 @attrs.frozen
 class SavedSeries:
@@ -46,12 +48,21 @@ class SavedEnds:
 
 
 @attrs.frozen(kw_only=True)
+class HistoryLimits:
+    """How much is remembered of conversations that are over: of at most so many, for so many seconds."""
+
+    conversations: int
+    seconds: float
+
+
+@attrs.frozen(kw_only=True)
 class Changes:
     """What a write puts into the file: rows of one moment, so that numbers and progress agree.
 
     The rows are made when they are asked for, which may be in another thread; what they are made of does not
     change. ``finished`` (ids) and ``forgotten`` take a conversation out of the unfinished ones; ``finished`` wins
     over ``conversations``, which wins over ``forgotten``. ``ends`` are new ones, or with everything all there are.
+    ``remembered`` are conversations that are over, turn by turn: always only new ones.
     """
 
     series: Callable[[], Iterable[SavedSeries]]
@@ -60,6 +71,7 @@ class Changes:
     finished: Sequence[str]
     forgotten: Sequence[str]
     ends: Callable[[], Iterable[SavedEnds]]
+    remembered: Callable[[], Iterable[Remembered]]
     families: Sequence[str]
     first_start: float
     is_empty: bool

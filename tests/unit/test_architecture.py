@@ -76,6 +76,8 @@ LIBRARIES: dict[str, set[str]] = {
     "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
+    "jinja2": {"web.pages"},
+    "markupsafe": {"web.pages"},
     "wsproto": {"diagnosis.raw_feed"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},

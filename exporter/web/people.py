@@ -1,0 +1,144 @@
+"""Edge: the pages for people and the JSON behind them: what the exporter does, and its conversations turn by turn."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+import attrs
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from ..counting.turns import SeenCall, as_json
+from ..phonic.wire import is_conversation_id
+from .pages import MOST_LISTED, POLICY, Latency, LiveRow, Pages, Part, PastRow
+
+UNKNOWN: Final = "unknown or forgotten"
+_LONGEST_QUERY: Final = 200
+
+
+class Shown(Protocol):
+    """What people are shown. All runs on the trio thread; what is awaited may be cancelled at any time."""
+
+    @property
+    def objective(self) -> float:
+        """The response time objective in seconds."""
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether conversations that are over are remembered."""
+        ...
+
+    def parts(self) -> Sequence[Part]:
+        """Each part of the exporter, and how it is."""
+        ...
+
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        ...
+
+    def latencies(self) -> Sequence[Latency]:
+        """The histograms that matter most, over all label sets."""
+        ...
+
+    def live(self) -> Sequence[LiveRow]:
+        """The conversations that are watched."""
+        ...
+
+    async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
+        """Remembered conversations that match, failed ones first, then the slowest; and how many do."""
+        ...
+
+    async def call(self, conversation_id: str) -> SeenCall | None:
+        """One conversation, live or remembered; None if it is neither."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class _Endpoints:
+    shown: Shown
+    pages: Pages
+    links: tuple[tuple[str, str], ...]
+
+    async def landing(self, _: Request) -> Response:
+        shown = self.shown
+        return _page(
+            self.pages.landing(
+                parts=shown.parts(),
+                live=shown.live(),
+                latencies=shown.latencies(),
+                uptime=shown.uptime(),
+                links=self.links,
+            )
+        )
+
+    async def conversations(self, request: Request) -> Response:
+        query = request.query_params.get("q", "").strip()[:_LONGEST_QUERY]
+        past, remembered = await self.shown.past(query, MOST_LISTED)
+        live = [each for each in self.shown.live() if _matches(each, query)]
+        return _page(
+            self.pages.conversations(
+                live=live, past=past, remembered=remembered, remembers=self.shown.remembers, query=query
+            )
+        )
+
+    async def conversation(self, request: Request) -> Response:
+        conversation_id = request.path_params["conversation_id"]
+        call = await self._call(conversation_id)
+        if call is None:
+            return _page(self.pages.missing(conversation_id[:_LONGEST_QUERY]), 404)
+        first = request.query_params.get("from", "0")
+        number = int(first) if first.isdecimal() and len(first) < 10 else 0
+        return _page(self.pages.conversation(call, objective=self.shown.objective, first=number))
+
+    async def json(self, request: Request) -> Response:
+        call = await self._call(request.path_params["conversation_id"])
+        headers = {"Cache-Control": "no-store"}
+        if call is None:
+            return JSONResponse({"error": UNKNOWN}, 404, headers)
+        return JSONResponse(as_json(call), headers=headers)
+
+    async def _call(self, conversation_id: str) -> SeenCall | None:
+        return await self.shown.call(conversation_id) if is_conversation_id(conversation_id) else None
+
+
+def routes(
+    shown: Shown,
+    *,
+    telemetry_path: str,
+    route_prefix: str,
+    link_prefix: str,
+    limited: Callable[[Callable[[Request], Awaitable[Response]]], object],
+) -> list[Route]:
+    """The routes of the pages, but ``/`` where the metrics page is there.
+
+    ``limited`` wraps an endpoint so that few of its answers are made at once.
+    """
+    links = (
+        ("/conversations", "conversations, live and remembered"),
+        (telemetry_path, "metrics for Prometheus"),
+        ("/-/healthy", "whether this process is healthy"),
+        ("/-/ready", "whether the metrics are complete"),
+        ("/api/v1/conversations", "the conversations being watched, as JSON"),
+    )
+    endpoints = _Endpoints(
+        shown=shown, pages=Pages(telemetry_path=telemetry_path, prefix=link_prefix), links=links
+    )
+    found = [
+        (f"{route_prefix}/conversations", endpoints.conversations),
+        (f"{route_prefix}/conversations/{{conversation_id}}", endpoints.conversation),
+        (f"{route_prefix}/api/v1/conversations/{{conversation_id}}", endpoints.json),
+    ]
+    if telemetry_path != "/":
+        found.append((f"{route_prefix}/", endpoints.landing))
+    return [Route(path, limited(endpoint), methods=["GET"]) for path, endpoint in found]  # type: ignore[arg-type]
+
+
+def _matches(row: LiveRow, query: str) -> bool:
+    words = (row.conversation_id, row.project or "", row.agent or "", row.state)
+    return any(query.lower() in each.lower() for each in words)
+
+
+def _page(text: str, status: int = 200) -> Response:
+    headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    return HTMLResponse(text, status, headers)
