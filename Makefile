@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures clean
+.PHONY: help demo unit test lint check bench soak fuzz dashboards docs schemas components pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the last line says what to open"
@@ -16,6 +16,7 @@ help:
 	@echo "make soak        long crash and fault test; prints its seeds"
 	@echo "make fuzz        fuzz what strangers can say, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
+	@echo "make docs        regenerate docs/metrics.md and docs/configuration.md"
 	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
 	@echo "make components  Grafana's own components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
@@ -77,6 +78,9 @@ fuzz: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+
+docs: $(STAMP)
+	$(BIN)/python -m docs
 
 schemas:
 	tests/data/grafana-schema/regenerate

@@ -1,8 +1,8 @@
 """Pure: every setting once (flag, variable, default, meaning), and the rules that a set of them must keep.
 
 Strategy: the attrs classes below are the one declaration. ``cli`` reads flags, variables, TOML keys and help
-from them; the README's table is compared with ``flag_table``. A field ``listen_address`` of the group ``web``
-is the flag ``--web.listen-address``, the variable ``PHONIC_EXPORTER_WEB_LISTEN_ADDRESS`` and the key
+from them; ``docs/configuration.md`` is generated from ``flag_table``. A field ``listen_address`` of the group
+``web`` is the flag ``--web.listen-address``, the variable ``PHONIC_EXPORTER_WEB_LISTEN_ADDRESS`` and the key
 ``listen-address`` of the table ``[web]``. Values arrive unchecked; ``resolve`` and ``validate`` are the only
 judges, because a check inside a class would escape from the command line as a traceback.
 """
@@ -84,7 +84,7 @@ def default_state_file() -> Path:
 
 
 def _setting(default: Any, meaning: str, *, shown: str | None = None) -> Any:
-    """An attrs field with its text for --help and README; ``shown`` describes a computed default."""
+    """An attrs field with its text for --help and the documentation; ``shown`` describes a computed default."""
     return attrs.field(default=default, metadata={"help": meaning, "shown": shown})
 
 
@@ -251,7 +251,8 @@ class HealthcheckSettings:
 class FlagRow:
     """A line of the flag table, as text; ``key`` is the dotted path in the TOML file.
 
-    ``takes`` says what kind of value follows the flag: nothing for one that is on or off.
+    ``takes`` says what kind of value follows the flag: nothing for one that is on or off. ``allowed`` are the
+    smallest and the largest number, where there are such.
     """
 
     flag: str
@@ -260,6 +261,7 @@ class FlagRow:
     meaning: str
     key: str
     takes: str
+    allowed: tuple[float, float] | None = None
 
 
 def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
@@ -277,6 +279,7 @@ def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
                 meaning=field.metadata["help"],
                 key=key,
                 takes=_takes(hint),
+                allowed=_BOUNDS.get(key),
             )
         )
     return rows

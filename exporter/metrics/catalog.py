@@ -1,8 +1,8 @@
 """Pure: every metric family, once: name, kind, help, labels, buckets and how it is derived.
 
-Rules for this file: it is data. The README table, the dashboards' tests and the page are all read from it,
+Rules for this file: it is data. docs/metrics.md, the dashboards' tests and the page are all read from it,
 so a family that is not here does not exist. Counters are named without ``_total``, as OpenMetrics does.
-Labels marked ``L`` in the README (chosen with ``--metrics.labels``) come before a family's own labels.
+Labels that are chosen with ``--metrics.labels`` come before a family's own labels.
 """
 
 from collections.abc import Iterator
