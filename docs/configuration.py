@@ -183,7 +183,7 @@ def _groups(rows: list[FlagRow]) -> Iterator[str]:
 def _entry(row: FlagRow, note: Note) -> str:
     facts = table(
         ("variable", "TOML", "value", "default"),
-        [(f"`{row.variable}`", _toml_key(row), _value(row, note), f"`{row.default}`" if row.default else "none")],
+        [(f"`{row.variable}`", _toml_key(row), _value(row, note), _default(row))],
     )
     entry = f"### `{row.flag}`\n\n{wrapped(prose(row.meaning))}\n\n{facts}\n"
     if note.text:
@@ -196,6 +196,13 @@ def _entry(row: FlagRow, note: Note) -> str:
 def _toml_key(row: FlagRow) -> str:
     group, _, name = row.key.rpartition(".")
     return "" if row.key == "config.file" else f"`[{group}]` `{name}`"
+
+
+def _default(row: FlagRow) -> str:
+    """The default: one that is computed is described in words."""
+    if not row.default:
+        return "none"
+    return prose(row.default) if " " in row.default else f"`{row.default}`"
 
 
 def _value(row: FlagRow, note: Note) -> str:

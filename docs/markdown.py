@@ -19,7 +19,7 @@ def prose(text: str) -> str:
 _CODE = re.compile(
     r"`[^`]*`"  # is code already
     r"|(?<!\w)--[a-z][\w.-]*\w"
-    r"|/?[\w./{}\[\]]*_[\w.\[\]*]*[\w*]"
+    r"|[/$]?[\w./{}\[\]]*_[\w./\[\]*-]*[\w*]"
 )
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from docs import configuration
-from docs.markdown import rewritten, slug
+from docs.markdown import prose, rewritten, slug
 from exporter.settings import flag_table
 from exporter.simulator.settings import SimulatorSettings
 from exporter.web import config_file
@@ -51,7 +51,9 @@ def test_every_flag_has_an_entry_with_its_variable_and_default() -> None:
         assert f"(#{slug(row.flag)})" in page
         entry = page.partition(f"\n### `{row.flag}`\n")[2].partition("\n#")[0]
         assert f"| `{row.variable}` |" in entry
-        assert f"| `{row.default}` |" in entry if row.default else "| none |" in entry
+        computed = " " in row.default
+        default = prose(row.default) if computed else f"`{row.default}`" if row.default else "none"
+        assert f" | {default} |\n" in entry
     for row in flag_table(SimulatorSettings, prefix="simulator"):
         assert f"| `{row.flag}` |" in page
 
