@@ -622,7 +622,7 @@ def _flag(value: Any) -> bool | None:
 
 
 # Documented fields of both shapes (API 2.1 to 2.3, SDK 0.32.42 and the live example): what is not here is drift.
-_CONVERSATION_FIELDS = frozenset(
+CONVERSATION_FIELDS = frozenset(
     """
     id agent external_id origin generate_welcome_message push_to_talk is_welcome_message_interruptible
     welcome_message no_input_poke_text template_variables system_prompt input_format output_format
@@ -638,7 +638,7 @@ _CONVERSATION_FIELDS = frozenset(
     assistant_backchannel_aggressiveness
     """.split()
 )
-_ITEM_FIELDS = frozenset(
+ITEM_FIELDS = frozenset(
     """
     id item_idx role duration_ms started_at audio_speed text retranscribed_text voice tool_call_ids
     transcript_corrections naturalness_report hallucination_report assistant_chose_not_to_respond timings
@@ -660,10 +660,10 @@ def unknown_fields(frame: str | bytes) -> set[tuple[Drift, str]]:
         return found
     try:
         conversation = _decode_keys(_decode_keys(frame)["conversation"])
-        found.update((Drift.CONVERSATION, key) for key in conversation.keys() - _CONVERSATION_FIELDS)
+        found.update((Drift.CONVERSATION, key) for key in conversation.keys() - CONVERSATION_FIELDS)
         for item in _decode_items(conversation["items"]):
             if isinstance(item, dict):
-                found.update((Drift.ITEM, key) for key in item.keys() - _ITEM_FIELDS)
+                found.update((Drift.ITEM, key) for key in item.keys() - ITEM_FIELDS)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, KeyError):
         pass  # a frame of another shape is judged by `decode`
     return found

@@ -90,6 +90,7 @@ async def open_rest(
     *,
     on_error: Callable[[RestError], None],
     on_request: Callable[[Request, float], None] = lambda _what, _seconds: None,
+    on_body: Callable[[Request, bytes], None] = lambda _what, _body: None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     proxy: Proxy | None = None,
     ca_file: Path | None = None,
@@ -100,8 +101,9 @@ async def open_rest(
     """A client for ``base_url`` that is closed on leaving.
 
     ``on_request`` hears of each request that was sent and how many seconds it took, ``on_error`` of each that
-    failed and of each reply with odd rows, ``clock`` of the time in each reply. All requests go through ``proxy``;
-    ``ca_file`` replaces the system's trust, in it too. ``now`` gives Unix time by our own clock.
+    failed and of each reply with odd rows. ``on_body`` gets each body as it came, ``clock`` the time in each
+    reply. All requests go through ``proxy``; ``ca_file`` replaces the system's trust, in it too. ``now`` gives
+    Unix time by our own clock.
 
     Errors: ConfigError for an unusable ``ca_file``.
     """
@@ -137,6 +139,7 @@ async def open_rest(
             credentials,
             on_error=on_error,
             on_request=on_request,
+            on_body=on_body,
             budget=Budget(requests_per_second, now=now),
             proxy=proxy,
             clock=clock or PhonicClock(now),
@@ -166,6 +169,7 @@ class RestApi:
         *,
         on_error: Callable[[RestError], None],
         on_request: Callable[[Request, float], None],
+        on_body: Callable[[Request, bytes], None],
         budget: Budget,
         proxy: Proxy | None,
         clock: PhonicClock,
@@ -181,6 +185,7 @@ class RestApi:
         self._credentials = credentials
         self._on_error = on_error
         self._on_request = on_request
+        self._on_body = on_body
         self._budget = budget
         self._proxy = proxy
         self._clock = clock
@@ -354,7 +359,9 @@ class RestApi:
                         if "Age" not in response.headers:  # a cache's reply would tell an old time
                             self._clock.heard(response.headers.get("Date"), sent_at, self._now())
                         if response.status_code == 200:
-                            return await _body(response), _request_id(response)
+                            body = await _body(response)
+                            self._on_body(what, body)
+                            return body, _request_id(response)
             except (httpx.TimeoutException, trio.TooSlowError) as exc:
                 raise RestFailed(RestError.TIMEOUT) from exc
             except httpx.HTTPError as exc:
