@@ -6,7 +6,7 @@ from typing import Final
 import attrs
 
 from exporter.metrics.catalog import RESPONSE_BUCKETS, Scope, series_of
-from exporter.settings import FlagRow, flag_table
+from exporter.settings import DoctorSettings, FlagRow, RecordSettings, flag_table
 from exporter.simulator.settings import SimulatorSettings
 
 from .markdown import prose, slug, table, wrapped
@@ -157,7 +157,19 @@ def parts() -> dict[str, str]:
     if unknown:
         raise ValueError(f"docs/configuration.py has notes on flags that do not exist: {sorted(unknown)}")
     simulator = flag_table(SimulatorSettings, prefix="simulator")
-    return {"index": _index(rows), "flags": "".join(_groups(rows)), "simulator": _overview(simulator)}
+    return {
+        "index": _index(rows),
+        "flags": "".join(_groups(rows)),
+        "simulator": _overview(simulator),
+        "doctor": _overview(own_flags(DoctorSettings)),
+        "record": _overview(own_flags(RecordSettings)),
+    }
+
+
+def own_flags(settings: type) -> list[FlagRow]:
+    """The flags of a command that the exporter itself does not have."""
+    common = {row.key for row in flag_table()}
+    return [row for row in flag_table(settings) if row.key not in common]
 
 
 def _index(rows: list[FlagRow]) -> str:
@@ -215,5 +227,5 @@ def _value(row: FlagRow, note: Note) -> str:
 
 
 def _overview(rows: list[FlagRow]) -> str:
-    lines = [(f"`{row.flag}`", f"`{row.default}`" if row.default else "", prose(row.meaning)) for row in rows]
+    lines = [(f"`{row.flag}`", _default(row), prose(row.meaning)) for row in rows]
     return table(("flag", "default", "meaning"), lines)

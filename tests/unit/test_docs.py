@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from docs.markdown import slug
 from exporter.metrics.catalog import CATALOG, Kind, Scope, series_of
-from exporter.settings import HealthcheckSettings, Settings, flag_table
+from exporter.settings import DoctorSettings, HealthcheckSettings, RecordSettings, Settings, flag_table
 from exporter.simulator.settings import SimulatorSettings
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +148,9 @@ def test_every_reason_for_a_lost_feed_has_advice() -> None:
 def test_every_flag_that_the_documents_name_exists() -> None:
     rows = [
         *flag_table(Settings),
+        *flag_table(DoctorSettings),
         *flag_table(HealthcheckSettings),
+        *flag_table(RecordSettings),
         *flag_table(SimulatorSettings, prefix="simulator"),
     ]
     known = {row.flag for row in rows} | {
@@ -185,3 +189,15 @@ def test_every_symptom_says_what_to_look_at_and_what_to_do() -> None:
     for entry in section.split("\n### ")[1:]:
         assert "**Look at**" in entry
         assert "**Do.**" in entry or "| what to do |" in entry
+
+
+def test_every_command_is_on_the_front_page_and_in_the_configuration() -> None:
+    done = subprocess.run([sys.executable, "-m", "exporter", "--help"], capture_output=True, text=True, check=True)
+    listed = done.stdout.partition("Commands ")[2].partition("\n\n")[0]
+    commands = re.findall(r"^  ([a-z-]+)$", listed, re.MULTILINE)
+    assert "check-config" in commands
+    for page in ("README.md", "docs/configuration.md"):
+        table = re.findall(
+            r"^\| `phonic-exporter ([a-z-]+)", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE
+        )
+        assert set(commands) <= set(table), page

@@ -13,7 +13,7 @@ import yaml
 
 from docs import configuration
 from docs.markdown import prose, rewritten, slug
-from exporter.settings import flag_table
+from exporter.settings import DoctorSettings, RecordSettings, flag_table
 from exporter.simulator.settings import SimulatorSettings
 from exporter.web import config_file
 from tests.unit.certificates import make_authority, make_certificate
@@ -54,7 +54,12 @@ def test_every_flag_has_an_entry_with_its_variable_and_default() -> None:
         computed = " " in row.default
         default = prose(row.default) if computed else f"`{row.default}`" if row.default else "none"
         assert f" | {default} |\n" in entry
-    for row in flag_table(SimulatorSettings, prefix="simulator"):
+    others = [
+        *flag_table(SimulatorSettings, prefix="simulator"),
+        *configuration.own_flags(DoctorSettings),
+        *configuration.own_flags(RecordSettings),
+    ]
+    for row in others:
         assert f"| `{row.flag}` |" in page
 
 
