@@ -82,7 +82,7 @@ NOTES: Final[Mapping[str, Note]] = {
         "conversations", f"Each has {series_of(Scope.LIVE)} series for as long as it is live."
     ),
     "metrics.hold-new-series": Note(
-        _SECONDS, "[semantics.md](semantics.md) says which series are held back, and for how long."
+        _SECONDS, "[semantics.md](semantics.md#15-new-series) says which series are held back, and for how long."
     ),
     "metrics.slo-response": Note(
         "seconds, one of " + ", ".join(f"{bound:g}" for bound in RESPONSE_BUCKETS),
