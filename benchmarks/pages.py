@@ -72,7 +72,7 @@ def page(conversations: Conversations) -> Page:
         rest=None,
         discovery=None,
         clock=PhonicClock(),
-        checkpoint=None,
+        keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,

@@ -20,8 +20,9 @@ import attrs
 import platformdirs
 from cyclopts import Parameter, Token
 
+from .counting.labels import LABEL_CHOICES
 from .errors import ConfigError
-from .metrics.catalog import LABEL_CHOICES, RESPONSE_BUCKETS
+from .metrics.catalog import RESPONSE_BUCKETS
 from .phonic.address import normalised
 from .phonic.proxies import is_loopback
 from .phonic.wire import is_conversation_id

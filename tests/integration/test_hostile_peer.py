@@ -50,10 +50,10 @@ class Seen:
     answers: int = 0
 
     def reasons(self) -> list[FeedError]:
-        return [each.more for each in self.sink.told if each.what == "feed_error"]
+        return [each.more for each in self.sink.recorded if each.what == "feed_error"]
 
     def invalid(self) -> list[Invalid]:
-        return [each.more for each in self.sink.told if each.what == "invalid"]
+        return [each.more for each in self.sink.recorded if each.what == "invalid"]
 
     def check(self) -> None:
         """The loop was not held, pages were answered, and the good conversation was counted to its last turn."""
@@ -94,7 +94,7 @@ async def attacked(
             retry=Retry(first=60, longest=60),  # one attempt
             rng=Random(0),
             set_state=lambda _: None,
-            heard=lambda _: None,
+            on_snapshot=lambda _: None,
         )
 
     async def ask(url: str) -> None:
