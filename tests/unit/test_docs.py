@@ -87,6 +87,13 @@ def test_the_front_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
+def test_the_help_text_on_the_front_page_is_that_of_the_metric() -> None:
+    helps = {family.name: family.help for family in CATALOG}
+    said = re.findall(r"^# HELP (\w+) (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert said
+    assert [(name, helps[name]) for name, _ in said] == said
+
+
 def code(text: str) -> Iterator[str]:
     """Spans of code, each on one line."""
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
