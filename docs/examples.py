@@ -242,6 +242,11 @@ EXPORTER: Final = {
         "Share of snapshots that a newer one replaced before they were evaluated.",
         "sum(rate(phonic_exporter_updates_superseded_total[5m])) / sum(rate(phonic_exporter_updates_total[5m]))",
     ),
+    "phonic_exporter_decodes": _experimental(
+        "Share of snapshots that were decoded in full.",
+        'sum(rate(phonic_exporter_decodes_total{path="full"}[5m]))\n'
+        "/ sum(rate(phonic_exporter_decodes_total[5m]))",
+    ),
     "phonic_exporter_messages": Example(
         "Messages a second from live feeds, by type.",
         "sum by (message) (rate(phonic_exporter_messages_total[5m]))",

@@ -31,7 +31,7 @@ from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
-from .phonic.live.client import LiveSocket, Timeouts
+from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
 from .phonic.trust import trusting
 from .settings import MetricsSettings, Settings, StateSettings, WebSettings, describe, route_prefix
@@ -85,18 +85,18 @@ async def run(
         "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
         "web_config": web_config.reread,
     }
-    live = LiveSocket(
-        settings.phonic.base_url,
-        credentials,
-        Timeouts(idle=settings.watch.idle_timeout),
-        tls=trusting(settings.phonic.ca_file),
-        proxy=proxy,
-    )
     async with (
         stopping_on_signals(stop, reloads),
         AsyncExitStack() as while_serving,
         _state(settings.state, conversations) as state,
         rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
+        open_live(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        ) as live,
     ):
         publisher = Publisher(conversations.store, conversations, state)
         watching = Watching.of(

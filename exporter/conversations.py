@@ -21,7 +21,19 @@ from .counting import finish as ending
 from .counting.finish import End
 from .counting.labels import label_value, labels_of
 from .entry import Entry, Moment, decode, encode, new_entry
-from .enums import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, Task, UnknownWord
+from .enums import (
+    DecodePath,
+    Drift,
+    FeedError,
+    Invalid,
+    Lost,
+    MessageType,
+    Origin,
+    Reconciled,
+    Reset,
+    Task,
+    UnknownWord,
+)
 from .metrics import catalog
 from .metrics.agents import Agent, Agents
 from .metrics.series import Sample, labels_text
@@ -59,6 +71,7 @@ class Conversations:
         self._clock_offset = clock_offset
         # Counted with every message: found once.
         self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
+        self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
         self._updates = store.counter(catalog.UPDATES)
         self._update_bytes = store.counter(catalog.UPDATE_BYTES)
         self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
@@ -94,6 +107,9 @@ class Conversations:
         if kind is MessageType.CONVERSATION_UPDATED:
             self._updates.add(1)
             self._update_bytes.add(size)
+
+    def decoded(self, path: DecodePath) -> None:
+        self._decodes[path].add(1)
 
     def superseded(self, count: int, size: int) -> None:
         self._messages[MessageType.CONVERSATION_UPDATED].add(count)

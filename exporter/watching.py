@@ -75,7 +75,6 @@ class Watching:
 
     conversations: Conversations
     supervisor: Supervisor
-    live: LiveSocket
     gate: FeedGate
     discovery: Discovery | None
     access: Access | None
@@ -110,7 +109,6 @@ class Watching:
         return cls(
             conversations=conversations,
             supervisor=supervisor,
-            live=live,
             gate=gate,
             discovery=_discovery(settings, rest, supervisor, conversations, clock),
             access=access,
@@ -124,7 +122,6 @@ class Watching:
         """
         crashed = self.conversations.task_crashed
         await nursery.start(self.supervisor.run)
-        nursery.start_soon(self.live.run)
         nursery.start_soon(self._expire)
         if self.access is not None:
             nursery.start_soon(keep_running, Task.CREDENTIAL, self.access.run, crashed)

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import trio
 
-from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
+from exporter.enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
 from exporter.phonic.live.errors import FeedClosed
 from exporter.phonic.schema import Conversation, Snapshot
 from exporter.watch.interfaces import RecordState
@@ -23,11 +23,11 @@ OTHER_ERROR = '{"type": "error", "message": "we broke"}'
 
 # What a scripted feed does next: hand out a frame, sleep so many seconds, wait, or raise.
 Step = str | bytes | float | trio.Event | Exception
-Script = Sequence[Step] | FeedClosed  # the latter: cannot even be opened
+Script = Sequence[Step] | FeedClosed  # a `FeedClosed`: the feed cannot be opened
 
 
 def snapshot(conversation_id: str, turns: int = 1, **more: Any) -> str:
-    """A ``conversation-updated`` message; every turn of a user, a second long."""
+    """A ``conversation-updated`` message of user turns, each a second long."""
     items = [
         {"item_idx": at, "role": "user", "started_at": f"2026-04-13T10:00:{at % 60:02}Z", "duration_ms": 1000}
         for at in range(turns)
@@ -131,6 +131,9 @@ class RecordingSink:
 
     def message(self, kind: MessageType, size: int) -> None:
         self.recorded.append(SinkCall("message", more=(kind, size)))
+
+    def decoded(self, path: DecodePath) -> None:
+        self.recorded.append(SinkCall("decoded", more=path))
 
     def superseded(self, count: int, size: int) -> None:
         self.recorded.append(SinkCall("superseded", more=(count, size)))

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
-from ..enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
+from ..enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
 from ..phonic.listing import AgentRow, ListPage, ProjectRow, Workspace
 from ..phonic.schema import Snapshot
 
@@ -72,6 +72,9 @@ class Sink(Protocol):
 
     def message(self, kind: MessageType, size: int) -> None:
         """A message was received; ``size`` is its length in characters (text) or bytes (binary)."""
+
+    def decoded(self, path: DecodePath) -> None:
+        """A snapshot was decoded, in full or incrementally."""
 
     def superseded(self, count: int, size: int) -> None:
         """``count`` snapshots of ``size`` together were dropped unread because a newer one had arrived."""

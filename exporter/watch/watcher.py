@@ -164,6 +164,7 @@ class _Messages:
     def _count(self, message: Message, size: int, frame: str | bytes) -> bool:
         self._sink.message(message.type, size)
         if message.snapshot is not None:
+            self._sink.decoded(message.path)
             self._sink.update(self._conversation_id, message.snapshot)
             conversation = message.snapshot.conversation
             self._on_snapshot(conversation.ended_at is not None or conversation.is_live is False)

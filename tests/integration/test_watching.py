@@ -10,7 +10,7 @@ from exporter.metrics import catalog
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import MOST_DOCUMENTS, decode
-from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.live.client import Timeouts, open_live
 from exporter.phonic.schema import Snapshot
 from exporter.watch.interfaces import Requester
 from exporter.watch.supervisor import Supervisor
@@ -101,8 +101,12 @@ async def test_bad_server_behaviour_changes_no_total() -> None:
     conversations = SignallingConversations(MetricStore(LabelLimits()), live_limit=10, now=lambda: NOW)
     conversations.all_finished = trio.Event()
     with trio.fail_after(10):
-        async with rude_server(talk) as url, trio.open_nursery() as nursery:
-            live = LiveSocket(url, Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2, round=0.01))
+        key, timeouts = Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2)
+        async with (
+            rude_server(talk) as url,
+            open_live(url, key, timeouts, batch_seconds=0.01) as live,
+            trio.open_nursery() as nursery,
+        ):
             supervisor = Supervisor(
                 open_feed=live.open,
                 sink=conversations,
@@ -112,7 +116,6 @@ async def test_bad_server_behaviour_changes_no_total() -> None:
                 rng=Random(1),
             )
             await nursery.start(supervisor.run)
-            nursery.start_soon(live.run)
             for each in (STEADY, BROKEN):
                 assert supervisor.start(each, Requester.FLAG) is Started.STARTED
             await conversations.all_finished.wait()

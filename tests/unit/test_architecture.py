@@ -133,7 +133,7 @@ EVERYWHERE = {"attrs"}
 PURE = """
     enums errors counting.derive counting.finish counting.increments counting.labels counting.retention
     phonic.address phonic.body phonic.decode phonic.proxies phonic.schema phonic.walker phonic.wire
-    phonic.live.errors phonic.live.fast_path
+    phonic.live.errors phonic.live.fast_path phonic.live.layout
     state.blob state.ended state.rows
     metrics.catalog metrics.exposition metrics.formats metrics.numbers
 """.split()
