@@ -13,7 +13,7 @@ from tests.e2e.pages import scrape_until
 from tests.e2e.programs import ANY_PORT, program
 from tests.e2e.prometheus import needs, prometheus
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 # Calls of seconds, so that turns are counted between any two scrapes.
 LIVELY = (

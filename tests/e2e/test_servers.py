@@ -34,7 +34,7 @@ from tests.e2e.prometheus import (
 )
 from tests.e2e.verdicts import SERVERS, STEMS, TRIED, VICTORIA, Server, verdict
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(files.__file__).parent
 README = ROOT / "README.md"
