@@ -124,7 +124,7 @@ async def test_address_has_path_of_base_url_and_quoted_id_and_host_header_its_po
 
 
 async def test_frames_arrive_in_order_and_as_they_were_sent() -> None:
-    sent = [
+    sent: list[str | bytes] = [
         snapshot(ID, 1),
         AUDIO,
         "not json",
@@ -602,7 +602,7 @@ async def test_feeds_one_after_another_that_get_the_same_descriptor_are_not_conf
 
 @pytest.mark.parametrize("period", [0.0, 0.01])
 async def test_without_rounds_the_same_is_heard_as_with_them(period: float) -> None:
-    sent = [
+    sent: list[str | bytes] = [
         snapshot(ID, 1),
         AUDIO,
         snapshot(ID, 2, text="x" * 300_000),

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -56,6 +57,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
     """Play a story on a feed over streams in memory, with virtual time and the first round at `PERIOD`."""
 
     async def play() -> None:
+        ours: Any
         ours, theirs = streams()
         rounds = Rounds(PERIOD)
         accepted: list[WebSocketConnection] = []
@@ -66,7 +68,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept, nursery)
             inbox = Inbox(ID, rounds)
-            line = Line(ours, RoundStream(ours), inbox, Memory().share(lambda: None), rounds, MAX_MESSAGE)
+            line: Any = Line(ours, RoundStream(ours), inbox, Memory().share(lambda: None), rounds, MAX_MESSAGE)
             client = await wrap_client_stream(nursery, line, "host", "/", max_message_size=0)
             feed = LiveFeed(inbox, client, line, rounds, trio.CancelScope())
             await wait_all_tasks_blocked()

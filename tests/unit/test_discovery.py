@@ -217,6 +217,9 @@ class Desk:
         self.seen.add(conversation_id)
         return Started.STARTED
 
+    def withdraw(self, conversation_id: str, source: Source) -> None:  # noqa: ARG002
+        raise AssertionError("discovery never withdraws a conversation")
+
     def over(self, conversation_id: str) -> None:
         self.told_over.add(conversation_id)
 
@@ -978,10 +981,10 @@ async def test_calls_of_the_simulator_that_nobody_watched_are_counted(monkeypatc
                 found = Discovery(
                     api,
                     targets=desk,
-                    sink=desk,
+                    sink=desk,  # type: ignore[arg-type]
                     directory=desk,
                     rng=Random(0),
-                    interval=5.0,  # type: ignore[arg-type]
+                    interval=5.0,
                 )
                 await nursery.start(found.run)
                 await desk.has_finished(len(planned))
