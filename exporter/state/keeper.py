@@ -106,7 +106,7 @@ class StateKeeper:
         self._behind_since: float | None = (
             None  # trio time of the first attempt to write the oldest unwritten change
         )
-        self._is_said = False
+        self._is_behind_logged = False
         # The rest is used in the thread only.
         self._lock: int | None = None
         self._database: Database | None = None
@@ -199,8 +199,8 @@ class StateKeeper:
     def is_behind(self) -> bool:
         """Whether writes have failed for so long that pages show counted numbers. Logs the beginning of that."""
         is_behind = self._behind_since is not None and trio.current_time() - self._behind_since > COUNTED_AFTER
-        if is_behind and not self._is_said:
-            self._is_said = True
+        if is_behind and not self._is_behind_logged:
+            self._is_behind_logged = True
             log.error(
                 "state file not written for long: pages show numbers that a crash would lose", file=str(self._path)
             )
@@ -263,8 +263,8 @@ class StateKeeper:
         self.last_success = at
         self._is_failing = False
         self._behind_since = None
-        if self._is_said:
-            self._is_said = False
+        if self._is_behind_logged:
+            self._is_behind_logged = False
             log.info("state file written again: pages show what it holds", file=str(self._path))
         self._tell_waiters()
 
