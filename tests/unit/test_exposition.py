@@ -50,7 +50,7 @@ def by_us(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> bytes
     return b"".join(finish(render(blocks(store, gauges), form), form))
 
 
-# Label values as agents may be called, without what no UTF-8 can carry.
+# Possible names of agents, without lone surrogates, which UTF-8 cannot encode.
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.sampled_from(
     ['"', "\n", "\\", "\\n", "}", "{", "\U0001f600", 'a",b="c', " ", "__other__", "#", "\r", "\u2028"]
 )
@@ -141,7 +141,7 @@ def test_labels_are_read_back_from_their_text(pairs: list[tuple[str, str]]) -> N
 
 
 @FORMATS
-def test_a_page_may_be_written_by_either_writer(form: Format) -> None:
+def test_both_writers_give_the_same_page(form: Format) -> None:
     gauges: dict[Family, Any] = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     gauges[catalog.UP] = lambda: [("", 1.0)]
     store, one_family = busy_store(), frozenset({catalog.RESPONSE.name})
@@ -188,7 +188,7 @@ def test_the_parsers_read_the_same_numbers_back(form: Format) -> None:
 
 
 @given(st.lists(names, min_size=1, max_size=3, unique=True), st.sampled_from(Format))
-def test_any_agent_name_comes_back_as_it_was(agents: list[str], form: Format) -> None:
+def test_any_agent_name_is_read_back_unchanged(agents: list[str], form: Format) -> None:
     conversations = new_conversations()
     for at, agent in enumerate(agents):
         conversations.update(f"conv_{at}", live({"id": f"conv_{at}", "agent": {"id": "agent_1", "name": agent}}))
@@ -210,7 +210,7 @@ def test_exemplars_are_read_back_with_conversation_value_and_time() -> None:
 
 
 @FORMATS
-def test_no_family_comes_twice_and_none_is_empty(form: Format) -> None:
+def test_no_family_is_repeated_or_empty(form: Format) -> None:
     lines = page_of(new_conversations()).render(form).decode().splitlines()
     types = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(types) == len(set(types))
@@ -219,7 +219,7 @@ def test_no_family_comes_twice_and_none_is_empty(form: Format) -> None:
     )
 
 
-def test_only_openmetrics_ends_with_a_mark() -> None:
+def test_only_openmetrics_has_an_end_mark() -> None:
     pages = {form: b"".join(finish([b"a\n", b"b\n"], form)) for form in Format}
     assert pages == {
         Format.TEXT_0_0_4: b"a\nb\n",
@@ -258,12 +258,12 @@ def test_every_sample_name_selects_its_family() -> None:
         assert not has_samples_named(family, frozenset({f"{family.name}_more"}))
 
 
-def test_a_family_nobody_feeds_is_an_error_at_the_start() -> None:
+def test_a_family_without_a_source_is_an_error_at_the_start() -> None:
     with pytest.raises(ValueError, match="nothing feeds phonic_conversations_live"):
         Page(MetricStore(LabelLimits()), {}, process_metrics())
 
 
-def test_gauges_come_from_their_owners_at_each_scrape() -> None:
+def test_gauges_are_read_at_each_scrape() -> None:
     state: list[float | None] = [None]
     family, source = one(catalog.UP, lambda: state[0])
     assert list(source()) == []
@@ -273,7 +273,7 @@ def test_gauges_come_from_their_owners_at_each_scrape() -> None:
     assert (family, list(source())) == (catalog.WATCHERS, [('{state="live"}', 3.0)])
 
 
-def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -> None:
+def test_families_with_a_shared_reader_show_the_same_moment_of_each_page() -> None:
     moments = count(1)
 
     def both() -> dict[Family, Column]:
@@ -292,7 +292,7 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
 
 
 @FORMATS
-def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> None:
+def test_all_parts_of_a_page_show_the_moment_of_the_request(form: Format) -> None:
     store = busy_store()
     turns = [("a", 1.0)]
     gauges: dict[Family, Any] = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
@@ -317,14 +317,14 @@ def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> N
     assert page().render(form) != before
 
 
-def test_a_page_tells_what_the_one_before_it_cost() -> None:
+def test_a_page_has_the_render_duration_of_the_previous_one() -> None:
     page = page_of(new_conversations())
     assert b"phonic_exporter_render_duration_seconds" not in page.render(Format.TEXT_0_0_4)
     assert b"\nphonic_exporter_render_duration_seconds 0.0" in page.render(Format.TEXT_0_0_4)
 
 
 @pytest.mark.e2e
-def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
+def test_promtool_accepts_a_full_page() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         if os.environ.get("CI") == "true":
