@@ -29,13 +29,21 @@ from .metrics.page import Page
 from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
+from .people import People
 from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
 from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
 from .phonic.trust import trusting
-from .people import People
-from .settings import HistorySettings, MetricsSettings, Settings, StateSettings, WebSettings, describe, route_prefix
+from .settings import (
+    HistorySettings,
+    MetricsSettings,
+    Settings,
+    StateSettings,
+    WebSettings,
+    describe,
+    route_prefix,
+)
 from .shutdown import stopping_on_signals
 from .state.keeper import StateKeeper
 from .state.rows import HistoryLimits
@@ -234,7 +242,9 @@ async def _state(
     if settings.file is None:
         yield None
         return
-    opened = await StateKeeper.open(settings.file, label_names=conversations.store.limits.names,
+    opened = await StateKeeper.open(
+        settings.file,
+        label_names=conversations.store.limits.names,
         now=time.time,
         history=HistoryLimits(conversations=history.conversations, seconds=history.hours * 3600),
     )

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from math import inf
 from typing import Final
 
 import attrs
 import trio
 
 from .conversations import Conversations
+from .counting.seen import last_response
 from .counting.turns import SeenCall
+from .entry import Entry
 from .metrics import catalog
 from .metrics.catalog import Family
 from .metrics.publisher import Publisher
@@ -20,7 +23,7 @@ from .state.history import Remembered
 from .state.keeper import StateKeeper
 from .watch.access import Access
 from .watch.discovery import Discovery
-from .watch.supervisor import Supervisor
+from .watch.supervisor import Supervisor, Watch
 from .web.pages import Bar, Latency, LiveRow, Part, PastRow
 
 WRONG_CLOCK: Final = 2.0
@@ -96,7 +99,9 @@ class People:
         if self.state is None:
             return Part(name=name, is_well=None, text="off: counters start at 0 with each process")
         if self.publisher.is_committed is False:
-            return Part(name=name, is_well=False, text="cannot be written: pages show numbers that a crash would lose")
+            return Part(
+                name=name, is_well=False, text="cannot be written: pages show numbers that a crash would lose"
+            )
         if self.state.last_success is None:
             return Part(name=name, is_well=False, text="not written yet")
         ago = max(0.0, self.now() - self.state.last_success)
@@ -136,31 +141,34 @@ class People:
             ),
         )
 
-    def live(self) -> list[LiveRow]:
-        now = self.clock.now()
-        rows = []
-        for each in self.supervisor.watches():
-            entry = self.conversations.entry(each.conversation_id)
-            live = entry.progress.live if entry else None
-            waiting = live.waiting_since if live and entry and entry.is_current else None
-            rows.append(
-                LiveRow(
-                    conversation_id=each.conversation_id,
-                    project=entry.project if entry else None,
-                    agent=entry.agent if entry else None,
-                    state=each.state.value,
-                    duration=live.duration if live else None,
-                    turns=live.turns if live else 0,
-                    last_response=entry.last_response if entry else None,
-                    waiting=None if waiting is None else max(0.0, now - waiting),
-                )
-            )
-        return rows
+    def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:
+        found = []
+        for watch in self.supervisor.watches():
+            entry = self.conversations.entry(watch.conversation_id)
+            words = (watch.conversation_id, watch.state.value, *((entry.project, entry.agent) if entry else ()))
+            if any(query.lower() in each.lower() for each in words):
+                found.append((watch, entry))
+        found.sort(key=lambda each: _waiting_since(each[1]))
+        return [self._live_row(watch, entry) for watch, entry in found[:most]], len(found)
+
+    def _live_row(self, watch: Watch, entry: Entry | None) -> LiveRow:
+        live = entry.progress.live if entry else None
+        waiting = _waiting_since(entry)
+        return LiveRow(
+            conversation_id=watch.conversation_id,
+            project=entry.project if entry else None,
+            agent=entry.agent if entry else None,
+            state=watch.state.value,
+            duration=live.duration if live else None,
+            turns=live.turns if live else 0,
+            last_response=last_response(entry.progress) if entry else None,
+            waiting=None if waiting == inf else max(0.0, self.clock.now() - waiting),
+        )
 
     async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
         if self.state is None:
             return [], 0
-        found, count = await self.state.list_history(query, most=most)
+        found, count = await self.state.list_history(query, limit=most)
         return [_past(each) for each in found], count
 
     async def call(self, conversation_id: str) -> SeenCall | None:
@@ -169,6 +177,12 @@ class People:
         if found is not None or self.state is None:
             return found
         return await self.state.recall(conversation_id)
+
+
+def _waiting_since(entry: Entry | None) -> float:
+    """Unix time; infinity while nobody waits, or while that is not known."""
+    since = entry.progress.live.waiting_since if entry is not None and entry.is_current else None
+    return inf if since is None else since
 
 
 def quantile(share: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:

@@ -169,7 +169,9 @@ def check_telemetry_path(path: str) -> None:
     if not _TELEMETRY_PATH.fullmatch(path):
         raise ConfigError("--web.telemetry-path", "must be like /metrics: segments of letters, digits and ._~-")
     if _TAKEN.match(path):
-        raise ConfigError("--web.telemetry-path", "must not be a path of another page: /-, /api, /conversations, /livez, /readyz")
+        raise ConfigError(
+            "--web.telemetry-path", "must not be a path of another page: /-, /api, /conversations, /livez, /readyz"
+        )
 
 
 _HEALTHY: Final = ("/-/healthy", "/livez")

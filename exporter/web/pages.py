@@ -110,17 +110,21 @@ class Pages:
         *,
         parts: Sequence[Part],
         live: Sequence[LiveRow],
+        live_count: int,
         latencies: Sequence[Latency],
         uptime: float,
         links: Sequence[tuple[str, str]],
     ) -> str:
-        """The page at ``/``. ``uptime`` in seconds; ``links``: further paths, and what is there."""
+        """The page at ``/``. ``uptime`` in seconds; ``links``: further paths, and what is there.
+
+        ``live_count``: how many conversations go on, of which ``live`` are shown.
+        """
         return self._page(
             "landing.html",
             refresh=REFRESH,
             parts=parts,
-            live=live[:MOST_LISTED],
-            live_count=len(live),
+            live=live,
+            live_count=live_count,
             latencies=latencies,
             uptime=_duration(uptime),
             links=links,
@@ -130,17 +134,22 @@ class Pages:
         self,
         *,
         live: Sequence[LiveRow],
+        live_count: int,
         past: Sequence[PastRow],
         remembered: int,
         remembers: bool,
         query: str,
     ) -> str:
-        """The list. ``remembered``: how many are over and not forgotten; ``remembers``: whether any ever is."""
+        """The list. ``live`` are shown of ``live_count``, ``past`` of ``remembered`` that match ``query``.
+
+        ``remembers``: whether any conversation is remembered.
+        """
         return self._page(
             "conversations.html",
             refresh=None,
-            live=live[:MOST_LISTED],
-            past=past[:MOST_LISTED],
+            live=live,
+            live_count=live_count,
+            past=past,
             remembered=remembered,
             remembers=remembers,
             query=query,

@@ -1,4 +1,4 @@
-"""Edge: the pages for people and the JSON behind them: what the exporter does, and its conversations turn by turn."""
+"""Edge: the pages for people and their JSON: how the exporter is, and its conversations turn by turn."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
@@ -41,8 +41,8 @@ class Shown(Protocol):
         """The histograms that matter most, over all label sets."""
         ...
 
-    def live(self) -> Sequence[LiveRow]:
-        """The conversations that are watched."""
+    def live(self, query: str, most: int) -> tuple[Sequence[LiveRow], int]:
+        """Watched conversations that match, those whose caller waits longest first; and how many match."""
         ...
 
     async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
@@ -62,10 +62,12 @@ class _Endpoints:
 
     async def landing(self, _: Request) -> Response:
         shown = self.shown
+        live, count = shown.live("", MOST_LISTED)
         return _page(
             self.pages.landing(
                 parts=shown.parts(),
-                live=shown.live(),
+                live=live,
+                live_count=count,
                 latencies=shown.latencies(),
                 uptime=shown.uptime(),
                 links=self.links,
@@ -75,10 +77,10 @@ class _Endpoints:
     async def conversations(self, request: Request) -> Response:
         query = request.query_params.get("q", "").strip()[:_LONGEST_QUERY]
         past, remembered = await self.shown.past(query, MOST_LISTED)
-        live = [each for each in self.shown.live() if _matches(each, query)]
+        live, count = self.shown.live(query, MOST_LISTED)
         return _page(
             self.pages.conversations(
-                live=live, past=past, remembered=remembered, remembers=self.shown.remembers, query=query
+                live=live, live_count=count, past=past, remembered=remembered, remembers=self.shown.remembers, query=query
             )
         )
 
@@ -132,11 +134,6 @@ def routes(
     if telemetry_path != "/":
         found.append((f"{route_prefix}/", endpoints.landing))
     return [Route(path, limited(endpoint), methods=["GET"]) for path, endpoint in found]  # type: ignore[arg-type]
-
-
-def _matches(row: LiveRow, query: str) -> bool:
-    words = (row.conversation_id, row.project or "", row.agent or "", row.state)
-    return any(query.lower() in each.lower() for each in words)
 
 
 def _page(text: str, status: int = 200) -> Response:
