@@ -188,7 +188,7 @@ class Conversations:
         entry = self._entries.get(conversation_id)
         if entry is None:
             entry = self._enter(conversation_id, record.conversation if record else Conversation(conversation_id))
-        increments = ending.finish(entry.progress, End(record=record, lost=lost))
+        _, increments = ending.finish(entry.progress, End(record=record, lost=lost))
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
         self._bury(conversation_id)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)

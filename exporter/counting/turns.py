@@ -1,0 +1,113 @@
+"""Pure: one conversation, turn by turn, as it is told to people: what the pages and their JSON show.
+
+Rules for this file: no text, name of a caller, or number of a phone has a place in these values. Seconds
+everywhere; an absent value is None.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import attrs
+
+
+class CallState(StrEnum):
+    """Whether a conversation goes on."""
+
+    LIVE = "live"
+    ENDED = "ended"
+
+
+@attrs.frozen(kw_only=True)
+class SeenTurn:
+    """One turn (API 2.3). ``offset``: from the start of the conversation to that of the turn.
+
+    ``response``: the caller's wait before it; ``end_of_turn``: the part of that before Phonic began to answer
+    (response less first audio). ``barge_in``: a user's turn that began while the assistant still spoke;
+    ``overlap``: an assistant's that began before the user's had ended.
+    """
+
+    index: int
+    role: str
+    offset: float | None = None
+    duration: float | None = None
+    response: float | None = None
+    model_input: float | None = None
+    model_generation: float | None = None
+    first_audio: float | None = None
+    end_of_turn: float | None = None
+    is_silent: bool = False
+    is_overlap: bool = False
+    is_barge_in: bool = False
+    tool_calls: int = 0
+    tool_failures: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class SeenCall:
+    """One conversation. ``started_at``: Unix time; ``lost``: why its timings were never seen, else None."""
+
+    conversation_id: str
+    state: CallState
+    project: str | None = None
+    agent: str | None = None
+    origin: str | None = None
+    started_at: float | None = None
+    duration: float | None = None
+    ended_by: str | None = None
+    lost: str | None = None
+    waiting_since: float | None = None
+    turns: tuple[SeenTurn, ...] = ()
+
+    @property
+    def slowest(self) -> SeenTurn | None:
+        """The turn with the longest response."""
+        return max((each for each in self.turns if each.response is not None), key=_response, default=None)
+
+
+def _response(turn: SeenTurn) -> float:
+    return turn.response or 0.0
+
+
+def as_json(call: SeenCall) -> dict[str, Any]:
+    """The public form of a conversation, as ``GET /api/v1/conversations/{id}`` gives it."""
+    return {
+        "conversation_id": call.conversation_id,
+        "state": call.state.value,
+        "project": call.project,
+        "agent": call.agent,
+        "origin": call.origin,
+        "started_at": None if call.started_at is None else rfc3339(call.started_at),
+        "duration_seconds": _rounded(call.duration),
+        "ended_by": call.ended_by,
+        "lost": call.lost,
+        "turns": [
+            {
+                "index": turn.index,
+                "role": turn.role,
+                "offset_seconds": _rounded(turn.offset),
+                "duration_seconds": _rounded(turn.duration),
+                "response_seconds": _rounded(turn.response),
+                "model_input_seconds": _rounded(turn.model_input),
+                "model_generation_seconds": _rounded(turn.model_generation),
+                "first_audio_seconds": _rounded(turn.first_audio),
+                "end_of_turn_seconds": _rounded(turn.end_of_turn),
+                "silent": turn.is_silent,
+                "overlap": turn.is_overlap,
+                "barge_in": turn.is_barge_in,
+                "tool_calls": turn.tool_calls,
+                "tool_failures": turn.tool_failures,
+            }
+            for turn in call.turns
+        ],
+    }
+
+
+def rfc3339(at: float) -> str:
+    """Unix time as text, in UTC, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _rounded(seconds: float | None) -> float | None:
+    """To the microsecond: what is sent in milliseconds has no more digits that mean anything."""
+    return None if seconds is None else round(seconds, 6)
