@@ -18,9 +18,11 @@ import structlog
 
 from .counting import derive, retention
 from .counting import finish as ending
+from .counting.derive import Progress
 from .counting.finish import End
 from .counting.labels import label_value, labels_of
-from .entry import Entry, Moment, decode, encode, new_entry
+from .counting.turns import SeenCall
+from .entry import Entry, Moment, decode, encode, new_entry, remembered, seen_call
 from .enums import (
     DecodePath,
     Drift,
@@ -41,6 +43,7 @@ from .metrics.store import Frozen, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
 from .state.blob import UnreadableBlob
 from .state.ended import Ended, hash_of, packed
+from .state.history import unpack
 from .state.rows import Changes, Saved, SavedConversation, SavedEnds
 from .state.unsaved import Unsaved
 
@@ -89,6 +92,7 @@ class Conversations:
         self._refused_logged_at, self._refused_unlogged = -math.inf, 0
         self._logged_fields: set[tuple[Drift, str]] = set()
         self._unsaved: Unsaved[Moment] = Unsaved()
+        self._in_flight: Unsaved[Moment] = Unsaved()  # taken for the latest write
 
     @property
     def first_start(self) -> float:
@@ -198,9 +202,9 @@ class Conversations:
             entry = self._add_entry(
                 conversation_id, record.conversation if record else Conversation(conversation_id)
             )
-        increments = ending.finish(entry.progress, End(record=record, lost=lost))
+        progress, increments = ending.finish(entry.progress, End(record=record, lost=lost))
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
-        self._remember_end(conversation_id)
+        self._remember_end(entry, progress, record, lost)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
 
     def forget(self, conversation_id: str) -> None:
@@ -217,6 +221,16 @@ class Conversations:
         entry = self._entries.get(conversation_id)
         return entry is not None and entry.progress.seen
 
+    def seen(self, conversation_id: str) -> SeenCall | None:
+        """A conversation turn by turn, until the state file has its end; None if it is not known here."""
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            return seen_call(entry)
+        for unsaved in (self._unsaved, self._in_flight):
+            if (remembers := unsaved.remembered.get(conversation_id)) is not None:
+                return unpack(conversation_id, remembers().packed)
+        return None
+
     def entry(self, conversation_id: str) -> Entry | None:
         """The entry of an unfinished conversation; None before its first snapshot and after its end."""
         return self._entries.get(conversation_id)
@@ -232,11 +246,14 @@ class Conversations:
             for each in list(self._entries.values())
         )
 
-    def _remember_end(self, conversation_id: str) -> None:
+    def _remember_end(self, entry: Entry, progress: Progress, record: Snapshot | None, lost: Lost | None) -> None:
         now = self._now()
-        del self._entries[conversation_id]
-        self._ended.add(hash_of(conversation_id), now)
-        self._unsaved.finish(conversation_id, now)
+        del self._entries[entry.conversation_id]
+        self._ended.add(hash_of(entry.conversation_id), now)
+        ended_by = ending.ended_by_of(progress, record.conversation if record else None)
+        self._unsaved.finish(
+            entry.conversation_id, now, partial(remembered, entry, progress, ended_by, lost, ended_at=now)
+        )
 
     def expire(self, *, is_followed: Callable[[str], bool]) -> None:
         """Forget what is older than `exporter.counting.retention` allows. Called about once a minute.
@@ -308,6 +325,7 @@ class Conversations:
         The caller must report the outcome with `committed` or `put_back` before the next call.
         """
         unsaved, self._unsaved = self._unsaved, Unsaved()
+        self._in_flight = unsaved
         frozen = self.store.freeze(everything=everything)
         conversations = unsaved.conversations
         ends: Callable[[], Iterable[SavedEnds]] = unsaved.ends
@@ -321,6 +339,7 @@ class Conversations:
             finished=[conversation_id for conversation_id, _ in unsaved.finished],
             forgotten=unsaved.forgotten,
             ends=ends,
+            remembered=lambda: (each() for each in unsaved.remembered.values()),
             families=saved_families(),
             first_start=self.first_start,
             is_empty=not (frozen or unsaved or everything),
@@ -330,12 +349,14 @@ class Conversations:
     def committed(self, changes: Changes) -> None:
         """The state file holds these changes, so pages may show them."""
         frozen, _ = _token(changes)
+        self._in_flight = Unsaved()
         self.store.publish(frozen)
 
     def put_back(self, changes: Changes) -> None:
         """The write of these changes failed or may have failed. The next changes hold them again."""
         frozen, unsaved = _token(changes)
         self.store.put_back(frozen)
+        self._in_flight = Unsaved()
         self._unsaved.put_back(unsaved)
 
     def restore(self, saved: Saved) -> bool:

@@ -38,7 +38,7 @@ _STATES: Final = {"live": True, "connecting": True, "finishing": True, "waiting"
 
 @attrs.frozen(kw_only=True)
 class People:
-    """Implements `exporter.web.people.Shown`. ``rest``, ``discovery``, ``access`` are None with a session token."""
+    """Implements `exporter.web.people.Shown`. Without REST ``rest``, ``discovery`` and ``access`` are None."""
 
     conversations: Conversations
     supervisor: Supervisor

@@ -9,8 +9,9 @@ memory of what was counted, `Progress`, and returns the memory after it and the 
 
     derive(progress, snapshot) -> (progress, increments)
 
-The memory. `Progress` is a value: a step makes a new one. Of a turn it has a `Turn`, five numbers: flags, and the
-values of the four measurements a turn may have. The flags say what has happened to the turn, each once:
+The memory. `Progress` is a value: a step makes a new one. Of a turn it has a `Turn`: flags, the values of the
+measurements that a turn may have, its start, and its tool calls. The flags say what has happened to the turn, each
+once:
 
     bits 0-1    role when first seen: 0 assistant, 1 user, 2 other. The turn was counted with it.
     bits 2-5    observed: model generation, first audio, model input, duration
@@ -18,6 +19,9 @@ values of the four measurements a turn may have. The flags say what has happened
     bit  10     response decided: observed, or counted as an overlap
     bit  11     counted as silent
     bit  12     counted as having an unknown timing
+    bit  13     began before the user's turn had ended (an assistant's turn): an overlap
+    bit  14     compared with the assistant's turn before it (a user's turn)
+    bit  15     began before the assistant's turn had ended (a user's turn): a barge-in
 
 State files hold these numbers (`state/blob.py`), so the meaning of a bit never changes. What happens rarely is in
 sets of `Progress` and not in flags: tool calls by id, rejected values by turn, field and reason.
@@ -25,8 +29,12 @@ sets of `Progress` and not in flags: tool calls by id, rejected values by turn, 
 Two kinds of value. A *timing* is final as soon as it is valid: it is observed in the first snapshot that has it. A
 *duration* rises while the turn goes on: it is observed once the turn is *settled*, which means that a later turn
 exists or the conversation has ended. Until then the newest duration is remembered without its observed bit, for
-`settle` to observe at the end. A *response* is computed from the start of an assistant's turn and the end of the
-user's turn before it, which is settled by then.
+`settle` to observe at the end.
+
+Two turns. A *response* lies between the end of a user's turn and the start of the assistant's turn after it. It is
+computed from the memory of both turns, after all items of the snapshot went into it. So neither the order of the
+list matters, nor which of the two turns the decoder left out because it knows their bytes. The start of a turn is
+remembered from the first snapshot that has it; the earlier of the two turns is settled by then.
 
 Which snapshot is newer. Snapshots have no number. `Progress.position` orders them by the highest index, the
 duration of the conversation and that of the newest turn. A snapshot with a lower position than before is *stale*.
@@ -56,7 +64,7 @@ from math import inf
 
 import attrs
 
-from ..enums import EndedBy, Field, Rejection, Role
+from ..enums import EndedBy, Field, Rejection, Role, ToolFailure
 from ..phonic.schema import Conversation, Item, Snapshot, ToolCall
 from .increments import (
     CONVERSATION,
@@ -82,11 +90,19 @@ LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
 MAX_TOOL_CALLS = 20_000  # of one conversation, whose ids are remembered; further calls are rejected
 LARGEST_INDEX = 100_000  # a turn every second for a day; a higher index is rejected
 
-Turn = tuple[int, float | None, float | None, float | None, float | None]
-"""What is remembered of a turn: its flags, and in ms its model generation, first audio, model input and duration.
+Turn = tuple[
+    int, float | None, float | None, float | None, float | None, int | None, float | None, int, int
+]  # fmt: skip
+"""What is remembered of a turn:
 
-The first three are the observed values. The duration is remembered before it is observed as well. This is a plain
-tuple of numbers because the garbage collector does not track those.
+- its flags;
+- in ms its model generation, first audio, model input and duration. The first three are the observed values; the
+  duration is remembered before it is observed as well;
+- its start, in Unix microseconds;
+- its response in ms;
+- how many tool calls it has, and how many of them failed, which only a record tells.
+
+This is a plain tuple of numbers because the garbage collector does not track those.
 """
 
 # Flags of a turn: see the theory of operation. The bits of observed and revised are in the order of the values.
@@ -97,11 +113,16 @@ _OBSERVED = 1 << 2
 _REVISED = 1 << 6
 _TIMINGS_OBSERVED = _OBSERVED * 0b111
 _RESPONSE_DECIDED = 1 << 10
-_SILENT_COUNTED = 1 << 11
+SILENT_FLAG = 1 << 11
 _UNKNOWN_TIMING_COUNTED = 1 << 12
+OVERLAP_FLAG = 1 << 13
+_ASSISTANT_COMPARED = 1 << 14
+BARGE_IN_FLAG = 1 << 15
 _DURATION_OBSERVED = _OBSERVED << 3
 _DURATION_REVISED = _REVISED << 3
 _ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
+# By role, the flags of a turn that has nothing more to be compared with.
+_COMPARED = (_RESPONSE_DECIDED, _ASSISTANT_COMPARED, 0, 0)
 
 Rejected = tuple[int, str, str]
 """A rejected value: the index of its turn (`CONVERSATION_INDEX` for the conversation itself), field, reason."""
@@ -146,8 +167,8 @@ class Progress:
     ``seen``: whether the conversation was counted. ``turns``: by index. ``tools``: ids of the tool calls counted.
     ``malformed``, ``duplicates``: the most elements of one snapshot that were no turn, or had the index of
     another. ``position``: of the newest snapshot: (highest index, duration in ms of the conversation, of the turn
-    with that index). ``duration_ms``, ``end_reason``: the newest known, for the end. ``live``: the field's name is
-    part of the format of state files.
+    with that index). ``duration_ms``, ``end_reason``: the newest known, for the end. ``started``, ``ended``: Unix
+    microseconds, the first known. The names of the fields are part of the format of state files.
     """
 
     seen: bool = False
@@ -160,6 +181,8 @@ class Progress:
     duration_ms: float | None = None
     end_reason: EndedBy | None = None  # an enum, so that a state file holds no text from a message
     live: LiveState = attrs.field(factory=LiveState)
+    started: int | None = None
+    ended: int | None = None
 
 
 NOTHING = Progress()
@@ -187,7 +210,7 @@ def settle(progress: Progress) -> list[Increment]:
     """Observe, at the end of a conversation, the durations that were remembered but not observed (semantics 4)."""
     return [
         (TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000)
-        for flags, *_, duration in progress.turns.values()
+        for flags, _, _, _, duration, *_ in progress.turns.values()
         if not flags & _DURATION_OBSERVED and duration is not None
     ]
 
@@ -214,7 +237,8 @@ class _Step:
     ``before``: the progress to compare with. ``turns``: the memory of turns as it becomes; the mapping of
     ``before`` until the first change. ``new_tools``, ``new_rejected``: what this step adds to the sets of
     ``before``. ``indexes``: of the items, in the order of the list. ``last_index``: the highest. ``is_fresh``: not
-    stale. ``is_record`` and ``was_watched`` as in `derive_record`.
+    stale. ``to_compare``: indexes of turns to be compared with the turn before them. ``is_record`` and
+    ``was_watched`` as in `derive_record`.
     """
 
     __slots__ = (
@@ -227,8 +251,8 @@ class _Step:
         "last_index",
         "new_rejected",
         "new_tools",
-        "place_of",
         "snapshot",
+        "to_compare",
         "turns",
         "was_watched",
     )  # fmt: skip
@@ -247,7 +271,7 @@ class _Step:
         self.new_rejected: set[Rejected] = set()
         self.items = snapshot.conversation.items or []
         self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
-        self.place_of: dict[int, int] | None = None  # position in the list by index; made when first needed
+        self.to_compare: list[int] = []
         self.last_index = max(self.indexes, default=-1)
 
     def run(self) -> tuple[Progress, list[Increment]]:
@@ -264,7 +288,9 @@ class _Step:
         self.is_fresh = position >= before.position
         is_newest = self.is_fresh or self.is_record  # a record is final even if it lists fewer turns
         for at, item in enumerate(self.items):
-            self._turn(at, self.indexes[at], item, bad.get(at, ()))
+            self._turn(self.indexes[at], item, bad.get(at, ()))
+        for index in self.to_compare:
+            self._compare(index)
         malformed = max(self.snapshot.malformed, before.malformed)
         if malformed > before.malformed:
             increments.append((MALFORMED, malformed - before.malformed))
@@ -283,6 +309,8 @@ class _Step:
                 duration_ms=duration if is_newest and duration is not None else before.duration_ms,
                 end_reason=ended_by(conversation) or before.end_reason,
                 live=self._live_state(duration) if self.is_fresh and not self.is_record else before.live,
+                started=parse_time(conversation.started_at) if before.started is None else before.started,
+                ended=parse_time(conversation.ended_at) if before.ended is None else before.ended,
             ),
             increments,
         )
@@ -291,37 +319,51 @@ class _Step:
         length = self.items[self.indexes.index(self.last_index)].duration_ms if self.items else None
         return length if length is not None and 0 <= length <= LONGEST_TURN_MS else -1.0
 
-    def _turn(self, at: int, index: int, item: Item, rejections: _Rejections) -> None:
-        """Compare one item: ``at`` is its position in the list; ``rejections`` come from the decoder."""
+    def _turn(self, index: int, item: Item, rejections: _Rejections) -> None:
+        """Compare one item with the memory of its turn. ``rejections`` come from the decoder."""
         known = self.turns.get(index)
         is_new = known is None
         if known is None:
             role = _ROLE_OF.get(item.role, Role.OTHER)
-            known = (_ROLE_BITS[role], None, None, None, None)
+            known = (_ROLE_BITS[role], None, None, None, None, None, None, 0, 0)
             self.increments.append(TURN[role])
             if role is Role.OTHER:
                 self.increments.append(UNKNOWN_ROLE)
         if index != item.item_idx and item.item_idx is not None:
             rejections += ((Field.ITEM_IDX, reason_of(item.item_idx)),)
-        flags, *timed, duration = known
+        flags, generation, first_audio, model_input, duration, start, response, calls, failures = known
         if item.timings and not _has_only_observed(item.timings, known):
-            flags, rejections = self._timings(item.timings, flags, timed, rejections)
+            observed = [generation, first_audio, model_input]
+            flags, rejections = self._timings(item.timings, flags, observed, rejections)
+            generation, first_audio, model_input = observed
         if item.duration_ms is not None:
             settled = index < self.last_index or self.is_record
             flags, duration, rejections = self._duration(item.duration_ms, flags, duration, rejections, settled)
-        if item.assistant_chose_not_to_respond and not flags & _SILENT_COUNTED:
-            flags |= _SILENT_COUNTED
+        if start is None and item.started_at is not None:
+            start = parse_time(item.started_at)
+            if start is None:
+                rejections += ((Field.STARTED_AT, Rejection.WRONG_TYPE),)
+        if item.assistant_chose_not_to_respond and not flags & SILENT_FLAG:
+            flags |= SILENT_FLAG
             self.increments.append(SILENT_TURN)
-        if not flags & (_RESPONSE_DECIDED | _SILENT_COUNTED | _ROLE_MASK):  # role bits 0: an assistant's turn
-            flags, rejections = self._response(at, index, item, flags, rejections)
         if item.tool_call_ids or item.tool_calls:
             self._tool_calls(item.tool_call_ids, item.tool_calls)
+            calls = max(calls, len(item.tool_call_ids or item.tool_calls or ()))
+            if item.tool_calls and self.is_record:
+                failures = sum(failure_of(call) is not None for call in item.tool_calls)
         if rejections:
             self._reject(index, rejections)
-        if is_new or flags != known[0] or duration != known[4]:
-            if self.turns is self.before.turns:
-                self.turns = dict(self.turns)
-            self.turns[index] = (flags, timed[0], timed[1], timed[2], duration)
+        turn = (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
+        if is_new or turn != known:
+            self._remember(index, turn)
+        done = _COMPARED[flags & _ROLE_MASK]
+        if flags & done != done:
+            self.to_compare.append(index)
+
+    def _remember(self, index: int, turn: Turn) -> None:
+        if self.turns is self.before.turns:
+            self.turns = dict(self.turns)
+        self.turns[index] = turn
 
     def _timings(
         self,
@@ -366,45 +408,45 @@ class _Step:
             return flags, value, rejections
         return flags, known, rejections
 
-    def _response(
-        self, at: int, index: int, item: Item, flags: int, rejections: _Rejections
-    ) -> tuple[int, _Rejections]:
+    def _compare(self, index: int) -> None:
+        """Compare a turn with the turn before it, both as they are remembered now."""
+        turn, before = self.turns[index], self.turns.get(index - 1)
+        if turn[0] & _ROLE_MASK == _ROLE_BITS[Role.USER]:
+            compared = self._user_turn(turn, before)
+        else:
+            compared = self._assistant_turn(index, turn, before)
+        if compared != turn:
+            self._remember(index, compared)
+
+    def _assistant_turn(self, index: int, turn: Turn, user: Turn | None) -> Turn:
         """Observe the response of an assistant's turn to the user's turn before it (semantics 5)."""
-        user = self._item(at - 1, index - 1)
-        if user is None or self._role(index - 1, user) is not Role.USER:
-            return flags, rejections
-        start, user_start = parse_time(item.started_at), parse_time(user.started_at)
-        if (start is None and item.started_at is not None) or (user_start is None and user.started_at is not None):
-            rejections += ((Field.STARTED_AT, Rejection.WRONG_TYPE),)
-        length = user.duration_ms
-        if start is None or user_start is None or length is None or not 0 <= length <= LONGEST_TURN_MS:
-            return flags, rejections
-        gap = start - user_start - round(length * 1000)
-        if gap < 0:
-            self.increments.append(OVERLAP)
-        elif gap > LONGEST_TIMING_MS * 1000:
-            return flags, (*rejections, (Field.RESPONSE, Rejection.TOO_LARGE))
-        elif self.was_watched:
-            self.increments.append((_RESPONSE, gap / 1_000_000))
-        return flags | _RESPONSE_DECIDED, rejections
+        flags, generation, first_audio, model_input, duration, start, response, calls, failures = turn
+        if response is None and not flags & (SILENT_FLAG | OVERLAP_FLAG):
+            gap = _gap(user, Role.USER, start)
+            if gap is None:
+                return turn
+            if gap > LONGEST_TIMING_MS * 1000:
+                self._reject(index, ((Field.RESPONSE, Rejection.TOO_LARGE),))
+                return turn
+            # A state file of an earlier release says that a response was counted, and not which.
+            is_counted = flags & _RESPONSE_DECIDED
+            flags |= _RESPONSE_DECIDED
+            if gap < 0:
+                flags |= OVERLAP_FLAG
+                if not is_counted:
+                    self.increments.append(OVERLAP)
+            else:
+                response = gap / 1000
+                if not is_counted and self.was_watched:
+                    self.increments.append((_RESPONSE, gap / 1_000_000))
+        return (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
 
-    def _item(self, at: int, index: int) -> Item | None:
-        """Find the item with ``index``, which is most likely at position ``at`` of the list.
-
-        The decoder may have left out items whose bytes it knows; the one before the first is then in the snapshot.
-        """
-        if at >= 0 and self.indexes[at] == index:
-            return self.items[at]
-        if self.place_of is None:
-            self.place_of = {each: place for place, each in reversed(list(enumerate(self.indexes)))}
-        place = self.place_of.get(index)
-        if place is not None:
-            return self.items[place]
-        return self.snapshot.before if self.snapshot.before_index == index else None
-
-    def _role(self, index: int, item: Item) -> Role:
-        known = self.turns.get(index)
-        return _ROLE_OF.get(item.role, Role.OTHER) if known is None else _ROLES[known[0] & _ROLE_MASK]
+    def _user_turn(self, turn: Turn, assistant: Turn | None) -> Turn:
+        """Find out whether a user's turn interrupts the assistant's turn before it."""
+        gap = _gap(assistant, Role.ASSISTANT, turn[5])
+        if gap is None or assistant is None or assistant[0] & SILENT_FLAG:
+            return turn
+        return (turn[0] | _ASSISTANT_COMPARED | (BARGE_IN_FLAG if gap < 0 else 0), *turn[1:])
 
     def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
         for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
@@ -440,7 +482,8 @@ class _Step:
         before = self.before.live
         generation = first_audio = None
         for index in reversed(self.indexes):
-            _, its_generation, its_first_audio, *_ = self.turns[index]
+            turn = self.turns[index]
+            its_generation, its_first_audio = turn[1], turn[2]
             generation = its_generation if generation is None else generation
             first_audio = its_first_audio if first_audio is None else first_audio
             if generation is not None and first_audio is not None:
@@ -484,14 +527,43 @@ def ended_by(conversation: Conversation) -> EndedBy | None:
 
 def _has_only_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
     """Whether these are just the three timings that were observed, as for most turns of most snapshots."""
-    flags, generation, first_audio, model_input, _ = turn
     return (
-        flags & _TIMINGS_OBSERVED == _TIMINGS_OBSERVED
+        turn[0] & _TIMINGS_OBSERVED == _TIMINGS_OBSERVED
         and len(timings) == len(_TIMINGS)
-        and timings.get(_GENERATION_NAME) == generation
-        and timings.get(_FIRST_AUDIO_NAME) == first_audio
-        and timings.get(_MODEL_INPUT_NAME) == model_input
+        and timings.get(_GENERATION_NAME) == turn[1]
+        and timings.get(_FIRST_AUDIO_NAME) == turn[2]
+        and timings.get(_MODEL_INPUT_NAME) == turn[3]
     )
+
+
+def _gap(before: Turn | None, role: Role, start: int | None) -> int | None:
+    """Microseconds from the end of a settled turn of ``role`` to ``start``; negative if that is earlier.
+
+    None if a time is not known, and if ``before`` is the turn of another role.
+    """
+    if before is None or start is None or before[0] & _ROLE_MASK != _ROLE_BITS[role]:
+        return None
+    its_start, duration = before[5], before[4]
+    if its_start is None or duration is None or not before[0] & _DURATION_OBSERVED:
+        return None
+    return start - its_start - round(duration * 1000)
+
+
+def role_of(turn: Turn) -> Role:
+    """The role that a turn had when it was first seen."""
+    return _ROLES[turn[0] & _ROLE_MASK]
+
+
+def failure_of(call: ToolCall) -> ToolFailure | None:
+    """Why a tool call of a record failed (API 2.3); None if it did not."""
+    if call.timed_out:
+        return ToolFailure.TIMEOUT
+    status = call.response_status_code or 0
+    if 400 <= status < 500:
+        return ToolFailure.HTTP_4XX
+    if 500 <= status < 600:
+        return ToolFailure.HTTP_5XX
+    return ToolFailure.ERROR if call.error_message else None
 
 
 def reason_of(value: float) -> Rejection:

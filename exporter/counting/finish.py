@@ -9,9 +9,18 @@ from typing import Protocol
 
 import attrs
 
-from ..enums import ERROR_ENDINGS, EndedBy, Field, Lost, ToolFailure
-from ..phonic.schema import Conversation, Snapshot, ToolCall
-from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, parse_time, reason_of, settle
+from ..enums import ERROR_ENDINGS, EndedBy, Field, Lost
+from ..phonic.schema import Conversation, Snapshot
+from .derive import (
+    LONGEST_TIMING_MS,
+    Progress,
+    derive_record,
+    ended_by,
+    failure_of,
+    parse_time,
+    reason_of,
+    settle,
+)
 from .increments import CONVERSATION, UNKNOWN_ENDED_BY, Increment, Measure, rejected
 
 MAX_INTERRUPTIONS = 100_000  # of one conversation; more are rejected
@@ -79,12 +88,13 @@ def decide_end(
     return EndDecision(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
 
 
-def finish(progress: Progress, end: End) -> list[Increment]:
-    """What the end of a conversation adds to ``progress``.
+def finish(progress: Progress, end: End) -> tuple[Progress, list[Increment]]:
+    """Count the end of a conversation. The caller does this once, and remembers that it did (semantics 9).
 
-    That is: what the record has of its turns (`derive_record`), remembered durations (`settle`), the end itself,
-    and what only the record has. The caller calls this once for each conversation, remembers that it did
-    (semantics 9), and may forget the progress.
+    That is: what the record has of its turns (`derive_record`), what was left to the end (`settle`), the end
+    itself, and what only the record has.
+
+    Returns the last progress, which tells of the turns (`seen.seen_turns`), and what the end adds.
     """
     increments: list[Increment] = []
     record = end.record.conversation if end.record else None
@@ -101,11 +111,16 @@ def finish(progress: Progress, end: End) -> list[Increment]:
             increments += _reported_latencies(record)
     if end.lost is not None:
         increments.append(((Measure.LOST, end.lost), 1))
-    return increments
+    return progress, increments
+
+
+def ended_by_of(progress: Progress, record: Conversation | None) -> EndedBy:
+    """Who ended a conversation: what its record says, else its live feed (semantics 7)."""
+    return (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
 
 
 def _the_end(progress: Progress, record: Conversation | None) -> list[Increment]:
-    word = (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
+    word = ended_by_of(progress, record)
     increments: list[Increment] = [((Measure.ENDED, word), 1)]
     if word is EndedBy.OTHER:
         increments.append(UNKNOWN_ENDED_BY)
@@ -130,23 +145,12 @@ def _tool_failures(record: Conversation) -> list[Increment]:
         set()
     )  # ids: a record may have a call in two turns, the one that made it and the one that used it
     for call in (call for item in record.items or () for call in item.tool_calls or ()):
-        failure = _failure(call)
+        failure = failure_of(call)
         if failure is not None and call.id not in failed:
             increments.append(((Measure.TOOL_FAILURE, failure), 1))
             if call.id:
                 failed.add(call.id)
     return increments
-
-
-def _failure(call: ToolCall) -> ToolFailure | None:
-    if call.timed_out:
-        return ToolFailure.TIMEOUT
-    status = call.response_status_code or 0
-    if 400 <= status < 500:
-        return ToolFailure.HTTP_4XX
-    if 500 <= status < 600:
-        return ToolFailure.HTTP_5XX
-    return ToolFailure.ERROR if call.error_message else None
 
 
 def _reported_latencies(record: Conversation) -> list[Increment]:

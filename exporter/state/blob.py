@@ -7,7 +7,8 @@
 - A blob holds what `derive.Progress` remembers, and label values: no transcript and no phone number.
 
 Version 1 was written by release 0.1.0, without ``version``; it kept the rejected values of a turn as bits above
-the turn's flags.
+the turn's flags. A turn of versions 1 and 2 has neither its start nor its
+response nor its tool calls.
 """
 
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from typing import Final
 import attrs
 import msgspec
 
-from ..counting.derive import CONVERSATION_INDEX, LiveState, Progress, Rejected, Turn
+from ..counting.derive import CONVERSATION_INDEX, LiveState, Progress, Rejected
 from ..enums import EndedBy
 
-_VERSION: Final = 2
+_VERSION: Final = 3
 
 
 class UnreadableBlob(Exception):
@@ -45,10 +46,40 @@ class SavedEntry:
     version: int = _VERSION
 
 
+_Turn2 = tuple[int, float | None, float | None, float | None, float | None]
+_NO_MORE_2: Final = (None, None, 0, 0)  # what a turn has since version 3
+
+
+@attrs.frozen(kw_only=True)
+class _Progress2:
+    seen: bool = False
+    turns: Mapping[int, _Turn2] = attrs.field(factory=dict)
+    tools: frozenset[str] = frozenset()
+    rejected: frozenset[Rejected] = frozenset()
+    malformed: int = 0
+    duplicates: int = 0
+    position: tuple[int, float, float] = (-1, -1.0, -1.0)
+    duration_ms: float | None = None
+    end_reason: EndedBy | None = None
+    live: LiveState = attrs.field(factory=LiveState)
+
+
+@attrs.frozen(kw_only=True)
+class _Entry2:
+    project: str
+    agent: str
+    origin: str
+    labels: dict[str, str]
+    label_values: tuple[str, ...]
+    progress: _Progress2
+    has_ended: bool
+    updated_at: float | None = None
+
+
 @attrs.frozen(kw_only=True)
 class _Progress1:
     seen: bool = False
-    turns: Mapping[int, Turn] = attrs.field(factory=dict)
+    turns: Mapping[int, _Turn2] = attrs.field(factory=dict)
     tools: frozenset[str] = frozenset()
     rejected: frozenset[tuple[str, str]] = frozenset()
     malformed: int = 0
@@ -100,6 +131,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 _version_of = msgspec.msgpack.Decoder(_Version).decode
 _decode = msgspec.msgpack.Decoder(SavedEntry).decode
+_decode_2 = msgspec.msgpack.Decoder(_Entry2).decode
 _decode_1 = msgspec.msgpack.Decoder(_Entry1).decode
 
 
@@ -109,6 +141,8 @@ def decode(blob: bytes) -> SavedEntry:
         version = _version_of(blob).version
         if version == 1:
             return _from_1(_decode_1(blob))
+        if version == 2:
+            return _from_2(_decode_2(blob))
         if version == _VERSION:
             return _decode(blob)
     except (msgspec.MsgspecError, RecursionError, ValueError) as bad:
@@ -119,11 +153,38 @@ def decode(blob: bytes) -> SavedEntry:
 def _from_1(old: _Entry1) -> SavedEntry:
     before = old.progress
     rejected: set[Rejected] = {(CONVERSATION_INDEX, *each) for each in before.rejected}
-    turns: dict[int, Turn] = {}
+    turns: dict[int, _Turn2] = {}
     for index, (flags, generation, first_audio, model_input, duration) in before.turns.items():
         turns[index] = (flags & _FLAGS_1, generation, first_audio, model_input, duration)
         bits = flags >> 13
         rejected |= {(index, *each) for bit, each in enumerate(_REJECTIONS_1) if bits >> bit & 1}
+    return _from_2(
+        _Entry2(
+            project=old.project,
+            agent=old.agent,
+            origin=old.origin,
+            labels=old.labels,
+            label_values=old.label_values,
+            progress=_Progress2(
+                seen=before.seen,
+                turns=turns,
+                tools=before.tools,
+                rejected=frozenset(rejected),
+                malformed=before.malformed,
+                duplicates=before.duplicates,
+                position=before.position,
+                duration_ms=before.duration_ms,
+                end_reason=before.end_reason,
+                live=before.live,
+            ),
+            has_ended=old.has_ended,
+            updated_at=old.updated_at,
+        )
+    )
+
+
+def _from_2(old: _Entry2) -> SavedEntry:
+    before = old.progress
     return SavedEntry(
         project=old.project,
         agent=old.agent,
@@ -132,9 +193,9 @@ def _from_1(old: _Entry1) -> SavedEntry:
         label_values=old.label_values,
         progress=Progress(
             seen=before.seen,
-            turns=turns,
+            turns={index: (*turn, *_NO_MORE_2) for index, turn in before.turns.items()},
             tools=before.tools,
-            rejected=frozenset(rejected),
+            rejected=before.rejected,
             malformed=before.malformed,
             duplicates=before.duplicates,
             position=before.position,

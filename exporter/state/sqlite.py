@@ -214,7 +214,7 @@ class Database:
             return None if row is None else bytes(row[0])
 
     def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
-        """Return up to ``limit`` remembered conversations, failed ones first, then the slowest; and how many match.
+        """Return up to ``limit`` remembered conversations, failed first, then the slowest; and how many match.
 
         ``query``: text that the id, project, agent or end contains, in any case. The rows are without ``packed``.
         Raises: Unusable.

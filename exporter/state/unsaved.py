@@ -27,7 +27,7 @@ class Unsaved(Generic[T]):
 
     conversations: dict[str, T] = attrs.Factory(dict)
     finished: list[tuple[str, float]] = attrs.Factory(list)
-    remembered: list[Callable[[], Remembered]] = attrs.Factory(list)
+    remembered: dict[str, Callable[[], Remembered]] = attrs.Factory(dict)
     forgotten: list[str] = attrs.Factory(list)
 
     def __bool__(self) -> bool:
@@ -37,7 +37,7 @@ class Unsaved(Generic[T]):
         """The conversation ended at this Unix time. ``remembered`` tells what to remember of it, in any thread."""
         self.conversations.pop(conversation_id, None)
         self.finished.append((conversation_id, at))
-        self.remembered.append(remembered)
+        self.remembered[conversation_id] = remembered
 
     def forget(self, conversation_id: str) -> None:
         """The conversation is dropped, and not remembered as ended."""
@@ -57,5 +57,5 @@ class Unsaved(Generic[T]):
             if conversation_id not in gone:
                 self.conversations.setdefault(conversation_id, each)
         self.finished[:0] = earlier.finished
-        self.remembered[:0] = earlier.remembered
+        self.remembered = {**earlier.remembered, **self.remembered}
         self.forgotten[:0] = earlier.forgotten

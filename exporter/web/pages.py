@@ -156,7 +156,7 @@ class Pages:
         )
 
     def conversation(self, call: SeenCall, *, objective: float, first: int = 0) -> str:
-        """One conversation, up to 200 of its turns from the ``first`` one on. ``objective``: seconds of response."""
+        """One conversation, up to `MOST_ROWS` turns from the ``first`` on. ``objective``: seconds of response."""
         slowest = call.slowest
         drawing = timeline(call, objective=objective, first=first)
         slowest_page = ""

@@ -80,7 +80,12 @@ class _Endpoints:
         live, count = self.shown.live(query, MOST_LISTED)
         return _page(
             self.pages.conversations(
-                live=live, live_count=count, past=past, remembered=remembered, remembers=self.shown.remembers, query=query
+                live=live,
+                live_count=count,
+                past=past,
+                remembered=remembered,
+                remembers=self.shown.remembers,
+                query=query,
             )
         )
 
@@ -126,7 +131,7 @@ def routes(
     endpoints = _Endpoints(
         shown=shown, pages=Pages(telemetry_path=telemetry_path, prefix=link_prefix), links=links
     )
-    found = [
+    found: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
         (f"{route_prefix}/conversations", endpoints.conversations),
         (f"{route_prefix}/conversations/{{conversation_id}}", endpoints.conversation),
         (f"{route_prefix}/api/v1/conversations/{{conversation_id}}", endpoints.json),

@@ -9,7 +9,8 @@ import attrs
 import pytest
 
 from exporter.counting.derive import NOTHING, LiveState, Progress, derive, index_of, parse_time
-from exporter.counting.finish import End, finish
+from exporter.counting.finish import End
+from exporter.counting.finish import finish as finish_
 from exporter.counting.increments import Increment, Measure, rejected
 from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
 from exporter.phonic.schema import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
@@ -49,6 +50,12 @@ def added(*snapshots: Snapshot) -> list[Increment]:
     """What snapshots add to a conversation already known, without the turns themselves."""
     _, increments = step(Progress(seen=True), *snapshots)
     return [(key, value) for key, value in increments if key[0] != Measure.TURN]
+
+
+def finish(progress: Progress, end: End) -> list[Increment]:
+    """What the end adds."""
+    _, increments = finish_(progress, end)
+    return increments
 
 
 def rejections(increments: Iterable[Increment]) -> list[tuple[str, ...]]:

@@ -44,7 +44,13 @@ def call(count: int, **changes: object) -> SeenCall:
         )
         for index in range(count)
     )
-    values = {"conversation_id": "conv_1", "state": CallState.ENDED, "duration": 3.0 * count, "turns": seen, **changes}
+    values = {
+        "conversation_id": "conv_1",
+        "state": CallState.ENDED,
+        "duration": 3.0 * count,
+        "turns": seen,
+        **changes,
+    }
     return SeenCall(**values)  # type: ignore[arg-type]
 
 
@@ -86,10 +92,10 @@ def every_page(text: str) -> list[str]:
     empty = Latency(name=text, count=0, p50=None, p95=None, p99=None, bars=())
     seen = call(3, conversation_id=text, project=text, agent=text, origin=text, ended_by=text, lost=text)
     return [
-        PAGES.landing(parts=[part], live=[row], live_count=1, latencies=[empty], uptime=90_000.0, links=[(text, text)]),
-        PAGES.conversations(
-            live=[row], live_count=1, past=[past], remembered=1, remembers=True, query=text
+        PAGES.landing(
+            parts=[part], live=[row], live_count=1, latencies=[empty], uptime=90_000.0, links=[(f"/{text}", text)]
         ),
+        PAGES.conversations(live=[row], live_count=1, past=[past], remembered=1, remembers=True, query=text),
         PAGES.conversation(seen, objective=1.5),
         PAGES.missing(text),
     ]
@@ -177,15 +183,15 @@ def test_lists_are_bounded() -> None:
         )
         for number in range(MOST_LISTED)
     ]
-    page = PAGES.conversations(
-        live=rows, live_count=5000, past=[], remembered=0, remembers=False, query=""
-    )
+    page = PAGES.conversations(live=rows, live_count=5000, past=[], remembered=0, remembers=False, query="")
     assert len(page) < 200_000
     assert "Live (5000)" in page
 
 
 @given(st.lists(turns, max_size=60), st.integers(-5, 100), st.floats(0.1, 60))
-def test_drawing_has_a_row_for_each_turn_within_the_width(seen: list[SeenTurn], first: int, objective: float) -> None:
+def test_drawing_has_a_row_for_each_turn_within_the_width(
+    seen: list[SeenTurn], first: int, objective: float
+) -> None:
     drawing = timeline(call(0, turns=tuple(seen)), objective=objective, first=first)
     assert len(drawing.rows) == max(0, min(MOST_ROWS, len(seen) - drawing.first))
     for block in drawing.blocks:
@@ -193,7 +199,7 @@ def test_drawing_has_a_row_for_each_turn_within_the_width(seen: list[SeenTurn], 
         assert [row.y for row in block.rows] == [number * 18 for number in range(len(block.rows))]
         for piece in (piece for row in block.rows for piece in row.pieces):
             assert -0.01 <= piece.x <= 100.01
-            assert 0 < piece.width
+            assert piece.width > 0
             assert piece.x + piece.width <= 100.2
-        assert all(0 < tick.x < 100.01 for tick in block.ticks)
+        assert all(0 <= tick.x < 100.01 for tick in block.ticks)
         assert len(block.ticks) <= 8

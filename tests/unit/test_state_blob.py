@@ -3,6 +3,7 @@
 from contextlib import suppress
 from typing import Any
 
+import attrs
 import hypothesis.strategies as st
 import msgspec
 import pytest
@@ -40,6 +41,19 @@ VERSION_2 = bytes.fromhex(
     "4072c80000000000cb407c240000000000cb4044000000000000cb408c200000000000039502c0c0c0c0a770726f6a65"
     "6374a46d61696eaa757064617465645f6174cb41dabf61b0200000a776657273696f6e02"
 )
+VERSION_3 = bytes.fromhex(
+    "89a56167656e74a7737570706f7274a96861735f656e646564c3ac6c6162656c5f76616c75657392a46d61696ea95f5f"
+    "6f746865725f5fa66c6162656c7382a770726f6a656374a46d61696ea56167656e74a7737570706f7274a66f72696769"
+    "6ea7696e626f756e64a870726f67726573738caa6475706c69636174657302ab6475726174696f6e5f6d73cb40bf4000"
+    "00000000aa656e645f726561736f6ea475736572a5656e646564cf0006608b01e88440a46c69766585a8647572617469"
+    "6f6ecb4020000000000000ab66697273745f617564696fcb3fdccccccccccccdb06d6f64656c5f67656e65726174696f"
+    "6ecb3fd3333333333333a57475726e7302ad77616974696e675f73696e6365cb3ff8000000000000a96d616c666f726d"
+    "656401a8706f736974696f6e9303cb40bf400000000000cb4085e00000000000a872656a65637465649193ffb8636f6e"
+    "766572736174696f6e5f6475726174696f6e5f6d73a86e65676174697665a47365656ec3a773746172746564cf000660"
+    "8b015f3000a5746f6f6c7391a663616c6c5f31a57475726e73820099cd043ccb4072c80000000000cb407c2400000000"
+    "00cb4044000000000000cb408c200000000000cf0006608b01761360cb40890200000000000201039902c0c0c0c0c0c0"
+    "0000a770726f6a656374a46d61696eaa757064617465645f6174cb41dabf61b0200000a776657273696f6e03"
+)
 
 
 def test_a_blob_of_version_1_is_read_for_ever() -> None:
@@ -55,18 +69,19 @@ def test_a_blob_of_version_1_is_read_for_ever() -> None:
         "project": "main", "agent": "none", "origin": "inbound", "is_test": "unknown", "call_provider": "unknown",
         "language": "unknown", "model": "unknown",
     }  # fmt: skip
-    assert (entry.has_ended, entry.updated_at, entry.version) == (False, 1795000000.0, 2)
+    assert (entry.has_ended, entry.updated_at, entry.version) == (False, 1795000000.0, 3)
     assert (progress.malformed, progress.duplicates, progress.seen, progress.tools) == (1, 1, True, frozenset())
     assert progress.position == (5, -1.0, 300.0)
     assert (progress.duration_ms, progress.end_reason) == (None, EndedBy.ERROR)
     assert progress.turns == {
-        0: (0b1_0000_0000_0000, None, None, None, None),
-        1: (1, None, None, None, None),
-        2: (0b1000_0000_0000, None, None, None, None),
-        3: (34, None, None, None, 100.0),
-        4: (33, None, None, None, 300.0),
-        5: (0b100_0001_1100, 300.5, 450.25, 40.0, 300.0),
+        0: (0b1_0000_0000_0000, None, None, None, None, None, None, 0, 0),
+        1: (1, None, None, None, None, None, None, 0, 0),
+        2: (0b1000_0000_0000, None, None, None, None, None, None, 0, 0),
+        3: (34, None, None, None, 100.0, None, None, 0, 0),
+        4: (33, None, None, None, 300.0, None, None, 0, 0),
+        5: (0b100_0001_1100, 300.5, 450.25, 40.0, 300.0, None, None, 0, 0),
     }
+    assert (progress.started, progress.ended) == (None, None)
     assert progress.rejected == {
         (-1, "conversation_duration_ms", "negative"),
         (0, "duration_ms", "negative"),
@@ -88,7 +103,10 @@ def saved_entry() -> SavedEntry:
         label_values=("main", "__other__"),
         progress=Progress(
             seen=True,
-            turns={0: (0x43C, 300.5, 450.25, 40.0, 900.0), 3: (2, None, None, None, None)},
+            turns={
+                0: (0x43C, 300.5, 450.25, 40.0, 900.0, 1795000001_500000, 800.25, 2, 1),
+                3: (2, None, None, None, None, None, None, 0, 0),
+            },
             tools=frozenset({"call_1"}),
             rejected=frozenset({(CONVERSATION_INDEX, "conversation_duration_ms", "negative")}),
             malformed=1,
@@ -97,22 +115,32 @@ def saved_entry() -> SavedEntry:
             duration_ms=8000.0,
             end_reason=EndedBy.USER,
             live=LiveState(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
+            started=1795000000_000000,
+            ended=1795000009_000000,
         ),
         has_ended=True,
         updated_at=1795000000.5,
     )
 
 
-def test_a_blob_of_version_2_is_read_for_ever_and_written_today() -> None:
-    assert decode(VERSION_2) == saved_entry()
-    assert msgspec.msgpack.decode(encode(saved_entry())) == msgspec.msgpack.decode(VERSION_2)
+def test_a_blob_of_version_2_is_read_for_ever() -> None:
+    entry = saved_entry()
+    turns = {index: (*turn[:5], None, None, 0, 0) for index, turn in entry.progress.turns.items()}
+    progress = attrs.evolve(entry.progress, turns=turns, started=None, ended=None)
+    assert decode(VERSION_2) == attrs.evolve(entry, progress=progress)
+
+
+def test_a_blob_of_version_3_is_read_for_ever_and_written_today() -> None:
+    assert decode(VERSION_3) == saved_entry()
+    assert msgspec.msgpack.decode(encode(saved_entry())) == msgspec.msgpack.decode(VERSION_3)
 
 
 def test_flags_of_a_turn_never_change_their_meaning() -> None:
     """State files contain them, so they must not depend on an enumeration."""
     names = (
-        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "_SILENT_COUNTED",
-        "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED",
+        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "SILENT_FLAG",
+        "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED", "OVERLAP_FLAG",
+        "_ASSISTANT_COMPARED", "BARGE_IN_FLAG",
     )  # fmt: skip
     assert {name: getattr(derive, name) for name in names} == {
         "_ROLE_MASK": 0b11,
@@ -120,10 +148,13 @@ def test_flags_of_a_turn_never_change_their_meaning() -> None:
         "_REVISED": 1 << 6,
         "_TIMINGS_OBSERVED": 0b11100,
         "_RESPONSE_DECIDED": 1 << 10,
-        "_SILENT_COUNTED": 1 << 11,
+        "SILENT_FLAG": 1 << 11,
         "_UNKNOWN_TIMING_COUNTED": 1 << 12,
         "_DURATION_OBSERVED": 1 << 5,
         "_DURATION_REVISED": 1 << 9,
+        "OVERLAP_FLAG": 1 << 13,
+        "_ASSISTANT_COMPARED": 1 << 14,
+        "BARGE_IN_FLAG": 1 << 15,
     }
     assert CONVERSATION_INDEX == -1
     assert {role.value: bits for role, bits in derive._ROLE_BITS.items()} == {
@@ -143,7 +174,14 @@ progresses = st.builds(
     seen=st.booleans(),
     turns=st.dictionaries(
         st.integers(0, derive.LARGEST_INDEX),
-        st.tuples(st.integers(0, (1 << 13) - 1), numbers, numbers, numbers, numbers),
+        st.tuples(
+            st.integers(0, (1 << 16) - 1),
+            *(numbers,) * 4,
+            st.none() | st.integers(-(2**55), 2**55),
+            numbers,
+            st.integers(0, 1000),
+            st.integers(0, 1000),
+        ),
     ),
     tools=st.frozensets(texts),
     rejected=st.frozensets(
@@ -164,6 +202,8 @@ progresses = st.builds(
         first_audio=numbers,
         waiting_since=numbers,
     ),
+    started=st.none() | st.integers(-(2**55), 2**55),
+    ended=st.none() | st.integers(-(2**55), 2**55),
 )
 
 
@@ -184,16 +224,16 @@ def test_any_entry_survives_encoding(entry: SavedEntry) -> None:
     assert decode(encode(entry)) == entry
 
 
-@pytest.mark.parametrize("change", [{"version": 3}, {"version": 0}, {"version": "2"}, {"progress": {"turns": []}}])
+@pytest.mark.parametrize("change", [{"version": 4}, {"version": 0}, {"version": "2"}, {"progress": {"turns": []}}])
 def test_an_undecodable_blob_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
-    blob = msgspec.msgpack.encode({**msgspec.msgpack.decode(VERSION_2, strict=False), **change})
+    blob = msgspec.msgpack.encode({**msgspec.msgpack.decode(VERSION_3, strict=False), **change})
     with pytest.raises(UnreadableBlob) as refused:
         decode(blob)
     assert "support" not in str(refused.value)
 
 
-@given(st.binary(max_size=60), st.integers(0, len(VERSION_2)))
+@given(st.binary(max_size=60), st.integers(0, len(VERSION_3)))
 def test_a_damaged_blob_is_read_or_refused(junk: bytes, at: int) -> None:
-    for blob in (junk, VERSION_2[:at] + junk, VERSION_1[:at] + junk + VERSION_1[at + 1 :]):
+    for blob in (junk, VERSION_3[:at] + junk, VERSION_2[:at] + junk, VERSION_1[:at] + junk + VERSION_1[at + 1 :]):
         with suppress(UnreadableBlob):
             decode(blob)
