@@ -5,12 +5,13 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures clean
+.PHONY: help demo unit test image-test lint check bench soak fuzz dashboards schemas components pictures clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the last line says what to open"
 	@echo "make unit        the fast part of the tests"
 	@echo "make test        all tests"
+	@echo "make image-test  build the image and run it (needs root and Debian's buildah, debootstrap, runc)"
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long crash and fault test; prints its seeds"
@@ -45,6 +46,10 @@ unit: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# A part of `make test`. Without the programs it says which one is missing; with CI=true that is a failure.
+image-test: $(STAMP)
+	$(BIN)/python -m pytest -v tests/real/test_image.py
 
 # promtool comes with Prometheus; where it is missing its check is left out (CI has it). The tests of the rules, half a
 # minute, are run by `make test`.
