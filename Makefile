@@ -16,8 +16,8 @@ help:
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long crash and fault test; prints its seeds"
 	@echo "make fuzz        fuzz what strangers can say, 60 s for each target (SECONDS=600: longer)"
-	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
-	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
+	@echo "make dashboards  regenerate rules, dashboards and what deploy/ has of them"
+	@echo "make schemas     fetch the schemas of Grafana and the Prometheus operator anew for the tests (needs npm)"
 	@echo "make components  Grafana's own components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
@@ -49,7 +49,7 @@ test: $(STAMP)
 
 # A part of `make test`. Without the programs it says which one is missing; with CI=true that is a failure.
 image-test: $(STAMP)
-	$(BIN)/python -m pytest -v tests/real/test_image.py
+	$(BIN)/python -m pytest -v tests/*/test_image.py
 
 # promtool comes with Prometheus; where it is missing its check is left out (CI has it). The tests of the rules, half a
 # minute, are run by `make test`.
@@ -82,9 +82,11 @@ fuzz: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+	$(BIN)/python -m deploy
 
 schemas:
 	tests/data/grafana-schema/regenerate
+	tests/data/prometheus-operator-schema/regenerate
 
 # Outside the tree: half a gigabyte.
 COMPONENTS ?= $(HOME)/.cache/phonic-exporter/grafana-components

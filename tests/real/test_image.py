@@ -257,6 +257,23 @@ async def test_demo_in_the_image_counts_on_through_a_restart(image: Image, tmp_p
         assert await second.wait() == 0
 
 
+async def test_state_is_kept_in_a_volume_that_belongs_to_the_group_alone(image: Image, tmp_path: Path) -> None:
+    """As Kubernetes makes volumes for ``fsGroup``."""
+    bundle = tmp_path / "phonic-exporter-group-test"
+    state = bundle / "state"
+    state.mkdir(parents=True)
+    os.chown(state, 0, USER)
+    state.chmod(0o2775)
+    demo = ("demo", "--web.listen-address=127.0.0.1:0", "--state.file=/var/lib/phonic-exporter/demo.db")
+    async with container(image, bundle, *demo) as running:
+        url = await running.url()
+        async with httpx.AsyncClient() as http:
+            assert "phonic_exporter_pages_committed 1.0" in (await http.get(f"{url}/metrics")).text
+        assert (state / "demo.db").stat().st_uid == USER
+        running.signal(signal.SIGTERM)
+        assert await running.wait() == 0
+
+
 def total(page: str) -> float:
     return sum(float(value) for value in re.findall(r"^phonic_turns_total\{.*\} (\S+)$", page, re.MULTILINE))
 
