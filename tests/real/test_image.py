@@ -230,7 +230,7 @@ def test_image_says_what_it_is_and_runs_as_a_number(image: Image) -> None:
 
 
 async def test_demo_in_the_image_counts_on_through_a_restart(image: Image, tmp_path: Path) -> None:
-    bundle = tmp_path / "phonic-exporter-image-test"
+    bundle = tmp_path / f"phonic-exporter-image-{os.getpid()}"  # the container's name, and its cgroup's
     demo = ("demo", "--web.listen-address=127.0.0.1:0", "--state.file=/var/lib/phonic-exporter/demo.db")
     async with container(image, bundle, *demo) as first:
         before = await turns(await first.url())
@@ -259,7 +259,7 @@ async def test_demo_in_the_image_counts_on_through_a_restart(image: Image, tmp_p
 
 async def test_state_is_kept_in_a_volume_that_belongs_to_the_group_alone(image: Image, tmp_path: Path) -> None:
     """As Kubernetes makes volumes for ``fsGroup``."""
-    bundle = tmp_path / "phonic-exporter-group-test"
+    bundle = tmp_path / f"phonic-exporter-group-{os.getpid()}"
     state = bundle / "state"
     state.mkdir(parents=True)
     os.chown(state, 0, USER)

@@ -85,10 +85,10 @@ class Machine:
     """A booted systemd: its files, and commands that run in it."""
 
     root: Path
-    runc: tuple[str, ...]
+    inside: tuple[str, ...]
 
     def run(self, *command: str, expected: int | None = 0) -> str:
-        return run(*self.runc, "exec", "systemd", *command, expected=expected)
+        return run(*self.inside, *command, expected=expected)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         file = self.root / path.lstrip("/")
@@ -101,9 +101,7 @@ class Machine:
         command = ["journalctl", "--unit=phonic-exporter", "--follow", "--output=cat", "--lines=all"]
         with subprocess.Popen(
             [
-                *self.runc,
-                "exec",
-                "systemd",
+                *self.inside,
                 "timeout",
                 "30",
                 *command,
@@ -157,13 +155,14 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             bundle = work / "bundle"
             _describe(runc, bundle, root)
             runtime = (runc, "--root", str(work / "runc"))
-            with subprocess.Popen([*runtime, "run", "--bundle", str(bundle), "systemd"]) as process:
+            name = f"phonic-exporter-systemd-{os.getpid()}"  # its cgroup has that name too
+            with subprocess.Popen([*runtime, "run", "--bundle", str(bundle), name]) as process:
                 try:
-                    booted = Machine(root=root, runc=runtime)
+                    booted = Machine(root=root, inside=(*runtime, "exec", name))
                     _await_boot(booted, process)
                     yield booted
                 finally:
-                    run(*runtime, "delete", "--force", "systemd", expected=None)
+                    run(*runtime, "delete", "--force", name, expected=None)
         finally:
             run("umount", "--lazy", root)
     finally:
