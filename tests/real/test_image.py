@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import time
@@ -65,23 +64,65 @@ class Image:
     config: dict[str, Any]
 
 
+@attrs.frozen
+class Base:
+    """The files of a base image, and the name that the Dockerfile gives it."""
+
+    root: Path
+    name: str
+
+    @property
+    def suite(self) -> str:
+        """Debian's name for the release."""
+        return self.name.removeprefix("debian:").partition("-")[0]
+
+
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    buildah, debootstrap, _ = (needs(name, TOOLS) for name in ("buildah", "debootstrap", "runc"))
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Base]:
+    """A minimal Debian that reaches the package index as this machine does."""
+    debootstrap = needs("debootstrap", TOOLS)
     if os.geteuid() != 0:
         why = "building and running an image without a daemon needs root"
         if os.environ.get("CI") == "true":
             pytest.fail(why)
         pytest.skip(why)
+    work = tmp_path_factory.mktemp("base")
+    [name] = re.findall(r"^ARG BASE=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    made = Base(root=work / "root", name=name)
+    try:
+        targets = run(
+            "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian"
+        )
+        run(debootstrap, "--variant=minbase", made.suite, made.root, targets.split()[0])
+        for cache in ("var/cache/apt", "var/lib/apt/lists"):
+            shutil.rmtree(made.root / cache)
+        _reach_the_index(made.root)
+        yield made
+    finally:
+        shutil.rmtree(work)
+
+
+def _reach_the_index(root: Path) -> None:
+    """Give pip what it is told on this machine: whose certificates to trust, and where the index is."""
+    told = run(sys.executable, "-m", "pip", "config", "list")
+    settings = dict(re.findall(r"^(?:global|:env:)\.(cert|index-url)='(.*)'$", told, re.MULTILINE))
+    if "cert" in settings:
+        shutil.copy(settings["cert"], root / "etc/machine-authorities.pem")
+        settings["cert"] = "/etc/machine-authorities.pem"
+    lines = (f"{name} = {value}\n" for name, value in settings.items())
+    (root / "etc/pip.conf").write_text("".join(["[global]\n", *lines]), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def image(base: Base, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    buildah, _ = (needs(name, TOOLS) for name in ("buildah", "runc"))
     work = tmp_path_factory.mktemp("image")
     storage = (buildah, "--root", work / "storage", "--runroot", work / "run", "--storage-driver", "vfs")
-    [name] = re.findall(r"^ARG BASE=(.*)$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
-    _base(debootstrap, work / "base", suite=name.removeprefix("debian:").partition("-")[0])
     try:
         scratch = run(*storage, "from", "scratch").strip()
-        run("tar", "-C", work / "base", "-cf", work / "base.tar", ".")
+        run("tar", "-C", base.root, "-cf", work / "base.tar", ".")
         run(*storage, "add", scratch, work / "base.tar", "/")
-        run(*storage, "commit", "--rm", "--format", "docker", scratch, f"docker.io/library/{name}")
+        run(*storage, "commit", "--rm", "--format", "docker", scratch, f"docker.io/library/{base.name}")
         (work / "base.tar").unlink()
         arguments = [part for label, value in LABELS.items() for part in ("--build-arg", f"{label}={value}")]
         how = ("bud", "--isolation", "chroot", "--pull-never", "--format", "docker")
@@ -89,30 +130,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
         inspected = json.loads(run(*storage, "inspect", "--type", "image", "localhost/phonic-exporter"))
         container = run(*storage, "from", "--pull-never", "localhost/phonic-exporter").strip()
         root = Path(run(*storage, "mount", container).strip())
-        yield Image(root=root, base=work / "base", config=inspected["Docker"]["config"])
+        yield Image(root=root, base=base.root, config=inspected["Docker"]["config"])
     finally:
         shutil.rmtree(work)
-
-
-def _base(debootstrap: str, folder: Path, *, suite: str) -> None:
-    """A minimal Debian that reaches the package index as this machine does."""
-    targets = run("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian")
-    run(debootstrap, "--variant=minbase", suite, folder, targets.split()[0])
-    for cache in ("var/cache/apt", "var/lib/apt/lists"):
-        shutil.rmtree(folder / cache)
-    settings = dict(
-        re.findall(
-            r"^(?:global|:env:)\.(cert|index-url)='(.*)'$",
-            run(sys.executable, "-m", "pip", "config", "list"),
-            re.MULTILINE,
-        )
-    )
-    authorities = settings.get("cert") or ssl.get_default_verify_paths().cafile
-    if authorities:
-        shutil.copy(authorities, folder / "etc/machine-authorities.pem")
-        settings["cert"] = "/etc/machine-authorities.pem"
-    lines = (f"{name} = {value}\n" for name, value in settings.items())
-    (folder / "etc/pip.conf").write_text("".join(["[global]\n", *lines]), encoding="utf-8")
 
 
 @contextlib.asynccontextmanager
@@ -194,6 +214,11 @@ def content(folder: Path) -> int:
             status = os.lstat(Path(path, name))
             sizes[status.st_dev, status.st_ino] = status.st_size
     return sum(sizes.values())
+
+
+def test_base_is_a_release_of_debian_pinned_to_a_day(base: Base) -> None:
+    assert re.fullmatch(r"debian:[a-z]+-20\d{6}-slim", base.name)
+    assert f"VERSION_CODENAME={base.suite}\n" in (base.root / "etc/os-release").read_text(encoding="utf-8")
 
 
 def test_image_is_small_and_holds_nothing_to_build_with(image: Image) -> None:
