@@ -40,7 +40,7 @@ USER 65532:65532
 VOLUME /var/lib/phonic-exporter
 EXPOSE 10058
 HEALTHCHECK --interval=15s --timeout=6s --start-period=10s CMD ["phonic-exporter", "healthcheck"]
-# Exec form: the exporter is process 1 and handles SIGTERM itself.
+# Exec form, so that the exporter is process 1 and receives SIGTERM.
 ENTRYPOINT ["phonic-exporter"]
 # Last, so that another revision takes all that is above from the cache.
 ARG VERSION=unknown

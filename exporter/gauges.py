@@ -1,95 +1,98 @@
-"""Wiring: which part of the program feeds which gauge at the moment of a scrape."""
+"""Wiring: which part of the program each gauge is read from at a scrape."""
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from . import __version__
-from .checkpoint import Checkpoint
-from .looplag import LoopLag
-from .metrics import catalogue
-from .metrics.catalogue import CATALOGUE, Family, Scope
-from .metrics.ledger import OTHER
-from .metrics.page import Rows, Source, one, rows
+from .conversations import Conversations
+from .counting.labels import OTHER, label_value
+from .enums import ReloadedFile
+from .metrics import catalog
+from .metrics.catalog import CATALOG, Family, Scope
+from .metrics.loop_lag import LoopLag
+from .metrics.page import GaugeReader, Rows, one, rows
+from .metrics.publisher import Publisher
 from .metrics.series import Column
 from .phonic.clock import PhonicClock
 from .phonic.rest import RestApi
-from .publishing import Publisher
-from .tally import Tally, label_value
-from .vocabulary import ReloadedFile
+from .state.keeper import StateKeeper
 from .watch.access import Access
 from .watch.discovery import Discovery
 from .watch.supervisor import Supervisor
-from .watch.targets import WatchFile
-from .web.live_config import LiveConfig
+from .watch.watch_file import WatchFile
+from .web.reload import ReloadedConfig
 
-Gauges = Mapping[Family, Source]
+Gauges = Mapping[Family, GaugeReader]
 
 
 def gauges(
     *,
-    tally: Tally,
+    conversations: Conversations,
     supervisor: Supervisor,
     rest: RestApi | None,
     discovery: Discovery | None,
     clock: PhonicClock,
-    checkpoint: Checkpoint | None,
+    keeper: StateKeeper | None,
     publisher: Publisher,
     access: Access | None,
     watch_file: WatchFile | None,
-    web_config: LiveConfig | None,
+    web_config: ReloadedConfig | None,
     slo_response: float,
     loop_lag: LoopLag,
 ) -> Gauges:
-    """All gauges of the catalogue but the page's own. What a part that is off would feed is absent, not 0."""
-    live = partial(_live, tally)
+    """The readers of all gauges of the catalog, except the one of the page itself.
+
+    Gauges of a part that is turned off (None) are absent, not 0.
+    """
+    live = partial(_live, conversations)
     return dict(
         (
-            rows(catalogue.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
-            (catalogue.CONVERSATIONS_LIVE, tally.live_counts),
-            rows(catalogue.AGENT_INFO, tally.agents),
-            one(catalogue.SLO_RESPONSE, lambda: slo_response),
-            one(catalogue.LABEL_SETS, lambda: float(len(tally.ledger.label_sets))),
-            rows(catalogue.WATCHERS, supervisor.states),
-            one(catalogue.EVENT_LOOP_LAG, loop_lag.largest),
-            *((family, live) for family in CATALOGUE if family.scope is Scope.LIVE),
-            *_upstream(rest, discovery, label_limit=tally.ledger.limits.values),
+            rows(catalog.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
+            (catalog.CONVERSATIONS_LIVE, conversations.live_counts),
+            rows(catalog.AGENT_INFO, conversations.agents),
+            one(catalog.SLO_RESPONSE, lambda: slo_response),
+            one(catalog.LABEL_SETS, lambda: float(len(conversations.store.label_sets))),
+            rows(catalog.WATCHERS, supervisor.states),
+            one(catalog.EVENT_LOOP_LAG, loop_lag.largest),
+            *((family, live) for family in CATALOG if family.scope is Scope.LIVE),
+            *_upstream(rest, discovery, label_limit=conversations.store.limits.values),
             *_requests(rest, clock),
-            *_checkpoint(checkpoint),
-            one(catalogue.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
-            one(catalogue.COMMIT_WAIT, lambda: publisher.wait),
-            one(catalogue.LABEL_SETS_HELD, lambda: float(tally.ledger.held_count)),
-            one(catalogue.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
+            *_state_file(keeper),
+            one(catalog.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalog.COMMIT_WAIT, lambda: publisher.wait),
+            one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_back_count)),
+            one(catalog.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
             *_files(watch_file, web_config),
         )
     )
 
 
-_Feeds = list[tuple[Family, Source]]
+_Readers = list[tuple[Family, GaugeReader]]
 
 
-def _live(tally: Tally) -> Mapping[Family, Column]:
-    """All families of the live conversations, from one walk: a walk for each would make a page 8 % slower."""
-    entries = tally.live()
+def _live(conversations: Conversations) -> Mapping[Family, Column]:
+    """All families of the live conversations, in one pass over them: a pass for each family takes longer."""
+    entries = conversations.live_entries()
     texts = [entry.live_text for entry in entries]
     lives = [entry.progress.live for entry in entries]
-    # round(…, 3) would make a page 5 % slower.
+    # Much faster than round(…, 3), and this is done for every live conversation.
     updated = [round(entry.updated_at * 1000) / 1000 for entry in entries]
-    # While a feed is lost an answer may have begun: nobody knows who waits.
+    # An answer may have begun while the connection is lost, so do not claim that the caller is waiting.
     waiting = [entry.progress.live.waiting_since if entry.is_current else None for entry in entries]
     return {
-        catalogue.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
-        catalogue.LIVE_TURNS: Column(texts, [live.turns for live in lives]),
-        catalogue.LIVE_DURATION: Column.present(texts, [live.duration for live in lives]),
-        catalogue.LIVE_GENERATION: Column.present(texts, [live.model_generation for live in lives]),
-        catalogue.LIVE_FIRST_AUDIO: Column.present(texts, [live.first_audio for live in lives]),
-        catalogue.LIVE_LAST_UPDATE: Column(texts, updated),
-        catalogue.LIVE_WAITING_SINCE: Column.present(texts, waiting),
+        catalog.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
+        catalog.LIVE_TURNS: Column(texts, [live.turns for live in lives]),
+        catalog.LIVE_DURATION: Column.present(texts, [live.duration for live in lives]),
+        catalog.LIVE_GENERATION: Column.present(texts, [live.model_generation for live in lives]),
+        catalog.LIVE_FIRST_AUDIO: Column.present(texts, [live.first_audio for live in lives]),
+        catalog.LIVE_LAST_UPDATE: Column(texts, updated),
+        catalog.LIVE_WAITING_SINCE: Column.present(texts, waiting),
     }
 
 
 def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
-    """Numbers by project name: those of one name added up, and what is beyond the label limit in ``__other__``."""
+    """Rows by project name: numbers of the same name added up, names beyond ``limit`` added up as `OTHER`."""
     sums: dict[str, float] = {}
     names: set[str] = set()
     for name, number in numbers:
@@ -103,7 +106,7 @@ def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
     return [((label,), number) for label, number in sums.items()]
 
 
-def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit: int) -> _Feeds:
+def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit: int) -> _Readers:
     def projects(number: str) -> Callable[[], Rows]:
         return lambda: by_project(
             ((each.name, getattr(each, number)) for each in discovery.projects) if discovery else (), label_limit
@@ -113,33 +116,33 @@ def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit:
         return lambda: getattr(discovery.workspace, number) if discovery and discovery.workspace else None
 
     return [
-        rows(catalogue.PROJECT_ACTIVE, projects("active")),
-        rows(catalogue.PROJECT_LIMIT, projects("limit")),
-        one(catalogue.WORKSPACE_ACTIVE, workspace("active")),
-        one(catalogue.WORKSPACE_LIMIT, workspace("limit")),
-        one(catalogue.UP, lambda: None if rest is None or rest.up is None else float(rest.up)),
-        one(catalogue.DISCOVERY_LAST_SUCCESS, lambda: discovery.last_success if discovery else None),
-        one(catalogue.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
+        rows(catalog.PROJECT_ACTIVE, projects("active")),
+        rows(catalog.PROJECT_LIMIT, projects("limit")),
+        one(catalog.WORKSPACE_ACTIVE, workspace("active")),
+        one(catalog.WORKSPACE_LIMIT, workspace("limit")),
+        one(catalog.UP, lambda: None if rest is None or rest.up is None else float(rest.up)),
+        one(catalog.DISCOVERY_LAST_SUCCESS, lambda: discovery.last_success if discovery else None),
+        one(catalog.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
         rows(
-            catalogue.DISCOVERED,
+            catalog.DISCOVERED,
             lambda: by_project(discovery.found.items() if discovery else (), label_limit),
         ),
     ]
 
 
-def _requests(rest: RestApi | None, clock: PhonicClock) -> _Feeds:
+def _requests(rest: RestApi | None, clock: PhonicClock) -> _Readers:
     return [
-        one(catalogue.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
-        one(catalogue.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
-        one(catalogue.REQUESTS_ALLOWED, lambda: rest.allowed_per_second if rest else None),
-        one(catalogue.CLOCK_OFFSET, lambda: clock.offset),
+        one(catalog.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
+        one(catalog.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
+        one(catalog.REQUESTS_ALLOWED, lambda: rest.allowed_per_second if rest else None),
+        one(catalog.CLOCK_OFFSET, lambda: clock.offset),
     ]
 
 
-def _checkpoint(checkpoint: Checkpoint | None) -> _Feeds:
+def _state_file(keeper: StateKeeper | None) -> _Readers:
     return [
-        one(catalogue.CHECKPOINT_LAST_SUCCESS, lambda: checkpoint.last_success if checkpoint else None),
-        one(catalogue.CHECKPOINT_SIZE, lambda: float(checkpoint.size_bytes) if checkpoint else None),
+        one(catalog.CHECKPOINT_LAST_SUCCESS, lambda: keeper.last_success if keeper else None),
+        one(catalog.CHECKPOINT_SIZE, lambda: float(keeper.size_bytes) if keeper else None),
     ]
 
 
@@ -147,7 +150,7 @@ def _number(value: bool | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feeds:
+def _files(watch_file: WatchFile | None, web_config: ReloadedConfig | None) -> _Readers:
     def usable() -> Rows:
         if watch_file is not None:
             yield (ReloadedFile.WATCH_FILE.value,), float(watch_file.is_usable)
@@ -160,4 +163,4 @@ def _files(watch_file: WatchFile | None, web_config: LiveConfig | None) -> _Feed
         if web_config is not None:
             yield (ReloadedFile.WEB_CONFIG.value,), web_config.last_success_timestamp
 
-    return [rows(catalogue.RELOAD_SUCCESSFUL, usable), rows(catalogue.RELOAD_TIMESTAMP, read_at)]
+    return [rows(catalog.RELOAD_SUCCESSFUL, usable), rows(catalog.RELOAD_TIMESTAMP, read_at)]

@@ -1,4 +1,4 @@
-"""Tasks: what the checkpoint costs: each second, and at the start."""
+"""Tasks: cost of the state file, each second and at the start."""
 
 import time
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from pathlib import Path
 import attrs
 import trio
 
-from exporter.checkpoint import Checkpoint
-from exporter.metrics.ledger import LabelLimits, Ledger
+from exporter.conversations import Conversations
+from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.decode import decode
-from exporter.phonic.model import Snapshot
-from exporter.saved import Changes
-from exporter.tally import Tally
+from exporter.phonic.schema import Snapshot
+from exporter.state.keeper import StateKeeper
+from exporter.state.rows import Changes
 
 from ..calls import calls
 from ..load import Load
 from ..options import Options
-from ..pages import conversations, newest
+from ..pages import newest, started_calls
 from ..report import Goal, Report, Spread, Table, number, spread
 from ..rig import EXPORTER, following, scrape, serving
 from .updates import Unequal
@@ -27,11 +27,11 @@ _AGENTS = 20
 
 
 def restoring(options: Options) -> Report:
-    """10,000 unfinished conversations in the checkpoint."""
+    """Restore 10,000 unfinished conversations."""
     count = 1000 if options.quick else 10_000
     file = options.folder / "restore.db"
-    before = Tally(Ledger(_LABELS), live_limit=1000, now=time.time)
-    for identity, snapshot in conversations(count, _AGENTS, newest(20)):
+    before = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
+    for identity, snapshot in started_calls(count, _AGENTS, newest(20)):
         before.update(identity, snapshot)
     trio.run(_write, file, before)
     size = file.stat().st_size
@@ -63,7 +63,7 @@ def restoring(options: Options) -> Report:
 
 
 def checkpointing(options: Options) -> Report:
-    """The checkpoint of a second in which 1,000, or 5,000, conversations changed."""
+    """Write the state after a second in which 1,000 or 5,000 conversations changed."""
     rows, data, goals = [], {}, []
     for count in (100,) if options.quick else (1000, 5000):
         collecting, costs, size = _cost(options, count)
@@ -94,10 +94,10 @@ def checkpointing(options: Options) -> Report:
 
 def _cost(options: Options, count: int) -> tuple[Spread, Spread, int]:
     writes = 3 if options.quick else 10
-    tally = Tally(Ledger(_LABELS), live_limit=1000, now=time.time)
+    conversations = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
     played = [_snapshots(call) for call in calls(15 + writes)]
     file = options.folder / f"cost-{count}.db"
-    return trio.run(_checkpoint, file, tally, played, count, writes)
+    return trio.run(_checkpoint, file, conversations, played, count, writes)
 
 
 def _snapshots(call: Sequence[bytes]) -> list[Snapshot]:
@@ -105,34 +105,34 @@ def _snapshots(call: Sequence[bytes]) -> list[Snapshot]:
     return [snapshot for snapshot in decoded if snapshot is not None]
 
 
-async def _write(file: Path, tally: Tally) -> None:
+async def _write(file: Path, conversations: Conversations) -> None:
     opened = await _open(file)
-    await opened.write_now(tally, on_error=_fail)
+    await opened.write_now(conversations, on_error=_fail)
     await opened.close()
 
 
-async def _restore(file: Path) -> tuple[float, Tally]:
-    """Seconds, and what was restored."""
+async def _restore(file: Path) -> tuple[float, Conversations]:
+    """Restore a state file; return the seconds it took, and the conversations."""
     start = time.perf_counter()
-    tally = Tally(Ledger(_LABELS), live_limit=1000, now=time.time)
-    opened = await Checkpoint.open(file, label_names=_LABELS.names, now=time.time)
+    conversations = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
+    opened = await StateKeeper.open(file, label_names=_LABELS.names, now=time.time)
     assert opened.saved is not None
-    tally.restore(opened.saved)
+    conversations.restore(opened.saved)
     seconds = time.perf_counter() - start
-    await opened.checkpoint.close()
-    return seconds, tally
+    await opened.keeper.close()
+    return seconds, conversations
 
 
 async def _checkpoint(
-    file: Path, tally: Tally, played: Sequence[Sequence[Snapshot]], count: int, writes: int
+    file: Path, conversations: Conversations, played: Sequence[Sequence[Snapshot]], count: int, writes: int
 ) -> tuple[Spread, Spread, int]:
-    """Milliseconds on the loop, CPU milliseconds altogether, and bytes."""
+    """Return milliseconds on the event loop, CPU milliseconds of all threads, and size in bytes."""
     checkpoint = await _open(file)
-    source = _Timed(tally)
+    source = _Timed(conversations)
     costs: list[float] = []
     for turn in range(15, 15 + writes):
-        for identity, snapshot in conversations(count, _AGENTS, [call[turn] for call in played]):
-            tally.update(identity, snapshot)
+        for identity, snapshot in started_calls(count, _AGENTS, [call[turn] for call in played]):
+            conversations.update(identity, snapshot)
         start = time.process_time()
         await checkpoint.write_now(source, on_error=_fail)
         costs.append((time.process_time() - start) * 1000)
@@ -141,33 +141,33 @@ async def _checkpoint(
 
 
 class _Timed:
-    """A tally, and the milliseconds of the event loop that each write took of it."""
+    """Wraps conversations, and records how many milliseconds of the event loop each write takes."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, conversations: Conversations) -> None:
         self.loop: list[float] = []
-        self._tally = tally
+        self._conversations = conversations
 
     def changes(self, *, everything: bool = False) -> Changes:
         start = time.perf_counter()
-        changes = self._tally.changes(everything=everything)
+        changes = self._conversations.changes(everything=everything)
         self.loop.append((time.perf_counter() - start) * 1000)
         return changes
 
     def committed(self, changes: Changes) -> None:
         start = time.perf_counter()
-        self._tally.committed(changes)
+        self._conversations.committed(changes)
         self.loop[-1] += (time.perf_counter() - start) * 1000
 
     def put_back(self, changes: Changes) -> None:
-        self._tally.put_back(changes)
+        self._conversations.put_back(changes)
 
 
-def _numbers(tally: Tally) -> list[str]:
-    return sorted(map(repr, tally.ledger.freeze(everything=True).rows()))
+def _numbers(conversations: Conversations) -> list[str]:
+    return sorted(map(repr, conversations.store.freeze(everything=True).rows()))
 
 
-async def _open(file: Path) -> Checkpoint:
-    return (await Checkpoint.open(file, label_names=_LABELS.names, now=time.time)).checkpoint
+async def _open(file: Path) -> StateKeeper:
+    return (await StateKeeper.open(file, label_names=_LABELS.names, now=time.time)).keeper
 
 
 def _fail() -> None:

@@ -1,4 +1,4 @@
-"""Tasks: what a message costs once it is in memory, and how that grows with the turns before it."""
+"""Tasks: cost of decoding a message in memory, and how it grows with the number of earlier turns."""
 
 import json
 import statistics
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from time import perf_counter
 
-from exporter import derive
-from exporter.additions import Addition
+from exporter.counting import derive
+from exporter.counting.increments import Increment
 from exporter.phonic.decode import Message, decode
-from exporter.phonic.model import Snapshot
-from exporter.phonic.tail import TailDecoder
+from exporter.phonic.live.incremental import IncrementalDecoder
+from exporter.phonic.schema import Snapshot
 
 from ..calls import PLACEHOLDER, snapshots
 from ..options import Options
@@ -28,26 +28,26 @@ _TURNS = (5, 20, 50, 200, 500)
 
 
 class _Deriving:
-    """Decodes and derives the snapshots of one call, and keeps what they add."""
+    """Decodes and derives the snapshots of one call, and keeps the increments."""
 
     def __init__(self, read: Callable[[str], Snapshot | None]) -> None:
         self._read = read
         self._progress = derive.NOTHING
-        self.additions: list[Addition] = []
+        self.increments: list[Increment] = []
 
     def __call__(self, message: str) -> None:
         snapshot = self._read(message)
         if snapshot is not None:
-            self._progress, additions = derive.derive(self._progress, snapshot)
-            self.additions += additions
+            self._progress, increments = derive.derive(self._progress, snapshot)
+            self.increments += increments
 
 
 def _fully(message: str) -> Snapshot | None:
     return decode(message).snapshot
 
 
-def _tail() -> TailDecoder:
-    return TailDecoder(PLACEHOLDER.decode())
+def _tail() -> IncrementalDecoder:
+    return IncrementalDecoder(PLACEHOLDER.decode())
 
 
 def _tail_messages() -> Callable[[str], Message]:
@@ -77,7 +77,10 @@ _METHODS: dict[str, Callable[[], Callable[[str], object]]] = {
 
 
 def _play(method: Callable[[str], object], messages: list[bytes]) -> list[float]:
-    """Seconds for each message of a call. Each is a new string: decoders leave caches in the ones they read."""
+    """Return the seconds of each message of a call.
+
+    Each message is a new string, because decoders cache data in the strings that they read.
+    """
     seconds = []
     for message in messages:
         text = message.decode()
@@ -88,12 +91,12 @@ def _play(method: Callable[[str], object], messages: list[bytes]) -> list[float]
 
 
 def check(messages: list[bytes]) -> None:
-    """Errors: Unequal where skipping settled turns changes what is counted."""
+    """Check that full and incremental decoding count the same. Raises: Unequal."""
     full, tail = _Deriving(_fully), _Deriving(_tail_snapshots())
     for message in messages:
         full(message.decode())
         tail(message.decode())
-    if not full.additions or Counter(full.additions) != Counter(tail.additions):
+    if not full.increments or Counter(full.increments) != Counter(tail.increments):
         raise Unequal("full and tail decoding add different things")
 
 

@@ -1,7 +1,7 @@
-"""Tasks: the exporter as written in an afternoon: defaults, `json`, and prometheus_client for every turn.
+"""Tasks: a naive exporter: default settings of the libraries, `json`, and prometheus_client for every turn.
 
-It counts the same as the exporter, under the same names, from the messages of one connection: each snapshot is
-parsed and walked from the first turn to the last, and a set of what was seen keeps turns from counting twice.
+It counts the same as the exporter, under the same names, from the messages of one connection. It parses each
+snapshot and visits all turns; a set of those already counted keeps it from counting a turn twice.
 """
 
 import json
@@ -19,41 +19,41 @@ from prometheus_client import (
     start_http_server,
 )
 
-from exporter.metrics import catalogue
-from exporter.metrics.catalogue import Family
+from exporter.metrics import catalog
+from exporter.metrics.catalog import Family
 
 from .feeds import follow
 
 _LABELS = ("project", "agent")
 _TIMINGS = (
-    ("model_generation_time", catalogue.MODEL_GENERATION),
-    ("phonic_api_output_to_first_audio_chunk", catalogue.FIRST_AUDIO),
-    ("phonic_api_output_to_modal_input", catalogue.MODEL_INPUT),
+    ("model_generation_time", catalog.MODEL_GENERATION),
+    ("phonic_api_output_to_first_audio_chunk", catalog.FIRST_AUDIO),
+    ("phonic_api_output_to_modal_input", catalog.MODEL_INPUT),
 )
 
 
 class Naive:
-    """Everything is a metric of prometheus_client in ``registry``."""
+    """Counts with metrics of prometheus_client in ``registry``."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._seen: set[tuple[str, ...]] = set()
         self._updates = Counter("phonic_exporter_updates", "Snapshots.", registry=self.registry)
-        self._conversations = self._counter(catalogue.CONVERSATIONS)
-        self._turns = self._counter(catalogue.TURNS)
-        self._silent_turns = self._counter(catalogue.SILENT_TURNS)
-        self._overlaps = self._counter(catalogue.OVERLAPS)
-        self._tool_calls = self._counter(catalogue.TOOL_CALLS)
-        self._turn_duration = self._histogram(catalogue.TURN_DURATION)
-        self._response = self._histogram(catalogue.RESPONSE)
+        self._conversations = self._counter(catalog.CONVERSATIONS)
+        self._turns = self._counter(catalog.TURNS)
+        self._silent_turns = self._counter(catalog.SILENT_TURNS)
+        self._overlaps = self._counter(catalog.OVERLAPS)
+        self._tool_calls = self._counter(catalog.TOOL_CALLS)
+        self._turn_duration = self._histogram(catalog.TURN_DURATION)
+        self._response = self._histogram(catalog.RESPONSE)
         self._timings = [(key, self._histogram(family)) for key, family in _TIMINGS]
-        self._live_info = self._gauge(catalogue.LIVE_INFO)
-        self._live_turns = self._gauge(catalogue.LIVE_TURNS)
-        self._live_duration = self._gauge(catalogue.LIVE_DURATION)
-        self._live_generation = self._gauge(catalogue.LIVE_GENERATION)
-        self._live_first_audio = self._gauge(catalogue.LIVE_FIRST_AUDIO)
-        self._live_last_update = self._gauge(catalogue.LIVE_LAST_UPDATE)
+        self._live_info = self._gauge(catalog.LIVE_INFO)
+        self._live_turns = self._gauge(catalog.LIVE_TURNS)
+        self._live_duration = self._gauge(catalog.LIVE_DURATION)
+        self._live_generation = self._gauge(catalog.LIVE_GENERATION)
+        self._live_first_audio = self._gauge(catalog.LIVE_FIRST_AUDIO)
+        self._live_last_update = self._gauge(catalog.LIVE_LAST_UPDATE)
 
     def receive(self, identity: str, message: str | bytes) -> None:
         """Count what is new in a message of the live socket."""
@@ -121,7 +121,7 @@ class Naive:
 
 
 def serve(naive: Naive) -> None:
-    """Serve its page from a thread, and say where."""
+    """Serve the page from a thread, and print its URL."""
     server, _ = start_http_server(0, "127.0.0.1", naive.registry)
     print(f"http://127.0.0.1:{server.server_port}/metrics", file=sys.stderr, flush=True)
 

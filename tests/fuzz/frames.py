@@ -11,13 +11,13 @@ from random import Random
 from time import monotonic, thread_time
 from typing import Any
 
-from exporter.derive import NOTHING, derive
+from exporter.counting.derive import NOTHING, derive
 from exporter.phonic.decode import InvalidMessage, Message
-from exporter.phonic.model import Snapshot
-from exporter.phonic.tail import TailDecoder
+from exporter.phonic.live.incremental import IncrementalDecoder
+from exporter.phonic.schema import Snapshot
 from tests.feeds import snapshot
-from tests.unit.test_sieve import NOT_PLAIN, cut, frame
-from tests.unit.test_sieve import check as hear
+from tests.unit.test_fast_path import NOT_PLAIN, cut, frame
+from tests.unit.test_fast_path import check as hear
 
 LONGEST_STEP = 0.1
 """Seconds of CPU."""
@@ -33,7 +33,7 @@ _TOKENS = (
 def check(data: bytes) -> None:
     """The bytes as frames, cut in two where the first of them says; as a binary message, and as a text message."""
     hear(cut(data, [data[0]] if data else []))
-    decoder = TailDecoder(ID)
+    decoder = IncrementalDecoder(ID)
     progress = _read(decoder, NOTHING, data)
     _read(decoder, progress, data.decode("utf-8", "replace"))
 
@@ -57,12 +57,11 @@ def one(rng: Random) -> None:
     """One input of each kind."""
     data = _frames(rng)
     hear(cut(data, [rng.randrange(1 << 20) for _ in range(rng.randrange(8))]))
-    decoder = TailDecoder(ID)
+    decoder = IncrementalDecoder(ID)
     progress = NOTHING
     for _ in range(rng.randrange(1, 4)):
-        text: str | bytes = _mutated(rng, _document(rng))
-        if not rng.randrange(8):
-            text = text.encode("utf-8", "surrogatepass")
+        document = _mutated(rng, _document(rng))
+        text = document if rng.randrange(8) else document.encode("utf-8", "surrogatepass")
         progress = _read(decoder, progress, text)
 
 
@@ -98,7 +97,7 @@ def _mutated(rng: Random, text: str) -> str:
     return text
 
 
-def _read(decoder: TailDecoder, progress: Any, text: str | bytes) -> Any:
+def _read(decoder: IncrementalDecoder, progress: Any, text: str | bytes) -> Any:
     start = thread_time()
     try:
         for found in decoder.read(text):

@@ -8,9 +8,9 @@ import structlog
 import trio
 from trio.testing import MockClock, memory_stream_pair
 
+from exporter.enums import Started
 from exporter.metrics.formats import Format
-from exporter.vocabulary import Started
-from exporter.web.crowd import Crowd
+from exporter.web.connections import Connections
 from exporter.web.endpoints import Exported, build_app
 from exporter.web.http1 import serve_http
 
@@ -62,10 +62,10 @@ async def _serve(data: bytes, parts: int) -> bytes:
 
         async def serve() -> None:
             with trio.CancelScope() as scope:
-                crowd = Crowd()
-                visit = crowd.enter(scope)
-                assert visit is not None
-                await serve_http(ours, app, crowd=crowd, visit=visit)
+                connections = Connections()
+                connection = connections.enter(scope)
+                assert connection is not None
+                await serve_http(ours, app, connections=connections, connection=connection)
             await ours.aclose()
 
         nursery.start_soon(serve)

@@ -6,11 +6,11 @@ What is read can be written again: ids, names and cursors go into URLs, labels, 
 from collections.abc import Callable, Iterable
 from time import thread_time
 
-from exporter.derive import NOTHING, derive_record
+from exporter.counting.derive import NOTHING, derive_record
 from exporter.phonic.body import STEP, Body, TooLarge, Unreadable
 from exporter.phonic.decode import InvalidMessage, read_record
-from exporter.phonic.model import Snapshot
-from exporter.phonic.rows import read_agents, read_page, read_projects, read_workspace
+from exporter.phonic.listing import read_agents, read_page, read_projects, read_workspace
+from exporter.phonic.schema import Snapshot
 
 ID = "conv_1"
 LONGEST_STEP = 0.1

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 from exporter.errors import ConfigError
-from exporter.web.live_config import LiveConfig
+from exporter.web.reload import ReloadedConfig
 
 SECRET = "hunter$2"  # no key looks so
 FOLDER = Path(tempfile.mkdtemp())
@@ -14,7 +14,7 @@ def check(data: bytes) -> None:
     file = FOLDER / "web.yml"
     file.write_bytes(data)
     try:
-        LiveConfig(file)
+        ReloadedConfig(file)
     except ConfigError as refused:
         said = str(refused)
         assert "\n" not in said, said

@@ -2,7 +2,7 @@
 
 Simulator and exporter run as processes of their own through a seeded schedule of faults, kills and clock steps
 (`schedule`, `harness`); then every counter and histogram on the page is held against what the plan alone says
-(`oracle`). ``python -m tests.soak`` is the long version, ``tests/real/test_soak.py`` the short one.
+(`oracle`). ``python -m tests.soak`` is the long version, ``tests/e2e/test_soak.py`` the short one.
 
 What makes the comparison exact, although processes die at random moments:
 

@@ -8,7 +8,8 @@ import promql_parser
 
 from dashboards.rules import recording
 from dashboards.slo import Slo
-from exporter.metrics.catalogue import CATALOGUE, LABEL_CHOICES, Family, Kind
+from exporter.counting.labels import LABEL_CHOICES
+from exporter.metrics.catalog import CATALOG, Family, Kind
 
 TARGET_LABELS = {"job", "instance", "pod"}
 
@@ -77,8 +78,8 @@ def problems(expr: str, slo: Slo) -> list[str]:
     """Metrics that nobody exposes, labels their metric does not have, and labels that nobody has."""
     found = []
     everywhere = TARGET_LABELS | set(LABEL_CHOICES) | {"le"}
-    for family in CATALOGUE:
-        everywhere |= set(family.labels)
+    for each in CATALOG:
+        everywhere |= set(each.labels)
     for selector in selectors(expr):
         family = family_of(selector.name)
         if family is not None:
@@ -97,7 +98,7 @@ def problems(expr: str, slo: Slo) -> list[str]:
 
 
 def _series() -> Iterator[tuple[str, Family]]:
-    for family in CATALOGUE:
+    for family in CATALOG:
         if family.kind is Kind.HISTOGRAM:
             yield from ((f"{family.name}_{part}", family) for part in ("bucket", "sum", "count"))
         else:

@@ -16,94 +16,114 @@ PARTS: dict[str, set[str]] = {
     # At the bottom: words, errors and plain values.
     "__init__": set(),
     "errors": set(),
-    "identity": set(),
-    "vocabulary": set(),
-    "saved": set(),
-    "retention": set(),
-    "ended": set(),
-    "lockfile": set(),
+    "enums": set(),
     "filelimit": set(),
-    "looplag": set(),
+    "files": set(),
     "logs": set(),
-    "proxies": {"errors"},
-    "running": set(),
     "signals": set(),
-    "additions": {"vocabulary"},
     # What Phonic sends, what it adds, what was counted.
-    "phonic.model": {"vocabulary"},
-    "phonic": {"phonic.model", "proxies", "vocabulary", "errors", "__init__"},
-    "derive": {"additions", "phonic.model", "vocabulary"},
-    "ending": {"additions", "derive", "phonic.model", "vocabulary"},
-    "blob": {"derive", "vocabulary"},
+    "phonic.wire": set(),
+    "phonic.schema": {"enums"},
+    "phonic": {"phonic.schema", "phonic.wire", "enums", "errors", "__init__"},
+    "counting": {"enums", "phonic.schema", "phonic.wire"},
+    "state.rows": set(),
+    "state": {"counting", "enums", "errors", "state.rows"},
     "metrics.formats": set(),
-    "metrics": {"metrics.formats", "additions", "saved", "vocabulary"},
-    "tally": {"blob", "derive", "ended", "ending", "metrics", "phonic.model", "retention", "saved", "vocabulary"},
-    # What waits. The watching side knows neither numbers nor HTTP servers.
-    "watch": {
-        "derive", "ending", "errors", "identity", "logs", "phonic", "phonic.model", "retention", "vocabulary",
+    "metrics.catalog": {"counting", "enums"},
+    "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
+    "entry": {"counting", "metrics", "metrics.catalog", "state"},
+    "conversations": {
+        "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows",
     },
-    "database": {"ended", "retention", "saved", "errors"},
-    "checkpoint": {"database", "lockfile", "retention", "saved", "errors"},
-    "publishing": {"metrics", "saved"},
-    "web": {"metrics.formats", "errors", "identity", "logs", "vocabulary"},
-    "simulator": {"errors"},
+    # What waits. The watching side knows neither numbers nor HTTP servers.
+    "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
+    "web": {"enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
+    "recording.file": set(),
+    "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.
-    "settings": {"errors", "identity", "metrics", "phonic", "proxies"},
-    "healthcheck": {"errors", "web"},
+    "settings": {"counting", "errors", "metrics.catalog", "phonic", "phonic.wire"},
     "gauges": {
-        "__init__", "checkpoint", "derive", "looplag", "metrics", "phonic", "publishing", "tally", "vocabulary",
-        "watch", "web",
+        "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
+        "web",
+    },
+    "shutdown": {"signals"},
+    "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
+    "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
+    "watching": {
+        "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
+    },
+    "api": {
+        "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings", "watch",
+        "web",
     },
     "app": {
-        "__init__", "checkpoint", "errors", "filelimit", "gauges", "identity", "logs", "looplag", "metrics",
-        "metrics.formats", "phonic", "proxies", "publishing", "running", "saved", "settings", "signals",
-        "simulator", "tally", "vocabulary", "watch", "web",
+        "__init__", "api", "conversations", "enums", "filelimit", "gauges", "metrics", "metrics.catalog", "phonic",
+        "settings", "shutdown", "state", "watching", "web",
     },
+    "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "cli": {
-        "__init__", "app", "checkpoint", "errors", "healthcheck", "logs", "metrics", "phonic", "proxies",
-        "running", "settings", "simulator", "web",
+        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "recording",
+        "settings", "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
 
 # The only modules (or packages, with a dot at the end) that may import a library.
 LIBRARIES: dict[str, set[str]] = {
-    "trio_websocket": {"phonic.live"},
+    "trio_websocket": {"phonic.live.client"},
     "httpx": {"phonic.rest"},
-    "prometheus_client": {"metrics.process"},
-    "sqlite3": {"database"},
+    "prometheus_client": {"metrics.client_exposition", "metrics.process"},
+    "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
+    "wsproto": {"diagnosis.raw_feed"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "settings"},
+    "cyclopts": {"cli", "settings", "simulator.settings"},
     "msgspec": {
         "phonic.decode",
-        "phonic.model",
-        "phonic.rows",
-        "metrics.digits",
-        "blob",
-        "database",
-        "watch.targets",
+        "phonic.schema",
+        "phonic.listing",
+        "metrics.numbers",
+        "state.blob",
+        "state.sqlite",
+        "watch.watch_file",
         "web.endpoints",
         "simulator.",
     },
-    "structlog": {"logs", "tally", "cli", "app", "checkpoint", "phonic.rest", "watch.", "web."},
+    "structlog": {
+        "logs",
+        "conversations",
+        "cli",
+        "app",
+        "demo",
+        "shutdown",
+        "state.keeper",
+        "phonic.rest",
+        "watch.",
+        "web.",
+    },
     "trio": {
+        "api",
         "app",
         "cli",
-        "checkpoint",
-        "publishing",
-        "looplag",
+        "demo",
+        "diagnosis.",
+        "recording.",
+        "shutdown",
+        "watching",
+        "state.keeper",
+        "metrics.publisher",
+        "metrics.loop_lag",
         "phonic.budget",
-        "phonic.inbox",
-        "phonic.line",
-        "phonic.live",
         "phonic.rest",
-        "phonic.rounds",
-        "phonic.tunnel",
+        "phonic.live.batching",
+        "phonic.live.client",
+        "phonic.live.connection",
+        "phonic.live.mailbox",
+        "phonic.live.tunnel",
         "watch.",
         "web.",
         "simulator.",
@@ -112,10 +132,11 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    additions vocabulary errors identity proxies saved retention ended derive ending blob phonic.model
-    phonic.decode phonic.feed phonic.sieve phonic.wire phonic.walker phonic.address phonic.body
-    metrics.catalogue metrics.digits
-    metrics.exposition metrics.formats
+    enums errors counting.derive counting.finish counting.increments counting.labels counting.retention
+    phonic.address phonic.body phonic.decode phonic.proxies phonic.schema phonic.walker phonic.wire
+    phonic.live.errors phonic.live.fast_path phonic.live.layout
+    state.blob state.ended state.rows
+    metrics.catalog metrics.exposition metrics.formats metrics.numbers
 """.split()
 IMPURE = set(
     "trio time os socket pathlib io random threading subprocess asyncio ssl sqlite3 logging structlog".split()

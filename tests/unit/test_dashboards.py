@@ -13,7 +13,7 @@ from dashboards.alerts import alerting, alerts
 from dashboards.boards import BOARDS
 from dashboards.promql import bound
 from dashboards.slo import PATH, Slo, load
-from exporter.metrics.catalogue import CATALOGUE, RESPONSE, Kind, Scope
+from exporter.metrics.catalog import CATALOG, RESPONSE, Kind, Scope
 from tests.unit.promql_reading import family_of, problems, selectors
 
 SLO = load()
@@ -145,7 +145,7 @@ def test_series_by_agent_or_conversation_are_bounded(panel: dict[str, Any]) -> N
 
 
 def test_latency_panels_show_exemplars() -> None:
-    latencies = {f.name for f in CATALOGUE if f.kind is Kind.HISTOGRAM and f.buckets == RESPONSE.buckets}
+    latencies = {f.name for f in CATALOG if f.kind is Kind.HISTOGRAM and f.buckets == RESPONSE.buckets}
     for name in ("overview", "latency"):
         for panel in queries.panels(LOADED[name]):
             if panel["type"] in ("heatmap", "timeseries") and any(
@@ -169,7 +169,7 @@ def test_objective_is_drawn_where_responses_are() -> None:
 
 @pytest.mark.parametrize(
     "family",
-    [f for f in CATALOGUE if f.scope in (Scope.CONVERSATIONS, Scope.LIVE)],
+    [f for f in CATALOG if f.scope in (Scope.CONVERSATIONS, Scope.LIVE)],
     ids=lambda family: family.name,
 )
 def test_every_family_about_conversations_is_shown_or_alerted_on(family: Any) -> None:

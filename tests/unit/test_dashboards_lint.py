@@ -1,7 +1,7 @@
 """The rules of grafana/dashboard-linter under their own names, stricter where its code overlooks something.
 
 Extended: rules about panels and targets hold for every kind of panel, units must be the panel's default, rate
-intervals are asked of ``increase`` too, and counters are recognised by the catalogue. Exceptions are in ``.lint``.
+intervals are asked of ``increase`` too, and counters are recognised by the catalog. Exceptions are in ``.lint``.
 """
 
 import re
@@ -14,7 +14,7 @@ import yaml
 
 from dashboards import queries
 from dashboards.boards import BOARDS
-from exporter.metrics.catalogue import Kind
+from exporter.metrics.catalog import Kind
 from tests.unit.promql_reading import family_of, selectors
 from tests.unit.test_dashboards import LOADED, ROOT, SLO
 

@@ -1,4 +1,4 @@
-"""Every rule of what a snapshot adds, as one small conversation each."""
+"""Each rule of what a snapshot adds, with one small conversation."""
 
 from collections.abc import Iterable
 from math import inf, nan
@@ -8,20 +8,20 @@ from typing import Any
 import attrs
 import pytest
 
-from exporter.additions import Addition, What, rejected
-from exporter.derive import NOTHING, Live, Progress, derive, index_of, parse_time
-from exporter.ending import End, finish
-from exporter.phonic.model import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
-from exporter.vocabulary import EndedBy, Field, Lost, Rejection, Role, ToolFailure
+from exporter.counting.derive import NOTHING, LiveState, Progress, derive, index_of, parse_time
+from exporter.counting.finish import End, finish
+from exporter.counting.increments import Increment, Measure, rejected
+from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
+from exporter.phonic.schema import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
 
 TIMINGS: dict[str, float | None] = {
     "model_generation_time": 450,
     "phonic_api_output_to_first_audio_chunk": 570,
     "phonic_api_output_to_modal_input": 120,
 }
-GENERATION, FIRST_AUDIO = (What.MODEL_GENERATION,), (What.FIRST_AUDIO,)
-RESPONSE, OVERLAP, SILENT = (What.RESPONSE,), (What.OVERLAP,), (What.SILENT_TURN,)
-REVISED, TOOL_CALL = (What.REVISED,), (What.TOOL_CALL,)
+GENERATION, FIRST_AUDIO = (Measure.MODEL_GENERATION,), (Measure.FIRST_AUDIO,)
+RESPONSE, OVERLAP, SILENT = (Measure.RESPONSE,), (Measure.OVERLAP,), (Measure.SILENT_TURN,)
+REVISED, TOOL_CALL = (Measure.REVISED,), (Measure.TOOL_CALL,)
 
 
 def at(seconds: float) -> str:
@@ -36,23 +36,23 @@ def snapshot(*items: Item, duration_ms: float | None = None, **fields: Any) -> S
     return Snapshot(conversation=Conversation("conv_1", items=list(items), duration_ms=duration_ms, **fields))
 
 
-def step(progress: Progress, *snapshots: Snapshot) -> tuple[Progress, list[Addition]]:
+def step(progress: Progress, *snapshots: Snapshot) -> tuple[Progress, list[Increment]]:
     """Progress after the snapshots, and what all of them added."""
-    additions: list[Addition] = []
+    increments: list[Increment] = []
     for each in snapshots:
         progress, added = derive(progress, each)
-        additions += added
-    return progress, additions
+        increments += added
+    return progress, increments
 
 
-def added(*snapshots: Snapshot) -> list[Addition]:
+def added(*snapshots: Snapshot) -> list[Increment]:
     """What snapshots add to a conversation already known, without the turns themselves."""
-    _, additions = step(Progress(seen=True), *snapshots)
-    return [(key, value) for key, value in additions if key[0] != What.TURN]
+    _, increments = step(Progress(seen=True), *snapshots)
+    return [(key, value) for key, value in increments if key[0] != Measure.TURN]
 
 
-def rejections(additions: Iterable[Addition]) -> list[tuple[str, ...]]:
-    return [key[1:] for key, _ in additions if key[0] == What.REJECTED]
+def rejections(increments: Iterable[Increment]) -> list[tuple[str, ...]]:
+    return [key[1:] for key, _ in increments if key[0] == Measure.REJECTED]
 
 
 # --- conversations and turns
@@ -60,28 +60,32 @@ def rejections(additions: Iterable[Addition]) -> list[tuple[str, ...]]:
 
 def test_a_conversation_counts_once_and_each_turn_when_first_seen_with_its_role() -> None:
     first = snapshot(turn(0), turn(1, "user"))
-    progress, additions = step(NOTHING, first)
-    assert additions == [((What.CONVERSATION,), 1), ((What.TURN, Role.ASSISTANT), 1), ((What.TURN, Role.USER), 1)]
-    progress, additions = step(progress, first, snapshot(turn(0), turn(1, "user"), turn(2)))
-    assert additions == [((What.TURN, Role.ASSISTANT), 1)]
+    progress, increments = step(NOTHING, first)
+    assert increments == [
+        ((Measure.CONVERSATION,), 1),
+        ((Measure.TURN, Role.ASSISTANT), 1),
+        ((Measure.TURN, Role.USER), 1),
+    ]
+    progress, increments = step(progress, first, snapshot(turn(0), turn(1, "user"), turn(2)))
+    assert increments == [((Measure.TURN, Role.ASSISTANT), 1)]
 
 
 def test_a_turn_keeps_the_role_it_had_when_first_seen() -> None:
     before, after = snapshot(turn(0, "user"), turn(1)), snapshot(turn(0, duration_ms=2000.0), turn(1))
-    _, additions = step(NOTHING, before, after)
-    assert additions[-1] == ((What.TURN_DURATION, Role.USER), 2.0)
-    assert [key for key, _ in additions].count((What.TURN, Role.ASSISTANT)) == 1
+    _, increments = step(NOTHING, before, after)
+    assert increments[-1] == ((Measure.TURN_DURATION, Role.USER), 2.0)
+    assert [key for key, _ in increments].count((Measure.TURN, Role.ASSISTANT)) == 1
 
 
 def test_an_unknown_role_is_other_and_counted_as_drift() -> None:
-    _, additions = step(Progress(seen=True), snapshot(turn(0, "robot"), turn(1, role=None)))  # type: ignore[arg-type]
-    assert additions == [((What.TURN, Role.OTHER), 1), ((What.UNKNOWN_ROLE,), 1)] * 2
+    _, increments = step(Progress(seen=True), snapshot(turn(0, "robot"), turn(1, role=None)))  # type: ignore[arg-type]
+    assert increments == [((Measure.TURN, Role.OTHER), 1), ((Measure.UNKNOWN_ROLE,), 1)] * 2
 
 
 def test_vanished_turns_stay_counted_and_return_without_counting_again() -> None:
     three = snapshot(turn(0), turn(1, "user"), turn(2))
-    _, additions = step(NOTHING, three, snapshot(turn(0)), snapshot(), three)
-    assert sum(key[0] == What.TURN for key, _ in additions) == 3
+    _, increments = step(NOTHING, three, snapshot(turn(0)), snapshot(), three)
+    assert sum(key[0] == Measure.TURN for key, _ in increments) == 3
 
 
 def test_the_order_of_the_list_does_not_matter() -> None:
@@ -92,15 +96,15 @@ def test_the_order_of_the_list_does_not_matter() -> None:
 
 def test_a_second_element_with_the_same_index_is_skipped_and_counted_once() -> None:
     doubled = snapshot(turn(0, timings=TIMINGS), turn(0, timings=TIMINGS))
-    _, additions = step(NOTHING, doubled, doubled)
-    assert sum(key[0] == What.TURN for key, _ in additions) == 1
-    assert [value for key, value in additions if key == (What.SKIPPED, "duplicate_index")] == [1]
+    _, increments = step(NOTHING, doubled, doubled)
+    assert sum(key[0] == Measure.TURN for key, _ in increments) == 1
+    assert [value for key, value in increments if key == (Measure.SKIPPED, "duplicate_index")] == [1]
 
 
-def test_elements_that_are_no_turns_are_counted_once_however_often_they_come() -> None:
+def test_elements_that_are_no_turns_are_counted_once() -> None:
     bad = attrs.evolve(snapshot(turn(0)), malformed=2)
     assert added(bad, bad, attrs.evolve(bad, malformed=3)) == [
-        ((What.SKIPPED, "malformed"), 2), ((What.SKIPPED, "malformed"), 1)
+        ((Measure.SKIPPED, "malformed"), 2), ((Measure.SKIPPED, "malformed"), 1)
     ]  # fmt: skip
 
 
@@ -124,8 +128,8 @@ def test_index_of_a_turn_is_item_idx_else_the_end_of_its_id_else_its_position(it
 @pytest.mark.parametrize(("index", "reason"), [(-1, "negative"), (10**30, "too_large")])
 def test_an_index_out_of_range_is_rejected_once_and_the_turn_still_counts(index: int, reason: str) -> None:
     odd = snapshot(turn(index))
-    _, additions = step(Progress(seen=True), odd, odd)
-    assert additions == [((What.TURN, Role.ASSISTANT), 1), ((What.REJECTED, "item_idx", reason), 1)]
+    _, increments = step(Progress(seen=True), odd, odd)
+    assert increments == [((Measure.TURN, Role.ASSISTANT), 1), ((Measure.REJECTED, "item_idx", reason), 1)]
 
 
 # --- timings
@@ -134,14 +138,14 @@ def test_an_index_out_of_range_is_rejected_once_and_the_turn_still_counts(index:
 def test_timings_are_observed_once_each_in_seconds_when_they_first_come() -> None:
     late = snapshot(turn(0, timings=TIMINGS))
     assert added(snapshot(turn(0)), late, late) == [
-        (GENERATION, 0.45), (FIRST_AUDIO, 0.57), ((What.MODEL_INPUT,), 0.12)
+        (GENERATION, 0.45), (FIRST_AUDIO, 0.57), ((Measure.MODEL_INPUT,), 0.12)
     ]  # fmt: skip
 
 
 def test_timings_may_come_one_by_one() -> None:
     partial = snapshot(turn(0, timings={"model_generation_time": 450, "phonic_api_output_to_modal_input": None}))
     assert [key for key, _ in added(partial, snapshot(turn(0, timings=TIMINGS)))] == [
-        GENERATION, FIRST_AUDIO, (What.MODEL_INPUT,)
+        GENERATION, FIRST_AUDIO, (Measure.MODEL_INPUT,)
     ]  # fmt: skip
 
 
@@ -149,8 +153,8 @@ def test_a_revised_value_counts_once_for_each_turn_and_field_and_is_not_observed
     def timed(ms: float) -> Snapshot:
         return snapshot(turn(0, timings={**TIMINGS, "model_generation_time": ms}))
 
-    additions = added(timed(450), timed(451), timed(450), timed(452))
-    assert additions[3:] == [(REVISED, 1)]
+    increments = added(timed(450), timed(451), timed(450), timed(452))
+    assert increments[3:] == [(REVISED, 1)]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,10 @@ def test_a_revised_value_counts_once_for_each_turn_and_field_and_is_not_observed
 def test_an_unusable_timing_is_rejected_once_and_a_usable_one_may_follow(ms: float, reason: str) -> None:
     bad = snapshot(turn(0, timings={"model_generation_time": ms}))
     good = snapshot(turn(0, timings={"model_generation_time": 0}))
-    assert added(bad, bad, good, bad) == [((What.REJECTED, "model_generation_time", reason), 1), (GENERATION, 0.0)]
+    assert added(bad, bad, good, bad) == [
+        ((Measure.REJECTED, "model_generation_time", reason), 1),
+        (GENERATION, 0.0),
+    ]
 
 
 def test_rejections_are_counted_for_each_turn_field_and_reason() -> None:
@@ -201,7 +208,7 @@ def test_ten_minutes_to_the_millisecond_is_a_timing() -> None:
 
 def test_unknown_timing_keys_are_drift_once_for_each_turn() -> None:
     new = snapshot(turn(0, timings={"queue_time": 3, "other_time": None}), turn(1, timings={"queue_time": 3}))
-    assert added(new, new) == [((What.UNKNOWN_TIMING,), 1)] * 2
+    assert added(new, new) == [((Measure.UNKNOWN_TIMING,), 1)] * 2
 
 
 # --- durations of turns
@@ -211,7 +218,7 @@ def test_a_turns_duration_waits_until_a_later_turn_exists() -> None:
     growing = [snapshot(turn(0, duration_ms=ms), duration_ms=ms) for ms in (500.0, 900.0)]
     settled = snapshot(turn(0, duration_ms=1200.0), turn(1), duration_ms=1300.0)
     assert added(*growing) == []
-    assert added(*growing, settled, *growing, settled) == [((What.TURN_DURATION, Role.ASSISTANT), 1.2)]
+    assert added(*growing, settled, *growing, settled) == [((Measure.TURN_DURATION, Role.ASSISTANT), 1.2)]
 
 
 def test_a_settled_duration_that_changes_is_revised_once() -> None:
@@ -223,8 +230,8 @@ def test_a_settled_duration_that_changes_is_revised_once() -> None:
 
 @pytest.mark.parametrize("ms", [-1.0, nan, inf, 86_400_001.0])
 def test_an_unusable_duration_is_rejected_and_not_observed(ms: float) -> None:
-    (addition,) = added(snapshot(turn(0, duration_ms=ms), turn(1)))
-    assert addition[0][:2] == (What.REJECTED, Field.DURATION)
+    (increment,) = added(snapshot(turn(0, duration_ms=ms), turn(1)))
+    assert increment[0][:2] == (Measure.REJECTED, Field.DURATION)
 
 
 def test_a_stale_snapshot_overwrites_nothing() -> None:
@@ -234,7 +241,7 @@ def test_a_stale_snapshot_overwrites_nothing() -> None:
     for first, stale in ((new, old), (untold_new, untold_old)):
         progress, _ = step(NOTHING, first)
         assert step(progress, stale) == (progress, [])
-        assert ((What.TURN_DURATION, Role.ASSISTANT), 0.9) in finish(progress, End(record=None))
+        assert ((Measure.TURN_DURATION, Role.ASSISTANT), 0.9) in finish(progress, End(record=None))
 
 
 # --- response
@@ -269,10 +276,10 @@ def question(seconds: float = 2.0, **fields: Any) -> Item:
     ).split(),
 )
 def test_response_is_from_the_end_of_the_users_turn_to_the_start_of_the_next(
-    user: Item, assistant: Item, expected: list[Addition]
+    user: Item, assistant: Item, expected: list[Increment]
 ) -> None:
     both = snapshot(user, assistant)
-    assert [each for each in added(both, both) if each[0][0] != What.TURN_DURATION] == expected
+    assert [each for each in added(both, both) if each[0][0] != Measure.TURN_DURATION] == expected
 
 
 def test_a_response_over_ten_minutes_is_rejected_once() -> None:
@@ -286,20 +293,20 @@ def test_ten_minutes_to_the_millisecond_is_a_response() -> None:
 
 def test_a_response_is_observed_when_its_missing_part_arrives() -> None:
     answer = turn(1, started_at=at(3.7))
-    additions = added(snapshot(question(duration_ms=None), answer), snapshot(question(), answer))
-    assert additions.count((RESPONSE, 0.7)) == 1
+    increments = added(snapshot(question(duration_ms=None), answer), snapshot(question(), answer))
+    assert increments.count((RESPONSE, 0.7)) == 1
 
 
 @pytest.mark.parametrize("bad", ["yesterday", "2025-13-01T00:00:00Z", ""])
 @pytest.mark.parametrize("is_users", [True, False])
-def test_a_time_that_is_none_is_rejected_once_whose_ever_it_is(bad: str, is_users: bool) -> None:
+def test_a_malformed_time_is_rejected_once_on_either_turn(bad: str, is_users: bool) -> None:
     both = snapshot(
         question(started_at=bad if is_users else at(1)), turn(1, started_at=at(3.7) if is_users else bad)
     )
     assert rejections(added(both, both)) == [("started_at", "wrong_type")]
 
 
-def test_silence_counts_once_and_whoever_chose_it() -> None:
+def test_silence_counts_once_on_either_role() -> None:
     silent = snapshot(turn(0, "user", assistant_chose_not_to_respond=True))
     assert added(silent, silent) == [(SILENT, 1)]
 
@@ -328,14 +335,14 @@ def test_tool_calls_count_once_by_id_on_both_roles_and_in_both_shapes() -> None:
     assert added(live, live, rest) == [(TOOL_CALL, 1)] * 3
 
 
-def test_a_megabyte_of_tool_calls_or_of_turns_in_any_order_holds_nobody_up() -> None:
+def test_cost_is_linear_in_tool_calls_and_in_turns_in_any_order() -> None:
     calls = [f"tool_{number:08d}" for number in range(20_000)]
     roles = ["user", "assistant"] * 10_000
     turns = [turn(index, role, started_at=at(1), duration_ms=0.0) for index, role in enumerate(roles)]
     begun = process_time()
     assert added(snapshot(turn(0, tool_call_ids=calls))) == [(TOOL_CALL, 1)] * 20_000
     assert added(snapshot(*reversed(turns))).count((RESPONSE, 0.0)) == 10_000
-    assert process_time() - begun < 2  # takes 0.1 s; with a cost that grows as their square, 7
+    assert process_time() - begun < 2  # a quadratic cost takes several times as long
 
 
 @pytest.mark.parametrize(
@@ -351,14 +358,14 @@ def test_a_megabyte_of_tool_calls_or_of_turns_in_any_order_holds_nobody_up() -> 
 )
 def test_tool_failures_are_known_after_the_end(call: ToolCall, failure: ToolFailure | None) -> None:
     ended = finish(NOTHING, End(record=snapshot(turn(0, tool_calls=[call]))))
-    assert [key[1] for key, _ in ended if key[0] == What.TOOL_FAILURE] == ([failure] if failure else [])
+    assert [key[1] for key, _ in ended if key[0] == Measure.TOOL_FAILURE] == ([failure] if failure else [])
 
 
 # --- the end
 
 
-def ended_by(additions: Iterable[Addition]) -> list[Addition]:
-    return [each for each in additions if each[0][0] in (What.ENDED, What.ERROR, What.UNKNOWN_ENDED_BY)]
+def ended_by(increments: Iterable[Increment]) -> list[Increment]:
+    return [each for each in increments if each[0][0] in (Measure.ENDED, Measure.ERROR, Measure.UNKNOWN_ENDED_BY)]
 
 
 @pytest.mark.parametrize(
@@ -372,49 +379,49 @@ def ended_by(additions: Iterable[Addition]) -> list[Addition]:
         (None, "alien_abduction", "other"),
     ],
 )
-def test_rest_says_what_ended_a_conversation_else_the_live_feed_else_nobody(
+def test_rest_says_what_ended_a_conversation_else_the_live_feed_else_it_is_unknown(
     live: str | None, record: str | None, word: str
 ) -> None:
     progress, _ = step(NOTHING, snapshot(end_reason=live))
-    additions = ended_by(finish(progress, End(record=snapshot(ended_by=record) if record else None)))
-    assert additions[0] == ((What.ENDED, EndedBy(word)), 1)
-    more = {"error": (What.ERROR, word), "configuration_endpoint_timed_out": (What.ERROR, word)}
-    assert additions[1:] == (
-        [(more[word], 1)] if word in more else [((What.UNKNOWN_ENDED_BY,), 1)] * (word == "other")
+    increments = ended_by(finish(progress, End(record=snapshot(ended_by=record) if record else None)))
+    assert increments[0] == ((Measure.ENDED, EndedBy(word)), 1)
+    more = {"error": (Measure.ERROR, word), "configuration_endpoint_timed_out": (Measure.ERROR, word)}
+    assert increments[1:] == (
+        [(more[word], 1)] if word in more else [((Measure.UNKNOWN_ENDED_BY,), 1)] * (word == "other")
     )
 
 
 def test_the_end_settles_the_last_turn_with_the_newest_value() -> None:
     progress, _ = step(NOTHING, snapshot(turn(0, duration_ms=900.0), duration_ms=5000.0))
     assert finish(progress, End(record=None)) == [
-        ((What.TURN_DURATION, Role.ASSISTANT), 0.9),
-        ((What.ENDED, EndedBy.UNKNOWN), 1),
-        ((What.CONVERSATION_DURATION,), 5.0),
-        ((What.CONVERSATION_TURNS,), 1),
+        ((Measure.TURN_DURATION, Role.ASSISTANT), 0.9),
+        ((Measure.ENDED, EndedBy.UNKNOWN), 1),
+        ((Measure.CONVERSATION_DURATION,), 5.0),
+        ((Measure.CONVERSATION_TURNS,), 1),
     ]
 
 
 @pytest.mark.parametrize("items", [(), (turn(0),)])
-def test_the_records_duration_is_the_last_word_even_where_it_lists_fewer_turns(items: tuple[Item, ...]) -> None:
+def test_the_records_duration_is_final_even_if_it_lists_fewer_turns(items: tuple[Item, ...]) -> None:
     progress, _ = step(NOTHING, snapshot(turn(0), turn(1), duration_ms=5000.0))
     ended = finish(progress, End(record=snapshot(*items, duration_ms=7000.0)))
-    assert ((What.CONVERSATION_DURATION,), 7.0) in ended
-    assert ((What.CONVERSATION_TURNS,), 2) in ended
+    assert ((Measure.CONVERSATION_DURATION,), 7.0) in ended
+    assert ((Measure.CONVERSATION_TURNS,), 2) in ended
 
 
 def test_a_record_revises_nothing() -> None:
     progress, _ = step(NOTHING, snapshot(turn(0, duration_ms=900.0), turn(1)))
     ended = finish(progress, End(record=snapshot(turn(0, duration_ms=905.0), turn(1, duration_ms=700.0))))
-    assert [each for each in ended if each[0][0] in (What.REVISED, What.TURN_DURATION)] == [
-        ((What.TURN_DURATION, Role.ASSISTANT), 0.7)
+    assert [each for each in ended if each[0][0] in (Measure.REVISED, Measure.TURN_DURATION)] == [
+        ((Measure.TURN_DURATION, Role.ASSISTANT), 0.7)
     ]
 
 
 def test_the_failure_of_a_tool_call_counts_once_by_id() -> None:
     call, other = ToolCall(id="a", timed_out=True), ToolCall(timed_out=True)
     record = snapshot(turn(0, tool_calls=[call, call, other]), turn(1, tool_calls=[call, other]))
-    assert [key for key, _ in finish(NOTHING, End(record=record)) if key[0] == What.TOOL_FAILURE] == [
-        (What.TOOL_FAILURE, ToolFailure.TIMEOUT)
+    assert [key for key, _ in finish(NOTHING, End(record=record)) if key[0] == Measure.TOOL_FAILURE] == [
+        (Measure.TOOL_FAILURE, ToolFailure.TIMEOUT)
     ] * 3
 
 
@@ -427,7 +434,7 @@ def test_unusable_interruptions_are_rejected(count: int, reason: str) -> None:
 @pytest.mark.parametrize(("count", "counted"), [(3, [3]), (0, []), (-1, []), (10**9, []), (None, [])])
 def test_interruptions_are_the_records(count: int | None, counted: list[int]) -> None:
     ended = finish(NOTHING, End(record=snapshot(analysis=Analysis(interruptions_count=count))))
-    assert [value for key, value in ended if key[0] == What.INTERRUPTIONS] == counted
+    assert [value for key, value in ended if key[0] == Measure.INTERRUPTIONS] == counted
 
 
 def test_never_live_takes_response_times_from_rest_and_says_that_timings_are_lost() -> None:
@@ -438,7 +445,7 @@ def test_never_live_takes_response_times_from_rest_and_says_that_timings_are_los
     ended = finish(NOTHING, End(record=record, lost=Lost.NEVER_LIVE))
     assert [value for key, value in ended if key == RESPONSE] == [1.064, 0.578]
     assert rejections(ended) == [("response", "negative"), ("response", "not_finite"), ("response", "too_large")]
-    assert ended[-1] == ((What.LOST, Lost.NEVER_LIVE), 1)
+    assert ended[-1] == ((Measure.LOST, Lost.NEVER_LIVE), 1)
 
 
 def test_watched_takes_response_times_from_its_turns() -> None:
@@ -448,26 +455,26 @@ def test_watched_takes_response_times_from_its_turns() -> None:
 
 @pytest.mark.parametrize("ms", [-1.0, nan, 1e12])
 def test_an_unusable_conversation_duration_is_rejected_once(ms: float) -> None:
-    progress, additions = step(Progress(seen=True), *[snapshot(duration_ms=ms)] * 2)
-    assert [each[0] for each in rejections(additions)] == ["conversation_duration_ms"]
+    progress, increments = step(Progress(seen=True), *[snapshot(duration_ms=ms)] * 2)
+    assert [each[0] for each in rejections(increments)] == ["conversation_duration_ms"]
     assert progress.duration_ms is None
 
 
-# --- the live view
+# --- the live state
 
 
-def live_view(*snapshots: Snapshot) -> Live:
+def live_state(*snapshots: Snapshot) -> LiveState:
     return step(NOTHING, *snapshots)[0].live
 
 
-def test_the_live_view_shows_the_newest_of_each_value() -> None:
+def test_the_live_state_shows_the_newest_of_each_value() -> None:
     timed = snapshot(question(), turn(1, timings=TIMINGS), turn(2, "user"), duration_ms=12_500.0)
-    assert live_view(timed) == Live(turns=3, duration=12.5, model_generation=0.45, first_audio=0.57)
+    assert live_state(timed) == LiveState(turns=3, duration=12.5, model_generation=0.45, first_audio=0.57)
 
 
-def test_the_live_view_shows_a_timing_whose_sibling_never_comes() -> None:
+def test_the_live_state_shows_a_timing_whose_sibling_never_comes() -> None:
     first, second = {"model_generation_time": 450.0}, {"model_generation_time": 380.0}
-    assert live_view(snapshot(turn(0, timings=first), turn(1, timings=second))).model_generation == 0.38
+    assert live_state(snapshot(turn(0, timings=first), turn(1, timings=second))).model_generation == 0.38
 
 
 @pytest.mark.parametrize(
@@ -483,17 +490,17 @@ def test_the_live_view_shows_a_timing_whose_sibling_never_comes() -> None:
         ((), False),
     ],
 )
-def test_somebody_waits_since_the_end_of_the_last_turn_if_it_is_the_users(
+def test_waiting_since_is_the_end_of_the_newest_turn_if_it_is_the_users(
     items: tuple[Item, ...], waiting: bool
 ) -> None:
-    assert live_view(snapshot(*items)).waiting_since == (1_753_919_103.0 if waiting else None)
+    assert live_state(snapshot(*items)).waiting_since == (1_753_919_103.0 if waiting else None)
 
 
-def test_a_stale_snapshot_does_not_change_the_live_view() -> None:
+def test_a_stale_snapshot_does_not_change_the_live_state() -> None:
     old, new = snapshot(question(), duration_ms=1000.0), snapshot(question(), turn(1), duration_ms=2000.0)
-    assert live_view(new, old) == live_view(new)
+    assert live_state(new, old) == live_state(new)
 
 
 def test_a_snapshot_without_a_duration_keeps_the_one_before() -> None:
-    view = live_view(snapshot(question(), duration_ms=1000.0), snapshot(question(), turn(1)))
+    view = live_state(snapshot(question(), duration_ms=1000.0), snapshot(question(), turn(1)))
     assert (view.duration, view.turns) == (1.0, 2)

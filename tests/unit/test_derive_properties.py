@@ -1,4 +1,4 @@
-"""Exactly once: whatever happens to the messages on their way, the totals are those of one clean run.
+"""Exactly once: lost, repeated, late and damaged messages and restarts give the totals of one clean run.
 
 What is expected is counted by `tests.strategies.Expected` from the plan of each conversation.
 """
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from exporter.enums import Lost
 from exporter.metrics.formats import Format
-from exporter.phonic.model import Snapshot
-from exporter.vocabulary import Lost
+from exporter.phonic.schema import Snapshot
 from tests.strategies import Expected, History, Stage, damaged, deliveries, histories
-from tests.unit.tallies import BUCKETS, Disk, live, new_tally, page_of, recorded, totals
+from tests.unit.counted import BUCKETS, Disk, live, new_conversations, page_of, recorded, totals
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 
@@ -33,101 +33,103 @@ def snapshots(history: History) -> list[Snapshot]:
 
 @given(histories())
 def test_each_message_once(history: History) -> None:
-    tally = new_tally()
+    conversations = new_conversations()
     for snapshot in snapshots(history):
-        tally.update(history.id, snapshot)
-    assert totals(tally) == clean_run(history)
+        conversations.update(history.id, snapshot)
+    assert totals(conversations) == clean_run(history)
 
 
 @given(st.data())
 def test_lost_repeated_stale_and_shuffled_messages_give_the_same_totals(data: st.DataObject) -> None:
     history = data.draw(histories())
     messages = snapshots(history)
-    tally = new_tally()
+    conversations = new_conversations()
     for at in data.draw(deliveries(len(messages))):
-        tally.update(history.id, messages[at])
-    assert totals(tally) == clean_run(history)
-    tally.finish(history.id, None)
-    assert totals(tally) == clean_run(history, finished=True)
+        conversations.update(history.id, messages[at])
+    assert totals(conversations) == clean_run(history)
+    conversations.finish(history.id, None)
+    assert totals(conversations) == clean_run(history, finished=True)
 
 
 @given(histories(), st.integers(1, 4))
 def test_reconnects_repeat_the_newest_message_and_add_nothing(history: History, times: int) -> None:
-    tally = new_tally()
+    conversations = new_conversations()
     for snapshot in snapshots(history):
         for _ in range(times):
-            tally.stopped(history.id)
-            tally.update(history.id, snapshot)
-    assert totals(tally) == clean_run(history)
+            conversations.stopped(history.id)
+            conversations.update(history.id, snapshot)
+    assert totals(conversations) == clean_run(history)
 
 
 @given(st.data())
 def test_any_number_of_kills_and_restarts_gives_the_same_totals(data: st.DataObject) -> None:
     history = data.draw(histories())
     messages = snapshots(history)
-    tally, disk = new_tally(), Disk()
+    conversations, disk = new_conversations(), Disk()
     for at in data.draw(deliveries(len(messages))):
-        tally.update(history.id, messages[at])
+        conversations.update(history.id, messages[at])
         if data.draw(st.booleans()):
-            disk.save(tally)
+            disk.save(conversations)
         if data.draw(st.integers(0, 3)) == 0:
-            tally = disk.restored(new_tally())
-    tally.update(history.id, messages[-1])  # a restart reconnects, and a connection begins with everything
-    assert totals(tally) == clean_run(history)
-    tally.finish(history.id, recorded(history.record()))
-    assert totals(tally) == clean_run(history, finished=True, record=True)
+            conversations = disk.restored(new_conversations())
+    conversations.update(
+        history.id, messages[-1]
+    )  # a restart reconnects, and each connection begins with the whole conversation
+    assert totals(conversations) == clean_run(history)
+    conversations.finish(history.id, recorded(history.record()))
+    assert totals(conversations) == clean_run(history, finished=True, record=True)
 
 
 @given(st.data())
 def test_the_record_brings_what_was_missed_and_doubles_nothing(data: st.DataObject) -> None:
     history = data.draw(histories())
     messages = snapshots(history)
-    tally = new_tally()
+    conversations = new_conversations()
     seen = data.draw(st.lists(st.integers(0, len(messages) - 1), max_size=5))
     for at in seen:
-        tally.update(history.id, messages[at])
-    tally.finish(history.id, recorded(history.record()))
+        conversations.update(history.id, messages[at])
+    conversations.finish(history.id, recorded(history.record()))
     expected = Expected()
     furthest = history.stages()[max(seen)] if seen else None
     expected.conversation(history, furthest, finished=True, record=True)
-    assert totals(tally) == expected.totals(BUCKETS)
+    assert totals(conversations) == expected.totals(BUCKETS)
 
 
 @given(histories())
 def test_never_live_counts_the_same_from_the_record_alone_but_timings_and_silence(history: History) -> None:
-    tally = new_tally()
-    tally.finish(history.id, recorded(history.record()), Lost.NEVER_LIVE)
+    conversations = new_conversations()
+    conversations.finish(history.id, recorded(history.record()), Lost.NEVER_LIVE)
     expected = Expected()
     expected.conversation(history, None, finished=True, record=True, lost="never_live")
-    assert totals(tally) == expected.totals(BUCKETS)
+    assert totals(conversations) == expected.totals(BUCKETS)
 
 
 @given(st.data())
-def test_nothing_that_arrives_after_the_end_counts(data: st.DataObject) -> None:
+def test_messages_after_the_end_add_nothing(data: st.DataObject) -> None:
     history = data.draw(histories())
-    tally = new_tally()
+    conversations = new_conversations()
     for snapshot in (messages := snapshots(history)):
-        tally.update(history.id, snapshot)
-    tally.finish(history.id, recorded(history.record()))
-    before = totals(tally)
-    tally.update(history.id, data.draw(st.sampled_from(messages)))
-    tally.finish(history.id, recorded(history.record()))
-    assert totals(tally) == before
+        conversations.update(history.id, snapshot)
+    conversations.finish(history.id, recorded(history.record()))
+    before = totals(conversations)
+    conversations.update(history.id, data.draw(st.sampled_from(messages)))
+    conversations.finish(history.id, recorded(history.record()))
+    assert totals(conversations) == before
 
 
 @given(st.data())
 def test_damaged_messages_break_nothing_and_repeat_nothing(data: st.DataObject) -> None:
-    tally = new_tally()
+    conversations = new_conversations()
     documents = histories().map(lambda history: history.snapshots()[-1])
     damage = [live({**each, "id": "conv_1"}) for each in data.draw(st.lists(damaged(documents), max_size=4))]
     for snapshot in damage:
-        tally.update("conv_1", snapshot)
-        before = totals(tally)
-        tally.update("conv_1", snapshot)
-        assert totals(tally) == before
+        conversations.update("conv_1", snapshot)
+        before = totals(conversations)
+        conversations.update("conv_1", snapshot)
+        assert totals(conversations) == before
     disk = Disk()
-    disk.save(tally)
-    assert totals(disk.restored(new_tally())) == totals(tally)
+    disk.save(conversations)
+    assert totals(disk.restored(new_conversations())) == totals(conversations)
 
 
 class Exporter(RuleBasedStateMachine):
@@ -139,7 +141,7 @@ class Exporter(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tally = new_tally()
+        self.conversations = new_conversations()
         self.disk = Disk()
         self.plans: dict[str, History] = {}
         self.seen: dict[str, int] = {}
@@ -157,7 +159,7 @@ class Exporter(RuleBasedStateMachine):
     def message_arrives(self, data: st.DataObject) -> None:
         history = self.plans[data.draw(st.sampled_from(sorted(self.plans)))]
         at = data.draw(st.integers(0, len(history.stages()) - 1))
-        self.tally.update(history.id, live(history.snapshots()[at]))
+        self.conversations.update(history.id, live(history.snapshots()[at]))
         if history.id not in self.finished:
             self.seen[history.id] = max(at, self.seen.get(history.id, 0))
 
@@ -167,23 +169,23 @@ class Exporter(RuleBasedStateMachine):
         history = self.plans[data.draw(st.sampled_from(sorted(self.plans)))]
         if not with_record and history.id not in self.seen:
             return
-        self.tally.ended(history.id)
-        self.tally.finish(history.id, recorded(history.record()) if with_record else None)
+        self.conversations.ended(history.id)
+        self.conversations.finish(history.id, recorded(history.record()) if with_record else None)
         self.finished.setdefault(history.id, with_record)
 
     @rule()
     def checkpoint(self) -> None:
-        self.disk.save(self.tally)
+        self.disk.save(self.conversations)
         self.written = (dict(self.seen), dict(self.finished))
 
     @rule()
     def killed_and_restarted(self) -> None:
-        self.tally = self.disk.restored(new_tally())
+        self.conversations = self.disk.restored(new_conversations())
         self.seen, self.finished = dict(self.written[0]), dict(self.written[1])
 
     @rule()
     def scraped(self) -> None:
-        assert page_of(self.tally).render(Format.TEXT_0_0_4)
+        assert page_of(self.conversations).render(Format.TEXT_0_0_4)
 
     @invariant()
     def totals_are_those_of_the_plans(self) -> None:
@@ -196,7 +198,7 @@ class Exporter(RuleBasedStateMachine):
                 finished=conversation_id in self.finished,
                 record=self.finished.get(conversation_id, False),
             )
-        assert totals(self.tally) == expected.totals(BUCKETS)
+        assert totals(self.conversations) == expected.totals(BUCKETS)
 
     @staticmethod
     def stage(history: History, at: int | None) -> Stage | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.metrics import catalogue
+from exporter.conversations import Conversations
+from exporter.metrics import catalog
 from exporter.metrics.formats import Format
 from exporter.phonic.decode import decode
-from exporter.tally import Tally
-from tests.unit.tallies import new_tally, page_of
+from tests.unit.counted import new_conversations, numbers_of, one_series, page_of
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 
@@ -22,18 +22,18 @@ LABELS = ("proj_ad0334f1-2487-4155-9df3-abd8129b29ad", "support-agent")
 
 
 @pytest.fixture
-def example() -> Tally:
-    tally = new_tally()
+def example() -> Conversations:
+    conversations = new_conversations()
     message = decode(FRAME)
     assert message.snapshot is not None
-    tally.update(message.snapshot.conversation.id, message.snapshot)
-    return tally
+    conversations.update(message.snapshot.conversation.id, message.snapshot)
+    return conversations
 
 
 @pytest.mark.parametrize(
     ("form", "name"), [(Format.TEXT_0_0_4, "example.prom"), (Format.OPENMETRICS_1_0_0, "example.openmetrics")]
 )
-def test_the_documented_example_gives_exactly_this_page(example: Tally, form: Format, name: str) -> None:
+def test_the_documented_example_gives_exactly_this_page(example: Conversations, form: Format, name: str) -> None:
     golden = DATA / "golden" / name
     page = page_of(example).render(form)
     if os.environ.get("UPDATE_GOLDEN") == "1":
@@ -44,21 +44,21 @@ def test_the_documented_example_gives_exactly_this_page(example: Tally, form: Fo
 @pytest.mark.parametrize(
     ("family", "labels", "numbers"),
     [
-        (catalogue.CONVERSATIONS, (), (1,)),
-        (catalogue.TURNS, ("assistant",), (2,)),
-        (catalogue.TURNS, ("user",), (1,)),
-        (catalogue.FIRST_AUDIO, (), (1_045_000_000, 2)),
-        (catalogue.MODEL_GENERATION, (), (830_000_000, 2)),
-        (catalogue.MODEL_INPUT, (), (215_000_000, 2)),
-        (catalogue.RESPONSE, (), (700_000_000, 1)),
-        (catalogue.TURN_DURATION, ("assistant",), (1_800_000_000, 1)),
-        (catalogue.TURN_DURATION, ("user",), (2_500_000_000, 1)),
-        (catalogue.CONVERSATION_DURATION, (), (0, 0)),
+        (catalog.CONVERSATIONS, (), (1,)),
+        (catalog.TURNS, ("assistant",), (2,)),
+        (catalog.TURNS, ("user",), (1,)),
+        (catalog.FIRST_AUDIO, (), (1_045_000_000, 2)),
+        (catalog.MODEL_GENERATION, (), (830_000_000, 2)),
+        (catalog.MODEL_INPUT, (), (215_000_000, 2)),
+        (catalog.RESPONSE, (), (700_000_000, 1)),
+        (catalog.TURN_DURATION, ("assistant",), (1_800_000_000, 1)),
+        (catalog.TURN_DURATION, ("user",), (2_500_000_000, 1)),
+        (catalog.CONVERSATION_DURATION, (), (0, 0)),
     ],
-    ids=lambda value: value.name if isinstance(value, catalogue.Family) else None,
+    ids=lambda value: value.name if isinstance(value, catalog.Family) else None,
 )
 def test_the_documented_example_has_these_totals(
-    example: Tally, family: catalogue.Family, labels: tuple[str, ...], numbers: tuple[int, ...]
+    example: Conversations, family: catalog.Family, labels: tuple[str, ...], numbers: tuple[int, ...]
 ) -> None:
-    total, *counts = example.ledger.value(family, *LABELS, *labels).dump()
+    total, *counts = numbers_of(one_series(example.store, family, *LABELS, *labels))
     assert (total, *([sum(counts)] if counts else [])) == numbers

@@ -1,7 +1,7 @@
-"""What successive pages tell: numbers never fall, series begin at 0, and Prometheus adds up what happened.
+"""Successive pages: no number falls, each series begins at 0, and Prometheus adds up to what happened.
 
-The real tally and ledger with held series, over a disk in memory that a crash takes the exporter back to. What is
-expected is counted by `tests.strategies.Expected` from the plans of the conversations.
+Uses the real `Conversations` and store with held series, and a disk in memory from which a crash restarts them.
+What is expected is counted by `tests.strategies.Expected` from the plans of the conversations.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from exporter.metrics.ledger import LabelLimits
-from exporter.saved import Changes
-from exporter.tally import Tally
+from exporter.conversations import Conversations
+from exporter.metrics.store import LabelLimits
+from exporter.state.rows import Changes
 from tests.strategies import Expected, History, Turn, histories
-from tests.unit.tallies import BUCKETS, NOW, Disk, live, new_tally, recorded, shown
+from tests.unit.counted import BUCKETS, NOW, Disk, live, new_conversations, recorded, shown
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 
@@ -27,7 +27,7 @@ Numbers = dict[Key, tuple[int, ...]]
 
 
 class Fall(AssertionError):
-    """A number was lower than on the page before, though pages told committed numbers all the time."""
+    """A number was lower than on the page before, although all pages showed committed numbers."""
 
 
 class BornLate(AssertionError):
@@ -36,7 +36,7 @@ class BornLate(AssertionError):
 
 @attrs.define
 class Prometheus:
-    """Adds up the samples it scrapes by Prometheus' rules; ``is_lenient`` once falls are no fault."""
+    """Adds up scraped samples by the rules of Prometheus. ``is_lenient``: whether a number may fall."""
 
     last: Numbers = attrs.field(factory=dict)
     raised: Numbers = attrs.field(factory=dict)
@@ -57,7 +57,7 @@ class Prometheus:
             ]
             known = self.raised.get(key, (0,) * len(numbers))
             self.raised[key] = tuple(map(sum, zip(known, rises, strict=True)))
-        self.last.update(page)  # a series that is gone for a while goes on from its last sample
+        self.last.update(page)  # a missing series continues from its last sample
 
     @property
     def increase(self) -> Numbers:
@@ -66,7 +66,7 @@ class Prometheus:
 
 @attrs.define
 class Exporter:
-    """A process with its state file, and who scrapes it. A crash leaves nothing but the file."""
+    """A process, its state file, and the Prometheus that scrapes it. A crash leaves only the file."""
 
     hold: float = HOLD
     limits: LabelLimits = attrs.field(factory=LabelLimits)
@@ -75,59 +75,59 @@ class Exporter:
     disk: Disk = attrs.field(factory=Disk)
     prometheus: Prometheus = attrs.field(factory=Prometheus)
     writing: Changes | None = None
-    tally: Tally = attrs.field(init=False)
+    conversations: Conversations = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.tally = self._started()
+        self.conversations = self._started()
 
-    def _started(self) -> Tally:
-        return self.disk.restored(new_tally(self.limits, hold=self.hold, now=lambda: NOW + self.now))
+    def _started(self) -> Conversations:
+        return self.disk.restored(new_conversations(self.limits, hold=self.hold, now=lambda: NOW + self.now))
 
     def begin_write(self) -> None:
-        self.writing = self.tally.changes(everything=not self.disk.families)
+        self.writing = self.conversations.changes(everything=not self.disk.families)
 
     def acknowledge(self) -> None:
         assert self.writing is not None
         self.disk.write(self.writing)
-        self.tally.committed(self.writing)
+        self.conversations.committed(self.writing)
         self.writing = None
 
     def fail(self, *, after_all: bool) -> None:
-        """Nobody knows whether a failed write is in the file: it is if ``after_all``."""
+        """A write fails; the file has it all the same if ``after_all``."""
         assert self.writing is not None
         if after_all:
             self.disk.write(self.writing)
-        self.tally.put_back(self.writing)
+        self.conversations.put_back(self.writing)
         self.writing = None
 
     def crash(self, *, after_all: bool) -> None:
         if self.writing is not None and after_all:
             self.disk.write(self.writing)
         self.writing = None
-        self.tally = self._started()
+        self.conversations = self._started()
 
     def scrape(self, *, with_write: bool = True, arrives: bool = True) -> None:
-        """As `exporter.publishing` does it: release, write, show; the births of a page that arrives are seen."""
-        ledger = self.tally.ledger
-        ledger.release(self.now)
+        """Release, write and show as `metrics.publisher` does. ``arrives``: whether Prometheus gets the page."""
+        store = self.conversations.store
+        store.release(self.now)
         if with_write:
             if self.writing is None:
                 self.begin_write()
             self.acknowledge()
         if self.shows_counted:
-            ledger.show_counted()
-        births, page = ledger.held_now(), shown(self.tally)
+            store.show_counted()
+        groups, page = store.held_back(), shown(self.conversations)
         if arrives:
             self.prometheus.scrape(page)
-            ledger.seen(births, self.now, by_prometheus=True)
+            store.seen(groups, self.now, by_prometheus=True)
 
     def settle(self) -> None:
-        """Scrapes until nothing is held."""
+        """Scrape until no series is held."""
         for _ in range(6):
             self.scrape()
             self.now += max(self.hold, 1.0)
         self.scrape()
-        assert not self.tally.ledger.held_count
+        assert not self.conversations.store.held_back_count
 
 
 class Scraped(RuleBasedStateMachine):
@@ -155,7 +155,7 @@ class Scraped(RuleBasedStateMachine):
     def message_arrives(self, data: st.DataObject) -> None:
         history = self.plans[data.draw(st.sampled_from(sorted(self.plans)))]
         at = data.draw(st.integers(0, len(history.stages()) - 1))
-        self.exporter.tally.update(history.id, live(history.snapshots()[at]))
+        self.exporter.conversations.update(history.id, live(history.snapshots()[at]))
 
     @precondition(lambda self: self.plans)
     @rule(data=st.data(), with_record=st.booleans())
@@ -165,14 +165,14 @@ class Scraped(RuleBasedStateMachine):
         self._end(history)
 
     def _end(self, history: History) -> None:
-        tally = self.exporter.tally
-        tally.update(history.id, live(history.snapshots()[-1]))
-        tally.ended(history.id)
-        tally.finish(history.id, recorded(history.record()) if self.finished[history.id] else None)
+        conversations = self.exporter.conversations
+        conversations.update(history.id, live(history.snapshots()[-1]))
+        conversations.ended(history.id)
+        conversations.finish(history.id, recorded(history.record()) if self.finished[history.id] else None)
 
     @rule(agent=st.sampled_from(("support", "sales", "idle")))
     def agents_are_listed(self, agent: str) -> None:
-        self.exporter.tally.learn_agents("proj_1", [(f"id of {agent}", agent)])
+        self.exporter.conversations.learn_agents("proj_1", [(f"id of {agent}", agent)])
 
     @precondition(lambda self: self.exporter.writing is None)
     @rule()
@@ -204,13 +204,13 @@ class Scraped(RuleBasedStateMachine):
     @precondition(lambda self: not self.exporter.prometheus.is_lenient)
     @rule(is_so=st.sampled_from((True, False, False, False)))
     def disk_is_broken_for_long(self, is_so: bool) -> None:
-        """From then on a crash may make numbers fall; what pages tell in the end is exact all the same."""
+        """From now on a crash may make numbers fall; the pages at the end are exact all the same."""
         if is_so:
-            self.exporter.tally.ledger.show_counted()
+            self.exporter.conversations.store.show_counted()
             self.exporter.prometheus.is_lenient = True
 
     def teardown(self) -> None:
-        """Every conversation goes on to its last message, as after any restart, and is over where it was over."""
+        """Each conversation gets its last message, as after any restart, and ends if it had ended."""
         exporter, expected = self.exporter, Expected()
         if exporter.writing is not None:
             exporter.acknowledge()
@@ -219,7 +219,7 @@ class Scraped(RuleBasedStateMachine):
             if is_over:
                 self._end(history)
             else:
-                exporter.tally.update(history.id, live(history.snapshots()[-1]))
+                exporter.conversations.update(history.id, live(history.snapshots()[-1]))
             expected.conversation(
                 history,
                 history.stages()[-1],
@@ -230,7 +230,7 @@ class Scraped(RuleBasedStateMachine):
         totals = expected.totals(BUCKETS)
         if self.folds:
             totals = without_agents(totals)
-        page = {key: numbers for key, numbers in shown(exporter.tally).items() if any(numbers)}
+        page = {key: numbers for key, numbers in shown(exporter.conversations).items() if any(numbers)}
         assert (without_agents(page) if self.folds else page) == totals
         if not exporter.prometheus.is_lenient:
             increase = exporter.prometheus.increase
@@ -238,7 +238,7 @@ class Scraped(RuleBasedStateMachine):
 
 
 def without_agents(totals: Numbers) -> Numbers:
-    """Sums over the label sets, of which a limit folds some. Counts of the folding itself are left out."""
+    """Sum over the label sets, some of which the limit folds. Leaves out the counts of folded values."""
     sums: Numbers = {}
     for (name, labels), numbers in totals.items():
         if name == "phonic_exporter_label_values_folded_total":
@@ -253,7 +253,7 @@ TestScraped = Scraped.TestCase
 TestScraped.settings = settings(stateful_step_count=30)
 
 
-# --- what the machine would find
+# --- faults that the test above finds
 
 
 def call(*, turns: int) -> History:
@@ -269,9 +269,9 @@ def call(*, turns: int) -> History:
 def kill_between_a_page_and_its_write(exporter: Exporter) -> None:
     """A call is known and shown; it goes on, is scraped while no write succeeds, and the exporter is killed."""
     snapshots = call(turns=4).snapshots()
-    exporter.tally.update("conv_1", live(snapshots[1]))
+    exporter.conversations.update("conv_1", live(snapshots[1]))
     exporter.settle()
-    exporter.tally.update("conv_1", live(snapshots[-1]))
+    exporter.conversations.update("conv_1", live(snapshots[-1]))
     exporter.scrape(with_write=False)
     exporter.crash(after_all=False)
     exporter.scrape(with_write=False)
@@ -279,12 +279,14 @@ def kill_between_a_page_and_its_write(exporter: Exporter) -> None:
 
 def call_of_a_new_agent(exporter: Exporter) -> None:
     exporter.scrape()
-    exporter.tally.update("conv_1", live(call(turns=4).snapshots()[-1]))
+    exporter.conversations.update("conv_1", live(call(turns=4).snapshots()[-1]))
     exporter.settle()
 
 
 @pytest.mark.parametrize("scenario", [kill_between_a_page_and_its_write, call_of_a_new_agent])
-def test_pages_as_they_are_have_neither_fault(scenario: Callable[[Exporter], None]) -> None:
+def test_pages_of_committed_numbers_and_held_series_have_neither_fault(
+    scenario: Callable[[Exporter], None],
+) -> None:
     scenario(Exporter())
 
 
@@ -301,12 +303,12 @@ def test_series_that_are_not_held_are_born_with_their_numbers() -> None:
 def test_series_of_other_labels_than_before_begin_at_zero_and_the_rest_goes_on() -> None:
     snapshots = call(turns=4).snapshots()
     exporter = Exporter()
-    exporter.tally.update("conv_1", live(snapshots[1]))
-    exporter.tally.forget("conv_2")
+    exporter.conversations.update("conv_1", live(snapshots[1]))
+    exporter.conversations.forget("conv_2")
     exporter.settle()
     exporter.limits = LabelLimits(names=("origin",))
     exporter.crash(after_all=False)
-    exporter.tally.update("conv_1", live(snapshots[-1]))
+    exporter.conversations.update("conv_1", live(snapshots[-1]))
     exporter.settle()
     increase = exporter.prometheus.increase
     assert increase["phonic_turns_total", ("proj_1", "support", "user")] == (1,)

@@ -9,7 +9,7 @@ from dashboards.alerts import GROUPS
 from dashboards.rules import recording
 from dashboards.slo import Slo, Window
 from exporter.errors import ConfigError
-from exporter.metrics.catalogue import RESPONSE_BUCKETS
+from exporter.metrics.catalog import RESPONSE_BUCKETS
 
 SHIPPED = slo.load()
 TEXT = slo.PATH.read_text(encoding="utf-8")

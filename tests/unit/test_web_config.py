@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from exporter.errors import ConfigError
 from exporter.web.config_file import RateLimit, parse
-from exporter.web.live_config import LiveConfig
+from exporter.web.reload import ReloadedConfig
 from exporter.web.security import TokenBucket
 from exporter.web.server import validate
 from exporter.web.tls import has_allowed_san
@@ -154,8 +154,8 @@ def test_good_file_is_accepted(pems: Path, text: str) -> None:
         ("tls_server_config: {cert_file: server.pem, key_file: locked.key}", "do not load"),
         ("tls_server_config: {cert: abc, key: hunter2}", "do not load"),
         ("tls_server_config: {cert_file: ., key_file: server.key}", "Is a directory"),
-        (TLS % ", client_ca_file: ca.pem", "client_auth_type: needed where client_ca"),
-        (TLS % ", client_allowed_sans: [one]", "client_auth_type: needed where client_ca"),
+        (TLS % ", client_ca_file: ca.pem", "client_auth_type: required with client_ca"),
+        (TLS % ", client_allowed_sans: [one]", "client_auth_type: required with client_ca"),
         (
             TLS % ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: x",
             "client CA cannot be read: No such",
@@ -218,7 +218,7 @@ def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(can_be_limited_to_x25519(), reason="this Python's ssl can set X25519")
 def test_curve_that_python_cannot_set_is_refused_and_python_is_named(pems: Path) -> None:
-    with pytest.raises(ConfigError, match="Python's ssl module here cannot be limited to X25519"):
+    with pytest.raises(ConfigError, match="this Python's ssl module cannot be limited to X25519"):
         check(pems, TLS % ", curve_preferences: [X25519]")
 
 
@@ -245,7 +245,7 @@ def test_tls_settings_reach_the_context(pems: Path) -> None:
         " client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem,"
         " prefer_server_cipher_suites: false"
     )
-    context = LiveConfig(file).in_force.tls
+    context = ReloadedConfig(file).in_force.tls
     assert context is not None
     assert context.maximum_version is ssl.TLSVersion.TLSv1_2
     assert context.verify_mode is ssl.CERT_REQUIRED
@@ -301,7 +301,7 @@ async def test_changed_file_is_in_force_at_the_next_look(tmp_path: Path) -> None
     file = tmp_path / "web.yml"
     write_users(file, "alice")
     times = iter([1000.0, 2000.0])
-    live = LiveConfig(file, now=lambda: next(times))
+    live = ReloadedConfig(file, now=lambda: next(times))
     assert live.last_success_timestamp == 1000.0
     assert await live.current() is live.in_force
     write_users(file, "alice", "bob")
@@ -313,7 +313,7 @@ async def test_changed_file_is_in_force_at_the_next_look(tmp_path: Path) -> None
 async def test_bad_or_weaker_file_leaves_the_old_one_in_force(tmp_path: Path, text: str) -> None:
     file = tmp_path / "web.yml"
     write_users(file, "alice")
-    live = LiveConfig(file)
+    live = ReloadedConfig(file)
     file.write_text(text)
     with capture_logs() as logs:
         for _ in range(3):
@@ -329,7 +329,7 @@ async def test_bad_or_weaker_file_leaves_the_old_one_in_force(tmp_path: Path, te
 async def test_reload_never_lifts_tls(pems: Path) -> None:
     file = pems / "lifted.yml"
     file.write_text(TLS % "")
-    live = LiveConfig(file)
+    live = ReloadedConfig(file)
     file.write_text("")
     assert (await live.current()).tls is not None
     assert not live.last_success
@@ -340,7 +340,7 @@ async def test_file_that_is_missing_is_tried_again_when_it_appears(pems: Path, t
         (tmp_path / name).write_bytes((pems / name).read_bytes())
     file = tmp_path / "web.yml"
     file.write_text(TLS % "")
-    live = LiveConfig(file)
+    live = ReloadedConfig(file)
     file.write_text(TLS % ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: later.pem")
     await live.current()
     assert not live.last_success
@@ -350,6 +350,6 @@ async def test_file_that_is_missing_is_tried_again_when_it_appears(pems: Path, t
 
 
 async def test_without_a_file_nothing_is_protected() -> None:
-    in_force = await LiveConfig(None).current()
+    in_force = await ReloadedConfig(None).current()
     assert in_force.tls is None
     assert in_force.protection.passwords is None

@@ -1,0 +1,381 @@
+"""State: what was counted, and of which conversations.
+
+The watchers report to `Conversations`, the live gauges read it, and the state file saves it. Every method is
+synchronous, so progress and numbers always agree between two awaits, and no lock is needed.
+
+An entry lives from the first snapshot (or record) of a conversation to its end. After that only a hash of its id
+is remembered (`exporter.state.ended`). Labels are decided once, when the entry is made.
+
+`Conversations.changes` hands out what changed since the last write, as references to values that never change: it
+costs as much as copying the series that changed, and the thread that writes the file does the encoding.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+
+import structlog
+
+from .counting import derive, retention
+from .counting import finish as ending
+from .counting.finish import End
+from .counting.labels import label_value, labels_of
+from .entry import Entry, Moment, decode, encode, new_entry
+from .enums import (
+    DecodePath,
+    Drift,
+    FeedError,
+    Invalid,
+    Lost,
+    MessageType,
+    Origin,
+    Reconciled,
+    Reset,
+    Task,
+    UnknownWord,
+)
+from .metrics import catalog
+from .metrics.agents import Agent, Agents
+from .metrics.series import Sample, labels_text
+from .metrics.store import Frozen, MetricStore, saved_families
+from .phonic.schema import Conversation, Snapshot
+from .state.blob import UnreadableBlob
+from .state.ended import Ended, hash_of, packed
+from .state.rows import Changes, Saved, SavedConversation, SavedEnds
+from .state.unsaved import Unsaved
+
+log = structlog.get_logger("exporter.conversations")
+
+REFUSED_LOGGED_EVERY = 60.0  # seconds between two log lines about the watch limit: a list may hold thousands
+MOST_LOGGED_FIELDS = 100  # names of unknown fields that are logged while the process runs
+
+
+class Conversations:
+    """What was counted, and of which conversations.
+
+    Implements `Sink` and `Directory` of `exporter.watch.interfaces`, which describe the methods without a
+    docstring.
+    """
+
+    def __init__(
+        self,
+        store: MetricStore,
+        *,
+        live_limit: int,
+        now: Callable[[], float],
+        clock_offset: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time by our own clock.
+
+        ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
+        """
+        self.store = store
+        self._began = now()
+        self._first_start: float | None = None
+        self._clock_offset = clock_offset
+        # Looked up once, because they are counted with every message.
+        self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
+        self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
+        self._updates = store.counter(catalog.UPDATES)
+        self._update_bytes = store.counter(catalog.UPDATE_BYTES)
+        self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
+        self._live_limit = live_limit
+        self._now = now
+        self._entries: dict[str, Entry] = {}
+        self._ended = Ended()
+        self._not_found: dict[str, float] = {}  # ids that REST does not know, and until when to remember them
+        self._project_names: dict[str, str] = {}
+        self._agents = Agents(limit=store.limits.sets)
+        self._refused_logged_at, self._refused_unlogged = -math.inf, 0
+        self._logged_fields: set[tuple[Drift, str]] = set()
+        self._unsaved: Unsaved[Moment] = Unsaved()
+
+    @property
+    def first_start(self) -> float:
+        """Unix time of the first start with this state file, by Phonic's clock once that is known."""
+        if self._first_start is None:
+            offset = self._clock_offset()
+            if offset is None:
+                return self._began
+            self._first_start = self._began - offset
+        return self._first_start
+
+    # --- reports of the watchers
+
+    def connected(self, conversation_id: str) -> None:
+        self.store.count(catalog.FEED_CONNECTS)
+        log.debug("feed opened", conversation=conversation_id)
+
+    def message(self, kind: MessageType, size: int) -> None:
+        self._messages[kind].add(1)
+        if kind is MessageType.CONVERSATION_UPDATED:
+            self._updates.add(1)
+            self._update_bytes.add(size)
+
+    def decoded(self, path: DecodePath) -> None:
+        self._decodes[path].add(1)
+
+    def superseded(self, count: int, size: int) -> None:
+        self._messages[MessageType.CONVERSATION_UPDATED].add(count)
+        self._updates.add(count)
+        self._update_bytes.add(size)
+        self._updates_superseded.add(count)
+
+    def invalid(self, conversation_id: str, reason: Invalid) -> None:
+        self.store.count(catalog.INVALID_MESSAGES, reason)
+        log.debug("invalid message", conversation=conversation_id, reason=reason.value)
+
+    def drift(self, fields: set[tuple[Drift, str]]) -> None:
+        for kind, name in sorted(fields):
+            self.store.count(catalog.UNKNOWN_FIELDS, kind)
+            if (kind, name) not in self._logged_fields and len(self._logged_fields) < MOST_LOGGED_FIELDS:
+                self._logged_fields.add((kind, name))
+                log.warning("unknown field", object=kind.value, field=name[:64])
+
+    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
+        self.store.count(catalog.FEED_ERRORS, reason)
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            entry.is_current = False
+
+    def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # the crash guard has logged it
+        self.store.count(catalog.WATCHER_CRASHES)
+
+    def task_crashed(self, task: Task) -> None:
+        self.store.count(catalog.TASK_CRASHES, task)
+
+    def over_limit(self, conversation_id: str) -> None:
+        self.store.count(catalog.CONVERSATIONS_REFUSED)
+        self._refused_unlogged += 1
+        if (now := self._now()) >= self._refused_logged_at + REFUSED_LOGGED_EVERY or now < self._refused_logged_at:
+            log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unlogged)
+            self._refused_logged_at, self._refused_unlogged = now, 0
+
+    def reconciled(self, result: Reconciled) -> None:
+        self.store.count(catalog.RECONCILIATIONS, result)
+
+    # --- conversations
+
+    def update(self, conversation_id: str, snapshot: Snapshot) -> None:
+        """Count what a snapshot adds. A snapshot of a finished conversation is ignored."""
+        entry = self._entries.get(conversation_id)
+        if entry is None:
+            if self.is_finished(conversation_id):
+                return
+            entry = self._add_entry(conversation_id, snapshot.conversation)
+            log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
+        now = self._now()
+        progress, increments = derive.derive(entry.progress, snapshot)
+        self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=now)
+        entry.progress = progress
+        entry.updated_at = now
+        entry.is_current = True
+        entry.is_live = not entry.has_ended
+        self._unsaved.conversations[conversation_id] = entry.moment()
+
+    def ended(self, conversation_id: str) -> None:
+        entry = self._entries.get(conversation_id)
+        if entry is not None and not entry.has_ended:
+            entry.is_live = False
+            entry.has_ended = True
+            self._unsaved.conversations[conversation_id] = entry.moment()
+
+    def stopped(self, conversation_id: str) -> None:
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            entry.is_live = False
+
+    def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
+        """Count the end of a conversation, once.
+
+        ``record``: its record from REST, None if there is none. ``lost``: why its turns were never counted, if
+        they were not.
+        """
+        if self.is_finished(conversation_id):
+            return
+        entry = self._entries.get(conversation_id)
+        if entry is None:
+            entry = self._add_entry(
+                conversation_id, record.conversation if record else Conversation(conversation_id)
+            )
+        increments = ending.finish(entry.progress, End(record=record, lost=lost))
+        self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
+        self._remember_end(conversation_id)
+        log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
+
+    def forget(self, conversation_id: str) -> None:
+        if self.has_seen(conversation_id):
+            self.finish(conversation_id, None)
+        elif not self.is_finished(conversation_id):
+            self.store.count(catalog.CONVERSATIONS_LOST, Lost.NOT_FOUND)
+            self._not_found[conversation_id] = self._now() + retention.NOT_FOUND
+
+    def is_finished(self, conversation_id: str) -> bool:
+        return conversation_id in self._not_found or hash_of(conversation_id) in self._ended
+
+    def has_seen(self, conversation_id: str) -> bool:
+        entry = self._entries.get(conversation_id)
+        return entry is not None and entry.progress.seen
+
+    def entry(self, conversation_id: str) -> Entry | None:
+        """The entry of an unfinished conversation; None before its first snapshot and after its end."""
+        return self._entries.get(conversation_id)
+
+    def unfinished(self) -> Iterator[tuple[str, bool]]:
+        """The conversations to go on with after a restart, and whether each has ended already.
+
+        A conversation without a message for 24 h counts as ended.
+        """
+        before = self._now() - retention.UNHEARD
+        return (
+            (each.conversation_id, each.has_ended or each.updated_at <= before)
+            for each in list(self._entries.values())
+        )
+
+    def _remember_end(self, conversation_id: str) -> None:
+        now = self._now()
+        del self._entries[conversation_id]
+        self._ended.add(hash_of(conversation_id), now)
+        self._unsaved.finish(conversation_id, now)
+
+    def expire(self, *, is_followed: Callable[[str], bool]) -> None:
+        """Forget what is older than `exporter.counting.retention` allows. Called about once a minute.
+
+        ``is_followed``: whether a task still follows a conversation. Those stay, even if they are refused for
+        days or over, because they would be counted again.
+        """
+        now = self._now()
+        self._ended.forget(now - retention.ENDED)
+        self._not_found = {each: until for each, until in self._not_found.items() if until > now}
+        for entry in list(self._entries.values()):
+            if entry.updated_at <= now - retention.UNHEARD and not is_followed(entry.conversation_id):
+                del self._entries[entry.conversation_id]
+                self._unsaved.forget(entry.conversation_id)
+
+    # --- labels
+
+    def learn_projects(self, names: Mapping[str, str]) -> None:
+        """Set the names of projects by id, from REST: snapshots have only the id."""
+        self._project_names = dict(names)
+
+    def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
+        """Show the series of a project's agents (id, name) at 0 before their first conversation."""
+        project = label_value(project)
+        known = [(label_value(agent_id), label_value(name)) for agent_id, name in agents]
+        self._agents.listed(project, known)
+        if set(self.store.limits.names) <= {"project", "agent"}:
+            for _, name in known:
+                values = {"project": project, "agent": name}
+                self.store.expect([values[label] for label in self.store.limits.names])
+
+    def unknown_agents(self, project: str) -> bool:
+        """Whether a conversation named an agent that the latest list of the project's agents does not have."""
+        return self._agents.has_unlisted(label_value(project))
+
+    def _add_entry(self, conversation_id: str, conversation: Conversation) -> Entry:
+        labels = labels_of(conversation, self._project_names)
+        if labels["origin"] == Origin.OTHER:
+            self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
+        entry = self._entries[conversation_id] = new_entry(conversation_id, labels, self.store)
+        if conversation.agent and conversation.agent.id:
+            self._agents.named((entry.project, entry.agent, label_value(conversation.agent.id)))
+        return entry
+
+    # --- gauges
+
+    def live_entries(self) -> list[Entry]:
+        """The live conversations that have series of their own: the oldest ones, up to the limit."""
+        return [entry for entry in self._entries.values() if entry.is_live][: self._live_limit]
+
+    def live_counts(self) -> list[Sample]:
+        """Samples of `phonic_conversations_live`, one for every label set."""
+        names = self.store.limits.names
+        counts = dict.fromkeys((each.values for each in self.store.label_sets), 0)
+        for entry in self._entries.values():
+            if entry.is_live:
+                counts[entry.label_set.values] += 1
+        return [(labels_text(names, values), count) for values, count in counts.items()]
+
+    def agents(self) -> Iterable[tuple[Agent, float]]:
+        """Rows of `phonic_agent_info`, within the limit on values of a label."""
+        return self._agents.rows(most_values=self.store.limits.values)
+
+    # --- state file
+
+    def changes(self, *, everything: bool = False) -> Changes:
+        """Numbers and progress as they are now: all of them, or what changed since the last call.
+
+        The caller must report the outcome with `committed` or `put_back` before the next call.
+        """
+        unsaved, self._unsaved = self._unsaved, Unsaved()
+        frozen = self.store.freeze(everything=everything)
+        conversations = unsaved.conversations
+        ends: Callable[[], Iterable[SavedEnds]] = unsaved.ends
+        if everything:
+            conversations = {each.conversation_id: each.moment() for each in self._entries.values()}
+            ends = partial(_ends, self._ended.dump())
+        return Changes(
+            series=frozen.rows,
+            held=frozen.held,
+            conversations=lambda: (SavedConversation(id_, encode(each)) for id_, each in conversations.items()),
+            finished=[conversation_id for conversation_id, _ in unsaved.finished],
+            forgotten=unsaved.forgotten,
+            ends=ends,
+            families=saved_families(),
+            first_start=self.first_start,
+            is_empty=not (frozen or unsaved or everything),
+            token=(frozen, unsaved),
+        )
+
+    def committed(self, changes: Changes) -> None:
+        """The state file holds these changes, so pages may show them."""
+        frozen, _ = _token(changes)
+        self.store.publish(frozen)
+
+    def put_back(self, changes: Changes) -> None:
+        """The write of these changes failed or may have failed. The next changes hold them again."""
+        frozen, unsaved = _token(changes)
+        self.store.put_back(frozen)
+        self._unsaved.put_back(unsaved)
+
+    def restore(self, saved: Saved) -> bool:
+        """Take over the contents of a state file, before anything else is done with this object.
+
+        Unusable contents are logged, counted and left out. Returns whether the file must be written again as a
+        whole because it does not hold exactly what was taken over. May be called in another thread.
+        """
+        self._first_start = saved.first_start
+        for end in saved.ends:
+            self._ended.load(end.hashes, end.at)
+        series, held = saved.series, saved.held
+        is_relabelled = saved.label_names != self.store.limits.names
+        if is_relabelled:
+            labelled = {family.name for family in catalog.CATALOG if family.scope is catalog.Scope.CONVERSATIONS}
+            series = [row for row in series if row.family not in labelled]
+            held = [row for row in held if row.family and row.family not in labelled]
+            self._reset(Reset.LABELS, "labels")
+        unusable, is_other = self.store.restore(series, families=saved.families, held=held)
+        for family in sorted(unusable):
+            self._reset(Reset.BUCKET_LAYOUT, family)
+        for each in saved.conversations:
+            try:
+                entry = decode(each.id, each.blob, self.store, now=self._now(), is_relabelled=is_relabelled)
+            except UnreadableBlob:
+                self._reset(Reset.CORRUPT, each.id)
+                is_other = True
+                continue
+            self._entries[each.id] = entry
+        return is_relabelled or is_other
+
+    def _reset(self, reason: Reset, what: str) -> None:
+        self.store.count(catalog.CHECKPOINT_RESETS, reason)
+        log.warning("not taken over from the checkpoint", reason=reason.value, what=what)
+
+
+def _ends(tables: Iterable[tuple[float, Iterable[int]]]) -> Iterable[SavedEnds]:
+    return (SavedEnds(at, packed(hashes)) for at, hashes in tables)
+
+
+def _token(changes: Changes) -> tuple[Frozen, Unsaved[Moment]]:
+    frozen, unsaved = changes.token
+    return frozen, unsaved

@@ -1,0 +1,1 @@
+"""Pure: what conversations add to the metrics, in snapshots and at their end."""

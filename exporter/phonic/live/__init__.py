@@ -1,0 +1,1 @@
+"""Edges: the live conversation WebSocket (API 1)."""

@@ -1,0 +1,1 @@
+"""Edges: what survives a restart, and the SQLite file that holds it."""

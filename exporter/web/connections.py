@@ -1,0 +1,99 @@
+"""State: the open HTTP connections, and which one is closed when there are too many.
+
+Connections are limited, because each uses a file descriptor that feeds and the state file need too. A slow, silent
+or idle client must not keep others out. So a new connection is accepted as long as any other one is waiting for
+its client, and the connection that has waited longest is closed to make room.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+import attrs
+import trio
+
+MOST_CONNECTIONS: Final = 250
+_SHARE_WITHOUT_REQUEST: Final = 0.4
+_LEAST_WITHOUT_REQUEST: Final = 32  # if the limit allows: several scrapers may connect at the same moment
+
+
+class Phase(Enum):
+    """What a connection is doing."""
+
+    NEW = auto()  # no complete request yet: in the TLS handshake, or silent
+    IDLE = auto()  # answered; the client may send another request
+    SENDING = auto()  # the response is being sent; the client has to read it
+    ANSWERING = auto()  # the response is being computed
+
+
+# Phases in which a connection may be closed to make room, in this order.
+_PATIENT: Final = (Phase.IDLE, Phase.NEW, Phase.SENDING)
+
+
+@attrs.define(eq=False)
+class Connection:
+    """One connection. Cancelling ``scope`` closes it."""
+
+    scope: trio.CancelScope
+    phase: Phase = Phase.NEW
+
+
+class Connections:
+    """All connections of a server, by phase, in the order in which they entered it. Not thread-safe."""
+
+    def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int | None = None) -> None:
+        """Limit the connections.
+
+        Args:
+            most: how many connections may be open.
+            most_without_request: how many of them may not have sent a request yet; by default two in five,
+                but at least 32.
+        """
+        self._most = most
+        share = max(int(most * _SHARE_WITHOUT_REQUEST), min(most, _LEAST_WITHOUT_REQUEST))
+        self._most_new = most_without_request or max(1, share)
+        self._by_phase: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
+        self._is_closing = False
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is closing, so that every response is the last one of its connection."""
+        return self._is_closing
+
+    def enter(self, scope: trio.CancelScope) -> Connection | None:
+        """Register a connection; return None if it must be closed because all others are being answered."""
+        if len(self._by_phase[Phase.NEW]) >= self._most_new:
+            self._cut_oldest(Phase.NEW)
+        elif sum(map(len, self._by_phase.values())) >= self._most:
+            waiting = next((phase for phase in _PATIENT if self._by_phase[phase]), None)
+            if waiting is None:
+                return None
+            self._cut_oldest(waiting)
+        connection = Connection(scope)
+        self._by_phase[connection.phase][connection] = None
+        return connection
+
+    def move(self, connection: Connection, phase: Phase) -> None:
+        """Record that ``connection`` enters a phase, maybe again. Close it if it becomes idle while closing."""
+        self.leave(connection)
+        if connection.scope.cancel_called:  # it was closed to make room and is about to leave
+            return
+        connection.phase = phase
+        self._by_phase[phase][connection] = None
+        if self._is_closing and phase is Phase.IDLE:
+            connection.scope.cancel()
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection; does nothing if it has left already."""
+        self._by_phase[connection.phase].pop(connection, None)
+
+    def close(self) -> None:
+        """Close the connections that wait for a request. The others close after their response."""
+        self._is_closing = True
+        for phase in (Phase.NEW, Phase.IDLE):
+            for connection in self._by_phase[phase]:
+                connection.scope.cancel()
+
+    def _cut_oldest(self, phase: Phase) -> None:
+        connection = next(iter(self._by_phase[phase]))
+        self.leave(connection)
+        connection.scope.cancel()

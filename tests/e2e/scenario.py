@@ -1,0 +1,377 @@
+"""Scripted trouble before a real Prometheus and Alertmanager: a day's worth of alerts in two minutes.
+
+Strategy: five workspaces, each a simulator and an exporter of its own, are scraped by one Prometheus as five jobs,
+so that everything happens at once and an alert tells by its job whose it is. The rules are the shipped ones,
+generated from an ``slo.yml`` whose windows are seconds instead of hours. After calm comes a fault, after it calm
+again; in the end the exporter of the normal day is stopped and started again. What Alertmanager's API shows is
+written down twice a second.
+
+All of it exists at two paces: ``QUICK`` scrapes every second, which shows details, and ``USUAL`` every 15 seconds,
+as users do, with the shipped intervals of evaluation and faults long enough to be seen. Both run at once, beside
+`healthy`: one exporter on a normal day under the shipped rules, scraped in every phase.
+"""
+
+import contextlib
+import signal
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import httpx
+import trio
+import yaml
+
+from dashboards import files, slo
+from dashboards.slo import Slo
+from tests.e2e.between import Inbox, inbox
+from tests.e2e.programs import ANY_PORT, Program, program
+from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
+
+DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
+
+# Seconds after a simulator's start. The calm before must be long enough for ten processes to start.
+_QUICK_FAULTS = {
+    DAY: (),
+    SLOW: ("slow-model=25@30:55",),
+    OUTAGE: ("outage=1@30:45",),
+    ERRORS: ("error-wave=0.9@30:55",),
+    STORM: ("storm=1@30:", "storm=1@33:", "storm=1@36:"),
+}
+_USUAL_FAULTS = {
+    DAY: (),
+    SLOW: ("slow-model=25@60:150",),
+    OUTAGE: ("outage=1@60:105",),
+    ERRORS: ("error-wave=0.9@60:150",),
+    STORM: ("storm=1@60:", "storm=1@65:", "storm=1@70:", "storm=1@75:"),
+}
+
+# Life at its own pace, so that thresholds in seconds mean what they say; short calls, so that they end in time.
+_CALLS = (
+    "--simulator.agents=3",
+    "--simulator.projects=3",
+    "--simulator.calls-per-minute=60",
+    "--simulator.turns=6",
+    "--simulator.warm-up=60",
+)
+_KEY = "ph_scenario"
+_PATIENCE_SECONDS = 300.0
+_LOOK_AGAIN_SECONDS = 0.5
+
+# The shipped objectives with the patience of a test.
+_QUICK_SLO = """
+period: 1h
+burn:
+  fast:
+    windows: [{long: 20s, short: 5s, budget: 0.08}, {long: 60s, short: 10s, budget: 0.1}]
+    lasting: 1s
+    keep_firing: 3s
+  slow:
+    windows: [{long: 90s, short: 15s, budget: 0.075}, {long: 2m, short: 20s, budget: 0.1}]
+    lasting: 2s
+    keep_firing: 3s
+alerts:
+  callers_waiting: {callers: 3, lasting: 2s, keep_firing: 13s}
+  error_endings: {window: 20s, lasting: 1s, keep_firing: 1s}
+  tool_failures: {window: 20s, lasting: 1s, keep_firing: 1s}
+  concurrency_at_limit: {lasting: 2s, keep_firing: 1s}
+  concurrency_near_limit: {lasting: 2s, keep_firing: 1s}
+  # Prometheus takes up to 5 seconds from its start to its first scrape.
+  exporter_down: {lasting: 8s}
+  upstream_unreachable: {lasting: 2s}
+  discovery_stale: {lasting: 2s}
+  feed_errors: {window: 20s, lasting: 1s, keep_firing: 1s}
+  watching_falls_short: {minimum: 8, lasting: 10s, keep_firing: 1s}
+  conversations_lost: {window: 20s, ratio: 0.3, minimum: 8, lasting: 1s, keep_firing: 1s}
+  checkpoint_failing: {window: 20s, lasting: 1s}
+  schema_drift: {window: 20s, lasting: 1s}
+  labels_folded: {window: 20s, lasting: 1s}
+job: day
+"""
+
+# Windows hold three scrapes at least; callers wait as shipped.
+_USUAL_SLO = """
+period: 1h
+burn:
+  fast:
+    windows: [{long: 90s, short: 45s, budget: 0.15}]
+    lasting: 30s
+    keep_firing: 15s
+  slow:
+    windows: [{long: 2m, short: 1m, budget: 0.1}]
+    lasting: 30s
+    keep_firing: 15s
+alerts:
+  callers_waiting: {keep_firing: 75s}
+  error_endings: {window: 1m, lasting: 15s, keep_firing: 15s}
+  tool_failures: {window: 1m, lasting: 15s, keep_firing: 15s}
+  concurrency_at_limit: {keep_firing: 15s}
+  concurrency_near_limit: {lasting: 30s, keep_firing: 15s}
+  exporter_down: {lasting: 15s}
+  upstream_unreachable: {lasting: 15s}
+  feed_errors: {window: 1m, lasting: 1s, keep_firing: 15s}
+  watching_falls_short: {minimum: 8, lasting: 30s, keep_firing: 15s}
+  conversations_lost: {window: 1m, ratio: 0.3, minimum: 40, lasting: 15s, keep_firing: 15s}
+  checkpoint_failing: {window: 1m, lasting: 15s}
+  schema_drift: {window: 1m, lasting: 15s}
+  labels_folded: {window: 1m, lasting: 15s}
+job: day
+"""
+
+
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How often Prometheus looks, what goes wrong for how long, and when that is worth an alert."""
+
+    scrape: str
+    faults: Mapping[str, tuple[str, ...]]
+    changes: str
+    evaluation: str | None = None
+    """Of every group of rules; as shipped where it is not given."""
+
+    def objectives(self) -> Slo:
+        """The shipped ``slo.yml`` with the patience of a test."""
+        return Slo.parse(
+            yaml.safe_dump(_merged(yaml.safe_load(slo.PATH.read_text()), yaml.safe_load(self.changes)))
+        )
+
+
+QUICK = Pace(scrape="1s", evaluation="1s", faults=_QUICK_FAULTS, changes=_QUICK_SLO)
+USUAL = Pace(scrape="15s", faults=_USUAL_FAULTS, changes=_USUAL_SLO)
+
+_WATCHDOG = "PhonicWatchdog"
+
+Alerts = Mapping[str, set[str]]
+"""Names of alerts by job."""
+
+
+@attrs.define
+class Watch:
+    """What Alertmanager's API has shown by job: alerts ever, alerts ever inhibited, alerts of the last look.
+
+    The watchdog, which always fires, is apart.
+    """
+
+    fired: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
+    inhibited: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
+    present: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
+    has_watchdog: bool = False
+    _looked: trio.Event = attrs.field(factory=trio.Event)
+
+    async def run(self, url: str, http: httpx.AsyncClient) -> None:
+        while True:
+            self.present = defaultdict(set)
+            for alert in (await http.get(f"{url}/api/v2/alerts")).json():
+                job, name = alert["labels"].get("job", ""), alert["labels"]["alertname"]
+                if name == _WATCHDOG:
+                    self.has_watchdog = True
+                    continue
+                self.present[job].add(name)
+                self.fired[job].add(name)
+                if alert["status"]["inhibitedBy"]:
+                    self.inhibited[job].add(name)
+            self._looked.set()
+            self._looked = trio.Event()
+            await trio.sleep(_LOOK_AGAIN_SECONDS)
+
+    async def wait(self, condition: Callable[[], bool]) -> None:
+        """Until a look makes it true, or patience ends; what is wrong then, assertions on this say better."""
+        with trio.move_on_after(_PATIENCE_SECONDS):
+            while not condition():
+                await self._looked.wait()
+
+    def has_seen(self, fired: Alerts, inhibited: Alerts) -> bool:
+        return all(names <= self.fired[job] for job, names in fired.items()) and all(
+            names <= self.inhibited[job] for job, names in inhibited.items()
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Stage:
+    """Everything that runs. Unix times: ``start`` of the first process, ``ready`` when all could be scraped."""
+
+    slo: Slo
+    rendered: Mapping[str, str]
+    server: Prometheus
+    watch: Watch
+    notified: Inbox
+    exporters: Mapping[str, Program]
+    phones: Mapping[str, str]
+    start: float
+    ready: float
+    folder: Path
+
+
+def _merged(shipped: Any, changed: Any) -> Any:
+    if not isinstance(shipped, dict):
+        return changed
+    return {key: _merged(value, changed[key]) if key in changed else value for key, value in shipped.items()}
+
+
+@contextlib.asynccontextmanager
+async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
+    """Start everything; all is killed when the block ends."""
+    start = time.time()
+    objective = pace.objectives()
+    rendered = files.render(objective)
+    async with contextlib.AsyncExitStack() as running:
+        http = await running.enter_async_context(httpx.AsyncClient(timeout=30))
+        simulators = {job: await running.enter_async_context(_simulator(pace, job)) for job in pace.faults}
+        phones = {job: await _address(each) for job, each in simulators.items()}
+        exporters = {
+            job: await running.enter_async_context(exporter(folder, job, phone)) for job, phone in phones.items()
+        }
+        targets = {job: await each.url() for job, each in exporters.items()}
+        notified = await running.enter_async_context(inbox())
+        routing = _notifying(rendered["alertmanager/alertmanager.yml"], notified.url)
+        alerts_at = await running.enter_async_context(alertmanager(folder, routing, http))
+        config = _configured(pace, folder, rendered, alerts_at, targets)
+        server = await running.enter_async_context(prometheus(folder, "", http, config=config))
+        watch = Watch()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run, alerts_at, http)
+            yield Stage(
+                slo=objective,
+                rendered=rendered,
+                server=server,
+                watch=watch,
+                notified=notified,
+                exporters=exporters,
+                phones=phones,
+                start=start,
+                ready=time.time(),
+                folder=folder,
+            )
+            nursery.cancel_scope.cancel()
+
+
+def _notifying(routing: str, url: str) -> str:
+    """The shipped routing, whose receivers all notify ``url``."""
+    config = yaml.safe_load(routing)
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": url, "send_resolved": False}]
+    return yaml.safe_dump(config)
+
+
+def _simulator(pace: Pace, job: str) -> contextlib.AbstractAsyncContextManager[Program]:
+    faults = (f"--simulator.fault={fault}" for fault in pace.faults[job])
+    return program(
+        "simulate",
+        f"--simulator.listen-address={ANY_PORT}",
+        f"--simulator.api-key={_KEY}",
+        *_CALLS,
+        *faults,
+    )
+
+
+async def _address(simulator: Program) -> str:
+    line = await simulator.line("event=simulating")
+    return line.partition("base_url=")[2].split()[0]
+
+
+def exporter(
+    folder: Path, job: str, phone: str, listen: str = ANY_PORT
+) -> contextlib.AbstractAsyncContextManager[Program]:
+    """The exporter of one workspace, with its checkpoint in ``folder``."""
+    return program(
+        f"--phonic.base-url={phone}",
+        "--watch.interval=2",
+        f"--web.listen-address={listen}",
+        f"--state.file={folder / job}.db",
+        PHONIC_API_KEY=_KEY,
+    )
+
+
+def _configured(
+    pace: Pace, folder: Path, rendered: Mapping[str, str], alerts_at: str, targets: Mapping[str, str]
+) -> str:
+    """The shipped configuration with more jobs, at this pace; writes the rules that it names."""
+    config = yaml.safe_load(rendered["prometheus/prometheus.yml"])
+    for name in config["rule_files"]:
+        rules = yaml.safe_load(rendered[f"prometheus/{name}"])
+        for group in rules["groups"]:
+            group["interval"] = pace.evaluation or group["interval"]
+        (folder / name).write_text(yaml.safe_dump(rules))
+    config["global"] = {"scrape_interval": pace.scrape, "evaluation_interval": pace.evaluation or pace.scrape}
+    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [_host(alerts_at)]}]}]
+    config["scrape_configs"] = [
+        {"job_name": job, "static_configs": [{"targets": [_host(url)]}]} for job, url in targets.items()
+    ]
+    return yaml.safe_dump(config)
+
+
+def _host(url: str) -> str:
+    return url.removeprefix("http://")
+
+
+async def restart(playing: Stage) -> None:
+    """Stop the exporter of the normal day until somebody notices, then start it again where it was."""
+    stopped, watch = playing.exporters[DAY], playing.watch
+    address = _host(await stopped.url())
+    stopped.signal(signal.SIGTERM)
+    assert await stopped.wait() == 0
+    await watch.wait(lambda: "PhonicExporterDown" in watch.present[DAY])
+    async with exporter(playing.folder, DAY, playing.phones[DAY], listen=address):
+        await watch.wait(lambda: not any(watch.present.values()))
+
+
+@attrs.frozen(kw_only=True)
+class Day:
+    """What a Prometheus with the shipped rules made of a normal day, scraped by many jobs.
+
+    ``phases`` are the seconds within an interval at which each job scraped, by interval.
+    """
+
+    alerts: set[tuple[str, str, str]]
+    phases: Mapping[int, list[float]]
+    rules: set[str]
+
+
+_INTERVALS = (15, 60)
+_JOBS_EACH = 10
+
+
+async def healthy(folder: Path, scrapes: int) -> Day:
+    """Watch the demo until the slowest of its jobs has scraped it so often."""
+    rendered = files.render(attrs.evolve(slo.load(), job="every-15-0"))
+    config = yaml.safe_load(rendered["prometheus/prometheus.yml"])
+    for name in config["rule_files"]:
+        (folder / name).write_text(rendered[f"prometheus/{name}"])
+    del config["alerting"]
+    async with (
+        httpx.AsyncClient(timeout=30) as http,
+        program("demo", f"--web.listen-address={ANY_PORT}") as demo,
+    ):
+        target = _host(await demo.url())
+        config["scrape_configs"] = [
+            {
+                "job_name": f"every-{interval}-{number}",
+                "scrape_interval": f"{interval}s",
+                "static_configs": [{"targets": [target]}],
+            }
+            for interval in _INTERVALS
+            for number in range(_JOBS_EACH)
+        ]
+        async with prometheus(folder, "", http, config=yaml.safe_dump(config)) as server:
+            jobs = len(_INTERVALS) * _JOBS_EACH
+            await server.number(f"count(count_over_time(up[1h]) >= {scrapes}) >= {jobs}")
+            fired = await server.get("query", query='last_over_time(ALERTS{alertstate="firing"}[1h])')
+            times = await server.get("query", query="timestamp(up)")
+            rules = await server.get("rules")
+    return Day(
+        alerts={
+            (a["metric"].get("job", ""), a["metric"]["alertname"], a["metric"]["severity"])
+            for a in fired["result"]
+        },
+        phases={
+            interval: [
+                float(each["value"][1]) % interval
+                for each in times["result"]
+                if each["metric"]["job"].startswith(f"every-{interval}-")
+            ]
+            for interval in _INTERVALS
+        },
+        rules={rule["health"] for group in rules["groups"] for rule in group["rules"]},
+    )

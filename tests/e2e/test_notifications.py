@@ -1,0 +1,122 @@
+"""One cause is one notification: a real Alertmanager with the shipped routing, and a webhook that counts."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+import yaml
+
+from dashboards import slo, stack
+from dashboards.alerts import alerts
+from tests.e2e.between import Inbox, inbox
+from tests.e2e.prometheus import RELEASES, Release, alertmanager
+
+pytestmark = pytest.mark.e2e
+
+SEVERITY = {alert.name: alert.severity for alert in alerts(slo.load())}
+AGENTS = [("main", "front desk"), ("main", "billing"), ("sales", "outbound")]
+JOB = "phonic-exporter"
+EVERY_RELEASE = pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.name)
+
+
+def routing(url: str) -> str:
+    """The shipped configuration, in a hurry, whose receivers all notify ``url``."""
+    config = stack.alertmanager()
+    config["route"] |= {"group_wait": "500ms", "group_interval": "1s"}
+    for route in config["route"]["routes"]:
+        route.pop("group_interval", None)
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": f"{url}/{receiver['name']}", "send_resolved": False}]
+    return yaml.safe_dump(config)
+
+
+def firing(names: Iterable[str], **labels: str) -> list[dict[str, dict[str, str]]]:
+    return [{"labels": {"alertname": name, "severity": SEVERITY[name], "job": JOB, **labels}} for name in names]
+
+
+def of_every_agent(*names: str) -> list[dict[str, dict[str, str]]]:
+    return [alert for project, agent in AGENTS for alert in firing(names, project=project, agent=agent)]
+
+
+SLOW_MODEL = of_every_agent("PhonicCallersWaiting", "PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow")
+ERRORS = of_every_agent("PhonicErrorBudgetBurnFast", "PhonicErrorBudgetBurnSlow", "PhonicErrorEndings")
+BAD_KEY = firing(
+    [
+        "PhonicCredentialRefused",
+        "PhonicUpstreamUnreachable",
+        "PhonicDiscoveryStale",
+        "PhonicRequestsWaiting",
+        "PhonicFeedErrors",
+    ]
+)
+OUTAGE = firing(["PhonicUpstreamUnreachable", "PhonicDiscoveryStale", "PhonicFeedErrors"])
+DISK_FULL = firing(["PhonicPagesNotCommitted", "PhonicCheckpointFailing"])
+FULL = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit"], project="main")
+FULL_WORKSPACE = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit"])
+
+LAST = [{"labels": {"alertname": "PhonicLabelsFolded", "severity": "warning", "job": "last"}}]
+
+CAUSES = {
+    "slow model": (SLOW_MODEL, "wake-somebody", "PhonicCallersWaiting"),
+    "wave of errors": (ERRORS, "wake-somebody", "PhonicErrorBudgetBurnFast"),
+    "refused credential": (BAD_KEY, "wake-somebody", "PhonicCredentialRefused"),
+    "outage": (OUTAGE, "wake-somebody", "PhonicUpstreamUnreachable"),
+    "full disk": (DISK_FULL, "read-later", "PhonicPagesNotCommitted"),
+    "full project": (FULL, "wake-somebody", "PhonicConcurrencyAtLimit"),
+    "full workspace": (FULL_WORKSPACE, "wake-somebody", "PhonicConcurrencyAtLimit"),
+}
+
+
+@EVERY_RELEASE
+@pytest.mark.parametrize("cause", CAUSES)
+async def test_one_cause_is_one_notification(
+    tmp_path: Path, http: httpx.AsyncClient, cause: str, release: Release
+) -> None:
+    """Whatever order its alerts come in."""
+    sent, receiver, name = CAUSES[cause]
+    with trio.fail_after(40):
+        async with inbox() as box, alertmanager(tmp_path, routing(box.url), http, release) as url:
+            (await http.post(f"{url}/api/v2/alerts", json=[*reversed(sent)])).raise_for_status()
+            await box.wait(1)
+            await _after_what_is_on_its_way(box, url, http)
+    assert box.told(receiver, job=JOB) == [{name}]
+    assert len(box.received) == 2
+
+
+@EVERY_RELEASE
+async def test_different_causes_are_different_notifications(
+    tmp_path: Path, http: httpx.AsyncClient, release: Release
+) -> None:
+    """The burn of one agent is told of while the callers of another one wait."""
+    [main, _, sales] = AGENTS
+    waiting = firing(["PhonicCallersWaiting"], project=main[0], agent=main[1])
+    burning = firing(["PhonicResponseBudgetBurnFast"], project=sales[0], agent=sales[1])
+    elsewhere = [{"labels": {**burning[0]["labels"], "job": "other", "project": main[0], "agent": main[1]}}]
+    with trio.fail_after(40):
+        async with inbox() as box, alertmanager(tmp_path, routing(box.url), http, release) as url:
+            (await http.post(f"{url}/api/v2/alerts", json=waiting + burning + elsewhere)).raise_for_status()
+            await box.wait(3)
+            await _after_what_is_on_its_way(box, url, http)
+    assert sorted(box.told("wake-somebody"), key=sorted) == [
+        {"PhonicCallersWaiting"},
+        {"PhonicResponseBudgetBurnFast"},
+        {"PhonicResponseBudgetBurnFast"},
+    ]
+
+
+async def _after_what_is_on_its_way(box: Inbox, url: str, http: httpx.AsyncClient) -> None:
+    """Groups wait as long as each other: one that begins to wait now is told of after all that waited before."""
+    (await http.post(f"{url}/api/v2/alerts", json=LAST)).raise_for_status()
+    while not box.told("read-later", job="last"):
+        await box.wait(len(box.received) + 1)
+
+
+async def test_the_watchdog_is_delivered_to_a_receiver_of_its_own(tmp_path: Path, http: httpx.AsyncClient) -> None:
+    with trio.fail_after(40):
+        async with inbox() as box, alertmanager(tmp_path, routing(box.url), http) as url:
+            watchdog = {"labels": {"alertname": "PhonicWatchdog", "severity": "none"}}
+            (await http.post(f"{url}/api/v2/alerts", json=[watchdog])).raise_for_status()
+            await box.wait(1)
+    assert box.told("watchdog") == [{"PhonicWatchdog"}]

@@ -1,0 +1,66 @@
+"""The servers that are tried, and what the tool of each says of the generated tests of the rules."""
+
+import faulthandler
+import os
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+from dashboards import files
+from tests.e2e.prometheus import INSTALLED, NEXT, Release, needs
+
+TESTS = Path(files.__file__).parent / "prometheus/tests"
+STEMS = sorted(path.stem for path in TESTS.glob("*.yml"))
+
+
+@attrs.frozen
+class Server:
+    """A server by its name in the table, its program, and the tool that runs tests of rules as it would."""
+
+    name: str
+    program: str
+    tool: tuple[str, ...]
+    release: Release
+
+    def test(self, stem: str) -> str:
+        """What the tool says against a file of tests; nothing if it passes."""
+        program, *arguments = self.tool
+        path = TESTS / f"{stem}.yml"
+        argv = [needs(program, self.release), *(part.replace("FILE", str(path)) for part in arguments)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+        return "" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
+
+
+_PROMTOOL = ("promtool", "test", "rules", "FILE")
+_VMALERT_TOOL = ("vmalert-tool", "unittest", "--disableAlertgroupLabel", "--files=FILE")
+TWO = Server("Prometheus 2", "prometheus", _PROMTOOL, INSTALLED)
+THREE = Server("Prometheus 3", "prometheus", _PROMTOOL, NEXT)
+VICTORIA = Server("VictoriaMetrics 1", "victoria-metrics", _VMALERT_TOOL, NEXT)
+SERVERS = (TWO, THREE, VICTORIA)
+
+# Files that say nothing of a server. VictoriaMetrics counts from the last sample before a window, so it tells of
+# another share when it pages.
+NOT_FOR = {("VictoriaMetrics 1", "pages")}
+TRIED = [(server, stem) for server in SERVERS for stem in STEMS if (server.name, stem) not in NOT_FOR]
+
+
+def verdict(server: Server, stem: str) -> str:
+    """As `Server.test`; all files of all servers are tried at once when the first is asked for."""
+    needs(server.tool[0], server.release)
+    faulthandler.cancel_dump_traceback_later()  # minutes on a busy machine, each bounded by `Server.test`
+    return _running()[server.name, stem].result()
+
+
+@cache
+def _running() -> dict[tuple[str, str], Future[str]]:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    running = {
+        (server.name, stem): pool.submit(server.test, stem)
+        for server, stem in sorted(TRIED, key=lambda each: (each[0] is not VICTORIA, each[1]))
+        if server.release.find(server.tool[0])
+    }
+    pool.shutdown(wait=False)
+    return running
