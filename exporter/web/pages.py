@@ -168,8 +168,8 @@ class Pages:
             "conversation.html",
             refresh=REFRESH if call.state is CallState.LIVE and not first else None,
             call=call,
-            started_at=None if call.started_at is None else rfc3339(call.started_at),
-            waiting_since=None if call.waiting_since is None else rfc3339(call.waiting_since),
+            started_at=None if call.started_at is None else _time(call.started_at),
+            waiting_since=None if call.waiting_since is None else _time(call.waiting_since),
             slowest=slowest,
             slowest_page=slowest_page,
             drawing=drawing,
@@ -205,6 +205,11 @@ def _notes(turn: SeenTurn) -> str:
     if turn.tool_failures:
         notes.append(f"{turn.tool_failures} failed")
     return ", ".join(notes)
+
+
+def _time(at: float) -> str:
+    """Unix time for people, in UTC to the second."""
+    return rfc3339(at)[:19].replace("T", " ")
 
 
 def _duration(seconds: float) -> str:
