@@ -5,10 +5,19 @@ A label value is text from Phonic of bounded length, or one of three words of ou
 
 from collections.abc import Mapping
 
-from ..enums import Origin
+from ..enums import IntelligenceLevel, Origin
 from ..phonic.schema import Conversation
 
-LABEL_CHOICES = ("project", "agent", "origin", "is_test", "call_provider", "language", "model")
+LABEL_CHOICES = (
+    "project",
+    "agent",
+    "origin",
+    "is_test",
+    "call_provider",
+    "language",
+    "model",
+    "intelligence_level",
+)
 LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
 NONE, UNKNOWN, OTHER = "none", "unknown", "__other__"
 
@@ -22,6 +31,7 @@ def labels_of(conversation: Conversation, project_names: Mapping[str, str]) -> d
     agent, project = conversation.agent, conversation.project
     project_id = conversation.project_id or (project.id if project else None) or ""
     name = (project.name if project else None) or project_names.get(project_id) or project_id
+    level = conversation.intelligence_level
     return {
         "project": label_value(name) or NONE,
         "agent": label_value((agent.name or agent.id or "") if agent else "") or NONE,
@@ -30,6 +40,7 @@ def labels_of(conversation: Conversation, project_names: Mapping[str, str]) -> d
         "call_provider": label_value(conversation.call_provider or "") or UNKNOWN,
         "language": label_value(conversation.default_language or "") or UNKNOWN,
         "model": label_value(conversation.model or "") or UNKNOWN,
+        "intelligence_level": IntelligenceLevel(level).value if level else UNKNOWN,
     }
 
 
