@@ -225,12 +225,18 @@ class _Files:
 
 
 def _conversations(settings: MetricsSettings, clock: PhonicClock) -> Conversations:
-    limits = LabelLimits(names=settings.labels, values=settings.label_limit, sets=settings.label_set_limit)
+    limits = LabelLimits(
+        names=settings.labels,
+        values=settings.label_limit,
+        sets=settings.label_set_limit,
+        tools=settings.tool_limit,
+    )
     return Conversations(
         MetricStore(limits, hold=settings.hold_new_series),
         live_limit=settings.per_conversation_limit,
         now=time.time,
         clock_offset=lambda: clock.offset,
+        objective=settings.slo_response,
     )
 
 

@@ -37,7 +37,7 @@ from cyclopts.config import Dict, Env
 
 from . import __version__, logs, settings
 from .errors import ConfigError, raise_all
-from .metrics.catalog import Scope, series_of
+from .metrics.catalog import SERIES_OF_A_TOOL, Scope, series_of
 from .phonic import credentials
 from .phonic.proxies import Proxies
 from .settings import (
@@ -282,10 +282,15 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         server.validate(ready.web.config_file)
     for name, value in settings.describe(ready).items():
         _say(f"--{name} = {_as_text(value)}")
-    # One more than the limit: what the limit folds has a label set of its own.
-    label_sets = (ready.metrics.label_set_limit + 1) * series_of(Scope.CONVERSATIONS)
+    # One more than each limit: what a limit folds has series of its own.
+    sets = ready.metrics.label_set_limit + 1
+    label_sets = sets * series_of(Scope.CONVERSATIONS)
+    tools = sets * (ready.metrics.tool_limit + 1) * SERIES_OF_A_TOOL
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
-    _say(f"at most about {label_sets + live} series: {label_sets} of label sets, {live} of live conversations")
+    _say(
+        f"at most about {label_sets + tools + live} series: {label_sets} of label sets, {tools} of their tools, "
+        f"{live} of live conversations"
+    )
     sys.stdout.flush()  # here, so that a full disk is reported like other errors
 
 

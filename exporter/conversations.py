@@ -27,6 +27,7 @@ from .enums import (
     DecodePath,
     Drift,
     FeedError,
+    IntelligenceLevel,
     Invalid,
     Lost,
     MessageType,
@@ -67,10 +68,12 @@ class Conversations:
         live_limit: int,
         now: Callable[[], float],
         clock_offset: Callable[[], float | None] = lambda: None,
+        objective: float = derive.OBJECTIVE,
     ) -> None:
         """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time by our own clock.
 
         ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
+        ``objective`` is ``--metrics.slo-response``, in seconds.
         """
         self.store = store
         self._began = now()
@@ -83,6 +86,7 @@ class Conversations:
         self._update_bytes = store.counter(catalog.UPDATE_BYTES)
         self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
         self._live_limit = live_limit
+        self._objective = objective
         self._now = now
         self._entries: dict[str, Entry] = {}
         self._ended = Ended()
@@ -169,7 +173,7 @@ class Conversations:
             entry = self._add_entry(conversation_id, snapshot.conversation)
             log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
         now = self._now()
-        progress, increments = derive.derive(entry.progress, snapshot)
+        progress, increments = derive.derive(entry.progress, snapshot, objective=self._objective)
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=now)
         entry.progress = progress
         entry.updated_at = now
@@ -202,7 +206,9 @@ class Conversations:
             entry = self._add_entry(
                 conversation_id, record.conversation if record else Conversation(conversation_id)
             )
-        progress, increments = ending.finish(entry.progress, End(record=record, lost=lost))
+        progress, increments = ending.finish(
+            entry.progress, End(record=record, lost=lost), objective=self._objective
+        )
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
         self._remember_end(entry, progress, record, lost)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
@@ -293,6 +299,8 @@ class Conversations:
         labels = labels_of(conversation, self._project_names)
         if labels["origin"] == Origin.OTHER:
             self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
+        if labels["intelligence_level"] == IntelligenceLevel.OTHER:
+            self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.INTELLIGENCE_LEVEL)
         entry = self._entries[conversation_id] = new_entry(conversation_id, labels, self.store)
         if conversation.agent and conversation.agent.id:
             self._agents.named((entry.project, entry.agent, label_value(conversation.agent.id)))

@@ -67,6 +67,24 @@ class Origin(_Open):
     OTHER = "other"
 
 
+class IntelligenceLevel(_Open):
+    """How much the model thinks (API 2.4 ``intelligence_level``)."""
+
+    STANDARD = "standard"
+    HIGH = "high"
+    DEFAULT = "default"
+    OTHER = "other"
+
+
+class Stage(StrEnum):
+    """The parts of a response (semantics 18); ``UNKNOWN`` if the timings of the turn are not known."""
+
+    MODEL_INPUT = "model_input"
+    MODEL_GENERATION = "model_generation"
+    END_OF_TURN = "end_of_turn"
+    UNKNOWN = "unknown"
+
+
 class ToolFailure(StrEnum):
     """Why a tool call failed (API 2.3, REST ``tool_calls``)."""
 
@@ -111,6 +129,11 @@ class Field(StrEnum):
     TOOL_CALLS = "tool_calls"
     TIMINGS = "timings"
     INTERRUPTIONS = "interruptions_count"
+    ENDED_AT = "ended_at"
+    END_OF_TURN = "end_of_turn"
+    USER_RESPONSE = "user_response"
+    GREETING = "greeting"
+    HANGUP_WAIT = "hangup_wait"
 
 
 class Rejection(StrEnum):
@@ -150,6 +173,7 @@ class UnknownWord(StrEnum):
     ROLE = "role"
     ENDED_BY = "ended_by"
     ORIGIN = "origin"
+    INTELLIGENCE_LEVEL = "intelligence_level"
 
 
 class FeedError(StrEnum):

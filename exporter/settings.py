@@ -20,9 +20,10 @@ import attrs
 import platformdirs
 from cyclopts import Parameter, Token
 
+from .counting.derive import OBJECTIVE
 from .counting.labels import LABEL_CHOICES
 from .errors import ConfigError, out_of_bounds, raise_all
-from .metrics.catalog import RESPONSE_BUCKETS, Scope, series_of
+from .metrics.catalog import RESPONSE_BUCKETS, SERIES_OF_A_TOOL, Scope, series_of
 from .phonic.address import normalised
 from .phonic.proxies import is_loopback
 from .phonic.wire import is_conversation_id
@@ -41,6 +42,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "watch.idle-timeout": (0.1, 3600),
     "metrics.label-limit": (0, 1_000_000),
     "metrics.label-set-limit": (0, 1_000_000),
+    "metrics.tool-limit": (0, 1_000_000),
     "metrics.per-conversation-limit": (0, 1_000_000),
     "metrics.hold-new-series": (0, 3600),
     "state.interval": (0.01, 3600),
@@ -151,6 +153,11 @@ class MetricsSettings:
         f"Most distinct combinations of label values, {series_of(Scope.CONVERSATIONS)} series each; "
         "further ones become __other__.",
     )
+    tool_limit: int = _setting(
+        50,
+        f"Most distinct names of tools, {SERIES_OF_A_TOOL} series each in every label set that calls them; "
+        "further ones become __other__ and are counted.",
+    )
     per_conversation_limit: int = _setting(
         1000, "Most live conversations with series of their own; 0 turns these series off."
     )
@@ -159,7 +166,7 @@ class MetricsSettings:
         "Seconds for which a new series is exposed as 0 before its value, so that Prometheus counts its first "
         "increase; at least the scrape interval. 0 turns this off.",
     )
-    slo_response: float = _setting(1.5, "Response time objective in seconds; must be a bucket boundary.")
+    slo_response: float = _setting(OBJECTIVE, "Response time objective in seconds; must be a bucket boundary.")
 
 
 @attrs.frozen(kw_only=True)

@@ -8,6 +8,7 @@ import json
 from collections import Counter, defaultdict
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -38,15 +39,17 @@ ERROR_ENDINGS = (
     "configuration_endpoint_error",
     "configuration_endpoint_invalid_response",
 )
-ENDINGS = ("user", "assistant", "assistant_silence_limit_reached", *ERROR_ENDINGS)
+ENDINGS = ("user", "user_canceled", "assistant", "assistant_silence_limit_reached", *ERROR_ENDINGS)
+OBJECTIVE_MS = 1500
+TOOLS = ("search", "book a table", 'é\n"', None)
 
 
 @attrs.frozen(kw_only=True)
 class Turn:
     """One turn as it happened. ``lengths_ms`` is its duration in one message after the other, rising.
 
-    ``tools`` maps the ids of its calls to how each failed ("" for not at all). ``timings_late``: they arrive
-    one message after the turn itself.
+    ``tools`` maps the ids of its calls to the name of the tool, None if the record lacks it, and how each failed
+    ("" for not at all). ``timings_late``: they arrive one message after the turn itself.
     """
 
     role: str
@@ -55,7 +58,7 @@ class Turn:
     timings: dict[str, float] = attrs.Factory(dict)
     timings_late: bool = False
     is_silent: bool = False
-    tools: dict[str, str] = attrs.Factory(dict)
+    tools: dict[str, tuple[str | None, str]] = attrs.Factory(dict)
 
     @property
     def end_ms(self) -> int:
@@ -73,7 +76,11 @@ class Stage:
 
 @attrs.frozen(kw_only=True)
 class History:
-    """A whole conversation as it happened."""
+    """A whole conversation as it happened.
+
+    ``answered_ms``: its start, from which Phonic counts; None if it never says. ``hangs_up_after_ms``: from the
+    end of its longest turn to its end.
+    """
 
     id: str
     agent: str
@@ -81,6 +88,8 @@ class History:
     ended_by: str
     interruptions: int
     tells_duration: bool = True
+    answered_ms: int | None = 0
+    hangs_up_after_ms: int = 0
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -125,7 +134,7 @@ class History:
             "project_id": "proj_1",
             "origin": "inbound",
             "duration_ms": self.duration_ms(stage) if self.tells_duration else None,
-            "started_at": iso(0),
+            "started_at": None if self.answered_ms is None else iso(self.answered_ms),
             "ended_at": None,
             "items": items,
         }
@@ -135,6 +144,10 @@ class History:
         before = max((turn.end_ms for turn in self.turns[: max(stage.newest, 0)]), default=0)
         return before if stage.newest < 0 else max(before, self.turns[stage.newest].start_ms + stage.length_ms)
 
+    @property
+    def ended_ms(self) -> int:
+        return self.duration_ms(self.stages()[-1]) + self.hangs_up_after_ms
+
     def record(self) -> Json:
         """The REST record after the end."""
         return {
@@ -143,8 +156,8 @@ class History:
             "project": {"id": "proj_1", "name": "proj_1"},
             "origin": "inbound",
             "duration_ms": self.duration_ms(self.stages()[-1]) if self.tells_duration else None,
-            "started_at": iso(0),
-            "ended_at": iso(self.duration_ms(self.stages()[-1])),
+            "started_at": None if self.answered_ms is None else iso(self.answered_ms),
+            "ended_at": iso(self.ended_ms),
             "ended_by": self.ended_by,
             "analysis": {
                 "latencies_ms": [gap for _, gap in self.gaps(()) if gap >= 0],
@@ -156,7 +169,10 @@ class History:
                     "role": turn.role,
                     "duration_ms": turn.lengths_ms[-1],
                     "started_at": iso(turn.start_ms),
-                    "tool_calls": [{"id": call, **FAILURES[how]} for call, how in turn.tools.items()],
+                    "tool_calls": [
+                        {"id": call, "tool": {"id": "tool_1", "name": name}, **FAILURES[how]}
+                        for call, (name, how) in turn.tools.items()
+                    ],
                 }
                 for at, turn in enumerate(self.turns)
             ],
@@ -229,6 +245,24 @@ class Expected:
                 self.counts["phonic_turn_overlaps_total", own] += 1
             elif at <= newest:
                 self._measure("phonic_turn_response_seconds", own, gap)
+                is_settled = finished or at < newest
+                if lost is None:
+                    self._parts(history, seen, at, gap, is_settled=is_settled)
+                elif gap > OBJECTIVE_MS:
+                    self.counts["phonic_slow_turns_total", (*own, "unknown")] += 1
+        for at, (before, turn) in enumerate(pairwise(turns), start=1):
+            if at <= newest and (before.role, turn.role) == ("assistant", "user") and at - 1 not in silent:
+                gap = turn.start_ms - before.end_ms
+                if gap < 0:
+                    self.counts["phonic_turn_barge_ins_total", own] += 1
+                else:
+                    self._measure("phonic_turn_user_response_seconds", own, gap)
+        if newest >= 0 and turns[0].role == "assistant" and history.answered_ms is not None:
+            wait = turns[0].start_ms - history.answered_ms
+            if wait < 0:
+                self._rejected("greeting", "negative")
+            else:
+                self._measure("phonic_conversation_greeting_seconds", own, wait)
         calls = {call: how for turn in turns[: newest + 1] for call, how in turn.tools.items()}
         self.counts["phonic_tool_calls_total", own] += len(calls)
         if finished:
@@ -236,8 +270,37 @@ class Expected:
         if lost:
             self.counts["phonic_exporter_conversations_lost_total", (lost,)] += 1
 
+    def _parts(self, history: History, seen: Stage | None, at: int, gap: float, *, is_settled: bool) -> None:
+        """What follows from the response of turn ``at``, of a conversation that was watched."""
+        own, turn, before = history.labels, history.turns[at], history.turns[at - 1]
+        is_timed = seen is not None and (at < seen.newest or (at == seen.newest and seen.has_timings))
+        timings = turn.timings if is_timed else {}
+        parts = {"model_input": timings.get(MODEL_INPUT), "model_generation": timings.get(GENERATION)}
+        if FIRST_AUDIO in timings:
+            rest = gap - timings[FIRST_AUDIO]
+            if rest < 0:
+                self._rejected("end_of_turn", "negative")
+            else:
+                self._measure("phonic_turn_end_of_turn_seconds", own, rest)
+                parts["end_of_turn"] = rest
+        if gap > OBJECTIVE_MS and (is_settled or len(timings) == 3):
+            known = {stage: length for stage, length in parts.items() if length is not None}
+            stage = max(known, key=lambda each: known[each]) if known else "unknown"
+            self.counts["phonic_slow_turns_total", (*own, stage)] += 1
+        if is_settled and (turn.tools or before.tools):
+            self._measure("phonic_turn_tool_response_seconds", own, gap)
+
+    def _rejected(self, field: str, reason: str) -> None:
+        self.counts["phonic_exporter_rejected_values_total", (field, reason)] += 1
+
     def _ending(
-        self, history: History, seen: Stage | None, newest: int, calls: dict[str, str], *, record: bool
+        self,
+        history: History,
+        seen: Stage | None,
+        newest: int,
+        calls: dict[str, tuple[str | None, str]],
+        *,
+        record: bool,
     ) -> None:
         own = history.labels
         ended_by = history.ended_by if record else "unknown"
@@ -250,8 +313,15 @@ class Expected:
         self._measure("phonic_conversation_turns", own, 1000 * (newest + 1))
         if record:
             self.counts["phonic_interruptions_total", own] += history.interruptions
-            for how in filter(None, calls.values()):
-                self.counts["phonic_tool_call_failures_total", (*own, how)] += 1
+            for name, how in calls.values():
+                self.counts["phonic_tool_calls_completed_total", (*own, name or "unknown")] += 1
+                if how:
+                    self.counts["phonic_tool_call_failures_total", (*own, how)] += 1
+                    self.counts["phonic_tool_calls_failed_total", (*own, name or "unknown", how)] += 1
+            if ended_by in ("user", "user_canceled") and history.turns and history.turns[-1].role == "user":
+                self._measure(
+                    "phonic_conversation_hangup_wait_seconds", own, history.ended_ms - history.turns[-1].end_ms
+                )
 
     def _measure(self, name: str, labels: tuple[str, ...], ms: float) -> None:
         self.measured[name, labels].append(ms)
@@ -279,7 +349,7 @@ _lengths_ms = st.lists(st.integers(0, 30_000), min_size=1, max_size=3)
 _timings = st.dictionaries(st.sampled_from(tuple(TIMING_METRICS)), _timing)
 _yes_or_no = st.booleans()
 _one_in_five = st.integers(0, 4)
-_calls = st.lists(st.sampled_from(tuple(FAILURES)), max_size=2)
+_calls = st.lists(st.tuples(st.sampled_from(TOOLS), st.sampled_from(tuple(FAILURES))), max_size=2)
 
 
 @st.composite
@@ -296,7 +366,7 @@ def _turns(draw: st.DrawFn) -> tuple[Turn, ...]:
             timings=draw(_timings) if is_assistant else {},
             timings_late=draw(_yes_or_no),
             is_silent=is_assistant and draw(_one_in_five) == 0,
-            tools={f"call {at}.{n}": how for n, how in enumerate(draw(_calls))},
+            tools={f"call {at}.{n}": call for n, call in enumerate(draw(_calls))},
         )
         turns.append(turn)
         end = turn.end_ms
@@ -313,6 +383,8 @@ def histories(conversation_id: str = "conv_1") -> st.SearchStrategy[History]:
         ended_by=st.sampled_from(ENDINGS),
         interruptions=st.integers(0, 3),
         tells_duration=st.booleans(),
+        answered_ms=st.none() | st.integers(0, 3_000),
+        hangs_up_after_ms=st.integers(0, 30_000),
     )
 
 

@@ -22,6 +22,10 @@ once:
     bit  13     began before the user's turn had ended (an assistant's turn): an overlap
     bit  14     compared with the assistant's turn before it (a user's turn)
     bit  15     began before the assistant's turn had ended (a user's turn): a barge-in
+    bit  16     end of turn decided
+    bit  17     decided whether the response was slow, and by which part
+    bit  18     decided whether the response is one with tools
+    bit  19     greeting decided (turn 0)
 
 State files hold these numbers (`state/blob.py`), so the meaning of a bit never changes. What happens rarely is in
 sets of `Progress` and not in flags: tool calls by id, rejected values by turn, field and reason.
@@ -34,7 +38,12 @@ exists or the conversation has ended. Until then the newest duration is remember
 Two turns. A *response* lies between the end of a user's turn and the start of the assistant's turn after it. It is
 computed from the memory of both turns, after all items of the snapshot went into it. So neither the order of the
 list matters, nor which of the two turns the decoder left out because it knows their bytes. The start of a turn is
-remembered from the first snapshot that has it; the earlier of the two turns is settled by then.
+remembered from the first snapshot that has it; the earlier of the two turns is settled by then. A user's turn is
+compared with the assistant's turn before it in the same way.
+
+What follows from a response. Its *end of turn* is the response less the first audio, both of which are final.
+Whether it was *slow*, and by which part, is decided when all three timings are there, or when the turn is settled;
+whether it is a response *with tools*, when it is settled.
 
 Which snapshot is newer. Snapshots have no number. `Progress.position` orders them by the highest index, the
 duration of the conversation and that of the newest turn. A snapshot with a lower position than before is *stale*.
@@ -64,15 +73,17 @@ from math import inf
 
 import attrs
 
-from ..enums import EndedBy, Field, Rejection, Role, ToolFailure
+from ..enums import EndedBy, Field, Rejection, Role, Stage, ToolFailure
 from ..phonic.schema import Conversation, Item, Snapshot, ToolCall
 from .increments import (
+    BARGE_IN,
     CONVERSATION,
     DUPLICATE_INDEX,
     MALFORMED,
     OVERLAP,
     REVISED,
     SILENT_TURN,
+    SLOW_TURN,
     TOOL_CALL,
     TURN,
     TURN_DURATION,
@@ -84,7 +95,8 @@ from .increments import (
     rejected,
 )
 
-LONGEST_TIMING_MS = 600_000.0  # longer timings and responses are rejected (semantics 3, 5)
+OBJECTIVE = 1.5  # seconds, the default of --metrics.slo-response
+LONGEST_TIMING_MS = 600_000.0  # longer timings, responses and waits are rejected (semantics 3, 5, 18, 19)
 LONGEST_TURN_MS = 24 * 3_600_000.0
 LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
 MAX_TOOL_CALLS = 20_000  # of one conversation, whose ids are remembered; further calls are rejected
@@ -118,11 +130,16 @@ _UNKNOWN_TIMING_COUNTED = 1 << 12
 OVERLAP_FLAG = 1 << 13
 _ASSISTANT_COMPARED = 1 << 14
 BARGE_IN_FLAG = 1 << 15
+_END_OF_TURN_DECIDED = 1 << 16
+_SLOW_DECIDED = 1 << 17
+_TOOL_RESPONSE_DECIDED = 1 << 18
+_GREETING_DECIDED = 1 << 19
+_ALL_DECIDED = _RESPONSE_DECIDED | _END_OF_TURN_DECIDED | _SLOW_DECIDED | _TOOL_RESPONSE_DECIDED
 _DURATION_OBSERVED = _OBSERVED << 3
 _DURATION_REVISED = _REVISED << 3
 _ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
 # By role, the flags of a turn that has nothing more to be compared with.
-_COMPARED = (_RESPONSE_DECIDED, _ASSISTANT_COMPARED, 0, 0)
+_COMPARED = (_ALL_DECIDED, _ASSISTANT_COMPARED, 0, 0)
 
 Rejected = tuple[int, str, str]
 """A rejected value: the index of its turn (`CONVERSATION_INDEX` for the conversation itself), field, reason."""
@@ -137,6 +154,10 @@ _TIMINGS: tuple[tuple[str, Field, Key], ...] = (
 _TIMING_NAMES = frozenset(name for name, _, _ in _TIMINGS)
 _GENERATION_NAME, _FIRST_AUDIO_NAME, _MODEL_INPUT_NAME = (name for name, _, _ in _TIMINGS)
 _RESPONSE: Key = (Measure.RESPONSE,)
+_END_OF_TURN: Key = (Measure.END_OF_TURN,)
+_TOOL_RESPONSE: Key = (Measure.TOOL_RESPONSE,)
+_USER_RESPONSE: Key = (Measure.USER_RESPONSE,)
+_GREETING: Key = (Measure.GREETING,)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -188,31 +209,40 @@ class Progress:
 NOTHING = Progress()
 
 
-def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Increment]]:
+def derive(
+    progress: Progress, snapshot: Snapshot, *, objective: float = OBJECTIVE
+) -> tuple[Progress, list[Increment]]:
     """Compare a snapshot with what was counted of its conversation.
 
-    Returns the progress after it, and what it adds, in the order of the turns. Never raises for any values.
+    ``objective``: seconds; a longer response is slow.
+
+    Returns the progress after it, and what it adds. Never raises for any values.
     """
-    return _Step(progress, snapshot).run()
+    return _Step(progress, snapshot, objective).run()
 
 
-def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) -> tuple[Progress, list[Increment]]:
+def derive_record(
+    progress: Progress, record: Snapshot, *, was_watched: bool, objective: float = OBJECTIVE
+) -> tuple[Progress, list[Increment]]:
     """Compare the REST record of an ended conversation with what was counted of it (semantics 7).
 
-    ``was_watched``: compute response times from the turns; if not, `finish` takes the list that REST has of them.
+    ``was_watched``: count response times from the turns; if not, `finish` takes the list that REST has of them.
+    ``objective`` as for `derive`.
 
     Returns the progress after it, and what it adds.
     """
-    return _Step(progress, record, is_record=True, was_watched=was_watched).run()
+    return _Step(progress, record, objective, is_record=True, was_watched=was_watched).run()
 
 
-def settle(progress: Progress) -> list[Increment]:
-    """Observe, at the end of a conversation, the durations that were remembered but not observed (semantics 4)."""
-    return [
-        (TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000)
-        for flags, _, _, _, duration, *_ in progress.turns.values()
-        if not flags & _DURATION_OBSERVED and duration is not None
-    ]
+def settle(progress: Progress, *, objective: float = OBJECTIVE) -> list[Increment]:
+    """What was left to the end: durations (semantics 4), and what is decided of settled turns (semantics 18)."""
+    increments: list[Increment] = []
+    for index, turn in progress.turns.items():
+        flags, duration = turn[0], turn[4]
+        if not flags & _DURATION_OBSERVED and duration is not None:
+            increments.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000))
+        _decide(turn, progress.turns.get(index - 1), increments, objective=objective, is_settled=True)
+    return increments
 
 
 def parse_time(text: str | None) -> int | None:
@@ -237,8 +267,9 @@ class _Step:
     ``before``: the progress to compare with. ``turns``: the memory of turns as it becomes; the mapping of
     ``before`` until the first change. ``new_tools``, ``new_rejected``: what this step adds to the sets of
     ``before``. ``indexes``: of the items, in the order of the list. ``last_index``: the highest. ``is_fresh``: not
-    stale. ``to_compare``: indexes of turns to be compared with the turn before them. ``is_record`` and
-    ``was_watched`` as in `derive_record`.
+    stale. ``to_compare``: indexes of turns to be compared with the turn before them. ``started``: when the
+    conversation began, in Unix microseconds. ``objective``, ``is_record`` and ``was_watched`` as in
+    `derive_record`.
     """
 
     __slots__ = (
@@ -251,17 +282,26 @@ class _Step:
         "last_index",
         "new_rejected",
         "new_tools",
+        "objective",
         "snapshot",
+        "started",
         "to_compare",
         "turns",
         "was_watched",
     )  # fmt: skip
 
     def __init__(
-        self, before: Progress, snapshot: Snapshot, *, is_record: bool = False, was_watched: bool = True
+        self,
+        before: Progress,
+        snapshot: Snapshot,
+        objective: float,
+        *,
+        is_record: bool = False,
+        was_watched: bool = True,
     ) -> None:
         self.before = before
         self.snapshot = snapshot
+        self.objective = objective
         self.is_record = is_record
         self.was_watched = was_watched
         self.increments: list[Increment] = []
@@ -272,6 +312,7 @@ class _Step:
         self.items = snapshot.conversation.items or []
         self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
         self.to_compare: list[int] = []
+        self.started = before.started
         self.last_index = max(self.indexes, default=-1)
 
     def run(self) -> tuple[Progress, list[Increment]]:
@@ -284,6 +325,11 @@ class _Step:
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
             self._reject(CONVERSATION_INDEX, ((Field.CONVERSATION_DURATION, reason_of(duration)),))
             duration = None
+        if self.started is None and conversation.started_at is not None:
+            self.started = self._time(Field.STARTED_AT, conversation.started_at)
+        ended = before.ended
+        if ended is None and conversation.ended_at is not None:
+            ended = self._time(Field.ENDED_AT, conversation.ended_at)
         position = (self.last_index, before.position[1] if duration is None else duration, self._newest_duration())
         self.is_fresh = position >= before.position
         is_newest = self.is_fresh or self.is_record  # a record is final even if it lists fewer turns
@@ -291,6 +337,7 @@ class _Step:
             self._turn(self.indexes[at], item, bad.get(at, ()))
         for index in self.to_compare:
             self._compare(index)
+        self._greeting()
         malformed = max(self.snapshot.malformed, before.malformed)
         if malformed > before.malformed:
             increments.append((MALFORMED, malformed - before.malformed))
@@ -309,11 +356,18 @@ class _Step:
                 duration_ms=duration if is_newest and duration is not None else before.duration_ms,
                 end_reason=ended_by(conversation) or before.end_reason,
                 live=self._live_state(duration) if self.is_fresh and not self.is_record else before.live,
-                started=parse_time(conversation.started_at) if before.started is None else before.started,
-                ended=parse_time(conversation.ended_at) if before.ended is None else before.ended,
+                started=self.started,
+                ended=ended,
             ),
             increments,
         )
+
+    def _time(self, field: Field, text: str) -> int | None:
+        """A time of the conversation itself; None and rejected if it is no time."""
+        time = parse_time(text)
+        if time is None:
+            self._reject(CONVERSATION_INDEX, ((field, Rejection.WRONG_TYPE),))
+        return time
 
     def _newest_duration(self) -> float:
         length = self.items[self.indexes.index(self.last_index)].duration_ms if self.items else None
@@ -412,14 +466,14 @@ class _Step:
         """Compare a turn with the turn before it, both as they are remembered now."""
         turn, before = self.turns[index], self.turns.get(index - 1)
         if turn[0] & _ROLE_MASK == _ROLE_BITS[Role.USER]:
-            compared = self._user_turn(turn, before)
+            compared = self._user_turn(index, turn, before)
         else:
             compared = self._assistant_turn(index, turn, before)
         if compared != turn:
             self._remember(index, compared)
 
     def _assistant_turn(self, index: int, turn: Turn, user: Turn | None) -> Turn:
-        """Observe the response of an assistant's turn to the user's turn before it (semantics 5)."""
+        """Observe the response of an assistant's turn to the user's turn before it (semantics 5, 18)."""
         flags, generation, first_audio, model_input, duration, start, response, calls, failures = turn
         if response is None and not flags & (SILENT_FLAG | OVERLAP_FLAG):
             gap = _gap(user, Role.USER, start)
@@ -432,21 +486,56 @@ class _Step:
             is_counted = flags & _RESPONSE_DECIDED
             flags |= _RESPONSE_DECIDED
             if gap < 0:
-                flags |= OVERLAP_FLAG
+                flags |= OVERLAP_FLAG | _ALL_DECIDED
                 if not is_counted:
                     self.increments.append(OVERLAP)
             else:
                 response = gap / 1000
-                if not is_counted and self.was_watched:
+                if not self.was_watched:
+                    flags |= _ALL_DECIDED
+                elif not is_counted:
                     self.increments.append((_RESPONSE, gap / 1_000_000))
+        if response is not None:
+            if first_audio is not None and not flags & _END_OF_TURN_DECIDED:
+                flags |= _END_OF_TURN_DECIDED
+                if first_audio > response:
+                    self._reject(index, ((Field.END_OF_TURN, Rejection.NEGATIVE),))
+                else:
+                    self.increments.append((_END_OF_TURN, (response - first_audio) / 1000))
+            turn = (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
+            is_settled = index < self.last_index or self.is_record
+            flags = _decide(turn, user, self.increments, objective=self.objective, is_settled=is_settled)
         return (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
 
-    def _user_turn(self, turn: Turn, assistant: Turn | None) -> Turn:
-        """Find out whether a user's turn interrupts the assistant's turn before it."""
+    def _user_turn(self, index: int, turn: Turn, assistant: Turn | None) -> Turn:
+        """Compare the start of a user's turn with the end of the assistant's turn before it (semantics 18)."""
         gap = _gap(assistant, Role.ASSISTANT, turn[5])
         if gap is None or assistant is None or assistant[0] & SILENT_FLAG:
             return turn
-        return (turn[0] | _ASSISTANT_COMPARED | (BARGE_IN_FLAG if gap < 0 else 0), *turn[1:])
+        flags = turn[0] | _ASSISTANT_COMPARED
+        if gap < 0:
+            flags |= BARGE_IN_FLAG
+            self.increments.append(BARGE_IN)
+        elif gap > LONGEST_TIMING_MS * 1000:
+            self._reject(index, ((Field.USER_RESPONSE, Rejection.TOO_LARGE),))
+        else:
+            self.increments.append((_USER_RESPONSE, gap / 1_000_000))
+        return (flags, *turn[1:])
+
+    def _greeting(self) -> None:
+        """Observe how long after its start the assistant opens a conversation (semantics 19)."""
+        first = self.turns.get(0)
+        if first is None or first[0] & (_GREETING_DECIDED | _ROLE_MASK):  # role bits 0: an assistant's turn
+            return
+        start = first[5]
+        if start is None or self.started is None:
+            return
+        wait = start - self.started
+        if 0 <= wait <= LONGEST_TIMING_MS * 1000:
+            self.increments.append((_GREETING, wait / 1_000_000))
+        else:
+            self._reject(0, ((Field.GREETING, reason_of(wait)),))
+        self._remember(0, (first[0] | _GREETING_DECIDED, *first[1:]))
 
     def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
         for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
@@ -547,6 +636,47 @@ def _gap(before: Turn | None, role: Role, start: int | None) -> int | None:
     if its_start is None or duration is None or not before[0] & _DURATION_OBSERVED:
         return None
     return start - its_start - round(duration * 1000)
+
+
+def _decide(
+    turn: Turn, user: Turn | None, increments: list[Increment], *, objective: float, is_settled: bool
+) -> int:
+    """Decide about a response whether it was slow, and whether it is one with tools, as far as that is known yet.
+
+    ``user``: the turn before it. Adds to ``increments``. Returns the flags of ``turn`` after it.
+    """
+    flags, response = turn[0], turn[6]
+    if response is None:
+        return flags
+    if not flags & _SLOW_DECIDED:
+        if response / 1000 <= objective:
+            flags |= _SLOW_DECIDED
+        elif is_settled or flags & _TIMINGS_OBSERVED == _TIMINGS_OBSERVED:
+            flags |= _SLOW_DECIDED
+            increments.append(SLOW_TURN[_largest_part(turn)])
+    if is_settled and not flags & _TOOL_RESPONSE_DECIDED:
+        flags |= _TOOL_RESPONSE_DECIDED
+        if turn[7] or (user is not None and user[7]):
+            increments.append((_TOOL_RESPONSE, response / 1000))
+    return flags
+
+
+def _largest_part(turn: Turn) -> Stage:
+    parts = (
+        (turn[3], Stage.MODEL_INPUT),
+        (turn[1], Stage.MODEL_GENERATION),
+        (end_of_turn(turn), Stage.END_OF_TURN),
+    )
+    known = [(length, stage) for length, stage in parts if length is not None]
+    return max(known, key=lambda part: part[0])[1] if known else Stage.UNKNOWN
+
+
+def end_of_turn(turn: Turn) -> float | None:
+    """The part of a response before Phonic began to answer, in ms; None if it is not known, or negative."""
+    first_audio, response = turn[2], turn[6]
+    if response is None or first_audio is None or first_audio > response:
+        return None
+    return response - first_audio
 
 
 def role_of(turn: Turn) -> Role:

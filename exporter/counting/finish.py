@@ -9,19 +9,23 @@ from typing import Protocol
 
 import attrs
 
-from ..enums import ERROR_ENDINGS, EndedBy, Field, Lost
+from ..enums import ERROR_ENDINGS, EndedBy, Field, Lost, Role, Stage, ToolFailure
 from ..phonic.schema import Conversation, Snapshot
 from .derive import (
     LONGEST_TIMING_MS,
+    OBJECTIVE,
+    SILENT_FLAG,
     Progress,
     derive_record,
     ended_by,
     failure_of,
     parse_time,
     reason_of,
+    role_of,
     settle,
 )
-from .increments import CONVERSATION, UNKNOWN_ENDED_BY, Increment, Measure, rejected
+from .increments import CONVERSATION, SLOW_TURN, UNKNOWN_ENDED_BY, Increment, Measure, rejected
+from .labels import UNKNOWN, label_value
 
 MAX_INTERRUPTIONS = 100_000  # of one conversation; more are rejected
 
@@ -88,27 +92,32 @@ def decide_end(
     return EndDecision(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
 
 
-def finish(progress: Progress, end: End) -> tuple[Progress, list[Increment]]:
+def finish(progress: Progress, end: End, *, objective: float = OBJECTIVE) -> tuple[Progress, list[Increment]]:
     """Count the end of a conversation. The caller does this once, and remembers that it did (semantics 9).
 
     That is: what the record has of its turns (`derive_record`), what was left to the end (`settle`), the end
-    itself, and what only the record has.
+    itself, and what only the record has. ``objective`` as for `derive.derive`.
 
     Returns the last progress, which tells of the turns (`seen.seen_turns`), and what the end adds.
     """
     increments: list[Increment] = []
     record = end.record.conversation if end.record else None
     if end.record is not None:
-        progress, increments = derive_record(progress, end.record, was_watched=end.lost is None)
+        progress, increments = derive_record(
+            progress, end.record, was_watched=end.lost is None, objective=objective
+        )
     elif not progress.seen:
         increments.append(CONVERSATION)
-    increments += settle(progress)
-    increments += _the_end(progress, record)
+    increments += settle(progress, objective=objective)
+    word = ended_by_of(progress, record)
+    increments += _the_end(progress, word)
+    if word in (EndedBy.USER, EndedBy.USER_CANCELED):
+        increments += _hangup_wait(progress)
     if record is not None:
         increments += _interruptions(record)
-        increments += _tool_failures(record)
+        increments += _tool_calls(record)
         if end.lost is not None:
-            increments += _reported_latencies(record)
+            increments += _reported_latencies(record, objective)
     if end.lost is not None:
         increments.append(((Measure.LOST, end.lost), 1))
     return progress, increments
@@ -119,8 +128,7 @@ def ended_by_of(progress: Progress, record: Conversation | None) -> EndedBy:
     return (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
 
 
-def _the_end(progress: Progress, record: Conversation | None) -> list[Increment]:
-    word = ended_by_of(progress, record)
+def _the_end(progress: Progress, word: EndedBy) -> list[Increment]:
     increments: list[Increment] = [((Measure.ENDED, word), 1)]
     if word is EndedBy.OTHER:
         increments.append(UNKNOWN_ENDED_BY)
@@ -132,6 +140,20 @@ def _the_end(progress: Progress, record: Conversation | None) -> list[Increment]
     return increments
 
 
+def _hangup_wait(progress: Progress) -> list[Increment]:
+    """How long a caller who ended the conversation had waited for an answer (semantics 19)."""
+    last = progress.turns[max(progress.turns)] if progress.turns else None
+    if last is None or role_of(last) is not Role.USER or last[0] & SILENT_FLAG:
+        return []
+    duration, start = last[4], last[5]
+    if duration is None or start is None or progress.ended is None:
+        return []
+    wait = progress.ended - start - round(duration * 1000)
+    if not 0 <= wait <= LONGEST_TIMING_MS * 1000:
+        return [rejected(Field.HANGUP_WAIT, reason_of(wait))]
+    return [((Measure.HANGUP_WAIT,), wait / 1_000_000)]
+
+
 def _interruptions(record: Conversation) -> list[Increment]:
     count = (record.analysis and record.analysis.interruptions_count) or 0
     if not 0 <= count <= MAX_INTERRUPTIONS:
@@ -139,25 +161,39 @@ def _interruptions(record: Conversation) -> list[Increment]:
     return [((Measure.INTERRUPTIONS,), count)] if count else []
 
 
-def _tool_failures(record: Conversation) -> list[Increment]:
-    increments: list[Increment] = []
-    failed: set[str] = (
-        set()
-    )  # ids: a record may have a call in two turns, the one that made it and the one that used it
-    for call in (call for item in record.items or () for call in item.tool_calls or ()):
+def _tool_calls(record: Conversation) -> list[Increment]:
+    """Tool calls by tool, and those that failed, each once.
+
+    A record may have a call in two turns, the one that made it and the one that used it.
+    """
+    tools: dict[str | int, str] = {}
+    failures: dict[str | int, ToolFailure] = {}
+    calls = (call for item in record.items or () for call in item.tool_calls or ())
+    for number, call in enumerate(calls):
+        identity = call.id or number
+        name = label_value((call.tool and call.tool.name) or "")
+        tools[identity] = tools.get(identity) or name
         failure = failure_of(call)
-        if failure is not None and call.id not in failed:
-            increments.append(((Measure.TOOL_FAILURE, failure), 1))
-            if call.id:
-                failed.add(call.id)
+        if failure is not None:
+            failures.setdefault(identity, failure)
+    increments: list[Increment] = []
+    for identity, name in tools.items():
+        tool = name or UNKNOWN
+        increments.append(((Measure.TOOL_COMPLETED, tool), 1))
+        failed = failures.get(identity)
+        if failed is not None:
+            increments.append(((Measure.TOOL_FAILURE, failed), 1))
+            increments.append(((Measure.TOOL_FAILED, tool, failed), 1))
     return increments
 
 
-def _reported_latencies(record: Conversation) -> list[Increment]:
+def _reported_latencies(record: Conversation, objective: float) -> list[Increment]:
     increments: list[Increment] = []
     for latency in (record.analysis and record.analysis.latencies_ms) or ():
         if 0 <= latency <= LONGEST_TIMING_MS:
             increments.append(((Measure.RESPONSE,), latency / 1000))
+            if latency / 1000 > objective:
+                increments.append(SLOW_TURN[Stage.UNKNOWN])
         else:
             increments.append(rejected(Field.RESPONSE, reason_of(latency)))
     return increments

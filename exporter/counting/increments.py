@@ -1,13 +1,14 @@
 """Pure: increments, the output of `derive` and `finish`, which name no metric.
 
-An increment is a key and a value, ``((Measure.ENDED, "user"), 1)``. The key is a measure, and the words from
-closed sets by which it is broken down. The value is 1 or more for something that is counted, and seconds or turns
-for something that is measured. `exporter.metrics` maps each measure to its metric.
+An increment is a key and a value, ``((Measure.ENDED, "user"), 1)``. The key is a measure, and the words by which
+it is broken down. They come from closed sets, but for the names of tools. The value is 1 or more for something
+that is counted, and seconds or turns for something that is measured. `exporter.metrics` maps each measure to its
+metric.
 """
 
 from enum import StrEnum
 
-from ..enums import Field, Rejection, Role, Skipped
+from ..enums import Field, Rejection, Role, Skipped, Stage
 
 
 class Measure(StrEnum):
@@ -20,6 +21,8 @@ class Measure(StrEnum):
     CONVERSATION_DURATION = "conversation duration"  # seconds
     CONVERSATION_TURNS = "conversation turns"  # turns
     INTERRUPTIONS = "interruptions"
+    GREETING = "greeting"  # seconds
+    HANGUP_WAIT = "hang-up wait"  # seconds
     LOST = "lost"  # Lost
 
     # Turns
@@ -31,10 +34,17 @@ class Measure(StrEnum):
     RESPONSE = "response"  # seconds
     OVERLAP = "overlap"
     SILENT_TURN = "silent turn"
+    END_OF_TURN = "end of turn"  # seconds
+    SLOW_TURN = "slow turn"  # Stage
+    TOOL_RESPONSE = "tool response"  # seconds
+    USER_RESPONSE = "user response"  # seconds
+    BARGE_IN = "barge-in"
 
     # Tool calls
     TOOL_CALL = "tool call"
     TOOL_FAILURE = "tool failure"  # ToolFailure
+    TOOL_COMPLETED = "tool call completed"  # name of the tool
+    TOOL_FAILED = "tool call failed"  # name of the tool, ToolFailure
 
     # What is odd about the data
     REVISED = "revised"  # a value that changed after it was observed
@@ -52,6 +62,8 @@ CONVERSATION: Increment = ((Measure.CONVERSATION,), 1)
 OVERLAP: Increment = ((Measure.OVERLAP,), 1)
 SILENT_TURN: Increment = ((Measure.SILENT_TURN,), 1)
 TOOL_CALL: Increment = ((Measure.TOOL_CALL,), 1)
+BARGE_IN: Increment = ((Measure.BARGE_IN,), 1)
+SLOW_TURN: dict[Stage, Increment] = {stage: ((Measure.SLOW_TURN, stage), 1) for stage in Stage}
 REVISED: Increment = ((Measure.REVISED,), 1)
 UNKNOWN_TIMING: Increment = ((Measure.UNKNOWN_TIMING,), 1)
 UNKNOWN_ROLE: Increment = ((Measure.UNKNOWN_ROLE,), 1)

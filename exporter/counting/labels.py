@@ -7,10 +7,19 @@ limit allows).
 
 from collections.abc import Mapping
 
-from ..enums import Origin
+from ..enums import IntelligenceLevel, Origin
 from ..phonic.schema import Conversation
 
-LABEL_CHOICES = ("project", "agent", "origin", "is_test", "call_provider", "language", "model")
+LABEL_CHOICES = (
+    "project",
+    "agent",
+    "origin",
+    "is_test",
+    "call_provider",
+    "language",
+    "model",
+    "intelligence_level",
+)
 LABEL_LENGTH = 200  # most characters of a label value, so that dashboards stay readable
 NONE, UNKNOWN, OTHER = "none", "unknown", "__other__"
 
@@ -24,6 +33,7 @@ def labels_of(conversation: Conversation, project_names: Mapping[str, str]) -> d
     agent, project = conversation.agent, conversation.project
     project_id = conversation.project_id or (project.id if project else None) or ""
     name = (project.name if project else None) or project_names.get(project_id) or project_id
+    level = conversation.intelligence_level
     return {
         "project": label_value(name) or NONE,
         "agent": label_value((agent.name or agent.id or "") if agent else "") or NONE,
@@ -32,6 +42,7 @@ def labels_of(conversation: Conversation, project_names: Mapping[str, str]) -> d
         "call_provider": label_value(conversation.call_provider or "") or UNKNOWN,
         "language": label_value(conversation.default_language or "") or UNKNOWN,
         "model": label_value(conversation.model or "") or UNKNOWN,
+        "intelligence_level": IntelligenceLevel(level).value if level else UNKNOWN,
     }
 
 

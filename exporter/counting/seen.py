@@ -1,6 +1,6 @@
 """Pure: the turns of a conversation as pages show them, from the memory that counting has of it."""
 
-from .derive import BARGE_IN_FLAG, OVERLAP_FLAG, SILENT_FLAG, Progress, Turn, role_of
+from .derive import BARGE_IN_FLAG, OVERLAP_FLAG, SILENT_FLAG, Progress, Turn, end_of_turn, role_of
 from .turns import SeenTurn
 
 
@@ -24,7 +24,7 @@ def _seen(index: int, turn: Turn, started: int | None) -> SeenTurn:
         model_input=_seconds(model_input),
         model_generation=_seconds(generation),
         first_audio=_seconds(first_audio),
-        end_of_turn=_seconds(end_of_turn(response, first_audio)),
+        end_of_turn=_seconds(end_of_turn(turn)),
         is_silent=bool(flags & SILENT_FLAG),
         is_overlap=bool(flags & OVERLAP_FLAG),
         is_barge_in=bool(flags & BARGE_IN_FLAG),
@@ -37,13 +37,6 @@ def last_response(progress: Progress) -> float | None:
     """Seconds of the newest response; None if there is none."""
     responses = (progress.turns[index][6] for index in sorted(progress.turns, reverse=True))
     return _seconds(next((each for each in responses if each is not None), None))
-
-
-def end_of_turn(response: float | None, first_audio: float | None) -> float | None:
-    """The part of a response before Phonic began to answer, in ms; None if it is not known or negative."""
-    if response is None or first_audio is None or first_audio > response:
-        return None
-    return response - first_audio
 
 
 def _seconds(ms: float | None) -> float | None:

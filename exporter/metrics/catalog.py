@@ -34,6 +34,7 @@ from ..enums import (
     RestError,
     Role,
     Skipped,
+    Stage,
     Task,
     ToolFailure,
     UnknownWord,
@@ -52,6 +53,10 @@ CONVERSATION_DURATION_BUCKETS = (5, 10, 30, 60, 120, 180, 300, 600, 900, 1200, 1
 # From a normal reply to the timeouts.
 REQUEST_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 TURNS_BUCKETS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 80, 130, 200)
+
+
+TOOL = "tool"
+"""The one own label of a family that is an open set: the names of tools. It is the first of the own labels."""
 
 
 class Kind(StrEnum):
@@ -76,10 +81,10 @@ class Scope(Enum):
 class Family:
     """One metric family.
 
-    ``values`` lists, label by label, all values of its own ``labels``. ``measure``: the kind of increment that
-    the family adds up; the rest of the increment's key are its label values. ``fixed``: kinds of increment whose
-    key has no label value, each with the value that it is counted under. ``derived`` says briefly where the
-    numbers come from.
+    ``values`` lists, label by label, all values of its own ``labels``; none for `TOOL`, an open set that
+    ``--metrics.tool-limit`` bounds. ``measure``: the kind of increment that the family adds up; the rest of the
+    increment's key are its label values. ``fixed``: kinds of increment whose key has no label value, each with the
+    value that it is counted under. ``derived`` says briefly where the numbers come from.
     """
 
     name: str
@@ -92,6 +97,11 @@ class Family:
     buckets: tuple[float, ...] = ()
     measure: Measure | None = None
     fixed: tuple[tuple[Measure, str], ...] = ()
+
+    @property
+    def is_by_tool(self) -> bool:
+        """Whether its series appear with the first call of a tool."""
+        return TOOL in self.labels
 
     @property
     def sample_name(self) -> str:
@@ -197,6 +207,22 @@ CONVERSATION_TURNS = _conversations(
     "turns seen by the end",
     buckets=TURNS_BUCKETS,
 )
+GREETING = _conversations(
+    Measure.GREETING,
+    "phonic_conversation_greeting_seconds",
+    "Time in seconds from the start of a conversation to its first turn, where that is the assistant's. Phonic "
+    "does not say whether the start includes ringing.",
+    "`started_at` of turn 0 - `started_at` of the conversation",
+    buckets=RESPONSE_BUCKETS,
+)
+HANGUP_WAIT = _conversations(
+    Measure.HANGUP_WAIT,
+    "phonic_conversation_hangup_wait_seconds",
+    "Time in seconds that callers who hung up after their own turn had waited for an answer; a goodbye is a short "
+    "wait.",
+    "`ended_at` - end of the last turn, if that is a user turn and `ended_by` is `user` or `user_canceled`",
+    buckets=RESPONSE_BUCKETS,
+)
 TURNS = _conversations(
     Measure.TURN,
     "phonic_turns",
@@ -261,6 +287,45 @@ SILENT_TURNS = _conversations(
     "Turns in which the assistant chose not to respond.",
     "`items[].assistant_chose_not_to_respond`, when first true",
 )
+END_OF_TURN = _conversations(
+    Measure.END_OF_TURN,
+    "phonic_turn_end_of_turn_seconds",
+    "The part of a response before Phonic begins to answer, in seconds (detecting that the user has finished, "
+    "network): phonic_turn_response_seconds - phonic_turn_first_audio_seconds of the same turn. That the two are "
+    "parts of one wait is inferred, not documented.",
+    "response - first audio of the same turn, once both are valid",
+    buckets=GENERATION_BUCKETS,
+)
+SLOW_TURNS = _conversations(
+    Measure.SLOW_TURN,
+    "phonic_slow_turns",
+    "Responses longer than --metrics.slo-response, by their largest part; unknown if none of the parts is known.",
+    "response above the objective; decided when all timings are there or the turn is settled",
+    labels=("stage",),
+    values=(_words(Stage),),
+)
+TOOL_RESPONSE = _conversations(
+    Measure.TOOL_RESPONSE,
+    "phonic_turn_tool_response_seconds",
+    "Response times, in seconds, of turns that made tool calls or answer a user turn with tool calls; a part of "
+    "phonic_turn_response_seconds.",
+    "response of turns with `tool_call_ids` in it or in the user turn before it, once the turn is settled",
+    buckets=RESPONSE_BUCKETS,
+)
+USER_RESPONSE = _conversations(
+    Measure.USER_RESPONSE,
+    "phonic_turn_user_response_seconds",
+    "Time in seconds from the end of an assistant turn to the start of the user's next turn.",
+    "user `started_at` - (assistant `started_at` + `duration_ms`), neighbours by index",
+    buckets=RESPONSE_BUCKETS,
+)
+BARGE_INS = _conversations(
+    Measure.BARGE_IN,
+    "phonic_turn_barge_ins",
+    "User turns that started before the assistant's turn ended. Phonic does not say whether it shortens "
+    "duration_ms of a turn that is interrupted; if it does, most are missing here.",
+    "user response below 0",
+)
 INTERRUPTIONS = _conversations(
     Measure.INTERRUPTIONS,
     "phonic_interruptions",
@@ -280,6 +345,23 @@ TOOL_CALL_FAILURES = _conversations(
     "REST `tool_calls[]`: `timed_out`, `response_status_code`, `error_message`, after the end",
     labels=("reason",),
     values=(_words(ToolFailure),),
+)
+TOOL_CALLS_COMPLETED = _conversations(
+    Measure.TOOL_COMPLETED,
+    "phonic_tool_calls_completed",
+    "Tool calls in the records of ended conversations, by tool, failed ones included.",
+    "REST `tool_calls[]`, by id: `tool.name`, after the end",
+    labels=(TOOL,),
+    values=((),),
+)
+TOOL_CALLS_FAILED = _conversations(
+    Measure.TOOL_FAILED,
+    "phonic_tool_calls_failed",
+    "Tool calls of ended conversations that failed, by tool; their sum over tools is "
+    "phonic_tool_call_failures_total.",
+    "REST `tool_calls[]`: `tool.name`, and the reason as for `phonic_tool_call_failures_total`, after the end",
+    labels=(TOOL, "reason"),
+    values=((), _words(ToolFailure)),
 )
 CONVERSATIONS_LIVE = _gauge(
     "phonic_conversations_live",
@@ -458,9 +540,10 @@ TURNS_SKIPPED = _counter(
 LABEL_VALUES_FOLDED = _counter(
     Scope.PROCESS,
     "label_values_folded",
-    "Conversations whose label value became __other__ at a limit (label_set: the limit on combinations).",
-    "`--metrics.label-limit`, `--metrics.label-set-limit`",
-    label=(*LABEL_CHOICES, "label_set"),
+    "Conversations (for the label tool: tool calls) whose label value became __other__ at a limit (label_set: the "
+    "limit on combinations).",
+    "`--metrics.label-limit`, `--metrics.label-set-limit`, `--metrics.tool-limit`",
+    label=(*LABEL_CHOICES, TOOL, "label_set"),
 )
 UNKNOWN_FIELDS = _counter(
     Scope.PROCESS,
@@ -474,7 +557,7 @@ UNKNOWN_WORDS = _counter(
     Scope.PROCESS,
     "unknown_words",
     "Enumerated values that the exporter does not know and shows as other.",
-    "`role`, `ended_by`, `origin`",
+    "`role`, `ended_by`, `origin`, `intelligence_level`",
     fixed=((Measure.UNKNOWN_ROLE, UnknownWord.ROLE), (Measure.UNKNOWN_ENDED_BY, UnknownWord.ENDED_BY)),
     field=_words(UnknownWord),
 )
@@ -638,6 +721,9 @@ CATALOG: tuple[Family, ...] = tuple(_families())
 FAMILY_OF: Mapping[Measure, Family] = {family.measure: family for family in CATALOG if family.measure is not None}
 """The family that adds up a kind of increment. The rest of the increment's key are its label values."""
 
+BY_TOOL: tuple[Family, ...] = tuple(family for family in CATALOG if family.is_by_tool)
+"""The families with the label `TOOL`."""
+
 FIXED_LABEL_OF: Mapping[Measure, tuple[Family, str]] = {
     measure: (family, value) for family in CATALOG for measure, value in family.fixed
 }
@@ -647,10 +733,15 @@ FIXED_LABEL_OF: Mapping[Measure, tuple[Family, str]] = {
 def series_of(scope: Scope) -> int:
     """The most series of a label set (`Scope.CONVERSATIONS`) or of a live conversation (`Scope.LIVE`).
 
-    A histogram has one for each bucket, ``+Inf`` included, one for its sum and one for its count.
+    A histogram has one for each bucket, ``+Inf`` included, one for its sum and one for its count. Those of tools
+    (`SERIES_OF_A_TOOL`) come in addition.
     """
     return sum(
         prod(map(len, family.values)) * (len(family.buckets) + 3 if family.kind is Kind.HISTOGRAM else 1)
         for family in CATALOG
         if family.scope is scope
     )
+
+
+SERIES_OF_A_TOOL = sum(prod(map(len, family.values[1:])) for family in BY_TOOL)
+"""The series of each tool in a label set."""

@@ -32,8 +32,9 @@ that are still held back: a crash before that write is acknowledged returns to 0
 a crash after it returns to the numbers.
 
 *Label sets.* A label set is one combination of the labels chosen with ``--metrics.labels``. All its series are
-created with it. It stays for the life of the process, except that an expected one without a conversation gives way
-when a limit is reached. This module alone limits label values: beyond a limit a value becomes ``__other__``, and
+created with it, but for those of tools: they appear with the first call of a tool, and are held back on their own.
+It stays for the life of the process, except that an expected one without a conversation gives way when a limit is
+reached. This module alone limits label values: beyond a limit a value becomes ``__other__``, and
 `phonic_exporter_label_values_folded` counts it.
 
 Invariants
@@ -64,11 +65,12 @@ EXPECTED_HOLD = 5.0  # seconds
 
 @attrs.frozen(kw_only=True)
 class LabelLimits:
-    """The labels of conversations, and the most values of each label and the most label sets."""
+    """The labels of conversations, and the most values of each label, the most label sets and the most tools."""
 
     names: tuple[str, ...] = ("project", "agent")
     values: int = 100
     sets: int = 200
+    tools: int = 50
 
 
 @attrs.frozen(eq=False)
@@ -142,6 +144,7 @@ class MetricStore:
         self._label_sets: dict[tuple[str, ...], LabelSet] = {}
         self._expected: dict[tuple[str, ...], LabelSet] = {}  # label sets without a conversation
         self._values: list[set[str]] = [set() for _ in limits.names]
+        self._tools: set[str] = set()
         self._changed: set[Series] = set()
         for family in CATALOG:
             if _is_accumulated(family) and family.scope is not Scope.CONVERSATIONS:
@@ -272,6 +275,8 @@ class MetricStore:
             series = self._series[family.name][(label,)]
         else:
             family = FAMILY_OF[what]
+            if family.is_by_tool:
+                return self._adopt_tool(label_set, key)
             labels = key[1:] if family.scope is not Scope.CONVERSATIONS else (*label_set.values, *key[1:])
             known = self._series[family.name].get(labels)
             if known is None:
@@ -281,6 +286,35 @@ class MetricStore:
                 series = known
         label_set.series[key] = series
         return series
+
+    def _adopt_tool(self, label_set: LabelSet, key: Key) -> Series:
+        """Find or create the series for a key whose first label value is the name of a tool.
+
+        The key itself is not kept if its tool is folded, since there is no bound on such keys.
+        """
+        what, tool, *others = key
+        if tool not in self._tools:
+            if len(self._tools) < self.limits.tools:
+                self._tools.add(tool)
+            elif tool != OTHER:
+                if what == catalog.TOOL_CALLS_COMPLETED.measure:  # once for each call
+                    self.count(catalog.LABEL_VALUES_FOLDED, catalog.TOOL)
+                tool = OTHER
+        key = (what, tool, *others)
+        if key not in label_set.series:
+            for series in self._new_tool(label_set, tool):
+                self._hold_back(HeldBack(series.family.name, series.labels, is_expected=False), [series])
+        return label_set.series[key]
+
+    def _new_tool(self, label_set: LabelSet, tool: str) -> list[Series]:
+        """Create all series of a tool in a label set, so that failures are shown at 0 before the first one."""
+        created = []
+        for family in catalog.BY_TOOL:
+            for own in product((tool,), *family.values[1:]):
+                series = self._new(family, (*label_set.values, *own))
+                label_set.series[Measure(str(family.measure)), *own] = series
+                created.append(series)
+        return created
 
     def _new(self, family: Family, labels: tuple[str, ...]) -> Series:
         names = family.label_names(self.limits.names)
@@ -441,6 +475,11 @@ class MetricStore:
                 self._show_at_once(("", values))
             if any(numbers):
                 self._expected.pop(values, None)
+            if family.is_by_tool and labels not in self._series[family.name]:
+                tool = labels[len(values)]
+                if tool != OTHER:
+                    self._tools.add(tool)
+                self._new_tool(self._label_sets[values], tool)
         (self._series[family.name].get(labels) or self._new(family, labels)).load(numbers)
 
     def _show_at_once(self, key: tuple[str, tuple[str, ...]]) -> None:

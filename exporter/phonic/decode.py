@@ -42,6 +42,7 @@ from .schema import (
     Item,
     Project,
     Snapshot,
+    Tool,
     ToolCall,
 )
 from .walker import NotJson, TooMuch, Walker
@@ -533,9 +534,10 @@ def _snapshot(document: dict[str, Any], found: _Items) -> Snapshot:
         call_provider=_text(document.get("call_provider")),
         default_language=_text(document.get("default_language")),
         model=_text(document.get("model")),
+        intelligence_level=_text(document.get("intelligence_level")),
         duration_ms=number(-1, Field.CONVERSATION_DURATION, document.get("duration_ms")),
-        started_at=_text(document.get("started_at")),
-        ended_at=_text(document.get("ended_at")),
+        started_at=_time(-1, Field.STARTED_AT, document.get("started_at"), bad),
+        ended_at=_time(-1, Field.ENDED_AT, document.get("ended_at"), bad),
         is_live=_flag(document.get("is_live")),
         end_reason=_text(document.get("end_reason")),
         ended_by=_text(document.get("ended_by")),
@@ -550,14 +552,11 @@ _TIMING_FIELDS = {field.value: field for field in (Field.MODEL_GENERATION, Field
 
 
 def _item(at: int, item: dict[str, Any], number: _Number, bad: list[BadValue]) -> Item:
-    started_at = item.get("started_at")
-    if started_at is not None and not isinstance(started_at, str):
-        bad.append(BadValue(at, Field.STARTED_AT, Rejection.WRONG_TYPE))
     return Item(
         item_idx=_whole(at, Field.ITEM_IDX, item.get("item_idx"), number, bad),
         id=_text(item.get("id")),
         role=_text(item.get("role")),
-        started_at=_text(started_at),
+        started_at=_time(at, Field.STARTED_AT, item.get("started_at"), bad),
         duration_ms=number(at, Field.DURATION, item.get("duration_ms")),
         timings=_timings(at, item.get("timings"), number, bad),
         assistant_chose_not_to_respond=_flag(item.get("assistant_chose_not_to_respond")),
@@ -595,12 +594,17 @@ def _tool_calls(at: int, value: Any, bad: list[BadValue]) -> list[ToolCall] | No
     return [
         ToolCall(
             id=_text(call.get("id")),
+            tool=_tool(call.get("tool")),
             timed_out=_flag(call.get("timed_out")),
             response_status_code=status if type(status := call.get("response_status_code")) is int else None,
             error_message=_text(call.get("error_message")),
         )
         for call in calls
     ]
+
+
+def _tool(value: Any) -> Tool | None:
+    return Tool(name=_text(value.get("name"))) if isinstance(value, dict) else None
 
 
 def _analysis(value: Any, number: _Number, bad: list[BadValue]) -> Analysis | None:
@@ -644,6 +648,12 @@ def _named(kind: type[_Named], value: Any) -> _Named | None:
 def _text(value: Any) -> str | None:
     """Text of bounded length that UTF-8 can encode: JSON can spell lone surrogates, which it cannot."""
     return value[:LONGEST_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _time(at: int, field: Field, value: Any, bad: list[BadValue]) -> str | None:
+    if value is not None and not isinstance(value, str):
+        bad.append(BadValue(at, field, Rejection.WRONG_TYPE))
+    return _text(value)
 
 
 def _texts(at: int, value: Any, bad: list[BadValue]) -> list[str] | None:

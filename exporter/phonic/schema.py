@@ -41,10 +41,18 @@ class Project:
 
 
 @attrs.define
+class Tool:
+    """The tool of a call."""
+
+    name: Text | None = None
+
+
+@attrs.define
 class ToolCall:
     """REST only (API 2.3): the live item has bare ids."""
 
     id: Text | None = None
+    tool: Tool | None = None
     timed_out: bool | None = None
     response_status_code: int | None = None
     error_message: str | None = None  # only used to see whether there is one
@@ -86,6 +94,7 @@ class Conversation:
     call_provider: Text | None = None
     default_language: Text | None = None
     model: Text | None = None
+    intelligence_level: Text | None = None
     duration_ms: float | None = None
     started_at: Text | None = None
     ended_at: Text | None = None

@@ -139,7 +139,6 @@ def look(browser: Browser, url: str, call: dict[str, Any]) -> dict[str, float]:
             "/conversations",
             f"/conversations/{OVER}",
             f"/conversations/{EXAMPLE}",
-            "/conversations/conv_x",
         ):
             with page_of(browser, width=400, dark=dark, scripts=True) as page:
                 response = page.goto(url + path)
@@ -202,13 +201,16 @@ async def test_pages_are_behind_the_authentication_of_the_web_config(tmp_path: P
 
 @pytest.mark.parametrize("identity", ["../../etc/passwd", "conv_" + "x" * 200, "%00", "conv_'"])
 async def test_ids_that_none_can_be_are_unknown_and_ask_nothing(identity: str, tmp_path: Path) -> None:
-    async with upstream() as phonic, httpx.AsyncClient() as http:
-        async with program(*exporter(phonic.url, tmp_path / "x.db"), PHONIC_API_KEY=KEY) as running:
-            url = await running.url()
-            for path in ("/conversations/", "/api/v1/conversations/"):
-                response = await http.get(url + path + identity)
-                assert response.status_code == 404
-                assert "Traceback" not in response.text
+    async with (
+        upstream() as phonic,
+        httpx.AsyncClient() as http,
+        program(*exporter(phonic.url, tmp_path / "x.db"), PHONIC_API_KEY=KEY) as running,
+    ):
+        url = await running.url()
+        for path in ("/conversations/", "/api/v1/conversations/"):
+            response = await http.get(url + path + identity)
+            assert response.status_code == 404
+            assert "Traceback" not in response.text
 
 
 async def test_call_is_forgotten_where_history_is_off(tmp_path: Path) -> None:
