@@ -21,7 +21,19 @@ from .counting import finish as ending
 from .counting.finish import End
 from .counting.labels import label_value, labels_of
 from .entry import Entry, Moment, decode, encode, new_entry
-from .enums import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, Task, UnknownWord
+from .enums import (
+    DecodePath,
+    Drift,
+    FeedError,
+    Invalid,
+    Lost,
+    MessageType,
+    Origin,
+    Reconciled,
+    Reset,
+    Task,
+    UnknownWord,
+)
 from .metrics import catalog
 from .metrics.agents import Agent, Agents
 from .metrics.series import Sample, labels_text
@@ -63,6 +75,7 @@ class Conversations:
         self._clock_offset = clock_offset
         # Looked up once, because they are counted with every message.
         self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
+        self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
         self._updates = store.counter(catalog.UPDATES)
         self._update_bytes = store.counter(catalog.UPDATE_BYTES)
         self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
@@ -99,6 +112,9 @@ class Conversations:
             self._updates.add(1)
             self._update_bytes.add(size)
 
+    def decoded(self, path: DecodePath) -> None:
+        self._decodes[path].add(1)
+
     def superseded(self, count: int, size: int) -> None:
         self._messages[MessageType.CONVERSATION_UPDATED].add(count)
         self._updates.add(count)
@@ -128,7 +144,7 @@ class Conversations:
     def task_crashed(self, task: Task) -> None:
         self.store.count(catalog.TASK_CRASHES, task)
 
-    def refused(self, conversation_id: str) -> None:
+    def over_limit(self, conversation_id: str) -> None:
         self.store.count(catalog.CONVERSATIONS_REFUSED)
         self._refused_unlogged += 1
         if (now := self._now()) >= self._refused_logged_at + REFUSED_LOGGED_EVERY or now < self._refused_logged_at:

@@ -18,6 +18,7 @@ from ..counting.increments import Measure
 from ..counting.labels import LABEL_CHOICES
 from ..enums import (
     ERROR_ENDINGS,
+    DecodePath,
     Drift,
     EndedBy,
     FeedError,
@@ -379,6 +380,14 @@ UPDATES_SUPERSEDED = _counter(
     "updates_superseded",
     "Snapshots dropped because a newer one of the same conversation was already waiting.",
     "live feed",
+)
+DECODES = _counter(
+    Scope.PROCESS,
+    "decodes",
+    "Snapshots decoded: in full, or incrementally, without the turns decoded before; nearly all of a long call "
+    "should be incremental.",
+    "decoding",
+    path=_words(DecodePath),
 )
 MESSAGES = _counter(
     Scope.PROCESS,

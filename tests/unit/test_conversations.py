@@ -7,7 +7,7 @@ import pytest
 from exporter.conversations import Conversations
 from exporter.counting import retention
 from exporter.counting.labels import OTHER
-from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
+from exporter.enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled
 from exporter.metrics import catalog
 from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits, saved_families
@@ -76,11 +76,14 @@ def test_reports_of_watchers_are_counted() -> None:
     conversations.connected("conv_1")
     conversations.message(MessageType.CONVERSATION_UPDATED, 100)
     conversations.message(MessageType.ERROR, 10)
+    conversations.decoded(DecodePath.FULL)
+    conversations.decoded(DecodePath.INCREMENTAL)
+    conversations.decoded(DecodePath.INCREMENTAL)
     conversations.superseded(3, 300)
     conversations.invalid("conv_1", Invalid.NOT_JSON)
     conversations.feed_error("conv_1", FeedError.NO_PONG)
     conversations.crashed("conv_1")
-    conversations.refused("conv_1")
+    conversations.over_limit("conv_1")
     conversations.reconciled(Reconciled.COMPLETE)
     conversations.drift({(Drift.ITEM, "tone"), (Drift.ITEM, "mood"), (Drift.CONVERSATION, "x")})
     counted = {
@@ -95,6 +98,8 @@ def test_reports_of_watchers_are_counted() -> None:
         "phonic_exporter_updates_total": 4,
         "phonic_exporter_update_bytes_total": 400,
         "phonic_exporter_updates_superseded_total": 3,
+        'phonic_exporter_decodes_total{path="full"}': 1,
+        'phonic_exporter_decodes_total{path="incremental"}': 2,
         'phonic_exporter_messages_total{message="conversation-updated"}': 4,
         'phonic_exporter_messages_total{message="error"}': 1,
         'phonic_exporter_invalid_messages_total{reason="not_json"}': 1,
