@@ -667,6 +667,11 @@ def other_database_in_its_log(path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
 
 
+def link_to_a_key(path: Path) -> None:
+    path.with_name("key").write_text("ph_x")
+    path.symlink_to(path.with_name("key"))
+
+
 NOT_OURS: dict[str, Callable[[Path], object]] = {
     "key": lambda path: path.write_text("ph_0123456789abcdef"),
     "text": text_file,
@@ -679,10 +684,7 @@ NOT_OURS: dict[str, Callable[[Path], object]] = {
     "folder": lambda path: path.mkdir(),
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/null"),
-    "link to a key": lambda path: (
-        path.with_name("key").write_text("ph_x"),
-        path.symlink_to(path.with_name("key")),
-    ),
+    "link to a key": link_to_a_key,
 }
 
 
