@@ -126,7 +126,9 @@ def test_any_json_stays_json_of_the_same_length_and_types(content: Any, is_ascii
 
 def _pairs(text: str) -> Any:
     """JSON with objects as lists of pairs, since two keys may become one."""
-    return json.loads(text, object_pairs_hook=lambda pairs: {number: value for number, (_, value) in enumerate(pairs)})
+    return json.loads(
+        text, object_pairs_hook=lambda pairs: {number: value for number, (_, value) in enumerate(pairs)}
+    )
 
 
 def shape(content: Any) -> Any:

@@ -33,8 +33,10 @@ PARTS: dict[str, set[str]] = {
     "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
     "entry": {"counting", "enums", "metrics", "metrics.catalog", "state", "state.history"},
+    "feed_counters": {"enums", "metrics", "metrics.catalog"},
     "conversations": {
-        "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.history",
+        "counting", "entry", "enums", "feed_counters", "metrics", "metrics.catalog", "phonic.schema", "state",
+        "state.history",
         "state.rows",
     },
     # What waits. The watching side knows neither numbers nor HTTP servers.
@@ -105,6 +107,7 @@ LIBRARIES: dict[str, set[str]] = {
     "structlog": {
         "logs",
         "conversations",
+        "feed_counters",
         "cli",
         "app",
         "demo",
