@@ -1,4 +1,4 @@
-"""The README's tables, written from the code: ``python -m tests.readme_tables`` puts them into it."""
+"""Generates the README's tables from the code: ``python -m tests.readme_tables`` updates the README."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,13 +19,13 @@ def metric_table() -> str:
 
 
 def labels(family: Family) -> str:
-    """``L`` for the labels chosen with ``--metrics.labels``, then the family's own."""
+    """Return ``L`` for the labels of ``--metrics.labels``, then the family's own labels."""
     chosen = ("L",) if family.scope is Scope.CONVERSATIONS else ()
     return ", ".join((*chosen, *(f"`{label}`" for label in family.labels)))
 
 
 def quoted(text: str) -> str:
-    """Plain text as Markdown: words with an underscore are code, not emphasis."""
+    """Convert plain text to Markdown: mark words with an underscore as code, else they would be emphasis."""
     return re.sub(r"[\w.\[\]]*_[\w.\[\]]*\w", r"`\g<0>`", text)
 
 
@@ -45,13 +45,13 @@ TABLES = {"metrics": metric_table, "flags": flags_table}
 
 
 def between(name: str, text: str) -> str:
-    """What stands between the markers of a table. ValueError unless they are there once."""
+    """Return the text between the markers of a table. Raises: ValueError unless they occur exactly once."""
     (found,) = re.findall(f"<!-- {name}:begin -->\n(.*?)<!-- {name}:end -->\n", text, re.DOTALL)
     return str(found)
 
 
 def rewritten(text: str) -> str:
-    """The README with its tables as the code has them."""
+    """Return the README with generated tables."""
     for name, write in TABLES.items():
         marks = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->\n"
         text = text.replace(between(name, text).join(marks), write().join(marks))

@@ -1,4 +1,4 @@
-"""What is shipped and promised: the packages of the wheel, the image's commands, the README's make targets."""
+"""The wheel's packages, the image's commands, and the make targets that the documents name."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# Each instruction as one line: its name and the rest.
+# Each instruction as one line: name and arguments.
 DOCKERFILE = [
     line.split(maxsplit=1)
     for line in (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
@@ -25,7 +25,7 @@ DOCKERFILE = [
 
 
 def instructions(name: str) -> list[str]:
-    """What the last stage of the Dockerfile says under this name."""
+    """Return the arguments of this instruction in the last stage of the Dockerfile."""
     start = max(at for at, (each, _) in enumerate(DOCKERFILE) if each == "FROM")
     return [rest for each, rest in DOCKERFILE[start:] if each == name]
 
@@ -50,7 +50,9 @@ def test_wheel_holds_the_whole_package_and_nothing_else() -> None:
 
 def test_installed_command_is_the_program_of_this_version() -> None:
     [command] = entry_points(group="console_scripts", name="phonic-exporter")
-    assert command.value == "exporter.__main__:main"  # not loaded: it would take this process's signals
+    assert (
+        command.value == "exporter.__main__:main"
+    )  # not loaded, because that would install signal handlers in this process
     assert version("phonic-exporter") == __version__
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "exporter.__version__"}
 
