@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures clean
+.PHONY: help demo unit test lint check bench soak fuzz dashboards docs schemas components pictures clean
 
 help:
 	@echo "make demo        exporter and simulated calls in one process; the last line has the address to open"
@@ -16,6 +16,7 @@ help:
 	@echo "make soak        long test with crashes and faults; prints its seeds"
 	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
+	@echo "make docs        regenerate docs/metrics.md and docs/configuration.md"
 	@echo "make schemas     update Grafana's dashboard schema for the tests (needs npm)"
 	@echo "make components  install Grafana's components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
@@ -77,6 +78,9 @@ fuzz: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+
+docs: $(STAMP)
+	$(BIN)/python -m docs
 
 schemas:
 	tests/data/grafana-schema/regenerate

@@ -16,7 +16,7 @@ from .metrics.publisher import Publisher
 from .settings import Settings
 from .watch.access import Access
 from .watch.discovery import Discovery
-from .watch.interfaces import Source
+from .watch.interfaces import Requester
 from .watch.supervisor import Supervisor
 from .web.endpoints import Exported
 from .web.push import BudgetedTargets, budget
@@ -68,7 +68,7 @@ def _listed(supervisor: Supervisor, conversations: Conversations) -> list[dict[s
                 "conversation_id": each.conversation_id,
                 "state": each.state.value,
                 "state_seconds": round(now - each.since, 3),
-                "sources": sorted(each.sources),
+                "sources": sorted(each.requesters),
                 "project": entry.project if entry else None,
                 "agent": entry.agent if entry else None,
                 "turns": live.turns if live else 0,
@@ -86,7 +86,7 @@ class _SupervisedTargets:
     _supervisor: Supervisor
 
     def start(self, conversation_id: str) -> Started:
-        return self._supervisor.start(conversation_id, Source.PUSH)
+        return self._supervisor.start(conversation_id, Requester.PUSH)
 
     def stop(self, conversation_id: str) -> bool:
         return self._supervisor.stop(conversation_id)

@@ -31,12 +31,12 @@ from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
-from .phonic.live.client import LiveSocket, Timeouts
+from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
 from .phonic.trust import trusting
 from .settings import MetricsSettings, Settings, StateSettings, WebSettings, describe, route_prefix
 from .shutdown import stopping_on_signals
-from .state.keeper import Checkpoint
+from .state.keeper import StateKeeper
 from .watching import Watching, rest_api
 from .web import server as web_server
 from .web.connections import MOST_CONNECTIONS
@@ -85,18 +85,18 @@ async def run(
         "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
         "web_config": web_config.reread,
     }
-    live = LiveSocket(
-        settings.phonic.base_url,
-        credentials,
-        Timeouts(idle=settings.watch.idle_timeout),
-        tls=trusting(settings.phonic.ca_file),
-        proxy=proxy,
-    )
     async with (
         stopping_on_signals(stop, reloads),
         AsyncExitStack() as while_serving,
         _state(settings.state, conversations) as state,
         rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
+        open_live(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        ) as live,
     ):
         publisher = Publisher(conversations.store, conversations, state)
         watching = Watching.of(
@@ -117,7 +117,7 @@ async def run(
             rest=rest,
             discovery=watching.discovery,
             clock=clock,
-            checkpoint=state,
+            keeper=state,
             watch_file=watching.watch_file,
             publisher=publisher,
             access=watching.access,
@@ -213,28 +213,28 @@ def _conversations(settings: MetricsSettings, clock: PhonicClock) -> Conversatio
 
 
 @asynccontextmanager
-async def _state(settings: StateSettings, conversations: Conversations) -> AsyncIterator[Checkpoint | None]:
+async def _state(settings: StateSettings, conversations: Conversations) -> AsyncIterator[StateKeeper | None]:
     """Take over what the state file holds, and keep the file written while the block runs."""
     if settings.file is None:
         yield None
         return
-    opened = await Checkpoint.open(settings.file, label_names=conversations.store.limits.names, now=time.time)
+    opened = await StateKeeper.open(settings.file, label_names=conversations.store.limits.names, now=time.time)
     if opened.problem is not None:
         conversations.store.count(catalog.CHECKPOINT_RESETS, Reset.CORRUPT)
         conversations.store.count(catalog.CHECKPOINT_ERRORS)
     # In a thread, since a large file would hold up the loop. No other task uses the conversations yet.
     if opened.saved is not None and await trio.to_thread.run_sync(conversations.restore, opened.saved):
-        opened.checkpoint.write_everything()
+        opened.keeper.write_everything()
     on_error = partial(_count_checkpoint_error, conversations.store)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(opened.checkpoint.run, conversations, interval=settings.interval, on_error=on_error)
+                partial(opened.keeper.run, conversations, interval=settings.interval, on_error=on_error)
             )
-            yield opened.checkpoint
+            yield opened.keeper
             nursery.cancel_scope.cancel()
     finally:
-        await opened.checkpoint.close()
+        await opened.keeper.close()
 
 
 def _count_checkpoint_error(store: MetricStore) -> None:

@@ -282,7 +282,8 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         server.validate(ready.web.config_file)
     for name, value in settings.describe(ready).items():
         _say(f"--{name} = {_as_text(value)}")
-    label_sets = ready.metrics.label_set_limit * series_of(Scope.CONVERSATIONS)
+    # One more than the limit: what the limit folds has a label set of its own.
+    label_sets = (ready.metrics.label_set_limit + 1) * series_of(Scope.CONVERSATIONS)
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
     _say(f"at most about {label_sets + live} series: {label_sets} of label sets, {live} of live conversations")
     sys.stdout.flush()  # here, so that a full disk is reported like other errors

@@ -20,8 +20,9 @@ import attrs
 import platformdirs
 from cyclopts import Parameter, Token
 
+from .counting.labels import LABEL_CHOICES
 from .errors import ConfigError, out_of_bounds, raise_all
-from .metrics.catalog import LABEL_CHOICES, RESPONSE_BUCKETS, Scope, series_of
+from .metrics.catalog import RESPONSE_BUCKETS, Scope, series_of
 from .phonic.address import normalised
 from .phonic.proxies import is_loopback
 from .phonic.wire import is_conversation_id
@@ -285,7 +286,7 @@ class FlagRow:
     """A row of the flag table.
 
     ``key`` is the dotted path in the TOML file. ``takes`` names the kind of value that follows the flag, and is
-    empty for an on-off flag.
+    empty for an on-off flag. ``allowed`` holds the smallest and the largest number, if there are bounds.
     """
 
     flag: str
@@ -294,6 +295,7 @@ class FlagRow:
     meaning: str
     key: str
     takes: str
+    allowed: tuple[float, float] | None = None
 
 
 def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
@@ -311,6 +313,7 @@ def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
                 meaning=field.metadata["help"],
                 key=key,
                 takes=_takes(hint),
+                allowed=_BOUNDS.get(key),
             )
         )
     return rows

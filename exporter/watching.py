@@ -23,7 +23,7 @@ from .watch.access import Access
 from .watch.crash_guard import keep_running
 from .watch.discovery import Discovery
 from .watch.feed_gate import FeedGate
-from .watch.interfaces import Source
+from .watch.interfaces import Requester
 from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
 from .watch.watch_file import WatchFile
@@ -75,7 +75,6 @@ class Watching:
 
     conversations: Conversations
     supervisor: Supervisor
-    live: LiveSocket
     gate: FeedGate
     discovery: Discovery | None
     access: Access | None
@@ -110,7 +109,6 @@ class Watching:
         return cls(
             conversations=conversations,
             supervisor=supervisor,
-            live=live,
             gate=gate,
             discovery=_discovery(settings, rest, supervisor, conversations, clock),
             access=access,
@@ -124,7 +122,6 @@ class Watching:
         """
         crashed = self.conversations.task_crashed
         await nursery.start(self.supervisor.run)
-        nursery.start_soon(self.live.run)
         nursery.start_soon(self._expire)
         if self.access is not None:
             nursery.start_soon(keep_running, Task.CREDENTIAL, self.access.run, crashed)
@@ -132,7 +129,7 @@ class Watching:
         nursery.start_soon(self.gate.wait_for_names, *names)
         self._resume()
         for conversation_id in conversation_ids:
-            self.supervisor.start(conversation_id, Source.FLAG)
+            self.supervisor.start(conversation_id, Requester.FLAG)
         if self.watch_file is not None:
             nursery.start_soon(keep_running, Task.WATCH_FILE, self.watch_file.run, crashed)
         if self.discovery is not None:
@@ -144,7 +141,7 @@ class Watching:
             if has_ended:
                 self.supervisor.complete(conversation_id)
             else:
-                self.supervisor.start(conversation_id, Source.CHECKPOINT)
+                self.supervisor.start(conversation_id, Requester.CHECKPOINT)
 
     async def _expire(self) -> None:
         while True:
@@ -156,8 +153,8 @@ def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
     if rest is None:
         return None
     access = Access(credentials, rest.probe)
-    rest.wait_accepted = access.accepted
-    rest.on_refused = access.doubt
+    rest.wait_accepted = access.wait_accepted
+    rest.on_refused = access.report_refusal
     return access
 
 

@@ -25,7 +25,7 @@ from wsproto.events import (
 from wsproto.utilities import ProtocolError
 
 from ..phonic.credentials import Credential
-from ..phonic.live.tunnel import through
+from ..phonic.live.tunnel import open_tunnel
 from ..phonic.proxies import Proxy
 from ..phonic.wire import segment
 
@@ -119,7 +119,7 @@ class RawFeeds:
         stream: trio.abc.Stream = await trio.open_tcp_stream(to_host, to_port)
         try:
             if self.proxy is not None:
-                stream = await through(
+                stream = await open_tunnel(
                     self.proxy, stream, host, port, tls=self.tls if self.proxy.is_secure else None
                 )
             if is_secure:

@@ -46,7 +46,7 @@ class FeedGate:
     async def open(self, conversation_id: str) -> AsyncGenerator[Feed, None]:
         """Open the feed of a conversation. Raises what opening raises. Cancellation: at any time."""
         if self._access is not None:
-            await self._access.accepted()
+            await self._access.wait_accepted()
         if not self._has_labels(conversation_id):
             await self._names_known.wait()
         async with self._open_feed(conversation_id) as feed:

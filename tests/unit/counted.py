@@ -1,4 +1,4 @@
-"""`Conversations` with what surrounds them in the exporter: totals, page, and a disk that survives them."""
+"""`Conversations` with the parts around them: totals, page, and a state file in memory."""
 
 import json
 from collections.abc import Callable
@@ -9,15 +9,16 @@ import attrs
 from exporter.conversations import Conversations
 from exporter.gauges import gauges
 from exporter.metrics import catalog
-from exporter.metrics.catalog import CATALOG, Kind, Scope
+from exporter.metrics.catalog import CATALOG, Family, Kind, Scope
 from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
 from exporter.metrics.publisher import Publisher
+from exporter.metrics.series import Series, saved_numbers
 from exporter.metrics.store import LabelLimits, MetricStore, accumulated
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.schema import Snapshot
-from exporter.state.rows import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
+from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.watch.interfaces import Feed
 from exporter.watch.supervisor import Supervisor
 from tests.strategies import Json, frame
@@ -38,30 +39,46 @@ def new_conversations(
 
 
 def live(snapshot: Json) -> Snapshot:
-    """A conversation object through the real decoder, as a live message brings it."""
+    """A conversation object from a live message, decoded by the real decoder."""
     message = decode(frame(snapshot))
     assert message.snapshot is not None
     return message.snapshot
 
 
 def recorded(record: Json) -> Snapshot:
-    """A conversation object through the real decoder, as REST brings it."""
+    """A conversation object from REST, decoded by the real decoder."""
     return decode_record(json.dumps({"conversation": record}).encode())
 
 
+def series_of(store: MetricStore, family: Family) -> list[Series]:
+    """All series of an accumulated family, oldest first."""
+    return [series for series, _ in store.shown(family)]
+
+
+def one_series(store: MetricStore, family: Family, *labels: str) -> Series:
+    """The series with these labels. ValueError if there is none."""
+    (found,) = (series for series in series_of(store, family) if series.labels == labels)
+    return found
+
+
+def numbers_of(series: Series) -> tuple[int, ...]:
+    """The counted numbers of a series: a total, or the sum in billionths and the count of each bucket."""
+    return saved_numbers(series.freeze())
+
+
 def totals(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
-    """All numbers guarded by progress that are not 0, by sample name and labels."""
+    """All numbers of saved families that are not 0, by sample name and labels."""
     return {
-        (family.sample_name, series.labels): tuple(series.dump())
+        (family.sample_name, series.labels): numbers_of(series)
         for family in accumulated()
         if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
-        for series in conversations.store.series(family)
-        if any(series.dump())
+        for series in series_of(conversations.store, family)
+        if any(numbers_of(series))
     }
 
 
 def page_of(conversations: Conversations) -> Page:
-    """The page of an exporter that watches nothing itself; without what depends on the build and the process."""
+    """The page of an exporter without watchers, without metrics that depend on the build or the process."""
 
     def no_feed(conversation_id: str) -> AbstractAsyncContextManager[Feed]:
         raise AssertionError(conversation_id)
@@ -72,7 +89,7 @@ def page_of(conversations: Conversations) -> Page:
         rest=None,
         discovery=None,
         clock=PhonicClock(),
-        checkpoint=None,
+        keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,
@@ -85,9 +102,9 @@ def page_of(conversations: Conversations) -> Page:
 
 
 def shown(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
-    """What a page tells of the numbers guarded by progress, zeros included, in the form of `totals`."""
+    """The shown numbers of saved families, zeros included, in the form of `totals`."""
     return {
-        (family.sample_name, series.labels): (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
+        (family.sample_name, series.labels): saved_numbers(numbers)
         for family in accumulated()
         if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
         for series, numbers in conversations.store.shown(family)
@@ -96,13 +113,13 @@ def shown(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tup
 
 @attrs.define
 class Disk:
-    """What a state file holds, by the rules that `exporter.state.rows` states, without the file."""
+    """The contents of a state file in memory, by the rules in `exporter.state.rows`."""
 
     label_names: tuple[str, ...] = LIMITS.names
     families: tuple[str, ...] = ()
     first_start: float = NOW
     series: dict[tuple[str, tuple[str, ...]], SavedSeries] = attrs.Factory(dict)
-    held: list[Held] = attrs.Factory(list)
+    held: list[HeldBack] = attrs.Factory(list)
     conversations: dict[str, SavedConversation] = attrs.Factory(dict)
     ends: list[SavedEnds] = attrs.Factory(list)
 
@@ -120,7 +137,7 @@ class Disk:
         self.ends += changes.ends()
 
     def save(self, conversations: Conversations) -> None:
-        """Write what has changed, and have it acknowledged."""
+        """Write what has changed, and report success."""
         changes = conversations.changes(everything=not self.families)
         self.write(changes)
         conversations.committed(changes)

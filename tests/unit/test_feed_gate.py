@@ -88,13 +88,13 @@ async def test_no_feed_is_opened_while_phonic_refuses_the_credential(autojump_cl
     opened = Opened(access=access, labelled=frozenset({"conv_1"}))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
-        access.doubt()
+        access.report_refusal()
         await was_asked.wait()
         nursery.start_soon(opened.open, "conv_1")
         await trio.sleep(60)
         assert opened.at("conv_1") == []
         is_accepted.set()
-        await access.accepted()
+        await access.wait_accepted()
         await trio.sleep(1)
         assert len(opened.at("conv_1")) == 1
         nursery.cancel_scope.cancel()

@@ -1,4 +1,4 @@
-"""Saved progress: what was saved is restored, and the blobs of every release are read for ever."""
+"""Saved progress: it is restored as it was saved, and blobs of every release can be read."""
 
 from contextlib import suppress
 from typing import Any
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 
 from exporter.counting import derive
-from exporter.counting.derive import CONVERSATION_INDEX, Live, Progress
+from exporter.counting.derive import CONVERSATION_INDEX, LiveState, Progress
 from exporter.enums import EndedBy, Field, Rejection
 from exporter.state.blob import SavedEntry, UnreadableBlob, decode, encode
 
-# conv_b of tests/data/state/0.1.0.sqlite: all kinds of values that could not be used, in bits above the flags.
+# conv_b of tests/data/state/0.1.0.sqlite: all kinds of rejected values, as bits above the flags.
 VERSION_1 = bytes.fromhex(
     "88a56167656e74a46e6f6e65a96861735f656e646564c2ac6c6162656c5f76616c75657392a46d61696ea46e6f6e65a6"
     "6c6162656c7387a770726f6a656374a46d61696ea56167656e74a46e6f6e65a66f726967696ea7696e626f756e64a769"
@@ -96,7 +96,7 @@ def saved_entry() -> SavedEntry:
             position=(3, 8000.0, 700.0),
             duration_ms=8000.0,
             end_reason=EndedBy.USER,
-            live=Live(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
+            live=LiveState(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
         ),
         has_ended=True,
         updated_at=1795000000.5,
@@ -109,19 +109,19 @@ def test_a_blob_of_version_2_is_read_for_ever_and_written_today() -> None:
 
 
 def test_flags_of_a_turn_never_change_their_meaning() -> None:
-    """They are in state files; no enumeration decides about them."""
+    """State files contain them, so they must not depend on an enumeration."""
     names = (
-        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMED", "_RESPONSE_DONE", "_SILENT", "_UNKNOWN_TIMING",
-        "_DURATION_OBSERVED", "_DURATION_REVISED",
+        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "_SILENT_COUNTED",
+        "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED",
     )  # fmt: skip
     assert {name: getattr(derive, name) for name in names} == {
         "_ROLE_MASK": 0b11,
         "_OBSERVED": 1 << 2,
         "_REVISED": 1 << 6,
-        "_TIMED": 0b11100,
-        "_RESPONSE_DONE": 1 << 10,
-        "_SILENT": 1 << 11,
-        "_UNKNOWN_TIMING": 1 << 12,
+        "_TIMINGS_OBSERVED": 0b11100,
+        "_RESPONSE_DECIDED": 1 << 10,
+        "_SILENT_COUNTED": 1 << 11,
+        "_UNKNOWN_TIMING_COUNTED": 1 << 12,
         "_DURATION_OBSERVED": 1 << 5,
         "_DURATION_REVISED": 1 << 9,
     }
@@ -137,7 +137,7 @@ def test_flags_of_a_turn_never_change_their_meaning() -> None:
 
 
 numbers = st.none() | st.floats(allow_nan=False)
-texts = st.text(st.characters(codec="utf-8"))  # which is what labels and ids are made
+texts = st.text(st.characters(codec="utf-8"))  # labels and ids are valid UTF-8
 progresses = st.builds(
     Progress,
     seen=st.booleans(),
@@ -157,7 +157,7 @@ progresses = st.builds(
     duration_ms=numbers,
     end_reason=st.none() | st.sampled_from(EndedBy),
     live=st.builds(
-        Live,
+        LiveState,
         turns=st.integers(0, 2**40),
         duration=numbers,
         model_generation=numbers,
@@ -185,7 +185,7 @@ def test_any_entry_survives_encoding(entry: SavedEntry) -> None:
 
 
 @pytest.mark.parametrize("change", [{"version": 3}, {"version": 0}, {"version": "2"}, {"progress": {"turns": []}}])
-def test_a_blob_that_no_version_explains_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
+def test_an_undecodable_blob_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
     blob = msgspec.msgpack.encode({**msgspec.msgpack.decode(VERSION_2, strict=False), **change})
     with pytest.raises(UnreadableBlob) as refused:
         decode(blob)
