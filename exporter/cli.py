@@ -360,7 +360,7 @@ def record(
         found.append(_credentials(given.phonic))
 
     _check(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
-    assert given.output is not None  # noqa: S101  # judged
+    assert given.output is not None  # noqa: S101  # `_check` refuses None
     import trio
 
     from .recording import record as recording

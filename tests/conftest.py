@@ -21,7 +21,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 # Trust a single authority, which is used for no certificate: loading the system's authorities takes 50 ms for each
 # TLS context, and every HTTP client makes one.
-os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "nobody.pem")
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "unused_authority.pem")
 
 
 @pytest.fixture(scope="module")

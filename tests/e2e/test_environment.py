@@ -115,7 +115,7 @@ async def test_errors_found_only_at_the_start_are_one_line(tmp_path: Path) -> No
             assert text.startswith(f"phonic-exporter: error: {flag}: "), text
 
 
-async def test_demo_obeys_the_address_of_its_simulator(http: httpx.AsyncClient) -> None:
+async def test_demo_uses_the_address_of_its_simulator(http: httpx.AsyncClient) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
