@@ -60,13 +60,15 @@ def find(environ: Mapping[str, str]) -> list[Running]:
 
 
 def _folders(environ: Mapping[str, str]) -> list[Path]:
-    """Return systemd's folders of the service, the session's folder, and one under /tmp, which always exists."""
+    """Return systemd's folders of the service, the session's folder, and one under /tmp."""
     of_service = (environ.get(name, "").split(":")[0] for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
     session = environ.get("XDG_RUNTIME_DIR", "")
     folders = [Path(folder) for folder in of_service if folder]
     if session:
         folders.append(Path(session, "phonic-exporter"))
-    return [*folders, Path(tempfile.gettempdir(), f"phonic-exporter-{os.getuid()}")]
+    with suppress(FileNotFoundError):  # a read-only root without a /tmp of its own
+        folders.append(Path(tempfile.gettempdir(), f"phonic-exporter-{os.getuid()}"))
+    return folders
 
 
 def _is_ours(folder: Path) -> bool:
