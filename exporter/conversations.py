@@ -3,6 +3,8 @@
 The watchers report to `Conversations`, the live gauges read it, and the state file saves it. Every method is
 synchronous, so progress and numbers always agree between two awaits, and no lock is needed.
 
+What is counted for the process, and not for a conversation, is in `exporter.feed_counters`.
+
 An entry lives from the first snapshot (or record) of a conversation to its end. After that only a hash of its id
 is remembered (`exporter.state.ended`). Labels are decided once, when the entry is made.
 
@@ -10,7 +12,6 @@ is remembered (`exporter.state.ended`). Labels are decided once, when the entry 
 costs as much as copying the series that changed, and the thread that writes the file does the encoding.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -21,19 +22,8 @@ from .counting import finish as ending
 from .counting.finish import End
 from .counting.labels import label_value, labels_of
 from .entry import Entry, Moment, decode, encode, new_entry
-from .enums import (
-    DecodePath,
-    Drift,
-    FeedError,
-    Invalid,
-    Lost,
-    MessageType,
-    Origin,
-    Reconciled,
-    Reset,
-    Task,
-    UnknownWord,
-)
+from .enums import FeedError, Lost, Origin, Reset, UnknownWord
+from .feed_counters import FeedCounters
 from .metrics import catalog
 from .metrics.agents import Agent, Agents
 from .metrics.series import Sample, labels_text
@@ -46,11 +36,8 @@ from .state.unsaved import Unsaved
 
 log = structlog.get_logger("exporter.conversations")
 
-REFUSED_LOGGED_EVERY = 60.0  # seconds between two log lines about the watch limit: a list may hold thousands
-MOST_LOGGED_FIELDS = 100  # names of unknown fields that are logged while the process runs
 
-
-class Conversations:
+class Conversations(FeedCounters):
     """What was counted, and of which conversations.
 
     Implements `Sink` and `Directory` of `exporter.watch.interfaces`, which describe the methods without a
@@ -69,25 +56,16 @@ class Conversations:
 
         ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
         """
-        self.store = store
+        super().__init__(store, now=now)
         self._began = now()
         self._first_start: float | None = None
         self._clock_offset = clock_offset
-        # Looked up once, because they are counted with every message.
-        self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
-        self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
-        self._updates = store.counter(catalog.UPDATES)
-        self._update_bytes = store.counter(catalog.UPDATE_BYTES)
-        self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
         self._live_limit = live_limit
-        self._now = now
         self._entries: dict[str, Entry] = {}
         self._ended = Ended()
         self._not_found: dict[str, float] = {}  # ids that REST does not know, and until when to remember them
         self._project_names: dict[str, str] = {}
         self._agents = Agents(limit=store.limits.sets)
-        self._refused_logged_at, self._refused_unlogged = -math.inf, 0
-        self._logged_fields: set[tuple[Drift, str]] = set()
         self._unsaved: Unsaved[Moment] = Unsaved()
 
     @property
@@ -101,60 +79,6 @@ class Conversations:
         return self._first_start
 
     # --- reports of the watchers
-
-    def connected(self, conversation_id: str) -> None:
-        self.store.count(catalog.FEED_CONNECTS)
-        log.debug("feed opened", conversation=conversation_id)
-
-    def message(self, kind: MessageType, size: int) -> None:
-        self._messages[kind].add(1)
-        if kind is MessageType.CONVERSATION_UPDATED:
-            self._updates.add(1)
-            self._update_bytes.add(size)
-
-    def decoded(self, path: DecodePath) -> None:
-        self._decodes[path].add(1)
-
-    def superseded(self, count: int, size: int) -> None:
-        self._messages[MessageType.CONVERSATION_UPDATED].add(count)
-        self._updates.add(count)
-        self._update_bytes.add(size)
-        self._updates_superseded.add(count)
-
-    def invalid(self, conversation_id: str, reason: Invalid) -> None:
-        self.store.count(catalog.INVALID_MESSAGES, reason)
-        log.debug("invalid message", conversation=conversation_id, reason=reason.value)
-
-    def drift(self, fields: set[tuple[Drift, str]]) -> None:
-        for kind, name in sorted(fields):
-            self.store.count(catalog.UNKNOWN_FIELDS, kind)
-            if (kind, name) not in self._logged_fields and len(self._logged_fields) < MOST_LOGGED_FIELDS:
-                self._logged_fields.add((kind, name))
-                log.warning("unknown field", object=kind.value, field=name[:64])
-
-    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
-        self.store.count(catalog.FEED_ERRORS, reason)
-        entry = self._entries.get(conversation_id)
-        if entry is not None:
-            entry.is_current = False
-
-    def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # the crash guard has logged it
-        self.store.count(catalog.WATCHER_CRASHES)
-
-    def task_crashed(self, task: Task) -> None:
-        self.store.count(catalog.TASK_CRASHES, task)
-
-    def over_limit(self, conversation_id: str) -> None:
-        self.store.count(catalog.CONVERSATIONS_REFUSED)
-        self._refused_unlogged += 1
-        if (now := self._now()) >= self._refused_logged_at + REFUSED_LOGGED_EVERY or now < self._refused_logged_at:
-            log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unlogged)
-            self._refused_logged_at, self._refused_unlogged = now, 0
-
-    def reconciled(self, result: Reconciled) -> None:
-        self.store.count(catalog.RECONCILIATIONS, result)
-
-    # --- conversations
 
     def update(self, conversation_id: str, snapshot: Snapshot) -> None:
         """Count what a snapshot adds. A snapshot of a finished conversation is ignored."""
@@ -172,6 +96,12 @@ class Conversations:
         entry.is_current = True
         entry.is_live = not entry.has_ended
         self._unsaved.conversations[conversation_id] = entry.moment()
+
+    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
+        super().feed_error(conversation_id, reason)
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            entry.is_current = False
 
     def ended(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)

@@ -1,4 +1,4 @@
-"""What ``check-config`` and the documents say about the number of series is what a page has."""
+"""What ``check-config`` and the documents say about the number of series is what a full page has."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from exporter import cli
 from exporter.metrics.catalog import CATALOG, Scope, series_of
 from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits
+from exporter.settings import MetricsSettings
 from tests.unit.counted import live, new_conversations, page_of
 
 ROOT = Path(__file__).parents[2]
@@ -49,13 +50,9 @@ def test_check_config_estimates_the_series_of_a_full_page(
     assert tuple(map(int, said.groups())) == (label_sets + of_live, label_sets, of_live)
 
 
-def test_the_documents_name_the_number_of_series_that_the_catalog_has() -> None:
-    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    said = [
-        tuple(map(int, found))
-        for document in documents
-        for found in re.findall(
-            r"(\d+) for each label set, (\d+) for each live conversation", document.read_text(encoding="utf-8")
-        )
-    ]
-    assert set(said) == {(series_of(Scope.CONVERSATIONS), series_of(Scope.LIVE))}
+def test_the_documents_quote_the_estimate_for_the_default_limits() -> None:
+    limits = MetricsSettings()
+    label_sets = (limits.label_set_limit + 1) * series_of(Scope.CONVERSATIONS)
+    of_live = limits.per_conversation_limit * series_of(Scope.LIVE)
+    estimate = f"{label_sets + of_live} series: {label_sets} of label sets, {of_live} of live conversations\n"
+    assert f"at most about {estimate}" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

@@ -32,8 +32,10 @@ PARTS: dict[str, set[str]] = {
     "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
     "entry": {"counting", "metrics", "metrics.catalog", "state"},
+    "feed_counters": {"enums", "metrics", "metrics.catalog"},
     "conversations": {
-        "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows",
+        "counting", "entry", "enums", "feed_counters", "metrics", "metrics.catalog", "phonic.schema", "state",
+        "state.rows",
     },
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
@@ -96,6 +98,7 @@ LIBRARIES: dict[str, set[str]] = {
     "structlog": {
         "logs",
         "conversations",
+        "feed_counters",
         "cli",
         "app",
         "demo",
