@@ -77,7 +77,10 @@ _OBEYED: dict[str, type] = {
     "healthcheck": HealthcheckSettings,
 }
 # Commands that take no settings of the exporter, but flags of their own, and what they do.
-_APART = {"dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus."}
+_APART = {
+    "completion": "Write a script with which bash, zsh or fish completes commands and flags.",
+    "dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus.",
+}
 # What is wrong with the settings, as far as is known while they are read. Unset: the first one is raised.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
 
@@ -299,9 +302,8 @@ def _run(argv: Sequence[str]) -> int:
     reading = _wrong.set([])
     try:
         if argv and argv[0] in _APART:
-            return (
-                _dashboards()(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
-            )
+            apart = _apart(argv[0])
+            return apart(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
         command = argv[0] if argv and argv[0] in _OBEYED else ""
         if not {"--help", "-h"}.isdisjoint(argv):
             sys.stdout.write(_help(command))
@@ -323,6 +325,15 @@ def _run(argv: Sequence[str]) -> int:
     for problem in problems:
         _complain(problem.flag, problem.reason)
     return max(problem.exit_code for problem in problems)
+
+
+def _apart(name: str) -> App:
+    """A command that takes no settings of the exporter."""
+    if name == "dashboards":
+        return _dashboards()
+    from . import completion
+
+    return completion.command(app, lambda: map(_apart, _APART))
 
 
 def _dashboards() -> App:

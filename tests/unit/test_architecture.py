@@ -45,8 +45,10 @@ PARTS: dict[str, set[str]] = {
         "__init__", "conversations", "counting", "enums", "filelimit", "gauges", "metrics", "metrics.catalog",
         "metrics.formats", "phonic", "phonic.wire", "settings", "signals", "simulator", "state", "watch", "web",
     },
+    "completion": set(),
     "cli": {
-        "__init__", "app", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator", "state", "web",
+        "__init__", "app", "completion", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator",
+        "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -63,7 +65,7 @@ LIBRARIES: dict[str, set[str]] = {
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "settings"},
+    "cyclopts": {"cli", "completion", "settings"},
     "msgspec": {
         "phonic.decode",
         "phonic.schema",
