@@ -4,7 +4,7 @@ ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml setup.py README.md LICENSE constraints.txt ./
 COPY exporter exporter
 COPY dashboards dashboards
 RUN pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels .

@@ -5,7 +5,7 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures clean
+.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures dist clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the last line says what to open"
@@ -18,6 +18,7 @@ help:
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
 	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
 	@echo "make components  Grafana's own components for make pictures (needs npm, 500 MB outside the tree)"
+	@echo "make dist        sdist and wheel, written to dist/"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
 # What the program needs to run, and nothing else: seconds instead of half a minute. It runs from the source tree.
@@ -90,6 +91,11 @@ components:
 
 pictures: $(STAMP)
 	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/e2e/test_dashboards_live.py
+
+# The sdist, and the wheel made of it.
+dist: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
