@@ -1,16 +1,19 @@
 # Everything a developer runs. Python 3.11+ and make are all a fresh machine needs.
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures dist clean
+.PHONY: help demo unit integration test coverage lint check bench soak fuzz dashboards schemas components pictures dist clean
 
 help:
 	@echo "make demo        simulated calls and the exporter in one process; the last line says what to open"
 	@echo "make unit        the fast part of the tests"
+	@echo "make integration tests of one part on real sockets, files and processes"
 	@echo "make test        all tests"
+	@echo "make coverage    what unit and integration tests reach; fails below the gate in pyproject.toml"
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long crash and fault test; prints its seeds"
@@ -27,14 +30,14 @@ $(RUNTIME): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >.venv/needed.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile \
-	  --constraint constraints.txt --requirement .venv/needed.txt 2>&1 | grep --line-buffered -E '^(Collecting|Installing|Success|ERROR)' || true
+	  --constraint $(CONSTRAINTS) --requirement .venv/needed.txt 2>&1 | grep --line-buffered -E '^(Collecting|Installing|Success|ERROR)' || true
 	@$(BIN)/python -c 'import trio, httpx, cyclopts'
 	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $(RUNTIME) $@
 
 # On loopback only, and quiet, so that the address stays the last line.
@@ -44,8 +47,16 @@ demo: $(RUNTIME)
 unit: $(STAMP)
 	$(BIN)/python -m pytest tests/unit
 
+integration: $(STAMP)
+	$(BIN)/python -m pytest tests/integration
+
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Processes that tests start are not measured: following them costs more than it tells.
+coverage: $(STAMP)
+	$(BIN)/python -m coverage run -m pytest tests/unit tests/integration
+	$(BIN)/python -m coverage report
 
 # promtool comes with Prometheus; where it is missing its check is left out (CI has it). The tests of the rules, half a
 # minute, are run by `make test`.
@@ -60,7 +71,7 @@ lint: $(STAMP)
 check: lint test
 
 bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 MINUTES ?= 30
@@ -73,7 +84,7 @@ soak: $(STAMP)
 
 SECONDS ?= 60
 fuzz: $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 dashboards: $(STAMP)
@@ -98,4 +109,4 @@ dist: $(STAMP)
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
