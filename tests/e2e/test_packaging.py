@@ -16,6 +16,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import yaml
 from packaging.metadata import Metadata
 from readme_renderer import markdown
 
@@ -136,6 +137,11 @@ def test_metadata_says_where_the_project_is_and_what_it_runs_on(built: Built) ->
     assert all(url.startswith(urls["Repository"]) for url in urls.values())
     assert built.metadata.license_expression == "Apache-2.0"
     assert built.metadata.license_files == ["LICENSE"]
+    pythons = {
+        each.rpartition(" ")[2] for each in built.metadata.classifiers or () if re.search(r":: 3\.\d+$", each)
+    }
+    ci = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    assert pythons == set(ci["jobs"]["fast"]["strategy"]["matrix"]["python"])
 
 
 def test_no_other_file_says_where_the_repository_is(built: Built) -> None:
@@ -223,9 +229,9 @@ def test_image_is_built_from_every_folder_that_has_packages_and_what_the_build_r
 def test_make_targets_that_the_documents_name_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    for document in ("README.md", ".ci/run"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/releasing.md", ".ci/run", ".github/workflows/ci.yml"):
         text = (ROOT / document).read_text()
-        named = set(re.findall(r"(?:^|`|\n)make ([a-z]+)", text))
+        named = set(re.findall(r"(?:^|`|\n|- run: )make ([a-z]+)", text))
         assert named, document
         assert named <= targets, document
     [phony] = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
