@@ -13,9 +13,10 @@ from exporter import __version__
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
-WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+WORKFLOWS = sorted((GITHUB).glob("*.yml"))
 SCHEMAS = {
     "github-workflows": WORKFLOWS,
+    "dependabot": [GITHUB / "dependabot.yml"],
     "github-issue-forms": [GITHUB / "ISSUE_TEMPLATE" / "bug.yml"],
     "github-issue-config": [GITHUB / "ISSUE_TEMPLATE" / "config.yml"],
 }
@@ -34,7 +35,7 @@ def test_files_are_as_the_schemas_of_github_say(schema: str) -> None:
 
 
 def test_workflows_have_none_of_the_known_weaknesses() -> None:
-    done = tool("zizmor", "--offline", "--no-progress", "--color=never", GITHUB / "workflows")
+    done = tool("zizmor", "--offline", "--no-progress", "--color=never", GITHUB)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
