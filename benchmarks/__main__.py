@@ -12,7 +12,7 @@ from exporter import logs
 from exporter.settings import LogSettings
 
 from . import machine, results
-from .cases import checkpointing, committing, connections, decoding, idling, lateness, scraping, updates
+from .cases import checkpointing, committing, connections, decoding, idling, lateness, numbers, scraping, updates
 from .options import Options
 from .processes import SERVER_CORE
 from .report import Report
@@ -28,6 +28,7 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "paced-tls": updates.paced_tls,
     "decoding": decoding.growth,
     "rendering": scraping.rendering,
+    "numbers": numbers.writing_numbers,
     "packing": scraping.packing,
     "lateness": lateness.lateness,
     "opening": connections.opening,

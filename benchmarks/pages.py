@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import attrs
@@ -21,9 +22,8 @@ from exporter.metrics.page import Page
 from exporter.metrics.publisher import Publisher
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.clock import PhonicClock
-from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import decode
-from exporter.phonic.live.client import LiveSocket
+from exporter.phonic.live.client import LiveFeed
 from exporter.phonic.schema import Agent, Snapshot
 from exporter.watch.supervisor import Supervisor
 
@@ -57,11 +57,15 @@ def filled(*, live: int, agents: int) -> Conversations:
     return conversations
 
 
+def _no_feed(conversation_id: str) -> AbstractAsyncContextManager[LiveFeed]:
+    raise AssertionError(conversation_id)  # the watch limit is 0
+
+
 def page(conversations: Conversations) -> Page:
     """The page of an exporter that has no REST, no checkpoint and no process metrics."""
     conversations.store.show_counted()
     supervisor = Supervisor(
-        open_feed=LiveSocket("http://127.0.0.1", Credentials(ApiKey(""))).open,
+        open_feed=_no_feed,
         sink=conversations,
         records=None,
         limit=0,
@@ -72,7 +76,7 @@ def page(conversations: Conversations) -> Page:
         rest=None,
         discovery=None,
         clock=PhonicClock(),
-        checkpoint=None,
+        keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,

@@ -37,7 +37,17 @@ from .errors import ConfigError
 from .metrics.catalog import Scope, series_of
 from .phonic import credentials
 from .phonic.proxies import Proxies
-from .settings import DemoSettings, FlagRow, HealthcheckSettings, LogSettings, OptionalPath, Settings
+from .settings import (
+    DemoSettings,
+    DoctorSettings,
+    FlagRow,
+    HealthcheckSettings,
+    LogSettings,
+    OptionalPath,
+    PhonicSettings,
+    RecordSettings,
+    Settings,
+)
 from .simulator.settings import SimulatorSettings, staged
 from .web import healthcheck, running
 from .web.listen import parse_address
@@ -75,6 +85,8 @@ _OBEYED: dict[str, type] = {
     "simulate": _Simulate,
     "check-config": Settings,
     "healthcheck": HealthcheckSettings,
+    "doctor": DoctorSettings,
+    "record": RecordSettings,
 }
 # Commands that take no settings of the exporter, but flags of their own, and what they do.
 _APART = {
@@ -220,9 +232,9 @@ def watch(*, given: AllSettings = _DEFAULTS) -> None:
     ready, credential = _judged(given)
     import trio
 
-    from . import app as program
+    from .app import run
 
-    trio.run(partial(program.run, ready, credential))
+    trio.run(partial(run, ready, credential))
 
 
 @app.command
@@ -233,9 +245,9 @@ def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
     _judge(partial(_validate, ready), partial(staged, given.simulator))
     import trio
 
-    from . import app as program
+    from . import demo as demonstration
 
-    trio.run(partial(program.demo, ready, given.simulator))
+    trio.run(partial(demonstration.demo, ready, given.simulator))
 
 
 @app.command
@@ -245,9 +257,9 @@ def simulate(*, given: Annotated[_Simulate, Parameter(name="*")] = _Simulate()) 
     _judge(partial(staged, given.simulator))
     import trio
 
-    from . import app as program
+    from . import demo as demonstration
 
-    trio.run(partial(program.simulate, given.simulator))
+    trio.run(partial(demonstration.simulate, given.simulator))
 
 
 @app.command
@@ -269,7 +281,8 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         server.validate(ready.web.config_file)
     for name, value in settings.describe(ready).items():
         _say(f"--{name} = {_as_text(value)}")
-    label_sets = ready.metrics.label_set_limit * series_of(Scope.CONVERSATIONS)
+    # One more than the limit: what the limit folds has a label set of its own.
+    label_sets = (ready.metrics.label_set_limit + 1) * series_of(Scope.CONVERSATIONS)
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
     _say(f"at most about {label_sets + live} series: {label_sets} of label sets, {live} of live conversations")
     sys.stdout.flush()  # here, where a full disk is still an error of ours
@@ -290,6 +303,95 @@ def check_health(
             _complain("healthcheck", trouble)
             return 1
     return 0
+
+
+@app.command
+def doctor(
+    *,
+    given: Annotated[DoctorSettings, Parameter(name="*")] = DoctorSettings(),  # noqa: B008  # frozen
+) -> int:
+    """Try Phonic with your key, read-only, and say what is right, what is wrong and what to do; exit 0 or 1."""
+    logs.configure(LogSettings(level="error", format=given.log.format))
+    from .phonic import trust
+    from .phonic.address import normalised
+
+    found: list[credentials.Credentials] = []
+
+    def load() -> None:
+        found.append(_credentials(given.phonic))
+
+    _judge(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
+    import trio
+
+    from .diagnosis.examine import examine
+    from .diagnosis.report import report
+
+    examined = trio.run(
+        partial(
+            examine,
+            attrs.evolve(given.phonic, base_url=normalised(given.phonic.base_url)),
+            found[0],
+            Proxies.from_environment(os.environ),
+            conversation_id=given.conversation or None,
+            seconds=given.seconds,
+            progress=partial(_note, "doctor"),
+        )
+    )
+    written = report(examined)
+    _say(written.as_json() if given.json else written.as_text().rstrip("\n"))
+    sys.stdout.flush()
+    return 0 if written.is_well else 1
+
+
+@app.command
+def record(
+    *,
+    given: Annotated[RecordSettings, Parameter(name="*")] = RecordSettings(),  # noqa: B008  # frozen
+) -> int:
+    """Record a live conversation, all data replaced, for a bug report or for `simulate --replay`; exit 0 or 1."""
+    logs.configure(LogSettings(level="error", format=given.log.format))
+    from .phonic import trust
+    from .phonic.address import normalised
+
+    found: list[credentials.Credentials] = []
+
+    def load() -> None:
+        found.append(_credentials(given.phonic))
+
+    _judge(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
+    assert given.output is not None  # noqa: S101  # judged
+    import trio
+
+    from .recording import record as recording
+
+    try:
+        stream = given.output.open("x", encoding="utf-8", buffering=1)
+    except OSError as exc:
+        raise ConfigError("--output", f"cannot write {str(given.output)!r}: {exc.strerror}") from None
+    with stream:
+        try:
+            frames = trio.run(
+                partial(
+                    recording.record,
+                    attrs.evolve(given.phonic, base_url=normalised(given.phonic.base_url)),
+                    found[0],
+                    Proxies.from_environment(os.environ),
+                    conversation_id=given.conversation,
+                    seconds=given.seconds,
+                    write=stream.write,
+                    progress=partial(_note, "record"),
+                )
+            )
+        except recording.NotRecorded as bad:
+            _complain("record", str(bad))
+            return 1
+    _say(f"{frames} frames recorded in {given.output}; names, texts, ids and numbers are replaced")
+    return 0 if frames else 1
+
+
+def _note(command: str, text: str) -> None:
+    sys.stderr.write(f"{command}: {text}\n")
+    sys.stderr.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -438,13 +540,7 @@ def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
     ready = [attrs.evolve(given, watch=attrs.evolve(given.watch, discover=given.watch.discover is not False))]
 
     def load() -> None:
-        found.append(
-            credentials.load(
-                api_key_file=given.phonic.api_key_file,
-                session_token_file=given.phonic.session_token_file,
-                environ=os.environ,
-            )
-        )
+        found.append(_credentials(given.phonic))
         has_api_key = isinstance(found[0].current(), credentials.ApiKey)
         ready.append(settings.resolve(given, has_api_key=has_api_key))
 
@@ -459,6 +555,12 @@ def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
         lambda: trust.trusting(given.phonic.ca_file),
     )
     return ready[-1], found[0]
+
+
+def _credentials(given: PhonicSettings) -> credentials.Credentials:
+    return credentials.load(
+        api_key_file=given.api_key_file, session_token_file=given.session_token_file, environ=os.environ
+    )
 
 
 def _validate(ready: Settings) -> None:

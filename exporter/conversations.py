@@ -1,80 +1,53 @@
-"""State: the progress of every conversation and the store, always changed together.
+"""State: what was counted, and of which conversations.
 
-This is the sink of the watchers, the source of the live gauges, and what the checkpoint saves. Every method is
-synchronous, so between two awaits numbers and progress agree; that is all the locking there is.
+The watchers report to `Conversations`, the live gauges read it, and the state file saves it. Every method is
+synchronous, so progress and numbers always agree between two awaits, and no lock is needed.
 
-Rules for this file: an entry lives from the first snapshot (or record) of a conversation to its end, after which
-only the hash of its id is remembered (`ended.py`). Labels are decided once, when an entry is made.
+An entry lives from the first snapshot (or record) of a conversation to its end. After that only a hash of its id
+is remembered (`exporter.state.ended`). Labels are decided once, when the entry is made.
 
-What changed since the last write waits in ``_unsaved``, as references to values that nobody changes: to hand it
-out (`Conversations.changes`) costs no more than the series that changed, and the writer's thread encodes it.
+`Conversations.changes` hands out what changed since the last write, as references to values that never change: it
+costs as much as copying the series that changed, and the thread that writes the file does the encoding.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
-import attrs
 import structlog
 
 from .counting import derive, retention
 from .counting import finish as ending
-from .counting.derive import Progress
 from .counting.finish import End
-from .enums import Drift, FeedError, Invalid, Lost, MessageType, Origin, Reconciled, Reset, Task, UnknownWord
+from .counting.labels import label_value, labels_of
+from .entry import Entry, Moment, decode, encode, new_entry
+from .enums import (
+    DecodePath,
+    Drift,
+    FeedError,
+    Invalid,
+    Lost,
+    MessageType,
+    Origin,
+    Reconciled,
+    Reset,
+    Task,
+    UnknownWord,
+)
 from .metrics import catalog
+from .metrics.agents import Agent, Agents
 from .metrics.series import Sample, labels_text
-from .metrics.store import OTHER, Frozen, LabelSet, MetricStore, saved_families
+from .metrics.store import Frozen, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
-from .state import blob
-from .state.blob import SavedEntry, UnreadableBlob
+from .state.blob import UnreadableBlob
 from .state.ended import Ended, hash_of, packed
 from .state.rows import Changes, Saved, SavedConversation, SavedEnds
+from .state.unsaved import Unsaved
 
 log = structlog.get_logger("exporter.conversations")
 
-LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
-REFUSED_SAID_EVERY = 60.0  # seconds between two lines about the watch limit: a list may hold thousands
-MOST_LOGGED_FIELDS = 100  # names of unknown fields logged in the life of the process
-NONE, UNKNOWN = "none", "unknown"
-
-
-@attrs.define(eq=False)
-class Entry:
-    """One conversation that is not finished. ``is_current``: its feed was not lost since the latest snapshot."""
-
-    conversation_id: str
-    label_set: LabelSet
-    project: str
-    agent: str
-    origin: str
-    labels: dict[str, str]
-    progress: Progress = derive.NOTHING
-    is_live: bool = False
-    has_ended: bool = False
-    is_current: bool = True
-    updated_at: float = 0.0
-    live_text: str = ""
-    info_text: str = ""
-
-    def __attrs_post_init__(self) -> None:
-        self.live_text = labels_text(("conversation_id",), (self.conversation_id,))
-        self.info_text = labels_text(
-            catalog.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
-        )
-
-
-_Unsaved = tuple[Entry, Progress, bool, float]
-"""An entry, and its progress, whether it has ended and when it was updated, as they were at its last change."""
-
-
-@attrs.frozen(eq=False)
-class _Collected:
-    """What a write holds, to give it back if it fails."""
-
-    frozen: Frozen
-    conversations: dict[str, _Unsaved]
-    ended: list[tuple[str, float]]
-    forgotten: list[str]
+REFUSED_SAID_EVERY = 60.0  # seconds between two log lines about the watch limit: a list may hold thousands
+MOST_LOGGED_FIELDS = 100  # names of unknown fields that are logged while the process runs
 
 
 class Conversations:
@@ -98,6 +71,7 @@ class Conversations:
         self._clock_offset = clock_offset
         # Counted with every message: found once.
         self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
+        self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
         self._updates = store.counter(catalog.UPDATES)
         self._update_bytes = store.counter(catalog.UPDATE_BYTES)
         self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
@@ -107,14 +81,10 @@ class Conversations:
         self._ended = Ended()
         self._not_found: dict[str, float] = {}  # until when, of ids that REST does not know
         self._project_names: dict[str, str] = {}
-        self._listed_agents: dict[str, set[str]] = {}  # ids by project, as REST listed them
-        self._unlisted: set[str] = set()  # projects with a conversation of an agent that is none of these
-        self._agents: dict[tuple[str, str, str], bool] = {}  # whether one of its conversations was seen
+        self._agents = Agents(limit=store.limits.sets)
         self._refused_said_at, self._refused_unsaid = -math.inf, 0
         self._logged_fields: set[tuple[Drift, str]] = set()
-        self._unsaved: dict[str, _Unsaved] = {}
-        self._newly_ended: list[tuple[str, float]] = []
-        self._forgotten: list[str] = []
+        self._unsaved: Unsaved[Moment] = Unsaved()
 
     @property
     def first_start(self) -> float:
@@ -137,6 +107,9 @@ class Conversations:
         if kind is MessageType.CONVERSATION_UPDATED:
             self._updates.add(1)
             self._update_bytes.add(size)
+
+    def decoded(self, path: DecodePath) -> None:
+        self._decodes[path].add(1)
 
     def superseded(self, count: int, size: int) -> None:
         self._messages[MessageType.CONVERSATION_UPDATED].add(count)
@@ -167,7 +140,7 @@ class Conversations:
     def task_crashed(self, task: Task) -> None:
         self.store.count(catalog.TASK_CRASHES, task)
 
-    def refused(self, conversation_id: str) -> None:
+    def over_limit(self, conversation_id: str) -> None:
         self.store.count(catalog.CONVERSATIONS_REFUSED)
         self._refused_unsaid += 1
         if (now := self._now()) >= self._refused_said_at + REFUSED_SAID_EVERY or now < self._refused_said_at:
@@ -194,14 +167,14 @@ class Conversations:
         entry.updated_at = now
         entry.is_current = True
         entry.is_live = not entry.has_ended
-        self._unsaved[conversation_id] = (entry, progress, entry.has_ended, now)
+        self._unsaved.conversations[conversation_id] = entry.moment()
 
     def ended(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)
         if entry is not None and not entry.has_ended:
             entry.is_live = False
             entry.has_ended = True
-            self._unsaved[conversation_id] = _unsaved(entry)
+            self._unsaved.conversations[conversation_id] = entry.moment()
 
     def stopped(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)
@@ -252,9 +225,8 @@ class Conversations:
     def _bury(self, conversation_id: str) -> None:
         now = self._now()
         del self._entries[conversation_id]
-        self._unsaved.pop(conversation_id, None)
         self._ended.add(hash_of(conversation_id), now)
-        self._newly_ended.append((conversation_id, now))
+        self._unsaved.finish(conversation_id, now)
 
     def expire(self, *, is_followed: Callable[[str], bool]) -> None:
         """Forget what `retention` says, once a minute or so.
@@ -267,8 +239,7 @@ class Conversations:
         for entry in list(self._entries.values()):
             if entry.updated_at <= now - retention.UNHEARD and not is_followed(entry.conversation_id):
                 del self._entries[entry.conversation_id]
-                self._unsaved.pop(entry.conversation_id, None)
-                self._forgotten.append(entry.conversation_id)
+                self._unsaved.forget(entry.conversation_id)
 
     # --- labels
 
@@ -277,68 +248,31 @@ class Conversations:
         self._project_names = dict(names)
 
     def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
-        """Agents (id, name) of a project: their series exist at 0 before their first conversation."""
-        agents = list(agents)
-        self._listed_agents[label_value(project)] = {label_value(agent_id) for agent_id, _ in agents}
-        self._unlisted.discard(label_value(project))
-        for agent_id, name in agents:
-            self._learn_agent((label_value(project), label_value(name), label_value(agent_id)))
-            if set(self.store.limits.names) <= {"project", "agent"}:
-                known = {"project": label_value(project), "agent": label_value(name)}
-                self.store.expect([known[label] for label in self.store.limits.names])
+        """Show the series of a project's agents (id, name) at 0 before their first conversation."""
+        project = label_value(project)
+        known = [(label_value(agent_id), label_value(name)) for agent_id, name in agents]
+        self._agents.listed(project, known)
+        if set(self.store.limits.names) <= {"project", "agent"}:
+            for _, name in known:
+                values = {"project": project, "agent": name}
+                self.store.expect([values[label] for label in self.store.limits.names])
 
     def unknown_agents(self, project: str) -> bool:
-        """Whether a conversation of the project named an agent that was not listed then."""
-        return label_value(project) in self._unlisted
-
-    def _learn_agent(self, agent: tuple[str, str, str], *, was_seen: bool = False) -> None:
-        """Of more agents than the limits allow, those that have conversations matter."""
-        if was_seen and agent not in self._agents and len(self._agents) >= self.store.limits.sets:
-            idle = next((each for each, seen in self._agents.items() if not seen), None)
-            if idle is not None:
-                del self._agents[idle]
-        if agent in self._agents or len(self._agents) < self.store.limits.sets:
-            self._agents[agent] = was_seen or self._agents.get(agent, False)
+        """Whether a conversation named an agent that the latest list of the project's agents does not have."""
+        return self._agents.has_unlisted(label_value(project))
 
     def _enter(self, conversation_id: str, conversation: Conversation) -> Entry:
-        labels = self._labels(conversation)
-        entry = Entry(
-            conversation_id,
-            self.store.label_set([labels[name] for name in self.store.limits.names]),
-            labels["project"],
-            labels["agent"],
-            labels["origin"],
-            labels,
-        )
-        self._entries[conversation_id] = entry
-        if conversation.agent and conversation.agent.id:
-            if label_value(conversation.agent.id) not in self._listed_agents.get(labels["project"], ()):
-                self._unlisted.add(labels["project"])
-            self._learn_agent(
-                (labels["project"], labels["agent"], label_value(conversation.agent.id)), was_seen=True
-            )
-        return entry
-
-    def _labels(self, conversation: Conversation) -> dict[str, str]:
-        agent, project = conversation.agent, conversation.project
-        project_id = conversation.project_id or (project.id if project else None) or ""
-        name = (project.name if project else None) or self._project_names.get(project_id) or project_id
-        origin = Origin(conversation.origin) if conversation.origin else None
-        if origin is Origin.OTHER:
+        labels = labels_of(conversation, self._project_names)
+        if labels["origin"] == Origin.OTHER:
             self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
-        return {
-            "project": label_value(name) or NONE,
-            "agent": label_value((agent.name or agent.id or "") if agent else "") or NONE,
-            "origin": origin.value if origin else UNKNOWN,
-            "is_test": UNKNOWN if conversation.is_test is None else str(conversation.is_test).lower(),
-            "call_provider": label_value(conversation.call_provider or "") or UNKNOWN,
-            "language": label_value(conversation.default_language or "") or UNKNOWN,
-            "model": label_value(conversation.model or "") or UNKNOWN,
-        }
+        entry = self._entries[conversation_id] = new_entry(conversation_id, labels, self.store)
+        if conversation.agent and conversation.agent.id:
+            self._agents.named((entry.project, entry.agent, label_value(conversation.agent.id)))
+        return entry
 
     # --- gauges
 
-    def live(self) -> list[Entry]:
+    def live_entries(self) -> list[Entry]:
         """Live conversations with series of their own: the first ones up to the limit."""
         return [entry for entry in self._entries.values() if entry.is_live][: self._live_limit]
 
@@ -351,73 +285,47 @@ class Conversations:
                 counts[entry.label_set.values] += 1
         return [(labels_text(names, values), count) for values, count in counts.items()]
 
-    def agents(self) -> Iterable[tuple[tuple[str, str, str], float]]:
-        """Rows of `phonic_agent_info`; no label has more values than the limit, the rest is one row."""
-        values: tuple[set[str], ...] = (set(), set(), set())
-        shown: dict[tuple[str, str, str], float] = {}
-        for each in sorted(self._agents, key=lambda agent: not self._agents[agent]):  # those seen come first
-            fits = all(
-                value in seen or len(seen) < self.store.limits.values
-                for seen, value in zip(values, each, strict=True)
-            )
-            if fits:
-                for seen, value in zip(values, each, strict=True):
-                    seen.add(value)
-            shown[each if fits else (OTHER, OTHER, OTHER)] = 1.0
-        return shown.items()
+    def agents(self) -> Iterable[tuple[Agent, float]]:
+        """Rows of `phonic_agent_info`, within the limit on values of a label."""
+        return self._agents.rows(most_values=self.store.limits.values)
 
     # --- state file
 
     def changes(self, *, everything: bool = False) -> Changes:
-        """Numbers and progress as they stand now, of one moment: all, or what changed since the last call.
+        """Numbers and progress as they are now: all of them, or what changed since the last call.
 
-        Whoever takes them says afterwards what became of them, before the next call: `committed` or `put_back`.
+        The caller must report the outcome with `committed` or `put_back` before the next call.
         """
-        collected = _Collected(
-            self.store.freeze(everything=everything), self._unsaved, self._newly_ended, self._forgotten
-        )
-        self._unsaved, self._newly_ended, self._forgotten = {}, [], []
-        conversations: Iterable[tuple[str, _Unsaved]] = collected.conversations.items()
+        unsaved, self._unsaved = self._unsaved, Unsaved()
+        frozen = self.store.freeze(everything=everything)
+        conversations = unsaved.conversations
+        ends: Callable[[], Iterable[SavedEnds]] = unsaved.ends
         if everything:
-            conversations = [(key, _unsaved(each)) for key, each in self._entries.items()]
-        tables = self._ended.dump() if everything else None
-
-        def ends() -> Iterable[SavedEnds]:
-            if tables is not None:
-                return (SavedEnds(at, packed(hashes)) for at, hashes in tables)
-            if not collected.ended:
-                return ()
-            return (SavedEnds(collected.ended[-1][1], packed(hash_of(each) for each, _ in collected.ended)),)
-
+            conversations = {each.conversation_id: each.moment() for each in self._entries.values()}
+            ends = partial(_ends, self._ended.dump())
         return Changes(
-            series=collected.frozen.rows,
-            held=collected.frozen.held,
-            conversations=lambda: (SavedConversation(key, _blob(each)) for key, each in conversations),
-            finished=[each for each, _ in collected.ended],
-            forgotten=collected.forgotten,
+            series=frozen.rows,
+            held=frozen.held,
+            conversations=lambda: (SavedConversation(id_, encode(each)) for id_, each in conversations.items()),
+            finished=[conversation_id for conversation_id, _ in unsaved.finished],
+            forgotten=unsaved.forgotten,
             ends=ends,
             families=saved_families(),
             first_start=self.first_start,
-            is_empty=not (
-                collected.frozen or collected.conversations or collected.ended or collected.forgotten or everything
-            ),
-            token=collected,
+            is_empty=not (frozen or unsaved or everything),
+            token=(frozen, unsaved),
         )
 
     def committed(self, changes: Changes) -> None:
-        """A file holds these changes: pages may tell them."""
-        self.store.publish(changes.token.frozen)
+        """The state file holds these changes, so pages may show them."""
+        frozen, _ = _token(changes)
+        self.store.publish(frozen)
 
     def put_back(self, changes: Changes) -> None:
-        """The write of these changes failed, or it is not known whether it did: the next ones hold them again."""
-        collected: _Collected = changes.token
-        self.store.put_back(collected.frozen)
-        gone = {each for each, _ in self._newly_ended} | set(self._forgotten)
-        for key, each in collected.conversations.items():
-            if key not in gone:
-                self._unsaved.setdefault(key, each)
-        self._newly_ended[:0] = collected.ended
-        self._forgotten[:0] = collected.forgotten
+        """The write of these changes failed or may have failed. The next changes hold them again."""
+        frozen, unsaved = _token(changes)
+        self.store.put_back(frozen)
+        self._unsaved.put_back(unsaved)
 
     def restore(self, saved: Saved) -> bool:
         """Go on where a file stopped; returns whether the file must be written anew to hold just what was taken.
@@ -426,69 +334,37 @@ class Conversations:
         before anything else is done with this object.
         """
         self._first_start = saved.first_start
-        for each in saved.ends:
-            self._ended.load(each.hashes, each.at)
-        series, held, names = saved.series, saved.held, self.store.limits.names
-        is_outdated = saved.label_names != names
-        if is_outdated:
-            labelled = {each.name for each in catalog.CATALOG if each.scope is catalog.Scope.CONVERSATIONS}
-            series = [each for each in series if each.family not in labelled]
-            held = [each for each in held if each.family and each.family not in labelled]
+        for end in saved.ends:
+            self._ended.load(end.hashes, end.at)
+        series, held = saved.series, saved.held
+        is_relabelled = saved.label_names != self.store.limits.names
+        if is_relabelled:
+            labelled = {family.name for family in catalog.CATALOG if family.scope is catalog.Scope.CONVERSATIONS}
+            series = [row for row in series if row.family not in labelled]
+            held = [row for row in held if row.family and row.family not in labelled]
             self._reset(Reset.LABELS, "labels")
         unusable, is_other = self.store.restore(series, families=saved.families, held=held)
         for family in sorted(unusable):
             self._reset(Reset.BUCKET_LAYOUT, family)
-        for conversation in saved.conversations:
+        for each in saved.conversations:
             try:
-                entry = blob.decode(conversation.blob)
+                entry = decode(each.id, each.blob, self.store, now=self._now(), is_relabelled=is_relabelled)
             except UnreadableBlob:
-                self._reset(Reset.CORRUPT, conversation.id)
+                self._reset(Reset.CORRUPT, each.id)
                 is_other = True
                 continue
-            self._restore_entry(conversation.id, entry, is_labelled_anew=saved.label_names != names)
-        return is_outdated or is_other
-
-    def _restore_entry(self, conversation_id: str, saved: SavedEntry, *, is_labelled_anew: bool) -> None:
-        values = saved.label_values
-        if is_labelled_anew:
-            values = tuple(saved.labels.get(name, UNKNOWN) for name in self.store.limits.names)
-        self._entries[conversation_id] = Entry(
-            conversation_id,
-            self.store.label_set(values),
-            saved.project,
-            saved.agent,
-            saved.origin,
-            saved.labels,
-            progress=saved.progress,
-            has_ended=saved.has_ended,
-            updated_at=self._now() if saved.updated_at is None else saved.updated_at,
-        )
+            self._entries[each.id] = entry
+        return is_relabelled or is_other
 
     def _reset(self, reason: Reset, what: str) -> None:
         self.store.count(catalog.CHECKPOINT_RESETS, reason)
         log.warning("not taken over from the checkpoint", reason=reason.value, what=what)
 
 
-def _unsaved(entry: Entry) -> _Unsaved:
-    return entry, entry.progress, entry.has_ended, entry.updated_at
+def _ends(tables: Iterable[tuple[float, Iterable[int]]]) -> Iterable[SavedEnds]:
+    return (SavedEnds(at, packed(hashes)) for at, hashes in tables)
 
 
-def _blob(unsaved: _Unsaved) -> bytes:
-    entry, progress, has_ended, updated_at = unsaved
-    return blob.encode(
-        SavedEntry(
-            project=entry.project,
-            agent=entry.agent,
-            origin=entry.origin,
-            labels=entry.labels,
-            label_values=entry.label_set.values,
-            progress=progress,
-            has_ended=has_ended,
-            updated_at=updated_at,
-        )
-    )
-
-
-def label_value(text: str) -> str:
-    """``text`` as a label value that can be written as UTF-8, of bounded length."""
-    return text[:LABEL_LENGTH].encode("utf-8", "replace").decode()
+def _token(changes: Changes) -> tuple[Frozen, Unsaved[Moment]]:
+    frozen, unsaved = changes.token
+    return frozen, unsaved

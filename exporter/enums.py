@@ -137,6 +137,13 @@ class Drift(StrEnum):
     TIMINGS = "timings"
 
 
+class DecodePath(StrEnum):
+    """How a snapshot was decoded: all of it, or only the turns after those that were decoded before."""
+
+    FULL = "full"
+    INCREMENTAL = "incremental"
+
+
 class UnknownWord(StrEnum):
     """Enumerations in which a word we do not know became ``other``."""
 

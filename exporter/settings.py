@@ -20,8 +20,9 @@ import attrs
 import platformdirs
 from cyclopts import Parameter, Token
 
+from .counting.labels import LABEL_CHOICES
 from .errors import ConfigError
-from .metrics.catalog import LABEL_CHOICES, RESPONSE_BUCKETS
+from .metrics.catalog import RESPONSE_BUCKETS
 from .phonic.address import normalised
 from .phonic.proxies import is_loopback
 from .phonic.wire import is_conversation_id
@@ -86,6 +87,9 @@ def default_state_file() -> Path:
 def _setting(default: Any, meaning: str, *, shown: str | None = None) -> Any:
     """An attrs field with its text for --help and README; ``shown`` describes a computed default."""
     return attrs.field(default=default, metadata={"help": meaning, "shown": shown})
+
+
+_NO_CONVERSATION_ID = "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
 
 
 @attrs.frozen(kw_only=True)
@@ -248,6 +252,30 @@ class HealthcheckSettings:
 
 
 @attrs.frozen(kw_only=True)
+class DoctorSettings:
+    """What `doctor` obeys."""
+
+    phonic: PhonicSettings = PhonicSettings()
+    conversation: str = _setting("", "Conversation id whose live feed is observed; else one that goes on.")
+    seconds: float = _setting(60.0, "Longest time to observe the live feed.")
+    json: bool = _setting(False, "Write the report as one JSON object.")
+    log: LogSettings = LogSettings()
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
+
+
+@attrs.frozen(kw_only=True)
+class RecordSettings:
+    """What `record` obeys."""
+
+    phonic: PhonicSettings = PhonicSettings()
+    conversation: str = _setting("", "Conversation id to record, while it is live.")
+    output: OptionalPath = _setting(None, "File to write; it must not exist yet.")
+    seconds: float = _setting(3600.0, "Longest time to record.")
+    log: LogSettings = LogSettings()
+    config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
+
+
+@attrs.frozen(kw_only=True)
 class FlagRow:
     """A line of the flag table, as text; ``key`` is the dotted path in the TOML file.
 
@@ -351,6 +379,25 @@ def validate(settings: Settings) -> None:
         raise ExceptionGroup("settings", wrong)
 
 
+def validate_observation(settings: DoctorSettings | RecordSettings) -> None:
+    """Refuse settings of `doctor` and `record` that cannot work. Raises: as `validate`."""
+    wrong = []
+    url = _wrong_base_url(settings.phonic)
+    if url is not None:
+        wrong.append(ConfigError("--phonic.base-url", url))
+    is_recording = isinstance(settings, RecordSettings)
+    if (settings.conversation or is_recording) and not is_conversation_id(settings.conversation):
+        wrong.append(ConfigError("--conversation", _NO_CONVERSATION_ID))
+    if not 1 <= settings.seconds <= 86_400:  # also refuses NaN
+        wrong.append(ConfigError("--seconds", "must be from 1 to 86400"))
+    if isinstance(settings, RecordSettings) and settings.output is None:
+        wrong.append(ConfigError("--output", "name the file to write"))
+    if len(wrong) == 1:
+        raise wrong[0]
+    if wrong:
+        raise ExceptionGroup("settings", wrong)
+
+
 def _wrong(settings: Settings) -> Iterator[ConfigError]:
     values = {key: value for key, _, _, value in _walk(settings, "")}
     for key, (low, high) in _BOUNDS.items():
@@ -427,9 +474,7 @@ def _wrong_base_url(phonic: PhonicSettings) -> str | None:
 def _wrong_watch(settings: Settings) -> Iterator[ConfigError]:
     watch = settings.watch
     if not all(map(is_conversation_id, watch.conversation)):
-        yield ConfigError(
-            "--watch.conversation", "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
-        )
+        yield ConfigError("--watch.conversation", _NO_CONVERSATION_ID)
     if watch.file is not None:
         try:
             watch.file.open("rb").close()

@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 
 # Commands that end by themselves: for them a signal means what it always means.
-_SHORT = ("check-config", "dashboards", "healthcheck")
+_SHORT = ("check-config", "dashboards", "doctor", "healthcheck", "record")
 
 _hangups: list[int] = []
 

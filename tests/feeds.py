@@ -1,4 +1,4 @@
-"""Doubles of what surrounds the watchers: scripted feeds and records, and a sink that writes things down."""
+"""Doubles for the watchers: scripted feeds and records, and a sink that records its calls."""
 
 import json
 from collections import Counter, defaultdict
@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import trio
 
-from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
+from exporter.enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Task
 from exporter.phonic.live.errors import FeedClosed
 from exporter.phonic.schema import Conversation, Snapshot
 from exporter.watch.interfaces import RecordState
@@ -23,11 +23,11 @@ OTHER_ERROR = '{"type": "error", "message": "we broke"}'
 
 # What a scripted feed does next: hand out a frame, sleep so many seconds, wait, or raise.
 Step = str | bytes | float | trio.Event | Exception
-Script = Sequence[Step] | FeedClosed  # the latter: cannot even be opened
+Script = Sequence[Step] | FeedClosed  # a `FeedClosed`: the feed cannot be opened
 
 
 def snapshot(conversation_id: str, turns: int = 1, **more: Any) -> str:
-    """A ``conversation-updated`` message; every turn of a user, a second long."""
+    """A ``conversation-updated`` message of user turns, each a second long."""
     items = [
         {"item_idx": at, "role": "user", "started_at": f"2026-04-13T10:00:{at % 60:02}Z", "duration_ms": 1000}
         for at in range(turns)
@@ -37,7 +37,7 @@ def snapshot(conversation_id: str, turns: int = 1, **more: Any) -> str:
 
 
 class ScriptedFeed:
-    """Plays a script, then stays silent; what it raised once it raises again."""
+    """Plays a script, then stays idle. An exception of the script is raised again by each further call."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self._steps = list(steps)
@@ -66,7 +66,7 @@ class ScriptedFeed:
 
 
 class ScriptedFeeds:
-    """Opens scripted feeds: the n-th connection of a conversation plays its n-th script, the last one for ever."""
+    """Opens scripted feeds: the n-th connection of a conversation plays its n-th script, later ones the last."""
 
     def __init__(self, *scripts: Script, **by_id: Sequence[Script]) -> None:
         self._scripts = list(scripts)
@@ -93,8 +93,8 @@ class ScriptedFeeds:
 
 
 @attrs.frozen
-class Told:
-    """One call of the sink: which, of what conversation, and what else was said."""
+class SinkCall:
+    """One call of the sink: its method, conversation and other arguments."""
 
     what: str
     conversation_id: str = ""
@@ -102,13 +102,13 @@ class Told:
 
 
 class RecordingSink:
-    """Writes down what it is told and remembers, as a conversations does, what was seen and finished.
+    """Records its calls, and remembers like `Conversations` what was seen and finished.
 
-    A snapshot of a conversation with ``crash_on`` turns raises: a defect of ours.
+    A snapshot with ``crash_on`` turns raises, as a bug would.
     """
 
     def __init__(self, *, crash_on: int | None = None) -> None:
-        self.told: list[Told] = []
+        self.recorded: list[SinkCall] = []
         self.live: set[str] = set()
         self._seen: set[str] = set()
         self._finished: set[str] = set()
@@ -116,45 +116,48 @@ class RecordingSink:
         self.first_start = 0.0
 
     def of(self, what: str, conversation_id: str | None = None) -> list[Any]:
-        """What else was said with each call ``what``, in order."""
+        """The other arguments of each call of ``what``, in order."""
         return [
             each.more
-            for each in self.told
+            for each in self.recorded
             if each.what == what and conversation_id in (None, each.conversation_id)
         ]
 
     def calls(self, conversation_id: str) -> list[str]:
-        return [each.what for each in self.told if each.conversation_id == conversation_id]
+        return [each.what for each in self.recorded if each.conversation_id == conversation_id]
 
     def connected(self, conversation_id: str) -> None:
-        self.told.append(Told("connected", conversation_id))
+        self.recorded.append(SinkCall("connected", conversation_id))
 
     def message(self, kind: MessageType, size: int) -> None:
-        self.told.append(Told("message", more=(kind, size)))
+        self.recorded.append(SinkCall("message", more=(kind, size)))
+
+    def decoded(self, path: DecodePath) -> None:
+        self.recorded.append(SinkCall("decoded", more=path))
 
     def superseded(self, count: int, size: int) -> None:
-        self.told.append(Told("superseded", more=(count, size)))
+        self.recorded.append(SinkCall("superseded", more=(count, size)))
 
     def invalid(self, conversation_id: str, reason: Invalid) -> None:
-        self.told.append(Told("invalid", conversation_id, reason))
+        self.recorded.append(SinkCall("invalid", conversation_id, reason))
 
     def drift(self, fields: set[tuple[Drift, str]]) -> None:
-        self.told.append(Told("drift", more=fields))
+        self.recorded.append(SinkCall("drift", more=fields))
 
     def feed_error(self, conversation_id: str, reason: FeedError) -> None:
-        self.told.append(Told("feed_error", conversation_id, reason))
+        self.recorded.append(SinkCall("feed_error", conversation_id, reason))
 
     def crashed(self, conversation_id: str) -> None:
-        self.told.append(Told("crashed", conversation_id))
+        self.recorded.append(SinkCall("crashed", conversation_id))
 
     def task_crashed(self, task: Task) -> None:
-        self.told.append(Told("task_crashed", more=task))
+        self.recorded.append(SinkCall("task_crashed", more=task))
 
-    def refused(self, conversation_id: str) -> None:
-        self.told.append(Told("refused", conversation_id))
+    def over_limit(self, conversation_id: str) -> None:
+        self.recorded.append(SinkCall("over_limit", conversation_id))
 
     def reconciled(self, result: Reconciled) -> None:
-        self.told.append(Told("reconciled", more=result))
+        self.recorded.append(SinkCall("reconciled", more=result))
 
     def update(self, conversation_id: str, snapshot: Snapshot) -> None:
         turns = len(snapshot.conversation.items or ())
@@ -162,22 +165,22 @@ class RecordingSink:
             raise KeyError("+49 171 5550101")
         self._seen.add(conversation_id)
         self.live.add(conversation_id)
-        self.told.append(Told("update", conversation_id, turns))
+        self.recorded.append(SinkCall("update", conversation_id, turns))
 
     def ended(self, conversation_id: str) -> None:
         self.live.discard(conversation_id)
-        self.told.append(Told("ended", conversation_id))
+        self.recorded.append(SinkCall("ended", conversation_id))
 
     def stopped(self, conversation_id: str) -> None:
         self.live.discard(conversation_id)
-        self.told.append(Told("stopped", conversation_id))
+        self.recorded.append(SinkCall("stopped", conversation_id))
 
     def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
         self._finished.add(conversation_id)
-        self.told.append(Told("finish", conversation_id, (record, lost)))
+        self.recorded.append(SinkCall("finish", conversation_id, (record, lost)))
 
     def forget(self, conversation_id: str) -> None:
-        self.told.append(Told("forget", conversation_id))
+        self.recorded.append(SinkCall("forget", conversation_id))
 
     def is_finished(self, conversation_id: str) -> bool:
         return conversation_id in self._finished
@@ -187,7 +190,7 @@ class RecordingSink:
 
 
 class ScriptedRecords:
-    """The REST side: states in the order asked for, the last one for ever; a record after ``takes`` seconds."""
+    """Records over REST: gives ``states`` in order, then the last one again; a record after ``takes`` seconds."""
 
     def __init__(self, *states: RecordState, takes: float = 0.0, has_record: bool = True) -> None:
         self._states = list(states)

@@ -87,7 +87,7 @@ class History:
         return ("proj_1", self.agent)
 
     def stages(self) -> list[Stage]:
-        """What each message shows, first to last: the list grows turn by turn, the newest turn's length rises."""
+        """What each message shows, in order: the list grows turn by turn, the newest turn's length rises."""
         stages = [Stage(newest=-1)]
         for at, turn in enumerate(self.turns):
             stages += [
@@ -163,7 +163,7 @@ class History:
         }
 
     def gaps(self, silent: tuple[int, ...]) -> list[tuple[int, int]]:
-        """(turn, ms between the user's end and the answer's start), but for the turns known to be silent."""
+        """(turn, ms from the user's end to the assistant's start) of each response, without ``silent`` turns."""
         return [
             (at, turn.start_ms - before.end_ms)
             for at, (before, turn) in enumerate(zip(self.turns, self.turns[1:], strict=False), start=1)
@@ -203,7 +203,7 @@ class Expected:
         record: bool = False,
         lost: str | None = None,
     ) -> None:
-        """Add what one conversation comes to.
+        """Add what one conversation amounts to.
 
         ``seen`` is the furthest stage that arrived live, None for none; ``record``: REST completed it.
         """
@@ -315,7 +315,7 @@ def histories(conversation_id: str = "conv_1") -> st.SearchStrategy[History]:
 
 
 def deliveries(count: int) -> st.SearchStrategy[list[int]]:
-    """Which of ``count`` messages arrive, in which order: lost, repeated, stale, but the last at some time."""
+    """Which of ``count`` messages arrive in which order: any lost, repeated or late, but the last one arrives."""
     last = count - 1
     return st.tuples(
         st.lists(st.integers(0, last), max_size=2 * count), st.lists(st.integers(0, last), max_size=count)
@@ -344,7 +344,7 @@ def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Json]) -> Json:
                 place = below
                 continue
             if draw(st.integers(0, 4)):
-                place[key] = deepcopy(draw(st.sampled_from(JUNK)))  # it may be damaged further
+                place[key] = deepcopy(draw(st.sampled_from(JUNK)))  # a copy, because it may be damaged further
             else:
                 del place[key]
             break

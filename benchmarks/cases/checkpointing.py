@@ -11,7 +11,7 @@ from exporter.conversations import Conversations
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.decode import decode
 from exporter.phonic.schema import Snapshot
-from exporter.state.keeper import Checkpoint
+from exporter.state.keeper import StateKeeper
 from exporter.state.rows import Changes
 
 from ..calls import calls
@@ -115,11 +115,11 @@ async def _restore(file: Path) -> tuple[float, Conversations]:
     """Seconds, and what was restored."""
     start = time.perf_counter()
     conversations = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
-    opened = await Checkpoint.open(file, label_names=_LABELS.names, now=time.time)
+    opened = await StateKeeper.open(file, label_names=_LABELS.names, now=time.time)
     assert opened.saved is not None
     conversations.restore(opened.saved)
     seconds = time.perf_counter() - start
-    await opened.checkpoint.close()
+    await opened.keeper.close()
     return seconds, conversations
 
 
@@ -166,8 +166,8 @@ def _numbers(conversations: Conversations) -> list[str]:
     return sorted(map(repr, conversations.store.freeze(everything=True).rows()))
 
 
-async def _open(file: Path) -> Checkpoint:
-    return (await Checkpoint.open(file, label_names=_LABELS.names, now=time.time)).checkpoint
+async def _open(file: Path) -> StateKeeper:
+    return (await StateKeeper.open(file, label_names=_LABELS.names, now=time.time)).keeper
 
 
 def _fail() -> None:

@@ -1,1 +1,1 @@
-"""Pure: what a conversation adds to the metrics: derivation, end, labels."""
+"""Pure: what conversations add to the metrics, in snapshots and at their end."""

@@ -1,15 +1,53 @@
-"""Pure: what a new snapshot adds to what was counted of its conversation. No clock, no I/O, no JSON.
+"""Pure: what a snapshot adds to what was counted of its conversation (semantics 1 to 6).
 
-Every message repeats the whole conversation and every reconnect repeats it again, so nothing here asks what
-changed since the last message; it asks which identities and values have not been counted yet.
+Theory of operation
+===================
 
-What the end adds is in `ending.py`. Rules for this file (design, Semantics 1 to 6):
-- `Progress` is immutable and holds all memory; the same snapshots in any order, any number of times, give the
-  same increments in total, as long as no value is revised on the way.
-- A turn is its index. It counts when first seen, with the role it had then. Nothing is ever taken back.
-- Each measurement is made once, at the first valid value; a later different value is counted as revised, once
-  for each turn and field, and an unusable one as rejected, once for each turn, field and reason.
-- A stale snapshot (an earlier state arriving late) may add what was missed, but overwrites nothing.
+Every message repeats the whole conversation, every new connection repeats the newest message, and after a restart
+all of it comes once more. So `derive` does not compare a snapshot with the previous one. It compares it with a
+memory of what was counted, `Progress`, and returns the memory after it and the increments:
+
+    derive(progress, snapshot) -> (progress, increments)
+
+The memory. `Progress` is a value: a step makes a new one. Of a turn it has a `Turn`, five numbers: flags, and the
+values of the four measurements a turn may have. The flags say what has happened to the turn, each once:
+
+    bits 0-1    role when first seen: 0 assistant, 1 user, 2 other. The turn was counted with it.
+    bits 2-5    observed: model generation, first audio, model input, duration
+    bits 6-9    counted as revised: the same four
+    bit  10     response decided: observed, or counted as an overlap
+    bit  11     counted as silent
+    bit  12     counted as having an unknown timing
+
+State files hold these numbers (`state/blob.py`), so the meaning of a bit never changes. What happens rarely is in
+sets of `Progress` and not in flags: tool calls by id, rejected values by turn, field and reason.
+
+Two kinds of value. A *timing* is final as soon as it is valid: it is observed in the first snapshot that has it. A
+*duration* rises while the turn goes on: it is observed once the turn is *settled*, which means that a later turn
+exists or the conversation has ended. Until then the newest duration is remembered without its observed bit, for
+`settle` to observe at the end. A *response* is computed from the start of an assistant's turn and the end of the
+user's turn before it, which is settled by then.
+
+Which snapshot is newer. Snapshots have no number. `Progress.position` orders them by the highest index, the
+duration of the conversation and that of the newest turn. A snapshot with a lower position than before is *stale*.
+It may add what was missed, but replaces no remembered duration and not the live state.
+
+Invariants:
+
+- Idempotent. A step emits an increment only together with the bit, set element or maximum that forbids it from
+  then on, and no step clears one. So a snapshot that comes again adds nothing.
+- Independent of order. A turn is its index, in whatever order turns and snapshots come. What is observed is final,
+  so every snapshot that has it has the same value; a count of bad elements is a maximum. So any order gives the
+  same total, and so does any loss of snapshots, as long as the last one arrives and no value is revised on the
+  way.
+- Nothing is taken back. Counters and histograms cannot fall, and Prometheus may have the number already. A turn
+  that vanishes stays counted, a role that changes stays as it was, and a value that changes after it was observed
+  is counted as revised, once for each turn and field. A value that cannot be used is counted as rejected, once for
+  each turn, field and reason; a valid one may follow.
+
+A REST record goes through the same steps (`derive_record`), with three differences: every turn is settled, nothing
+counts as revised, and if the conversation was never watched its response times come from a list that REST has of
+them (`finish.py`) instead of the turns.
 """
 
 from collections.abc import Mapping
@@ -38,34 +76,35 @@ from .increments import (
     rejected,
 )
 
-LONGEST_TIMING_MS = 600_000.0
+LONGEST_TIMING_MS = 600_000.0  # longer timings and responses are rejected (semantics 3, 5)
 LONGEST_TURN_MS = 24 * 3_600_000.0
 LONGEST_CONVERSATION_MS = 7 * 24 * 3_600_000.0
-MOST_TOOL_CALLS = 20_000  # ids remembered of a conversation; its further calls are not counted
-LARGEST_INDEX = 100_000  # a turn every second for a day; beyond it an index is nonsense
+MAX_TOOL_CALLS = 20_000  # of one conversation, whose ids are remembered; further calls are rejected
+LARGEST_INDEX = 100_000  # a turn every second for a day; a higher index is rejected
 
 Turn = tuple[int, float | None, float | None, float | None, float | None]
-"""What is remembered of a turn: flags (below), and the values in ms that were observed: model generation, first
-audio, model input, duration. The duration is remembered before it is observed, since it may still rise.
-A plain tuple of numbers, because the garbage collector then never looks at it again."""
+"""What is remembered of a turn: its flags, and in ms its model generation, first audio, model input and duration.
 
-# Flags of a turn. Two bits hold the role; observed and revised bits follow in the order of the values above.
-# State files hold these numbers (`blob.py`), so none of them ever changes its meaning.
+The first three are the observed values. The duration is remembered before it is observed as well. This is a plain
+tuple of numbers because the garbage collector does not track those.
+"""
+
+# Flags of a turn: see the theory of operation. The bits of observed and revised are in the order of the values.
 _ROLES = (Role.ASSISTANT, Role.USER, Role.OTHER)
 _ROLE_MASK = 0b11
 _ROLE_OF: Mapping[str | None, Role] = {role.value: role for role in Role}
 _OBSERVED = 1 << 2
 _REVISED = 1 << 6
-_TIMED = _OBSERVED * 0b111
-_RESPONSE_DONE = 1 << 10
-_SILENT = 1 << 11
-_UNKNOWN_TIMING = 1 << 12
+_TIMINGS_OBSERVED = _OBSERVED * 0b111
+_RESPONSE_DECIDED = 1 << 10
+_SILENT_COUNTED = 1 << 11
+_UNKNOWN_TIMING_COUNTED = 1 << 12
 _DURATION_OBSERVED = _OBSERVED << 3
 _DURATION_REVISED = _REVISED << 3
 _ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
 
 Rejected = tuple[int, str, str]
-"""A value that was not used: index of its turn (`CONVERSATION_INDEX`: of the conversation), field, reason."""
+"""A rejected value: the index of its turn (`CONVERSATION_INDEX` for the conversation itself), field, reason."""
 CONVERSATION_INDEX = -1
 _Rejections = tuple[tuple[Field, Rejection], ...]
 
@@ -81,13 +120,17 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-# `Live` and `Progress` are values: nobody changes one once it is made. They are not frozen by attrs because that
-# makes each of their fields cost more to set than all of them otherwise: 3 µs of the 15 that a snapshot costs.
+# `LiveState` and `Progress` are values: no code changes one once it is made. attrs does not freeze them because
+# setting a field of a frozen class is slow, and one of each is made for every snapshot.
 
 
 @attrs.define(kw_only=True)
-class Live:
-    """How a live conversation stands at its newest snapshot. Seconds; ``waiting_since`` is Unix time."""
+class LiveState:
+    """What the live gauges show of a conversation, at its newest snapshot.
+
+    ``duration``, ``model_generation``, ``first_audio``: seconds, the last two of the newest turn that has them.
+    ``waiting_since``: Unix time at which the user's turn ended, while the newest turn is the user's.
+    """
 
     turns: int = 0
     duration: float | None = None
@@ -98,10 +141,13 @@ class Live:
 
 @attrs.define(kw_only=True)
 class Progress:
-    """All that is remembered of one conversation so that nothing counts twice.
+    """All that is remembered of one conversation, so that nothing is counted twice. See the theory of operation.
 
-    ``position`` orders snapshots: (highest index, duration in ms of the conversation, of the turn with that
-    index); a lower one is stale.
+    ``seen``: whether the conversation was counted. ``turns``: by index. ``tools``: ids of the tool calls counted.
+    ``malformed``, ``duplicates``: the most elements of one snapshot that were no turn, or had the index of
+    another. ``position``: of the newest snapshot: (highest index, duration in ms of the conversation, of the turn
+    with that index). ``duration_ms``, ``end_reason``: the newest known, for the end. ``live``: the field's name is
+    part of the format of state files.
     """
 
     seen: bool = False
@@ -112,28 +158,33 @@ class Progress:
     duplicates: int = 0
     position: tuple[int, float, float] = (-1, -1.0, -1.0)
     duration_ms: float | None = None
-    end_reason: EndedBy | None = None  # closed: the checkpoint keeps nobody's words
-    live: Live = attrs.field(factory=Live)
+    end_reason: EndedBy | None = None  # an enum, so that a state file holds no text from a message
+    live: LiveState = attrs.field(factory=LiveState)
 
 
 NOTHING = Progress()
 
 
 def derive(progress: Progress, snapshot: Snapshot) -> tuple[Progress, list[Increment]]:
-    """What ``snapshot`` adds. Returns the progress after it, and the increments, in the order of the turns."""
+    """Compare a snapshot with what was counted of its conversation.
+
+    Returns the progress after it, and what it adds, in the order of the turns. Never raises for any values.
+    """
     return _Step(progress, snapshot).run()
 
 
 def derive_record(progress: Progress, record: Snapshot, *, was_watched: bool) -> tuple[Progress, list[Increment]]:
-    """What the REST record of an ended conversation adds: every turn is settled, nothing counts as revised.
+    """Compare the REST record of an ended conversation with what was counted of it (semantics 7).
 
-    ``was_watched``: response times are computed from the turns; if not, REST has a list of its own.
+    ``was_watched``: compute response times from the turns; if not, `finish` takes the list that REST has of them.
+
+    Returns the progress after it, and what it adds.
     """
     return _Step(progress, record, is_record=True, was_watched=was_watched).run()
 
 
 def settle(progress: Progress) -> list[Increment]:
-    """The durations not observed yet, as they were last seen: no turn changes after the end."""
+    """Observe, at the end of a conversation, the durations that were remembered but not observed (semantics 4)."""
     return [
         (TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000)
         for flags, *_, duration in progress.turns.values()
@@ -142,7 +193,10 @@ def settle(progress: Progress) -> list[Increment]:
 
 
 def parse_time(text: str | None) -> int | None:
-    """An ISO 8601 time (UTC if it has no zone) as Unix microseconds: exact, so that differences are."""
+    """Parse an ISO 8601 time, in UTC if it has no zone. Returns Unix microseconds, None if it is no time.
+
+    Microseconds are whole numbers, so that differences are exact.
+    """
     if text is None:
         return None
     try:
@@ -155,9 +209,12 @@ def parse_time(text: str | None) -> int | None:
 
 
 class _Step:
-    """One derivation: the turns and increments while they are being built.
+    """One call of `derive` or `derive_record`: compares one item after the other, and collects what it adds.
 
-    ``is_record`` and ``was_watched`` as in `derive_record`.
+    ``before``: the progress to compare with. ``turns``: the memory of turns as it becomes; the mapping of
+    ``before`` until the first change. ``new_tools``, ``new_rejected``: what this step adds to the sets of
+    ``before``. ``indexes``: of the items, in the order of the list. ``last_index``: the highest. ``is_fresh``: not
+    stale. ``is_record`` and ``was_watched`` as in `derive_record`.
     """
 
     __slots__ = (
@@ -167,10 +224,10 @@ class _Step:
         "is_fresh",
         "is_record",
         "items",
-        "last",
+        "last_index",
         "new_rejected",
         "new_tools",
-        "places",
+        "place_of",
         "snapshot",
         "turns",
         "was_watched",
@@ -184,14 +241,14 @@ class _Step:
         self.is_record = is_record
         self.was_watched = was_watched
         self.increments: list[Increment] = []
-        self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied before the first change
-        # Sets of their own: adding to all known ones copies them each time.
+        self.turns: dict[int, Turn] = before.turns  # type: ignore[assignment]  # copied at the first change
+        # Sets of their own, because a new element in a frozen set copies it.
         self.new_tools: set[str] = set()
         self.new_rejected: set[Rejected] = set()
         self.items = snapshot.conversation.items or []
         self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
-        self.places: dict[int, int] | None = None  # of each index in the list; made when first needed
-        self.last = max(self.indexes, default=-1)
+        self.place_of: dict[int, int] | None = None  # position in the list by index; made when first needed
+        self.last_index = max(self.indexes, default=-1)
 
     def run(self) -> tuple[Progress, list[Increment]]:
         before, conversation = self.before, self.snapshot.conversation
@@ -203,9 +260,9 @@ class _Step:
         if duration is not None and not 0 <= duration <= LONGEST_CONVERSATION_MS:
             self._reject(CONVERSATION_INDEX, ((Field.CONVERSATION_DURATION, reason_of(duration)),))
             duration = None
-        position = (self.last, before.position[1] if duration is None else duration, self._newest_length())
+        position = (self.last_index, before.position[1] if duration is None else duration, self._newest_duration())
         self.is_fresh = position >= before.position
-        is_newest = self.is_fresh or self.is_record  # a record may list fewer turns, but it has the last word
+        is_newest = self.is_fresh or self.is_record  # a record is final even if it lists fewer turns
         for at, item in enumerate(self.items):
             self._turn(at, self.indexes[at], item, bad.get(at, ()))
         malformed = max(self.snapshot.malformed, before.malformed)
@@ -225,16 +282,17 @@ class _Step:
                 position=position if self.is_fresh else before.position,
                 duration_ms=duration if is_newest and duration is not None else before.duration_ms,
                 end_reason=ended_by(conversation) or before.end_reason,
-                live=self._live(duration) if self.is_fresh and not self.is_record else before.live,
+                live=self._live_state(duration) if self.is_fresh and not self.is_record else before.live,
             ),
             increments,
         )
 
-    def _newest_length(self) -> float:
-        length = self.items[self.indexes.index(self.last)].duration_ms if self.items else None
+    def _newest_duration(self) -> float:
+        length = self.items[self.indexes.index(self.last_index)].duration_ms if self.items else None
         return length if length is not None and 0 <= length <= LONGEST_TURN_MS else -1.0
 
     def _turn(self, at: int, index: int, item: Item, rejections: _Rejections) -> None:
+        """Compare one item: ``at`` is its position in the list; ``rejections`` come from the decoder."""
         known = self.turns.get(index)
         is_new = known is None
         if known is None:
@@ -246,15 +304,15 @@ class _Step:
         if index != item.item_idx and item.item_idx is not None:
             rejections += ((Field.ITEM_IDX, reason_of(item.item_idx)),)
         flags, *timed, duration = known
-        if item.timings and not _are_observed(item.timings, known):
+        if item.timings and not _has_only_observed(item.timings, known):
             flags, rejections = self._timings(item.timings, flags, timed, rejections)
         if item.duration_ms is not None:
-            settled = index < self.last or self.is_record
+            settled = index < self.last_index or self.is_record
             flags, duration, rejections = self._duration(item.duration_ms, flags, duration, rejections, settled)
-        if item.assistant_chose_not_to_respond and not flags & _SILENT:
-            flags |= _SILENT
+        if item.assistant_chose_not_to_respond and not flags & _SILENT_COUNTED:
+            flags |= _SILENT_COUNTED
             self.increments.append(SILENT_TURN)
-        if not flags & (_RESPONSE_DONE | _SILENT | _ROLE_MASK):  # role bits 0: the assistant's
+        if not flags & (_RESPONSE_DECIDED | _SILENT_COUNTED | _ROLE_MASK):  # role bits 0: an assistant's turn
             flags, rejections = self._response(at, index, item, flags, rejections)
         if item.tool_call_ids or item.tool_calls:
             self._tool_calls(item.tool_call_ids, item.tool_calls)
@@ -272,6 +330,7 @@ class _Step:
         observed: list[float | None],
         rejections: _Rejections,
     ) -> tuple[int, _Rejections]:
+        """Observe the timings that were not (semantics 3). Returns the flags and rejections after it."""
         for at, (name, field, key) in enumerate(_TIMINGS):
             value = timings.get(name)
             if value is None:
@@ -285,14 +344,15 @@ class _Step:
             elif value != observed[at] and not flags & _REVISED << at:
                 flags |= _REVISED << at
                 self.increments.append(REVISED)
-        if not flags & _UNKNOWN_TIMING and not timings.keys() <= _TIMING_NAMES:
-            flags |= _UNKNOWN_TIMING
+        if not flags & _UNKNOWN_TIMING_COUNTED and not timings.keys() <= _TIMING_NAMES:
+            flags |= _UNKNOWN_TIMING_COUNTED
             self.increments.append(UNKNOWN_TIMING)
         return flags, rejections
 
     def _duration(
         self, value: float, flags: int, known: float | None, rejections: _Rejections, settled: bool
     ) -> tuple[int, float | None, _Rejections]:
+        """Observe the duration if ``settled``, else remember it (semantics 4). ``known``: what is remembered."""
         if not 0 <= value <= LONGEST_TURN_MS:
             return flags, known, (*rejections, (Field.DURATION, reason_of(value)))
         if flags & _DURATION_OBSERVED:
@@ -309,6 +369,7 @@ class _Step:
     def _response(
         self, at: int, index: int, item: Item, flags: int, rejections: _Rejections
     ) -> tuple[int, _Rejections]:
+        """Observe the response of an assistant's turn to the user's turn before it (semantics 5)."""
         user = self._item(at - 1, index - 1)
         if user is None or self._role(index - 1, user) is not Role.USER:
             return flags, rejections
@@ -325,15 +386,18 @@ class _Step:
             return flags, (*rejections, (Field.RESPONSE, Rejection.TOO_LARGE))
         elif self.was_watched:
             self.increments.append((_RESPONSE, gap / 1_000_000))
-        return flags | _RESPONSE_DONE, rejections
+        return flags | _RESPONSE_DECIDED, rejections
 
     def _item(self, at: int, index: int) -> Item | None:
-        """The item with ``index``, most likely at position ``at``; before the first one, what is known of it."""
+        """Find the item with ``index``, which is most likely at position ``at`` of the list.
+
+        The decoder may have left out items whose bytes it knows; the one before the first is then in the snapshot.
+        """
         if at >= 0 and self.indexes[at] == index:
             return self.items[at]
-        if self.places is None:
-            self.places = {each: place for place, each in reversed(list(enumerate(self.indexes)))}
-        place = self.places.get(index)
+        if self.place_of is None:
+            self.place_of = {each: place for place, each in reversed(list(enumerate(self.indexes)))}
+        place = self.place_of.get(index)
         if place is not None:
             return self.items[place]
         return self.snapshot.before if self.snapshot.before_index == index else None
@@ -345,14 +409,17 @@ class _Step:
     def _tool_calls(self, ids: list[str] | None, calls: list[ToolCall] | None) -> None:
         for call in (*(ids or ()), *(call.id for call in calls or () if call.id)):
             if call not in self.before.tools and call not in self.new_tools:
-                if len(self.before.tools) + len(self.new_tools) >= MOST_TOOL_CALLS:
+                if len(self.before.tools) + len(self.new_tools) >= MAX_TOOL_CALLS:
                     self._reject(CONVERSATION_INDEX, ((Field.TOOL_CALLS, Rejection.TOO_LARGE),))
                     return
                 self.new_tools.add(call)
                 self.increments.append(TOOL_CALL)
 
     def _bad_values(self) -> dict[int, _Rejections]:
-        """Values that the decoder refused, by position in the list; those of the conversation are counted here."""
+        """Values that the decoder rejected, by position of their item in the list.
+
+        Those of the conversation itself are counted here.
+        """
         found: dict[int, _Rejections] = {}
         for bad in self.snapshot.bad:
             if bad.position < 0:
@@ -368,7 +435,8 @@ class _Step:
                 self.new_rejected.add(value)
                 self.increments.append(rejected(field, reason))
 
-    def _live(self, duration_ms: float | None) -> Live:
+    def _live_state(self, duration_ms: float | None) -> LiveState:
+        """The live state after this snapshot; a value that it lacks stays as it was before."""
         before = self.before.live
         generation = first_audio = None
         for index in reversed(self.indexes):
@@ -377,7 +445,7 @@ class _Step:
             first_audio = its_first_audio if first_audio is None else first_audio
             if generation is not None and first_audio is not None:
                 break
-        return Live(
+        return LiveState(
             turns=len(self.turns),
             duration=before.duration if duration_ms is None else duration_ms / 1000,
             model_generation=before.model_generation if generation is None else generation / 1000,
@@ -388,7 +456,7 @@ class _Step:
     def _waiting_since(self) -> float | None:
         if not self.items:
             return None
-        at = self.indexes.index(self.last)
+        at = self.indexes.index(self.last_index)
         newest = self.items[at]
         if newest.role != Role.USER or newest.duration_ms is None:
             return None
@@ -399,7 +467,7 @@ class _Step:
 
 
 def index_of(item: Item, position: int) -> int:
-    """The index of a turn: ``item_idx``, else the number at the end of ``id``, else its position in the list."""
+    """The index of a turn: ``item_idx``, else the number at the end of ``id``, else its position (semantics 1)."""
     if item.item_idx is not None and 0 <= item.item_idx <= LARGEST_INDEX:
         return item.item_idx
     tail = (item.id or "").rpartition("-")[2]
@@ -409,15 +477,16 @@ def index_of(item: Item, position: int) -> int:
 
 
 def ended_by(conversation: Conversation) -> EndedBy | None:
+    """What ended a conversation, as its record (``ended_by``) or live object (``end_reason``) says (API 2.4)."""
     word = conversation.ended_by or conversation.end_reason
     return EndedBy(word) if word else None
 
 
-def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
-    """Whether the timings are just the three that were observed: what most turns say most of the time."""
+def _has_only_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
+    """Whether these are just the three timings that were observed, as for most turns of most snapshots."""
     flags, generation, first_audio, model_input, _ = turn
     return (
-        flags & _TIMED == _TIMED
+        flags & _TIMINGS_OBSERVED == _TIMINGS_OBSERVED
         and len(timings) == len(_TIMINGS)
         and timings.get(_GENERATION_NAME) == generation
         and timings.get(_FIRST_AUDIO_NAME) == first_audio
@@ -426,7 +495,7 @@ def _are_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:
 
 
 def reason_of(value: float) -> Rejection:
-    """Why a number outside its range is not used."""
+    """Why a number that is out of its range is rejected."""
     if value != value or value in (inf, -inf):
         return Rejection.NOT_FINITE
     return Rejection.NEGATIVE if value < 0 else Rejection.TOO_LARGE

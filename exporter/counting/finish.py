@@ -1,7 +1,8 @@
-"""Pure: what the end of a conversation means, and what it adds, once: last turns, the end, and what only REST has.
+"""Pure: whether the end of a conversation is counted, and what it adds (semantics 7).
 
-The live feed says only that a conversation is over; who ended it, interruptions and failures of tools are in its
-REST record (design, Semantics 7). A conversation that nobody watched is counted from its record alone.
+The live feed says only that a conversation is over. Who ended it, interruptions and failures of tools are in its
+REST record (API 2.3, 2.4), which is read once after the end. A conversation that was never watched is counted from
+its record alone.
 """
 
 from typing import Protocol
@@ -13,14 +14,15 @@ from ..phonic.schema import Conversation, Snapshot, ToolCall
 from .derive import LONGEST_TIMING_MS, Progress, derive_record, ended_by, parse_time, reason_of, settle
 from .increments import CONVERSATION, UNKNOWN_ENDED_BY, Increment, Measure, rejected
 
-MOST_INTERRUPTIONS = 100_000
+MAX_INTERRUPTIONS = 100_000  # of one conversation; more are rejected
 
 
 @attrs.frozen(kw_only=True)
 class End:
-    """What is known of an ended conversation: its REST record, if any, and whether it was ever watched.
+    """What is known of an ended conversation.
 
-    ``lost`` says why its timings were never seen, for one that was not.
+    ``record``: its REST record, None if there is none. ``lost``: why its timings were never seen; None if it was
+    watched.
     """
 
     record: Snapshot | None
@@ -28,15 +30,18 @@ class End:
 
 
 @attrs.frozen
-class Verdict:
-    """What an end means: whether it is ours to count, and if no timing was ever seen, why (``lost``)."""
+class EndDecision:
+    """What is to be done about an end.
+
+    ``counts``: whether it is counted. ``lost``: why its timings were never seen; None if they were.
+    """
 
     counts: bool
     lost: Lost | None = None
 
 
 class Ended(Protocol):
-    """A record, or a row of a list: when the conversation began and ended, as REST says it."""
+    """A record or list row: when the conversation began and ended, as REST writes it."""
 
     @property
     def started_at(self) -> str | None: ...
@@ -45,36 +50,41 @@ class Ended(Protocol):
     def ended_at(self) -> str | None: ...
 
 
-def judge(
+def decide_end(
     found: Ended | None,
     *,
     seen: bool,
     history_ends: float,
     was_found: bool = True,
     over_limit: bool = False,
-) -> Verdict:
-    """Decide what the end of a conversation means. Every end passes here before it is counted.
+) -> EndDecision:
+    """Decide whether the end of a conversation is counted. Called for every end before it is.
 
-    ``found``: what REST has, if anything; ``was_found``: whether REST knows it at all. ``seen``: a snapshot was
-    counted. ``over_limit``: the watch limit kept it from being watched. ``history_ends``: Unix time by Phonic's
-    clock before which an end was counted already, or is older than the exporter. An end without a time is judged
-    by the start; without that it could be any time ago.
+    The end of a conversation of which a snapshot was counted always is. Any other is not counted if it is history:
+    it lies before ``history_ends``, so it was counted earlier or is older than the exporter. Where the time of an
+    end cannot be read, the start decides; without that, the end is taken for history.
+
+    ``found``: the record or row that REST has, None if none. ``seen``: whether a snapshot was counted.
+    ``history_ends``: Unix time by Phonic's clock, from `retention.history_ends`. ``was_found``: whether REST knows
+    the conversation. ``over_limit``: whether the watch limit kept it from being watched.
     """
     if seen:
-        return Verdict(counts=True)
+        return EndDecision(counts=True)
     if found is not None and found.ended_at is not None:
         moment = parse_time(found.ended_at) or parse_time(found.started_at)
         if moment is None or moment < history_ends * 1_000_000:
-            return Verdict(counts=False)
+            return EndDecision(counts=False)
     if not was_found:
-        return Verdict(counts=True, lost=Lost.NOT_FOUND)
-    return Verdict(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
+        return EndDecision(counts=True, lost=Lost.NOT_FOUND)
+    return EndDecision(counts=True, lost=Lost.WATCH_LIMIT if over_limit else Lost.NEVER_LIVE)
 
 
 def finish(progress: Progress, end: End) -> list[Increment]:
-    """What the end adds to ``progress``, which may be forgotten afterwards.
+    """What the end of a conversation adds to ``progress``.
 
-    A conversation is finished once: the caller keeps tombstones.
+    That is: what the record has of its turns (`derive_record`), remembered durations (`settle`), the end itself,
+    and what only the record has. The caller calls this once for each conversation, remembers that it did
+    (semantics 9), and may forget the progress.
     """
     increments: list[Increment] = []
     record = end.record.conversation if end.record else None
@@ -109,14 +119,16 @@ def _the_end(progress: Progress, record: Conversation | None) -> list[Increment]
 
 def _interruptions(record: Conversation) -> list[Increment]:
     count = (record.analysis and record.analysis.interruptions_count) or 0
-    if not 0 <= count <= MOST_INTERRUPTIONS:
+    if not 0 <= count <= MAX_INTERRUPTIONS:
         return [rejected(Field.INTERRUPTIONS, reason_of(count))]
     return [((Measure.INTERRUPTIONS,), count)] if count else []
 
 
 def _tool_failures(record: Conversation) -> list[Increment]:
     increments: list[Increment] = []
-    failed: set[str] = set()  # ids; a record may repeat a call, as in the turn that asked and the one that used it
+    failed: set[str] = (
+        set()
+    )  # ids: a record may have a call in two turns, the one that made it and the one that used it
     for call in (call for item in record.items or () for call in item.tool_calls or ()):
         failure = _failure(call)
         if failure is not None and call.id not in failed:

@@ -1,7 +1,8 @@
-"""Pure: what a snapshot can add to what was counted, in words that know nothing of Prometheus.
+"""Pure: increments, the output of `derive` and `finish`, which name no metric.
 
-An increment is ``(key, value)``: the key says what happened (with the closed label value it happened to, if
-any), the value is 1 for an event and the amount in base units (seconds, turns) for a measurement.
+An increment is a key and a value, ``((Measure.ENDED, "user"), 1)``. The key is a measure, and the words from
+closed sets by which it is broken down. The value is 1 or more for something that is counted, and seconds or turns
+for something that is measured. `exporter.metrics` maps each measure to its metric.
 """
 
 from enum import StrEnum
@@ -10,28 +11,35 @@ from ..enums import Field, Rejection, Role, Skipped
 
 
 class Measure(StrEnum):
-    """Kinds of increment."""
+    """What is counted or measured. Comments name the further words of the key and the unit of a measurement."""
 
-    CONVERSATION = "conversation"
-    ENDED = "ended"
-    ERROR = "error"
-    CONVERSATION_DURATION = "conversation duration"
-    CONVERSATION_TURNS = "conversation turns"
-    TURN = "turn"
-    TURN_DURATION = "turn duration"
-    MODEL_GENERATION = "model generation"
-    FIRST_AUDIO = "first audio"
-    MODEL_INPUT = "model input"
-    RESPONSE = "response"
+    # Conversations
+    CONVERSATION = "conversation"  # when first seen
+    ENDED = "ended"  # EndedBy
+    ERROR = "error"  # EndedBy, of those in ERROR_ENDINGS
+    CONVERSATION_DURATION = "conversation duration"  # seconds
+    CONVERSATION_TURNS = "conversation turns"  # turns
+    INTERRUPTIONS = "interruptions"
+    LOST = "lost"  # Lost
+
+    # Turns
+    TURN = "turn"  # Role
+    TURN_DURATION = "turn duration"  # Role; seconds
+    MODEL_GENERATION = "model generation"  # seconds
+    FIRST_AUDIO = "first audio"  # seconds
+    MODEL_INPUT = "model input"  # seconds
+    RESPONSE = "response"  # seconds
     OVERLAP = "overlap"
     SILENT_TURN = "silent turn"
-    INTERRUPTIONS = "interruptions"
+
+    # Tool calls
     TOOL_CALL = "tool call"
-    TOOL_FAILURE = "tool failure"
-    REVISED = "revised"
-    REJECTED = "rejected"
-    SKIPPED = "skipped"
-    LOST = "lost"
+    TOOL_FAILURE = "tool failure"  # ToolFailure
+
+    # What is odd about the data
+    REVISED = "revised"  # a value that changed after it was observed
+    REJECTED = "rejected"  # Field, Rejection
+    SKIPPED = "skipped"  # Skipped
     UNKNOWN_TIMING = "unknown timing"
     UNKNOWN_ROLE = "unknown role"
     UNKNOWN_ENDED_BY = "unknown ended_by"
@@ -55,5 +63,5 @@ DUPLICATE_INDEX: Key = (Measure.SKIPPED, Skipped.DUPLICATE_INDEX)
 
 
 def rejected(field: Field, reason: Rejection) -> Increment:
-    """One value of ``field`` was not used."""
+    """A value of ``field`` was rejected."""
     return ((Measure.REJECTED, field, reason), 1)

@@ -1,18 +1,24 @@
-"""Pure: every metric family, once: name, kind, help, labels, buckets and how it is derived.
+"""Pure: every metric family, once: name, kind, help, labels, buckets, what it measures and how it is derived.
 
-Rules for this file: it is data. The README table, the dashboards' tests and the page are all read from it,
-so a family that is not here does not exist. Counters are named without ``_total``, as OpenMetrics does.
-Labels marked ``L`` in the README (chosen with ``--metrics.labels``) come before a family's own labels.
+This file is data. The page, the store, the documentation and the dashboards' tests read it; a family that is not
+here does not exist. A new metric of conversations is an entry here and the code in `exporter.counting.derive`
+(or ``finish``) that yields increments of its `Measure`.
+
+Counters are named without ``_total``, as OpenMetrics does. The labels chosen with ``--metrics.labels`` come
+before a family's own labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum, StrEnum
 from math import prod
 
 import attrs
 
+from ..counting.increments import Measure
+from ..counting.labels import LABEL_CHOICES
 from ..enums import (
     ERROR_ENDINGS,
+    DecodePath,
     Drift,
     EndedBy,
     FeedError,
@@ -34,18 +40,16 @@ from ..enums import (
     WatcherState,
 )
 
-LABEL_CHOICES = ("project", "agent", "origin", "is_test", "call_provider", "language", "model")
-
-# Dense where voice is felt: 0.2 to 0.5 s is a natural gap, above 1 s broken; published objectives sit at
-# 0.8, 1.5, 3, 3.5, 5, 7, 8, 10 and 15 s, and an honest ratio needs a boundary exactly at the objective.
-# 20, 30 and 60 s tell a slow answer from a caller who waits for nothing.
+# Dense where callers notice a difference: 0.2 to 0.5 s is a natural pause, more than 1 s feels broken. Published
+# objectives are 0.8, 1.5, 3, 3.5, 5, 7, 8, 10 and 15 s, and an exact ratio needs a boundary at the objective.
+# 20, 30 and 60 s separate slow answers from calls in which no answer came.
 RESPONSE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 3.5, 5, 7, 8, 10, 15, 20, 30, 60)
 GENERATION_BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3, 5, 10)
-# Dispatch and queueing inside the vendor: tens of milliseconds when healthy, seconds when it queues.
+# Dispatch and queueing inside Phonic: tens of milliseconds normally, seconds when requests queue up.
 MODEL_INPUT_BUCKETS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5)
 TURN_DURATION_BUCKETS = (0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120)
 CONVERSATION_DURATION_BUCKETS = (5, 10, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600, 7200)
-# From a healthy answer to the time-outs.
+# From a normal reply to the timeouts.
 REQUEST_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 TURNS_BUCKETS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 80, 130, 200)
 
@@ -59,18 +63,24 @@ class Kind(StrEnum):
 
 
 class Scope(Enum):
-    """Whose numbers a family holds, and so how long they live."""
+    """What the numbers of a family belong to, and so how long they are kept."""
 
-    CONVERSATIONS = "conversations"  # carries L; sums for ever; in the checkpoint
-    COUNTED = "counted"  # no L, but guarded by progress like the above; in the checkpoint
-    PROCESS = "process"  # what this process did; starts at 0 with it
-    STATE = "state"  # read from its owner at each scrape
-    LIVE = "live"  # one live conversation; gone when it ends
+    CONVERSATIONS = "conversations"  # has the chosen labels; kept in the state file
+    COUNTED = "counted"  # has no chosen labels, but is added up from conversations, too; kept in the state file
+    PROCESS = "process"  # belongs to this process; starts at 0 with it
+    STATE = "state"  # read from the part of the program that it describes, at each scrape
+    LIVE = "live"  # belongs to one live conversation; disappears when that ends
 
 
 @attrs.frozen(kw_only=True)
 class Family:
-    """One metric family. ``values`` lists, label by label, the closed sets of its own ``labels``."""
+    """One metric family.
+
+    ``values`` lists, label by label, all values of its own ``labels``. ``measure``: the kind of increment that
+    the family adds up; the rest of the increment's key are its label values. ``fixed``: kinds of increment whose
+    key has no label value, each with the value that it is counted under. ``derived`` says briefly where the
+    numbers come from.
+    """
 
     name: str
     kind: Kind
@@ -80,10 +90,12 @@ class Family:
     labels: tuple[str, ...] = ()
     values: tuple[tuple[str, ...], ...] = ()
     buckets: tuple[float, ...] = ()
+    measure: Measure | None = None
+    fixed: tuple[tuple[Measure, str], ...] = ()
 
     @property
     def sample_name(self) -> str:
-        """The name people query: with ``_total`` for a counter."""
+        """The name in queries: with ``_total`` for a counter."""
         return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
 
     def label_names(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
@@ -91,12 +103,39 @@ class Family:
         return (*chosen, *self.labels) if self.scope is Scope.CONVERSATIONS else self.labels
 
 
-def _conversations(name: str, meaning: str, derived: str, **rest: object) -> Family:
-    kind = Kind.HISTOGRAM if "buckets" in rest else Kind.COUNTER
-    return Family(name=name, kind=kind, scope=Scope.CONVERSATIONS, help=meaning, derived=derived, **rest)  # type: ignore[arg-type]
+def _conversations(
+    measure: Measure,
+    name: str,
+    meaning: str,
+    derived: str,
+    *,
+    labels: tuple[str, ...] = (),
+    values: tuple[tuple[str, ...], ...] = (),
+    buckets: tuple[float, ...] = (),
+) -> Family:
+    return Family(
+        name=name,
+        kind=Kind.HISTOGRAM if buckets else Kind.COUNTER,
+        scope=Scope.CONVERSATIONS,
+        help=meaning,
+        derived=derived,
+        labels=labels,
+        values=values,
+        buckets=buckets,
+        measure=measure,
+    )
 
 
-def _counter(scope: Scope, name: str, meaning: str, derived: str, **labels: tuple[str, ...]) -> Family:
+def _counter(
+    scope: Scope,
+    name: str,
+    meaning: str,
+    derived: str,
+    *,
+    measure: Measure | None = None,
+    fixed: tuple[tuple[Measure, str], ...] = (),
+    **labels: tuple[str, ...],
+) -> Family:
     return Family(
         name=f"phonic_exporter_{name}",
         kind=Kind.COUNTER,
@@ -105,6 +144,8 @@ def _counter(scope: Scope, name: str, meaning: str, derived: str, **labels: tupl
         derived=derived,
         labels=tuple(labels),
         values=tuple(labels.values()),
+        measure=measure,
+        fixed=fixed,
     )
 
 
@@ -116,14 +157,18 @@ def _words(words: type[StrEnum]) -> tuple[str, ...]:
     return tuple(word.value for word in words)
 
 
-# The role "other" gets its series when it is first met: nobody has seen it, and it would cost every
-# label set 16 series.
+# The series of the role "other" are created when it first occurs: Phonic does not document such a role, and every
+# label set would have its series.
 _ROLES = (Role.ASSISTANT.value, Role.USER.value)
 
 CONVERSATIONS = _conversations(
-    "phonic_conversations", "Conversations seen, once each.", "first snapshot, or REST record, of an id"
+    Measure.CONVERSATION,
+    "phonic_conversations",
+    "Conversations seen, each counted once.",
+    "first snapshot, or REST record, of an id",
 )
 CONVERSATIONS_ENDED = _conversations(
+    Measure.ENDED,
     "phonic_conversations_ended",
     "Conversations that ended, by what ended them.",
     "`ended_by` of REST, else `end_reason` of the live feed, else `unknown`",
@@ -131,6 +176,7 @@ CONVERSATIONS_ENDED = _conversations(
     values=(_words(EndedBy),),
 )
 CONVERSATION_ERRORS = _conversations(
+    Measure.ERROR,
     "phonic_conversation_errors",
     "Conversations that ended in an error.",
     "`ended_by` is `error` or one of `configuration_endpoint_*`",
@@ -138,18 +184,21 @@ CONVERSATION_ERRORS = _conversations(
     values=(tuple(word.value for word in ERROR_ENDINGS),),
 )
 CONVERSATION_DURATION = _conversations(
+    Measure.CONVERSATION_DURATION,
     "phonic_conversation_duration_seconds",
-    "Length of ended conversations: duration_ms of the whole conversation, from its start to its end.",
+    "Length of ended conversations in seconds, from start to end: duration_ms of the conversation.",
     "final `duration_ms`, at the end",
     buckets=CONVERSATION_DURATION_BUCKETS,
 )
 CONVERSATION_TURNS = _conversations(
+    Measure.CONVERSATION_TURNS,
     "phonic_conversation_turns",
     "Number of turns of ended conversations.",
     "turns seen by the end",
     buckets=TURNS_BUCKETS,
 )
 TURNS = _conversations(
+    Measure.TURN,
     "phonic_turns",
     "Turns, each counted when first seen.",
     "`items[]`, identity (`id`, `item_idx`)",
@@ -157,64 +206,75 @@ TURNS = _conversations(
     values=(_ROLES,),
 )
 TURN_DURATION = _conversations(
+    Measure.TURN_DURATION,
     "phonic_turn_duration_seconds",
-    "Length of settled turns: items[].duration_ms, from the first to the last audio of the turn.",
+    "Length of turns that can no longer grow, in seconds, from the first to the last audio of the turn: "
+    "items[].duration_ms.",
     "`items[].duration_ms` once a later turn exists or the conversation has ended",
     labels=("role",),
     values=(_ROLES,),
     buckets=TURN_DURATION_BUCKETS,
 )
 MODEL_GENERATION = _conversations(
+    Measure.MODEL_GENERATION,
     "phonic_turn_model_generation_seconds",
-    "Model generation of assistant turns as Phonic reports it: timings.model_generation_time, "
-    "from the model's input to its first audio.",
+    "Time in seconds from the model's input to its first audio, for assistant turns: "
+    "timings.model_generation_time as reported by Phonic.",
     "`timings.model_generation_time`, first valid value",
     buckets=GENERATION_BUCKETS,
 )
 FIRST_AUDIO = _conversations(
+    Measure.FIRST_AUDIO,
     "phonic_turn_first_audio_seconds",
-    "First audio of assistant turns as Phonic reports it: timings.phonic_api_output_to_first_audio_chunk, "
-    "from API output to the first audio chunk inside Phonic; what the caller feels is "
+    "Time in seconds from API output to the first audio chunk inside Phonic, for assistant turns: "
+    "timings.phonic_api_output_to_first_audio_chunk as reported by Phonic; what the caller waits for is "
     "phonic_turn_response_seconds.",
     "`timings.phonic_api_output_to_first_audio_chunk`, first valid value",
     buckets=GENERATION_BUCKETS,
 )
 MODEL_INPUT = _conversations(
+    Measure.MODEL_INPUT,
     "phonic_turn_model_input_seconds",
-    "Hand-over to the model as Phonic reports it: timings.phonic_api_output_to_modal_input, "
-    "from API output to the model's input.",
+    "Time in seconds from API output to the model's input, for assistant turns: "
+    "timings.phonic_api_output_to_modal_input as reported by Phonic.",
     "`timings.phonic_api_output_to_modal_input`, first valid value",
     buckets=MODEL_INPUT_BUCKETS,
 )
 RESPONSE = _conversations(
+    Measure.RESPONSE,
     "phonic_turn_response_seconds",
-    "Silence the caller hears: from the end of the user's turn (started_at + duration_ms) "
-    "to started_at of the assistant's next turn.",
+    "Silence that the caller hears before an answer, in seconds: from the end of the user's turn "
+    "(started_at + duration_ms) to started_at of the assistant's next turn.",
     "assistant `started_at` - (user `started_at` + `duration_ms`), neighbours by index; "
     "`analysis.latencies_ms` where the conversation was never watched",
     buckets=RESPONSE_BUCKETS,
 )
 OVERLAPS = _conversations(
+    Measure.OVERLAP,
     "phonic_turn_overlaps",
     "Assistant turns that started before the user's turn ended; they have no response time.",
     "response below 0",
 )
 SILENT_TURNS = _conversations(
+    Measure.SILENT_TURN,
     "phonic_silent_turns",
     "Turns in which the assistant chose not to respond.",
     "`items[].assistant_chose_not_to_respond`, when first true",
 )
 INTERRUPTIONS = _conversations(
+    Measure.INTERRUPTIONS,
     "phonic_interruptions",
     "Interruptions of ended conversations: analysis.interruptions_count.",
     "REST `analysis.interruptions_count`, after the end",
 )
 TOOL_CALLS = _conversations(
+    Measure.TOOL_CALL,
     "phonic_tool_calls",
     "Tool calls, each counted when its id is first seen.",
     "`items[].tool_call_ids` live, `items[].tool_calls[].id` in REST",
 )
 TOOL_CALL_FAILURES = _conversations(
+    Measure.TOOL_FAILURE,
     "phonic_tool_call_failures",
     "Tool calls of ended conversations that failed.",
     "REST `tool_calls[]`: `timed_out`, `response_status_code`, `error_message`, after the end",
@@ -223,14 +283,14 @@ TOOL_CALL_FAILURES = _conversations(
 )
 CONVERSATIONS_LIVE = _gauge(
     "phonic_conversations_live",
-    "Conversations being watched and live now.",
+    "Watched conversations that are live now.",
     "watched conversations that have sent a snapshot and not ended",
     scope=Scope.CONVERSATIONS,
 )
 
 AGENT_INFO = _gauge(
     "phonic_agent_info",
-    "Agents known, to join names to ids; always 1.",
+    "Known agents, to join agent names with ids; always 1.",
     "`agent` of snapshots, REST `/agents`",
     "project",
     "agent",
@@ -238,24 +298,25 @@ AGENT_INFO = _gauge(
 )
 PROJECT_ACTIVE = _gauge(
     "phonic_project_conversations_active",
-    "Conversations in progress in the project, as Phonic counts them.",
+    "Conversations in progress in the project, as counted by Phonic.",
     "REST `/projects` `active_conversations`",
     "project",
 )
 PROJECT_LIMIT = _gauge(
     "phonic_project_conversations_limit",
-    "Most conversations the project may have at once; absent where the workspace's limit applies.",
+    "Largest number of simultaneous conversations in the project; absent where the limit of the workspace"
+    " applies.",
     "REST `/projects` `max_active_conversations`",
     "project",
 )
 WORKSPACE_ACTIVE = _gauge(
     "phonic_workspace_conversations_active",
-    "Conversations in progress in the workspace, as Phonic counts them.",
+    "Conversations in progress in the workspace, as counted by Phonic.",
     "REST `/workspace` `active_conversations`",
 )
 WORKSPACE_LIMIT = _gauge(
     "phonic_workspace_conversations_limit",
-    "Most conversations the workspace may have at once.",
+    "Largest number of simultaneous conversations in the workspace.",
     "REST `/workspace` `max_active_conversations`",
 )
 UP = _gauge(
@@ -266,7 +327,7 @@ UP = _gauge(
 
 LIVE_INFO = _gauge(
     "phonic_conversation_live_info",
-    "A live conversation and whose it is, to join with the other live metrics; always 1.",
+    "Project, agent and origin of a live conversation, to join with its other metrics; always 1.",
     "latest snapshot",
     "conversation_id",
     "project",
@@ -282,41 +343,51 @@ def _live(name: str, meaning: str, derived: str) -> Family:
 
 LIVE_TURNS = _live("turns", "Turns of the live conversation so far.", "turns seen")
 LIVE_DURATION = _live(
-    "duration_seconds", "Length of the live conversation at its latest snapshot.", "latest `duration_ms`"
+    "duration_seconds",
+    "Length of the live conversation in seconds, at its latest snapshot.",
+    "latest `duration_ms`",
 )
 LIVE_GENERATION = _live(
     "model_generation_seconds",
-    "Model generation of the latest assistant turn that has one.",
+    "Model generation time, in seconds, of the latest assistant turn that has one.",
     "latest valid `timings.model_generation_time`",
 )
 LIVE_FIRST_AUDIO = _live(
     "first_audio_seconds",
-    "First audio of the latest assistant turn that has one.",
+    "First audio time, in seconds, of the latest assistant turn that has one.",
     "latest valid `timings.phonic_api_output_to_first_audio_chunk`",
 )
 LIVE_LAST_UPDATE = _live(
     "last_update_timestamp_seconds",
-    "When the latest snapshot of the live conversation was received, Unix time.",
+    "Unix time at which the latest snapshot of the live conversation was received.",
     "arrival of the latest snapshot",
 )
 LIVE_WAITING_SINCE = _live(
     "waiting_since_timestamp_seconds",
-    "When the user's turn ended that no answer has followed yet, as far as the latest snapshot tells, Unix time "
-    "by Phonic's clock; absent while nobody waits and while the feed is lost.",
-    "last turn is a user turn: its `started_at` + `duration_ms`",
+    "End of the latest user turn if no answer has followed it, in Unix time by Phonic's clock; absent "
+    "while no caller waits for an answer, and while the feed is lost.",
+    "end of the last turn (`started_at` + `duration_ms`) if it is a user turn",
 )
 
 BUILD_INFO = _gauge(
     "phonic_exporter_build_info", "Version of the exporter; always 1.", "package", "version", "pythonversion"
 )
-WATCHERS = _gauge("phonic_exporter_watchers", "Watcher tasks by what they are doing.", "supervisor", "state")
+WATCHERS = _gauge("phonic_exporter_watchers", "Watchers by state.", "supervisor", "state")
 UPDATES = _counter(Scope.PROCESS, "updates", "Snapshots received (conversation-updated messages).", "live feed")
-UPDATE_BYTES = _counter(Scope.PROCESS, "update_bytes", "Size of the snapshots received.", "live feed")
+UPDATE_BYTES = _counter(Scope.PROCESS, "update_bytes", "Size in bytes of the snapshots received.", "live feed")
 UPDATES_SUPERSEDED = _counter(
     Scope.PROCESS,
     "updates_superseded",
-    "Snapshots not evaluated because a newer one was already waiting.",
+    "Snapshots dropped because a newer one of the same conversation was already waiting.",
     "live feed",
+)
+DECODES = _counter(
+    Scope.PROCESS,
+    "decodes",
+    "Snapshots decoded: in full, or incrementally, without the turns decoded before; nearly all of a long call "
+    "should be incremental.",
+    "decoding",
+    path=_words(DecodePath),
 )
 MESSAGES = _counter(
     Scope.PROCESS,
@@ -328,15 +399,16 @@ MESSAGES = _counter(
 INVALID_MESSAGES = _counter(
     Scope.PROCESS,
     "invalid_messages",
-    "Messages that could not be used at all.",
+    "Messages from live feeds that could not be used.",
     "decoding",
     reason=_words(Invalid),
 )
 REJECTED_VALUES = _counter(
     Scope.COUNTED,
     "rejected_values",
-    "Values inside messages that were not used, once for each turn and reason.",
+    "Values in messages that were invalid and ignored, counted once per turn, field and reason.",
     "validation of each value",
+    measure=Measure.REJECTED,
     field=_words(Field),
     reason=_words(Rejection),
 )
@@ -351,7 +423,7 @@ FEED_ERRORS = _counter(
 WATCHER_CRASHES = _counter(
     Scope.PROCESS,
     "watcher_crashes",
-    "Watchers that met a defect of the exporter and were restarted.",
+    "Watchers that failed because of a bug in the exporter and were restarted.",
     "tasks",
 )
 CONVERSATIONS_REFUSED = _counter(
@@ -365,19 +437,22 @@ CONVERSATIONS_LOST = _counter(
     "conversations_lost",
     "Conversations whose per-turn timings were never seen and cannot be fetched later.",
     "ended before a first snapshot arrived",
+    measure=Measure.LOST,
     reason=_words(Lost),
 )
 TURNS_REVISED = _counter(
     Scope.COUNTED,
     "turns_revised",
-    "Values of turns that changed after they had been observed, once for each turn and field.",
+    "Values of turns that changed after they had been counted, each counted once per turn and field.",
     "comparison with what was observed",
+    measure=Measure.REVISED,
 )
 TURNS_SKIPPED = _counter(
     Scope.COUNTED,
     "turns_skipped",
     "Elements of items that were not counted as a turn.",
     "not an object, or a second one with the same index",
+    measure=Measure.SKIPPED,
     reason=_words(Skipped),
 )
 LABEL_VALUES_FOLDED = _counter(
@@ -390,8 +465,9 @@ LABEL_VALUES_FOLDED = _counter(
 UNKNOWN_FIELDS = _counter(
     Scope.PROCESS,
     "unknown_fields",
-    "Fields in messages that the exporter does not know: Phonic's schema has changed.",
+    "Fields in messages that the exporter does not know, a sign that Phonic's schema has changed.",
     "first snapshot of each connection; timings of each turn",
+    fixed=((Measure.UNKNOWN_TIMING, Drift.TIMINGS),),
     object=_words(Drift),
 )
 UNKNOWN_WORDS = _counter(
@@ -399,33 +475,34 @@ UNKNOWN_WORDS = _counter(
     "unknown_words",
     "Enumerated values that the exporter does not know and shows as other.",
     "`role`, `ended_by`, `origin`",
+    fixed=((Measure.UNKNOWN_ROLE, UnknownWord.ROLE), (Measure.UNKNOWN_ENDED_BY, UnknownWord.ENDED_BY)),
     field=_words(UnknownWord),
 )
 DISCOVERY_LAST_SUCCESS = _gauge(
     "phonic_exporter_discovery_last_success_timestamp_seconds",
-    "When discovery last completed, Unix time; absent before.",
+    "Unix time at which discovery last completed; absent before the first time.",
     "discovery",
 )
 DISCOVERY_ERRORS = _counter(
     Scope.PROCESS,
     "discovery_errors",
     "REST requests that failed.",
-    "status, time-out, body",
+    "status, timeout, body",
     reason=_words(RestError),
 )
 DISCOVERY_DURATION = _gauge(
-    "phonic_exporter_discovery_duration_seconds", "How long the last round of discovery took.", "discovery"
+    "phonic_exporter_discovery_duration_seconds", "Duration of the last discovery pass in seconds.", "discovery"
 )
 DISCOVERED = _gauge(
     "phonic_exporter_discovery_found_conversations",
-    "Live conversations that the last round of discovery found; compare phonic_project_conversations_active.",
+    "Live conversations found by the last discovery pass; compare phonic_project_conversations_active.",
     "list rows without `ended_at`",
     "project",
 )
 REQUESTS = _counter(
     Scope.PROCESS,
     "requests",
-    "REST requests sent, repetitions included, by what is asked for.",
+    "REST requests sent, retries included, by kind.",
     "REST",
     request=_words(Request),
 )
@@ -433,7 +510,7 @@ REQUEST_DURATION = Family(
     name="phonic_exporter_request_duration_seconds",
     kind=Kind.HISTOGRAM,
     scope=Scope.PROCESS,
-    help="How long REST requests took, without their wait in the queue, by what is asked for.",
+    help="Duration of REST requests in seconds, without their wait in the queue, by kind.",
     derived="REST",
     labels=("request",),
     values=(_words(Request),),
@@ -441,91 +518,92 @@ REQUEST_DURATION = Family(
 )
 REQUESTS_WAITING = _gauge(
     "phonic_exporter_requests_waiting",
-    "REST requests that wait for their turn; absent without REST.",
+    "REST requests waiting in the queue; absent without REST.",
     "`--phonic.requests-per-second`, Phonic's 429 and `Retry-After`",
 )
 REQUESTS_WAITING_SINCE = _gauge(
     "phonic_exporter_requests_waiting_since_timestamp_seconds",
-    "When the REST request that waits longest began to, Unix time; absent while none waits.",
-    "the same",
+    "Unix time since which the oldest REST request in the queue has been waiting; absent while the queue "
+    "is empty.",
+    "`--phonic.requests-per-second`, Phonic's 429 and `Retry-After`",
 )
 REQUESTS_ALLOWED = _gauge(
     "phonic_exporter_requests_per_second_allowed",
-    "REST requests that may be sent in a second: the setting, less for a while after a 429; absent without REST.",
+    "REST requests that may be sent per second: the setting, or less for a while after a 429; absent "
+    "without REST.",
     "halved by each 429, growing by 1 a second",
 )
 CLOCK_OFFSET = _gauge(
     "phonic_exporter_clock_offset_seconds",
-    "How far this machine's clock is ahead of Phonic's; absent before the first reply.",
+    "How far this machine's clock is ahead of Phonic's, in seconds; absent before the first reply.",
     "REST `Date` header",
 )
 TASK_CRASHES = _counter(
     Scope.PROCESS,
     "task_crashes",
-    "Defects of the exporter that tasks beside the watchers met and went on after.",
+    "Failures of tasks other than watchers because of a bug in the exporter; the tasks go on.",
     "tasks",
     task=_words(Task),
 )
 RECONCILIATIONS = _counter(
     Scope.PROCESS,
     "reconciliations",
-    "REST reads that complete an ended conversation, by how they went.",
+    "REST reads that complete an ended conversation, by result.",
     "REST `/conversations/{id}`",
     result=_words(Reconciled),
 )
 CHECKPOINT_LAST_SUCCESS = _gauge(
     "phonic_exporter_checkpoint_last_success_timestamp_seconds",
-    "When the checkpoint last held all there was to save, Unix time; absent before.",
-    "checkpoint",
+    "Unix time at which the state file last held everything that was to be saved; absent before the first write.",
+    "state file",
 )
 CHECKPOINT_ERRORS = _counter(
-    Scope.PROCESS, "checkpoint_errors", "Checkpoints that could not be written or read.", "checkpoint"
+    Scope.PROCESS, "checkpoint_errors", "Failed reads and writes of the state file.", "state file"
 )
 CHECKPOINT_RESETS = _counter(
     Scope.PROCESS,
     "checkpoint_resets",
-    "Families or files of a checkpoint that were not taken over at start.",
-    "restore",
+    "Parts of the state file that were not taken over at start, by reason.",
+    "state file, at start",
     reason=_words(Reset),
 )
-CHECKPOINT_SIZE = _gauge("phonic_exporter_checkpoint_size_bytes", "Size of the checkpoint file.", "checkpoint")
+CHECKPOINT_SIZE = _gauge("phonic_exporter_checkpoint_size_bytes", "Size of the state file in bytes.", "state file")
 PAGES_COMMITTED = _gauge(
     "phonic_exporter_pages_committed",
-    "1 while pages show what the state file holds; 0 while it has not been written for 30 s and pages show "
-    "numbers "
-    "that a crash would lose; absent without a state file.",
-    "checkpoint",
+    "1 while pages show what the state file holds, 0 after 30 s without a successful write, when pages "
+    "show numbers that a crash would lose; absent without a state file.",
+    "state file",
 )
 COMMIT_WAIT = _gauge(
     "phonic_exporter_commit_wait_seconds",
-    "How long the previous scrape waited for what was counted to be written.",
+    "How long the previous scrape waited for a write of the state file, in seconds.",
     "scrape",
 )
 LABEL_SETS_HELD = _gauge(
     "phonic_exporter_label_sets_held",
-    "Groups of new series that are shown at 0 until Prometheus has seen them so.",
+    "Groups of new series that are held back at 0 until Prometheus has seen them.",
     "`--metrics.hold-new-series`",
 )
 CREDENTIAL_REFUSED = _gauge(
     "phonic_exporter_credential_refused",
-    "1 while Phonic's REST API refuses the API key and no feed is opened, else 0; absent without REST.",
+    "1 while Phonic's REST API refuses the API key, so that no feed is opened, else 0; absent without REST.",
     "REST status 401 or 403",
 )
 RELOAD_SUCCESSFUL = _gauge(
     "phonic_exporter_config_last_reload_successful",
-    "1 if the file could be used when it was last read, 0 if the exporter keeps what it had.",
+    "1 if the last read of the file succeeded, 0 if the exporter keeps the previous contents.",
     "files that are read again when they change",
     "file",
 )
 RELOAD_TIMESTAMP = _gauge(
     "phonic_exporter_config_last_reload_success_timestamp_seconds",
-    "When the file was last read successfully, Unix time.",
+    "Unix time of the last successful read of the file.",
     "files that are read again when they change",
     "file",
 )
 SLO_RESPONSE = _gauge(
     "phonic_exporter_slo_response_seconds",
-    "Response time objective of this exporter; a bucket boundary of phonic_turn_response_seconds.",
+    "Objective for the response time in seconds; a bucket boundary of phonic_turn_response_seconds.",
     "`--metrics.slo-response`",
 )
 LABEL_SETS = _gauge(
@@ -533,14 +611,14 @@ LABEL_SETS = _gauge(
 )
 EVENT_LOOP_LAG = _gauge(
     "phonic_exporter_event_loop_lag_seconds",
-    "Largest lateness of a timer in the last minute: how long everything on the event loop had to wait.",
+    "Longest delay of a timer in the last minute, in seconds: how long every task on the event loop had to wait.",
     "time between two waits for I/O",
 )
 RENDER_DURATION = _gauge(
-    "phonic_exporter_render_duration_seconds", "How long rendering the previous page took.", "scrape"
+    "phonic_exporter_render_duration_seconds", "Duration of rendering the previous page, in seconds.", "scrape"
 )
 
-# Closed label values of gauges that their owners fill at each scrape.
+# All label values of gauges that are read at each scrape.
 STATE_VALUES: dict[str, tuple[str, ...]] = {
     WATCHERS.name: _words(WatcherState),
     RELOAD_SUCCESSFUL.name: _words(ReloadedFile),
@@ -557,11 +635,19 @@ def _families() -> Iterator[Family]:
 CATALOG: tuple[Family, ...] = tuple(_families())
 """All families, in the order of the page."""
 
+FAMILY_OF: Mapping[Measure, Family] = {family.measure: family for family in CATALOG if family.measure is not None}
+"""The family that adds up a kind of increment. The rest of the increment's key are its label values."""
+
+FIXED_LABEL_OF: Mapping[Measure, tuple[Family, str]] = {
+    measure: (family, value) for family in CATALOG for measure, value in family.fixed
+}
+"""The family and its label value for each kind of increment whose key has no label value."""
+
 
 def series_of(scope: Scope) -> int:
-    """How many series a label set (`Scope.CONVERSATIONS`) or a live conversation (`Scope.LIVE`) has at most.
+    """The most series of a label set (`Scope.CONVERSATIONS`) or of a live conversation (`Scope.LIVE`).
 
-    A histogram has one for each bucket, infinity included, its sum and its count.
+    A histogram has one for each bucket, ``+Inf`` included, one for its sum and one for its count.
     """
     return sum(
         prod(map(len, family.values)) * (len(family.buckets) + 3 if family.kind is Kind.HISTOGRAM else 1)

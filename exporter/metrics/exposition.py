@@ -1,9 +1,9 @@
-"""Pure: the page, in the three formats Prometheus reads, byte for byte as its own client would write it.
+"""Pure: the page in the three formats that Prometheus reads, byte for byte as prometheus_client would write it.
 
-Strategy: each series keeps the finished text before its value (`series.py`), so a scrape appends numbers and
-joins; the numbers of a gauge are written all at once (`digits.py`). Against ``prometheus_client.generate_latest``
-on the same numbers this is 12 (text) to 20 times (OpenMetrics) faster with 1,000 live conversations, which is what
-lets a page of ten thousand samples be written on the event loop; ``tests`` hold it to the client's bytes.
+Each series keeps the text before its value (`exporter.metrics.series`), so rendering only formats numbers and
+joins strings. That makes a page of ten thousand samples cheap enough for the event loop: see docs/decisions/0006
+and benchmarks/results/rendering.md. `exporter.metrics.client_exposition` writes the same page with
+prometheus_client.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,13 @@ from .numbers import number_texts
 from .series import Column, Numbers, Series
 
 Block = tuple[Family, Iterable[tuple[Series, Numbers]] | Column]
-"""A family and its series: accumulators with the numbers to write, or those of a gauge."""
+"""A family with its series: accumulators with the numbers to write, or the column of a gauge."""
 
 EOF = b"# EOF\n"
 
 
 def render(blocks: Iterable[Block], form: Format) -> Iterator[bytes]:
-    """The page of ``blocks``, family by family and without its end mark: see `finish`.
+    """The text of ``blocks``, one piece per family, without the end mark that `finish` adds.
 
     Families without series are left out.
     """
@@ -33,14 +33,14 @@ def render(blocks: Iterable[Block], form: Format) -> Iterator[bytes]:
         else:
             for series, numbers in rows:
                 series.write(out, numbers, exemplars=openmetrics)  # type: ignore[arg-type]  # each has its own
-        # Encoded family by family: a page of 10,000 live conversations is 4 to 8 % faster, and one of 1,000 with a
-        # label that is not ASCII 30 %, because that widens the characters of its own family and not of all.
+        # Encode each family on its own: one label that is not ASCII makes Python store the whole string with wider
+        # characters, which slows down joining and encoding.
         if len(out) > 1:
             yield "".join(out).encode()
 
 
 def finish(parts: Iterable[bytes], form: Format) -> Iterator[bytes]:
-    """Pages of disjoint families, one after the other, as one."""
+    """The pieces of a page, and the end mark where the format has one."""
     yield from parts
     if form is Format.OPENMETRICS_1_0_0:
         yield EOF

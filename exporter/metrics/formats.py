@@ -4,7 +4,7 @@ import enum
 
 
 class Format(enum.Enum):
-    """A text format that Prometheus reads; the value is its media type and version."""
+    """A text format that Prometheus reads. The value is its media type and version."""
 
     TEXT_0_0_4 = "text/plain; version=0.0.4"
     TEXT_1_0_0 = "text/plain; version=1.0.0"
@@ -12,5 +12,5 @@ class Format(enum.Enum):
 
     @property
     def content_type(self) -> str:
-        """Value of the header ``Content-Type`` for a page in this format."""
+        """Value of the ``Content-Type`` header of a page in this format."""
         return f"{self.value}; charset=utf-8"

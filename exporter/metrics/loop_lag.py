@@ -1,9 +1,9 @@
-"""State: how late the event loop was in the last minute, which is how long anything else waited for its turn.
+"""State: how late the event loop was in the last minute, which is how long any task had to wait for its turn.
 
-Strategy: trio tells an instrument when it begins and ends to wait for I/O. Between two waits it runs every task
-that is ready, and a timer that is due meanwhile is late by as long as that takes; a wait that ends later than it
-should (the process was stopped, or had no CPU) makes timers late, too. So nothing needs to wake up to be measured:
-a timer of its own, ten times a second, would cost an idle process 0.3 % of a core.
+trio calls an instrument before and after each wait for I/O. Between two waits it runs every task that is ready,
+and a timer that becomes due meanwhile is late by as long as that takes. A wait that ends later than it should,
+because the process was stopped or got no CPU, makes timers late as well. Measuring this needs no timer of its
+own, which would keep an idle process awake.
 """
 
 from collections import deque
@@ -13,22 +13,25 @@ from time import perf_counter
 import trio
 
 WINDOW = 60.0
-"""Seconds for which a lateness is remembered."""
-_SHORTEST = 0.001  # seconds; less is not remembered: a busy loop waits for I/O thousands of times a second
+"""Seconds for which a delay is remembered."""
+_SHORTEST = (
+    0.001  # seconds; shorter delays are ignored, since a busy loop waits for I/O thousands of times a second
+)
 
 
 class LoopLag(trio.abc.Instrument):
-    """The largest lateness of a timer in the last minute, while `run` runs."""
+    """The longest delay of a timer in the last minute, measured while `run` runs."""
 
     def __init__(self, *, clock: Callable[[], float] = perf_counter) -> None:
-        """``clock`` tells seconds from any beginning."""
+        """``clock`` returns seconds since any fixed time."""
         self._clock = clock
         self._since = clock()  # when the wait for I/O, or the tasks after it, began
-        # (when, lateness), with falling lateness: one that a later one exceeds is never the largest again.
+        # (when, delay), delays falling: a delay is removed when a later one is as long, as it can't be the
+        # longest.
         self._late: deque[tuple[float, float]] = deque()
 
     async def run(self) -> None:
-        """Measure until cancelled."""
+        """Measure until cancelled. Cancellation: at any time."""
         self._since = self._clock()
         trio.lowlevel.add_instrument(self)
         try:
@@ -37,11 +40,11 @@ class LoopLag(trio.abc.Instrument):
             trio.lowlevel.remove_instrument(self)
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
-        """Called by trio: all ready tasks have run."""
+        """Called by trio when all ready tasks have run."""
         self._note(0.0)
 
     def after_io_wait(self, timeout: float) -> None:
-        """Called by trio: the wait is over; it should have taken ``timeout`` seconds at most."""
+        """Called by trio when the wait is over, which should have taken at most ``timeout`` seconds."""
         self._note(timeout)
 
     def _note(self, allowed: float) -> None:
@@ -59,6 +62,6 @@ class LoopLag(trio.abc.Instrument):
             self._late.popleft()
 
     def largest(self) -> float:
-        """Seconds; 0 while the loop was never late by a millisecond."""
+        """The longest delay in seconds; 0 if none was a millisecond or longer."""
         self._forget(self._clock())
         return self._late[0][1] if self._late else 0.0

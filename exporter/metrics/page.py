@@ -1,4 +1,4 @@
-"""State: the page of one exporter: every family of the catalog, where its series come from, and its cost."""
+"""State: the metrics page: every family of the catalog, with the source of its series."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -12,29 +12,33 @@ from .series import Column, Numbers, Sample, Series, samples
 from .store import MetricStore, accumulated
 
 PART = 128 * 1024
-"""Bytes of a part of a page, at least: about 0.5 ms of work. A family is never cut."""
+"""Smallest part of a page in bytes, except the last one. A family is never split."""
 
 Rows = Iterable[tuple[tuple[str, ...], float]]
-Source = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
-"""What a gauge is now: its samples, or the columns of all the families that share the source."""
+GaugeReader = Callable[[], Iterable[Sample] | Mapping[Family, Column]]
+"""Reads a gauge: returns its samples, or columns of all families that share this reader."""
 
 
 class Page:
     """Writes the metrics page.
 
-    ``gauges`` maps a gauge family to what its owner says at this moment; ``process`` renders ``process_*``.
-    A family of the catalog without a source is an error here, not a gap found by a user.
+    ``gauges`` maps each gauge family to a function that reads it from its owner. ``process`` renders
+    ``process_*``. ``exposition`` writes the families: our own writer, or `client_exposition.render`, which gives
+    the same bytes more slowly. Raises: ValueError if a family of the catalog has no source.
     """
 
     def __init__(
         self,
         store: MetricStore,
-        gauges: Mapping[Family, Source],
+        gauges: Mapping[Family, GaugeReader],
         process: Callable[[Format, frozenset[str] | None], bytes],
+        *,
+        exposition: Callable[[Iterable[Block], Format], Iterator[bytes]] = render,
     ) -> None:
         self._store = store
         self._gauges = {**gauges, catalog.RENDER_DURATION: self._own_cost}
         self._process = process
+        self._exposition = exposition
         self._duration: float | None = None
         held = set(accumulated())
         for family in CATALOG:
@@ -42,10 +46,10 @@ class Page:
                 raise ValueError(f"nothing feeds {family.name}")
 
     def parts(self, form: Format, names: frozenset[str] | None = None) -> Iterator[bytes]:
-        """The page in a format; ``names`` restricts it to families (by family or sample name).
+        """The page in parts of at least `PART` bytes, so that other tasks can run between two of them.
 
-        All numbers are of the moment of the call. Their text is made part by part as these are taken: a page of
-        1,000 live conversations takes 5 ms and more, for which nobody else on the loop needs to wait in one piece.
+        ``names`` restricts the page to these families, by family or sample name. All numbers are those of the
+        moment of the call; their text is written when the part is taken.
         """
         started = perf_counter()
         blocks = list(self._blocks(names))
@@ -53,7 +57,7 @@ class Page:
         return self._write(blocks, process, form, perf_counter() - started, is_whole=names is None)
 
     def render(self, form: Format, names: frozenset[str] | None = None) -> bytes:
-        """`parts` in one piece, for those who need not share a loop."""
+        """The page in one piece, for callers that do not share an event loop."""
         return b"".join(self.parts(form, names))
 
     def _write(
@@ -62,7 +66,7 @@ class Page:
         started = perf_counter()
         waiting: list[bytes] = []
         size = 0
-        for part in finish(chain(render(blocks, form), (process,)), form):
+        for part in finish(chain(self._exposition(blocks, form), (process,)), form):
             waiting.append(part)
             size += len(part)
             if size >= PART:
@@ -81,7 +85,7 @@ class Page:
                 yield family, self._rows(family, shared)
 
     def _rows(self, family: Family, shared: dict[Family, Column]) -> list[tuple[Series, Numbers]] | Column:
-        """A family's series as they are now; ``shared`` is what sources of several families gave for this page."""
+        """A family's series as they are now. ``shared``: the columns that shared readers have returned."""
         source = self._gauges.get(family)
         if source is None:
             return self._store.shown(family)
@@ -97,12 +101,12 @@ class Page:
 
 
 def rows(family: Family, source: Callable[[], Rows]) -> tuple[Family, Callable[[], list[Sample]]]:
-    """A gauge whose owner gives label values and numbers."""
+    """A gauge and its reader. ``source`` returns label values and number of each series."""
     return family, lambda: samples(family, source())
 
 
 def one(family: Family, source: Callable[[], float | None]) -> tuple[Family, Callable[[], list[Sample]]]:
-    """A gauge without labels; absent while its owner gives None."""
+    """A gauge without labels and its reader. The gauge is absent while ``source`` returns None."""
 
     def sample() -> list[Sample]:
         value = source()

@@ -1,4 +1,4 @@
-"""Edge: the standard ``process_*`` metrics; the only module that uses prometheus_client."""
+"""Edge: the standard ``process_*`` metrics, from prometheus_client."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ OPENMETRICS_END = b"# EOF\n"
 
 
 def process_metrics() -> Callable[[Format, frozenset[str] | None], bytes]:
-    """A function that renders the process metrics of this process, without OpenMetrics' end mark.
+    """Return a function that renders the metrics of this process, without the end mark of OpenMetrics.
 
-    Its second argument restricts the families, as ``?name[]=`` does.
+    Its arguments are the format and the family or sample names to restrict the page to (None: all).
     """
     registry = CollectorRegistry(auto_describe=True)
     ProcessCollector(registry=registry)

@@ -1,7 +1,8 @@
-"""Tasks: what a scrape waits for, so that its page tells only what the state file holds.
+"""Tasks: what a scrape waits for before its page is rendered: a write of the state file.
 
-A scrape first has everything written that was counted so far, within a bound, and then shows what is committed
-(`exporter.metrics.store`). Without a state file what is counted is committed.
+A page shows only committed numbers (`exporter.metrics.store`). So a scrape asks for a write of everything that was
+counted, waits for it within a bound, and then shows what is committed. Without a state file, everything counted is
+committed at once.
 """
 
 from collections.abc import Callable
@@ -12,19 +13,19 @@ import trio
 from ..state.rows import Changes
 from .store import MetricStore
 
-LONGEST_WAIT: Final = 1.0  # seconds of a scrape for a write
+LONGEST_WAIT: Final = 1.0  # seconds that a scrape waits for a write
 _SHARE_OF_TIMEOUT: Final = 1 / 3
 
 
-class Source(Protocol):
-    """See `exporter.conversations`."""
+class ChangeSource(Protocol):
+    """Whose changes are committed: `exporter.conversations.Conversations`."""
 
     def changes(self, *, everything: bool = False) -> Changes: ...
     def committed(self, changes: Changes) -> None: ...
 
 
-class Keeper(Protocol):
-    """See `exporter.state.keeper`."""
+class StateWriter(Protocol):
+    """Who writes the state file: `exporter.state.keeper.StateKeeper`."""
 
     @property
     def is_behind(self) -> bool: ...
@@ -33,9 +34,12 @@ class Keeper(Protocol):
 
 
 class Publisher:
-    """Prepares pages. ``wait`` is how long the last scrape waited for its commit, seconds; None before."""
+    """Brings the shown numbers up to date for each page.
 
-    def __init__(self, store: MetricStore, source: Source, keeper: Keeper | None) -> None:
+    ``wait``: how long the last scrape waited for a write, in seconds; None before the first scrape.
+    """
+
+    def __init__(self, store: MetricStore, source: ChangeSource, keeper: StateWriter | None) -> None:
         """``keeper`` is None without a state file."""
         self.wait: float | None = None
         self._store = store
@@ -44,13 +48,14 @@ class Publisher:
 
     @property
     def is_committed(self) -> bool | None:
-        """Whether pages show committed numbers; None without a state file."""
+        """Whether pages show only what the state file holds; None without a state file."""
         return None if self._keeper is None else not self._keeper.is_behind
 
     async def prepare(self, gives_up_after: float | None) -> None:
-        """Bring what pages show up to date, for a scrape that its client gives up after so many seconds.
+        """Commit what was counted, and show it.
 
-        Waits a third of that, at most 1 s. Cancellation: at any time.
+        ``gives_up_after``: timeout of the scrape in seconds, None if the client did not name it. Waits for a third
+        of that, at most 1 s. Cancellation: stops waiting at once; the write goes on.
         """
         started = trio.current_time()
         self._store.release(started)
@@ -66,10 +71,13 @@ class Publisher:
         self.wait = trio.current_time() - started
 
     def take_all(self) -> None:
-        """Without a state file: what was counted counts as written."""
+        """Without a state file: commit everything that was counted."""
         self._source.committed(self._source.changes())
 
     def whole_page(self, by_prometheus: bool) -> Callable[[], None]:
-        """A client takes a whole page of this moment. Returns what to call once all of it is sent."""
-        births = self._store.held_now()
-        return lambda: self._store.seen(births, trio.current_time(), by_prometheus=by_prometheus)
+        """Note that a client is about to get a whole page of this moment.
+
+        Returns a function that the caller must call once the whole page was sent.
+        """
+        groups = self._store.held_back()
+        return lambda: self._store.seen(groups, trio.current_time(), by_prometheus=by_prometheus)

@@ -1,11 +1,10 @@
-"""State: the accumulators behind a series, each with the text of its labels made once.
+"""State: one counter or histogram series: its counted and shown numbers, and the text of its labels.
 
-Rules for this file: an accumulator only grows; its labels never change, so the text before each value is
-built when the series is born and a scrape formats nothing but numbers. Sums are whole billionths, so that a
-total does not depend on the order in which its parts arrived.
+A series only grows. Its labels never change, so the text before each value is built once, and a scrape formats
+nothing but numbers. Sums are integers of billionths: a total does not depend on the order in which its parts were
+added.
 
-Each series has two sets of numbers. The *counted* ones change with every observation. The *shown* ones are what a
-page tells, and change only when the store says so (`exporter.metrics.store`): a frozen copy of the counted ones.
+`exporter.metrics.store` explains counted and shown numbers, and series that are held back.
 """
 
 from bisect import bisect_left
@@ -19,15 +18,15 @@ from .catalog import Family
 from .numbers import number_text, repr_text
 
 NANO = 1_000_000_000
-EXEMPLAR_RUNES = 128  # Prometheus drops an exemplar whose label names and values are longer, without a word
-EXEMPLAR_LIFE = 60.0  # seconds for which the slowest observation of a bucket is shown: a few scrapes
+EXEMPLAR_RUNES = 128  # Prometheus silently drops an exemplar whose label names and values are longer
+EXEMPLAR_LIFE = 60.0  # seconds for which the slowest observation of a bucket is kept: a few scrapes
 
 _SMALL = tuple(f"{count}.0" for count in range(1000))
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
 
 
 def labels_text(names: Sequence[str], values: Sequence[str]) -> str:
-    """``{a="x",b="y"}`` sorted by name, as Prometheus' own client writes it; empty without labels."""
+    """``{a="x",b="y"}``, sorted by name as prometheus_client does; empty without labels."""
     if not names:
         return ""
     pairs = sorted(zip(names, values, strict=True))
@@ -35,12 +34,12 @@ def labels_text(names: Sequence[str], values: Sequence[str]) -> str:
 
 
 def count_text(count: int) -> str:
-    """`number_text` of a whole number from 0: most are small, and their texts are kept."""
+    """`number_text` of an integer from 0. The texts of small ones, which most are, are cached."""
     return _SMALL[count] if count < len(_SMALL) else number_text(count)
 
 
 class Exemplar(NamedTuple):
-    """The conversation behind an observation: ``labels`` is exposition text, ``at`` Unix time."""
+    """The conversation behind an observation. ``labels`` is exposition text, ``at`` is Unix time."""
 
     labels: str
     value: float
@@ -52,52 +51,49 @@ class Exemplar(NamedTuple):
 
 
 class Counter:
-    """A sum that only grows. Its numbers are one int."""
+    """A counter series. Its numbers are one int."""
 
-    __slots__ = ("family", "is_held", "labels", "prefix", "shown", "total")
+    __slots__ = ("family", "is_held_back", "labels", "prefix", "shown", "total")
 
     def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
         self.family = family
         self.labels = labels
         self.total: int = 0
         self.shown: int = 0
-        self.is_held = False
+        self.is_held_back = False
         self.prefix = f"{family.sample_name}{labels_text(names, labels)} "
 
     def add(self, amount: int) -> None:
         self.total += amount
 
     def freeze(self) -> int:
-        """The counted numbers of this moment."""
+        """A copy of the counted numbers."""
         return self.total
 
-    def hold(self) -> None:
-        """Be shown at 0."""
-        self.is_held = True
+    def hold_back(self) -> None:
+        """Be shown at 0 until the store clears ``is_held_back``."""
+        self.is_held_back = True
         self.shown = 0
 
-    def dump(self) -> list[int]:
-        return [self.total]
-
-    def load(self, dumped: Sequence[int]) -> None:
-        """Take over what `dump` gave, as counted and as shown."""
-        (self.total,) = dumped
+    def load(self, saved: Sequence[int]) -> None:
+        """Take over numbers from a state file (`saved_numbers`), as counted and as shown."""
+        (self.total,) = saved
         self.shown = self.total
 
-    def write(self, out: list[str], shown: int, *, exemplars: bool) -> None:  # noqa: ARG002  # as a histogram's
+    def write(self, out: list[str], shown: int, *, exemplars: bool) -> None:  # noqa: ARG002  # same signature as Histogram.write
         out.append(f"{self.prefix}{count_text(shown)}\n")
 
 
 HistogramNumbers = tuple[int, list[int], "list[Exemplar | None]"]
-"""Sum in billionths, count of each bucket (not cumulative), slowest recent observation of each bucket."""
+"""Sum in billionths, count of each bucket (not cumulative), and slowest recent observation of each bucket."""
 
 
 class Histogram:
-    """Counts per bucket, the exact sum, and the slowest recent observation of each bucket."""
+    """A histogram series: counts per bucket, exact sum, and the slowest recent observation of each bucket."""
 
     __slots__ = (
-        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "is_held", "labels", "nanos",
-        "shown", "sum_prefix",
+        "bounds", "bucket_prefixes", "count_prefix", "counts", "exemplars", "family", "is_held_back", "labels",
+        "nanos", "shown", "sum_prefix",
     )  # fmt: skip
 
     def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
@@ -108,7 +104,7 @@ class Histogram:
         self.nanos = 0
         self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
         self.shown: HistogramNumbers = self.freeze()
-        self.is_held = False
+        self.is_held_back = False
         own = labels_text(names, labels)
         self.count_prefix = f"{family.name}_count{own} "
         self.sum_prefix = f"{family.name}_sum{own} "
@@ -118,7 +114,10 @@ class Histogram:
         ]
 
     def observe(self, value: float, exemplar_labels: str, at: float) -> None:
-        """Count ``value`` (base unit of the family). ``exemplar_labels`` empty: no exemplar."""
+        """Count ``value``, in the base unit of the family, at Unix time ``at``.
+
+        ``exemplar_labels`` is the label text of its exemplar; empty for none.
+        """
         bucket = bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.nanos += round(value * NANO)
@@ -128,20 +127,17 @@ class Histogram:
                 self.exemplars[bucket] = Exemplar(exemplar_labels, value, round(at, 3))
 
     def freeze(self) -> HistogramNumbers:
-        """The counted numbers of this moment, with the exemplars that belong to them."""
+        """A copy of the counted numbers, with their exemplars."""
         return self.nanos, self.counts[:], self.exemplars[:]
 
-    def hold(self) -> None:
-        """Be shown at 0."""
-        self.is_held = True
+    def hold_back(self) -> None:
+        """Be shown at 0 until the store clears ``is_held_back``."""
+        self.is_held_back = True
         self.shown = 0, [0] * len(self.counts), [None] * len(self.counts)
 
-    def dump(self) -> list[int]:
-        return [self.nanos, *self.counts]
-
-    def load(self, dumped: Sequence[int]) -> None:
-        """Take over what `dump` gave, as counted and as shown."""
-        self.nanos, *self.counts = dumped
+    def load(self, saved: Sequence[int]) -> None:
+        """Take over numbers from a state file (`saved_numbers`), as counted and as shown."""
+        self.nanos, *self.counts = saved
         self.shown = self.freeze()
 
     def write(self, out: list[str], shown: HistogramNumbers, *, exemplars: bool) -> None:
@@ -160,16 +156,21 @@ class Histogram:
 
 Series = Counter | Histogram
 Numbers = int | HistogramNumbers
-"""What `Series.freeze` gives; nobody changes it afterwards."""
+"""What ``freeze`` of a series returns. It is never changed."""
 
 
-def rebucketed(layout: Sequence[float], dumped: Sequence[int], bounds: Sequence[float]) -> list[int]:
-    """A histogram's `dump` under other bucket ``bounds`` than those of its ``layout``.
+def saved_numbers(numbers: Numbers) -> tuple[int, ...]:
+    """What a state file keeps: the total of a counter, or the sum and the count of each bucket of a histogram."""
+    return (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
 
-    Each count goes to the bucket that holds the upper bound of its old one, so that the cumulative count at every
-    bound that both have, the sum and the total stay what they were: no series that continues falls.
+
+def rebucketed(layout: Sequence[float], saved: Sequence[int], bounds: Sequence[float]) -> list[int]:
+    """The `saved_numbers` of a histogram whose buckets were ``layout``, for the buckets ``bounds``.
+
+    Each count goes to the bucket that holds the upper bound of its old one. So the sum, the total and the
+    cumulative counts at bounds that both have stay the same, and no series that continues falls.
     """
-    nanos, *counts = dumped
+    nanos, *counts = saved
     moved = [0] * (len(bounds) + 1)
     for bound, count in zip((*layout, inf), counts, strict=True):
         moved[bisect_left(bounds, bound)] += count
@@ -178,7 +179,7 @@ def rebucketed(layout: Sequence[float], dumped: Sequence[int], bounds: Sequence[
 
 @lru_cache(maxsize=8192)
 def exemplar_labels(conversation_id: str) -> str:
-    """Exemplar label text for a conversation; empty where Prometheus would drop it for its length."""
+    """Label text of a conversation's exemplar; empty if it is so long that Prometheus would drop it."""
     name = "conversation_id"
     if len(name) + len(conversation_id) > EXEMPLAR_RUNES:
         return ""
@@ -186,13 +187,13 @@ def exemplar_labels(conversation_id: str) -> str:
 
 
 Sample = tuple[str, float]
-"""Label text and value of one gauge series."""
+"""Label text and value of a gauge series."""
 
 
 class Column(NamedTuple):
-    """The gauge series of one family side by side.
+    """The gauge series of one family: a list of label texts and a list of values.
 
-    Two lists in place of a tuple for each sample: a page of 1,000 live conversations takes 14 % less.
+    Two lists rather than one of pairs, because `number_texts` writes a list of values at once.
     """
 
     labels: Sequence[str]
@@ -200,7 +201,7 @@ class Column(NamedTuple):
 
     @classmethod
     def present(cls, labels: Sequence[str], values: Sequence[float | None]) -> "Column":
-        """Those that have a value."""
+        """The series that have a value."""
         return cls(
             [text for text, value in zip(labels, values, strict=True) if value is not None],
             [value for value in values if value is not None],
@@ -213,5 +214,5 @@ class Column(NamedTuple):
 
 
 def samples(family: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> list[Sample]:
-    """Rows of label values and number, as gauge samples of ``family``."""
+    """Gauge samples of ``family`` from rows of label values and number."""
     return [(labels_text(family.labels, labels), value) for labels, value in rows]

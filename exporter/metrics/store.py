@@ -1,75 +1,70 @@
-"""State: all accumulated numbers, by family and labels; touched on the trio thread only.
+"""State: the numbers of all counters and histograms, by family and labels; used on the trio thread only.
 
-Rules for this file:
-- A label set is one combination of the labels chosen with ``--metrics.labels``. It is born with all its series
-  at 0, because Prometheus cannot see the first increment of a new series. It never goes away, unless it was
-  made ahead of its first conversation and the place is needed for one.
-- Label values are bounded here and nowhere else: beyond a limit a value becomes ``__other__``, and is counted.
-- Families that are guarded by progress (`Scope.CONVERSATIONS`, `Scope.COUNTED`) go into the state file
-  together with it; what only this process did (`Scope.PROCESS`) starts at 0 with it.
+Theory of operation
+-------------------
+Prometheus takes a counter that falls for a restart and adds its whole value again, and its ``increase()`` never
+counts the first sample of a series. The store is built so that neither can happen, not even by a crash.
 
-Counted and shown. A page tells the *shown* numbers, so that Prometheus never sees a counter fall: a crash takes
-the exporter back to its state file, hence a page may tell no more than the file holds. `MetricStore.freeze` copies
-what has changed for one write; `MetricStore.publish` makes a frozen copy the shown numbers once the write is
-acknowledged, all families at once; `MetricStore.put_back` returns a copy whose write failed.
-`MetricStore.show_counted` is for an exporter without a state file, and for one that cannot write it.
+*Counted and shown numbers.* A series has two sets of numbers. `MetricStore.apply` and `MetricStore.count` add to
+the *counted* ones. A page has the *shown* ones. A crash takes the exporter back to its state file, so what is
+shown must never be more than what the file holds. Shown numbers therefore change only through a write::
 
-Held. Prometheus' ``increase`` does not see the first sample of a series, so a new series is shown at 0 for a while
-before its numbers: where it could not be known ahead for ``hold`` seconds after the first whole page with it, so
-that each of several Prometheus servers sees the 0; where it was known ahead on two scrapes of Prometheus, of which
-one may have failed on its way, or for `AHEAD_HOLD` seconds after anybody got it. A `_Birth` is a group of series
-that are held together. That it is over is itself written to the file before a page tells the numbers, so a crash
-cannot make them fall to 0 again.
+    freeze() ----> the copy is written ----> publish(copy)    the copy's numbers are shown, of all families at once
+                          |
+                          `-- it failed ----> put_back(copy)  the next copy includes these series again
+
+There is one write at a time. `freeze` copies only the series that changed since the previous copy. Copies are
+numbered: `MetricStore.publish` ignores one that is older than what is shown. An exporter without a state file
+publishes each copy at once. `MetricStore.show_counted` is for an exporter whose file could not be written for
+long: it shows the counted numbers without a write, so a crash would then make counters fall.
+
+*New series.* A series is created at 0, and held back: whatever is counted in it, pages show 0 until Prometheus has
+had a chance to see that 0. Series that appear together are one `_HeldGroup`. How long a group is held back depends
+on whether it was *expected*, that is, known before anything was counted in it:
+
+- unexpected: ``hold`` seconds after the first whole page that showed it was sent, so that each of several
+  Prometheus servers scrapes the 0;
+- expected: until Prometheus has been sent `EXPECTED_SCRAPES` whole pages (one may be lost on the way), or
+  `EXPECTED_HOLD` seconds after any client was sent one.
+
+`MetricStore.release` ends that. The counted numbers then go into the next copy, together with the list of groups
+that are still held back: a crash before that write is acknowledged returns to 0 and holds the group back again,
+a crash after it returns to the numbers.
+
+*Label sets.* A label set is one combination of the labels chosen with ``--metrics.labels``. All its series are
+created with it. It stays for the life of the process, except that an expected one without a conversation gives way
+when a limit is reached. This module alone limits label values: beyond a limit a value becomes ``__other__``, and
+`phonic_exporter_label_values_folded` counts it.
+
+Invariants
+----------
+- For every series of a saved family: shown <= what the state file holds, or 0 while held back (unless
+  `MetricStore.show_counted` was called).
+- For every series: shown never decreases while the process runs.
+- Families in `Scope.CONVERSATIONS` and `Scope.COUNTED` are in the state file, written in one transaction with the
+  progress of conversations. Families in `Scope.PROCESS` are not, start at 0 with the process, and are shown as
+  counted.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain, product
 
 import attrs
 
 from ..counting.increments import Increment, Key, Measure
-from ..enums import Drift, UnknownWord
-from ..state.rows import Held, SavedSeries
+from ..counting.labels import OTHER
+from ..state.rows import HeldBack, SavedSeries
 from . import catalog
-from .catalog import CATALOG, Family, Kind, Scope
-from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed
+from .catalog import CATALOG, FAMILY_OF, FIXED_LABEL_OF, Family, Kind, Scope
+from .series import Counter, Histogram, Numbers, Series, exemplar_labels, rebucketed, saved_numbers
 
-OTHER = "__other__"
-AHEAD_SCRAPES, AHEAD_HOLD = 2, 5.0
-
-_FAMILY_OF: Mapping[Measure, Family] = {
-    Measure.CONVERSATION: catalog.CONVERSATIONS,
-    Measure.ENDED: catalog.CONVERSATIONS_ENDED,
-    Measure.ERROR: catalog.CONVERSATION_ERRORS,
-    Measure.CONVERSATION_DURATION: catalog.CONVERSATION_DURATION,
-    Measure.CONVERSATION_TURNS: catalog.CONVERSATION_TURNS,
-    Measure.TURN: catalog.TURNS,
-    Measure.TURN_DURATION: catalog.TURN_DURATION,
-    Measure.MODEL_GENERATION: catalog.MODEL_GENERATION,
-    Measure.FIRST_AUDIO: catalog.FIRST_AUDIO,
-    Measure.MODEL_INPUT: catalog.MODEL_INPUT,
-    Measure.RESPONSE: catalog.RESPONSE,
-    Measure.OVERLAP: catalog.OVERLAPS,
-    Measure.SILENT_TURN: catalog.SILENT_TURNS,
-    Measure.INTERRUPTIONS: catalog.INTERRUPTIONS,
-    Measure.TOOL_CALL: catalog.TOOL_CALLS,
-    Measure.TOOL_FAILURE: catalog.TOOL_CALL_FAILURES,
-    Measure.REVISED: catalog.TURNS_REVISED,
-    Measure.REJECTED: catalog.REJECTED_VALUES,
-    Measure.SKIPPED: catalog.TURNS_SKIPPED,
-    Measure.LOST: catalog.CONVERSATIONS_LOST,
-}
-# Drift is counted in families whose labels are not the increment's own words.
-_FIXED: Mapping[Measure, tuple[Family, str]] = {
-    Measure.UNKNOWN_TIMING: (catalog.UNKNOWN_FIELDS, Drift.TIMINGS),
-    Measure.UNKNOWN_ROLE: (catalog.UNKNOWN_WORDS, UnknownWord.ROLE),
-    Measure.UNKNOWN_ENDED_BY: (catalog.UNKNOWN_WORDS, UnknownWord.ENDED_BY),
-}
+EXPECTED_SCRAPES = 2
+EXPECTED_HOLD = 5.0  # seconds
 
 
 @attrs.frozen(kw_only=True)
 class LabelLimits:
-    """Which labels conversations carry, and how many values they may have."""
+    """The labels of conversations, and the most values of each label and the most label sets."""
 
     names: tuple[str, ...] = ("project", "agent")
     values: int = 100
@@ -78,21 +73,21 @@ class LabelLimits:
 
 @attrs.frozen(eq=False)
 class LabelSet:
-    """One combination of label values and the series that carry it, by what may be added to them."""
+    """One combination of label values, and its series by the key of the increments that they add up."""
 
     values: tuple[str, ...]
     series: dict[Key, Series] = attrs.field(factory=dict, repr=False)
 
 
 @attrs.define(eq=False)
-class _Birth:
-    """Series that are shown at 0 so far.
+class _HeldGroup:
+    """New series that pages show at 0 for now.
 
-    ``seen_at``: when a whole page first showed them; seconds, any clock. ``scrapes``: how often Prometheus got
-    one.
+    ``seen_at``: when a whole page with them was first sent, in seconds of the clock that `MetricStore.release`
+    gets. ``scrapes``: how many whole pages with them were sent to Prometheus.
     """
 
-    held: Held
+    held: HeldBack
     series: list[Series] = attrs.field(factory=list)
     seen_at: float | None = None
     scrapes: int = 0
@@ -100,77 +95,77 @@ class _Birth:
     def is_due(self, now: float, hold: float) -> bool:
         if self.seen_at is None:
             return False
-        if not self.held.is_ahead:
+        if not self.held.is_expected:
             return now - self.seen_at >= hold
-        return self.scrapes >= AHEAD_SCRAPES or now - self.seen_at >= min(hold, AHEAD_HOLD)
+        return self.scrapes >= EXPECTED_SCRAPES or now - self.seen_at >= min(hold, EXPECTED_HOLD)
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Frozen:
-    """The counted numbers of one moment, of the series that changed.
+    """A copy of the counted numbers of the series that changed.
 
-    ``shown``: of these, what pages show once the copy is written. ``held`` is None where that did not change.
+    ``ordinal``: number of the copy, rising. ``shown``: those of the numbers that pages show once the copy is
+    written. ``held``: all groups that are held back, or None if that has not changed since the previous copy.
     """
 
     ordinal: int
     numbers: list[tuple[Series, Numbers]]
     shown: list[tuple[Series, Numbers]]
-    held: tuple[Held, ...] | None
+    held: tuple[HeldBack, ...] | None
 
     def __bool__(self) -> bool:
         return bool(self.numbers) or self.held is not None
 
     def rows(self) -> Iterator[SavedSeries]:
-        """As a state file keeps them. May be called in another thread."""
+        """The numbers as a state file keeps them. May be called in any thread."""
         for series, numbers in self.numbers:
             if not _is_saved(series.family):
                 continue
-            row = (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
-            yield SavedSeries(series.family.name, series.labels, series.family.buckets, row)
+            yield SavedSeries(series.family.name, series.labels, series.family.buckets, saved_numbers(numbers))
 
 
 class MetricStore:
-    """The numbers of all families that are accumulated."""
+    """The series of all counters and histograms of the catalog."""
 
     def __init__(self, limits: LabelLimits, *, hold: float = 0.0) -> None:
-        """``hold`` is ``--metrics.hold-new-series``, seconds; at 0 no series is held."""
+        """``hold`` is ``--metrics.hold-new-series`` in seconds; with 0 no series is held back."""
         self.limits = limits
         self._hold = hold
-        self._births: dict[tuple[str, tuple[str, ...]], _Birth] = {}
-        self._births_changed = False
-        self._ordinal = 0  # of the latest frozen copy
-        self._shown_ordinal = 0  # copies up to this one are shown, or older than what is
+        self._groups: dict[tuple[str, tuple[str, ...]], _HeldGroup] = {}
+        self._groups_changed = False
+        self._ordinal = 0  # of the latest copy
+        self._shown_ordinal = 0  # copies up to this one must not be shown (again)
         self._in_flight: Frozen | None = None
         self._series: dict[str, dict[tuple[str, ...], Series]] = {
             family.name: {} for family in CATALOG if _is_accumulated(family)
         }
         self._label_sets: dict[tuple[str, ...], LabelSet] = {}
-        self._ahead: dict[tuple[str, ...], LabelSet] = {}  # of these, those that no conversation has asked for
+        self._expected: dict[tuple[str, ...], LabelSet] = {}  # label sets without a conversation
         self._values: list[set[str]] = [set() for _ in limits.names]
         self._changed: set[Series] = set()
         for family in CATALOG:
             if _is_accumulated(family) and family.scope is not Scope.CONVERSATIONS:
-                born = [self._new(family, own) for own in product(*family.values)]
+                created = [self._new(family, own) for own in product(*family.values)]
                 if family.scope is Scope.COUNTED:
-                    self._bear(Held(family.name, (), is_ahead=True), born)
+                    self._hold_back(HeldBack(family.name, (), is_expected=True), created)
 
     # --- counting
 
     def counter(self, family: Family, *labels: str) -> Counter:
-        """A counter of `Scope.PROCESS`, for those who count often."""
+        """A counter of `Scope.PROCESS`, for a caller that adds to it often. ``labels`` are its label values."""
         series = self._series[family.name][labels]
         assert isinstance(series, Counter)  # noqa: S101  # a wrong family is our own bug, found by any test
         return series
 
     def count(self, family: Family, *labels: str, amount: int = 1) -> None:
-        """Add to a counter that no conversation's labels are on."""
+        """Add to a counter of `Scope.PROCESS` or `Scope.COUNTED`. ``labels`` are its label values."""
         series = self.counter(family, *labels)
         series.add(amount)
         if _is_saved(family):
             self._changed.add(series)
 
     def observe(self, family: Family, *labels: str, value: float) -> None:
-        """Count a value in a histogram of `Scope.PROCESS`, in the base unit of the family."""
+        """Add a value, in the base unit of the family, to a histogram of `Scope.PROCESS`."""
         series = self._series[family.name][labels]
         assert isinstance(series, Histogram)  # noqa: S101  # as in `counter`
         series.observe(value, "", 0.0)
@@ -178,7 +173,7 @@ class MetricStore:
     def apply(
         self, label_set: LabelSet, increments: Iterable[Increment], *, conversation_id: str, at: float
     ) -> None:
-        """Add what a conversation added. ``at`` is Unix time, for exemplars."""
+        """Add the increments of a conversation. Exemplars name it, with ``at`` as their Unix time."""
         exemplar = exemplar_labels(conversation_id)
         changed = self._changed
         for key, value in increments:
@@ -192,33 +187,34 @@ class MetricStore:
             changed.add(series)
 
     def label_set(self, wanted: Sequence[str]) -> LabelSet:
-        """The label set of a conversation with these values (in the order of ``limits.names``), folded at the
-        limits.
+        """The label set for a conversation with these label values, in the order of ``limits.names``.
+
+        Values beyond a limit become `OTHER`; expected label sets without a conversation give way first.
         """
         known = self._label_sets.get(tuple(wanted))
         if known is None:
             values = tuple(self._fold(at, value) for at, value in enumerate(wanted))
             known = self._label_sets.get(values)
-            while known is None and len(self._label_sets) >= self.limits.sets and self._ahead:
-                self._drop(next(iter(self._ahead)))
+            while known is None and len(self._label_sets) >= self.limits.sets and self._expected:
+                self._drop(next(iter(self._expected)))
             if known is None and len(self._label_sets) >= self.limits.sets:
                 self.count(catalog.LABEL_VALUES_FOLDED, "label_set")
                 values = tuple(OTHER for _ in self.limits.names)
                 known = self._label_sets.get(values)
-            known = known or self._new_label_set(values, is_ahead=False)
-        self._ahead.pop(known.values, None)
+            known = known or self._new_label_set(values, is_expected=False)
+        self._expected.pop(known.values, None)
         return known
 
     def expect(self, wanted: Sequence[str]) -> None:
-        """Make a label set ahead of its first conversation, where the limits leave room for it."""
+        """Create the label set of a known agent before its first conversation, if the limits leave room for it."""
         values = tuple(wanted)
         has_room = len(self._label_sets) < self.limits.sets and all(
             value in seen or len(seen) < self.limits.values
             for seen, value in zip(self._values, values, strict=True)
         )
         if has_room and values not in self._label_sets:
-            self._ahead[values] = made = self._new_label_set(values, is_ahead=True)
-            self._changed.add(next(iter(made.series.values())))  # one row is enough for the checkpoint to know it
+            self._expected[values] = made = self._new_label_set(values, is_expected=True)
+            self._changed.add(next(iter(made.series.values())))  # one row in the state file restores the label set
 
     def _fold(self, at: int, value: str) -> str:
         seen = self._values[at]
@@ -233,18 +229,18 @@ class MetricStore:
         return OTHER
 
     def _make_room(self, at: int) -> None:
-        """Give up values that only label sets made ahead have, if there are any, until there is room."""
-        used = {values[at] for values in self._label_sets.keys() - self._ahead.keys()}
-        for spare in dict.fromkeys(values[at] for values in self._ahead if values[at] not in used):
-            for values in [values for values in self._ahead if values[at] == spare]:
+        """Drop expected label sets, until the label has one value fewer than its limit or none of them is left."""
+        used = {values[at] for values in self._label_sets.keys() - self._expected.keys()}
+        for spare in dict.fromkeys(values[at] for values in self._expected if values[at] not in used):
+            for values in [values for values in self._expected if values[at] == spare]:
                 self._drop(values)
             if len(self._values[at]) < self.limits.values:
                 break
 
     def _drop(self, values: tuple[str, ...]) -> None:
-        """Forget a label set made ahead, and its values where no other has them."""
-        del self._ahead[values]
-        self._births_changed |= self._births.pop(("", values), None) is not None
+        """Remove an expected label set, and those of its label values that no other label set has."""
+        del self._expected[values]
+        self._groups_changed |= self._groups.pop(("", values), None) is not None
         for series in self._label_sets.pop(values).series.values():
             del self._series[series.family.name][series.labels]
             self._changed.discard(series)
@@ -252,31 +248,35 @@ class MetricStore:
             if all(each[at] != value for each in self._label_sets):
                 self._values[at].discard(value)
 
-    def _new_label_set(self, values: tuple[str, ...], *, is_ahead: bool) -> LabelSet:
+    def _new_label_set(self, values: tuple[str, ...], *, is_expected: bool) -> LabelSet:
         label_set = self._label_sets[values] = LabelSet(values)
         for seen, value in zip(self._values, values, strict=True):
             if value != OTHER:
                 seen.add(value)
-        for what, family in _FAMILY_OF.items():
+        for what, family in FAMILY_OF.items():
             if family.scope is Scope.CONVERSATIONS:
                 for own in product(*family.values):
                     label_set.series[(what, *own)] = self._new(family, (*values, *own))
-        self._bear(Held("", values, is_ahead=is_ahead), label_set.series.values())
+        self._hold_back(HeldBack("", values, is_expected=is_expected), label_set.series.values())
         return label_set
 
     def _adopt(self, label_set: LabelSet, key: Key) -> Series:
-        """The series for a key that the label set was not born with: a shared one, or a rare label value."""
+        """Find or create the series for a key that a new label set does not have.
+
+        It belongs to a family without conversation labels, or has a label value that is not among the family's
+        (``role="other"``).
+        """
         what = Measure(key[0])
-        if what in _FIXED:
-            family, label = _FIXED[what]
+        if what in FIXED_LABEL_OF:
+            family, label = FIXED_LABEL_OF[what]
             series = self._series[family.name][(label,)]
         else:
-            family = _FAMILY_OF[what]
+            family = FAMILY_OF[what]
             labels = key[1:] if family.scope is not Scope.CONVERSATIONS else (*label_set.values, *key[1:])
             known = self._series[family.name].get(labels)
             if known is None:
                 series = self._new(family, labels)
-                self._bear(Held(family.name, labels, is_ahead=False), [series])
+                self._hold_back(HeldBack(family.name, labels, is_expected=False), [series])
             else:
                 series = known
         label_set.series[key] = series
@@ -290,59 +290,62 @@ class MetricStore:
 
     # --- new series
 
-    def _bear(self, held: Held, series: Iterable[Series]) -> None:
-        """Hold new series, unless that is turned off."""
+    def _hold_back(self, held: HeldBack, series: Iterable[Series]) -> None:
+        """Show new series at 0, unless ``hold`` is 0."""
         if self._hold > 0:
-            birth = self._births.setdefault((held.family, held.labels), _Birth(held))
+            group = self._groups.setdefault((held.family, held.labels), _HeldGroup(held))
             for each in series:
-                each.hold()
-                birth.series.append(each)
-            self._births_changed = True
+                each.hold_back()
+                group.series.append(each)
+            self._groups_changed = True
 
-    def held_now(self) -> list[_Birth]:
-        """The groups of held series: for a new whole page, which tells `seen` when it is sent."""
-        return list(self._births.values())
+    def held_back(self) -> list[_HeldGroup]:
+        """The groups that a whole page of this moment shows at 0. Call `seen` with them when the page was sent."""
+        return list(self._groups.values())
 
-    def seen(self, births: Iterable[_Birth], at: float, *, by_prometheus: bool) -> None:
-        """A whole page showed these series at 0. ``at``: seconds, of the clock that `release` gets."""
-        for birth in births:
-            if birth.seen_at is None:
-                birth.seen_at = at
-            birth.scrapes += by_prometheus
+    def seen(self, groups: Iterable[_HeldGroup], at: float, *, by_prometheus: bool) -> None:
+        """A whole page with these groups at 0 was sent at ``at``, in seconds of the clock that `release` gets."""
+        for group in groups:
+            if group.seen_at is None:
+                group.seen_at = at
+            group.scrapes += by_prometheus
 
     def release(self, now: float) -> None:
-        """No longer hold series that were shown at 0 for long enough: their numbers go into the next copy."""
-        for key in [key for key, birth in self._births.items() if birth.is_due(now, self._hold)]:
-            for series in self._births.pop(key).series:
-                series.is_held = False
-                if self._exists(series):  # its label set may have made room for another meanwhile
+        """Stop holding back groups that were shown at 0 for long enough. Their numbers go into the next copy."""
+        for key in [key for key, group in self._groups.items() if group.is_due(now, self._hold)]:
+            for series in self._groups.pop(key).series:
+                series.is_held_back = False
+                if self._exists(series):  # its label set may have been dropped
                     self._changed.add(series)
-            self._births_changed = True
+            self._groups_changed = True
 
     @property
-    def held_count(self) -> int:
-        """Groups of new series that are shown at 0 so far."""
-        return len(self._births)
+    def held_back_count(self) -> int:
+        """How many groups of new series are held back."""
+        return len(self._groups)
 
     # --- what a page shows
 
     def freeze(self, *, everything: bool = False) -> Frozen:
-        """A copy of what has changed since the last one, for one write at a time: see `publish`, `put_back`."""
+        """Copy the counted numbers that changed since the previous copy, or all that a state file keeps.
+
+        The caller must pass the copy to `publish` or `put_back` before the next call.
+        """
         changed, self._changed = self._changed, set()
         held = None
-        if self._births_changed or everything:
-            held = tuple(birth.held for birth in self._births.values())
-            self._births_changed = False
+        if self._groups_changed or everything:
+            held = tuple(group.held for group in self._groups.values())
+            self._groups_changed = False
         self._ordinal += 1
         numbers: list[tuple[Series, Numbers]]
         wanted = self._all_saved() if everything else changed
         numbers = [(each, each.freeze()) for each in wanted]
-        shown = [each for each in numbers if not each[0].is_held] if self._births else numbers
+        shown = [each for each in numbers if not each[0].is_held_back] if self._groups else numbers
         self._in_flight = Frozen(ordinal=self._ordinal, numbers=numbers, shown=shown, held=held)
         return self._in_flight
 
     def publish(self, frozen: Frozen) -> None:
-        """The write of this copy is acknowledged: pages show it, unless they show newer numbers already."""
+        """The copy was written: show its numbers, unless newer ones are shown already."""
         self._in_flight = None
         if frozen.ordinal > self._shown_ordinal:
             for series, numbers in frozen.shown:
@@ -350,16 +353,16 @@ class MetricStore:
             self._shown_ordinal = frozen.ordinal
 
     def put_back(self, frozen: Frozen) -> None:
-        """The write of this copy failed, or nobody knows: the next copy holds it again."""
+        """The write of the copy failed or may have failed: the next copy includes these series again."""
         self._in_flight = None
         self._changed.update(series for series, _ in frozen.numbers if self._exists(series))
-        self._births_changed |= frozen.held is not None
+        self._groups_changed |= frozen.held is not None
 
     def show_counted(self) -> None:
-        """Pages show the counted numbers as they are now."""
+        """Show the counted numbers as they are now, except of series that are held back."""
         waiting = () if self._in_flight is None else (series for series, _ in self._in_flight.numbers)
         for series in chain(self._changed, waiting):
-            if not series.is_held:
+            if not series.is_held_back:
                 series.shown = series.freeze()
         self._shown_ordinal = self._ordinal
 
@@ -371,19 +374,11 @@ class MetricStore:
 
     # --- reading
 
-    def series(self, family: Family) -> Iterable[Series]:
-        """All series of an accumulated family, oldest first."""
-        return self._series[family.name].values()
-
     def shown(self, family: Family) -> list[tuple[Series, Numbers]]:
-        """All series of an accumulated family with the numbers that a page shows now."""
+        """All series of a counter or histogram family, oldest first, with the numbers that a page shows now."""
         if _is_saved(family):
             return [(each, each.shown) for each in self._series[family.name].values()]
         return [(each, each.freeze()) for each in self._series[family.name].values()]
-
-    def value(self, family: Family, *labels: str) -> Series:
-        """One series; KeyError if there is none."""
-        return self._series[family.name][labels]
 
     @property
     def label_sets(self) -> Collection[LabelSet]:
@@ -392,13 +387,13 @@ class MetricStore:
     # --- state file
 
     def restore(
-        self, saved: Iterable[SavedSeries], *, families: Collection[str], held: Iterable[Held] = ()
+        self, saved: Iterable[SavedSeries], *, families: Collection[str], held: Iterable[HeldBack] = ()
     ) -> tuple[set[str], bool]:
-        """Take over saved numbers, which pages show at once, and go on holding what was ``held``.
+        """Take over the numbers of a state file, which are shown at once, and hold back again what was ``held``.
 
-        ``families``: names of those that the file's writer had; what it had not is new. Returns the names of
-        families of which a row could not be used, and whether the file must be written anew to hold just what was
-        taken over.
+        ``families`` are the names of all families that the release which wrote the file had; series of other
+        families are new. Returns the names of families with an unusable row, and whether the whole file must be
+        written again because it does not hold exactly what was taken over.
         """
         ours = {family.name: family for family in CATALOG if _is_saved(family)}
         unusable: set[str] = set()
@@ -418,56 +413,53 @@ class MetricStore:
                 is_outdated = True
             self._restore_row(family, row.labels, numbers)
             found.add((row.family, row.labels))
-        while (
-            len(self._label_sets) > self.limits.sets and self._ahead
-        ):  # of today's limits, or of some that made room
-            self._drop(next(iter(self._ahead)))
+        # The limits may be lower than when the file was written, and the file keeps label sets that were dropped.
+        while len(self._label_sets) > self.limits.sets and self._expected:
+            self._drop(next(iter(self._expected)))
             is_outdated = True
         for name in ours.keys() & set(families):
-            self._let_go((name, ()))
-            if ours[name].scope is Scope.COUNTED:  # whose every series has a row; one without is a later release's
+            self._show_at_once((name, ()))
+            # The file has a row for every series of these families, so a series without one is new in this
+            # release.
+            if ours[name].scope is Scope.COUNTED:
                 for series in self._series[name].values():
                     if (name, series.labels) not in found:
-                        self._bear(Held(name, series.labels, is_ahead=True), [series])
+                        self._hold_back(HeldBack(name, series.labels, is_expected=True), [series])
                         is_outdated = True
         for name in sorted(ours.keys() - set(families)):
             if ours[name].scope is Scope.CONVERSATIONS and self._series[name]:
-                self._bear(Held(name, (), is_ahead=True), self._series[name].values())
+                self._hold_back(HeldBack(name, (), is_expected=True), self._series[name].values())
         for each in held:
-            self._hold_again(each)
+            self._hold_back_again(each)
         return unusable, is_outdated or bool(unusable)
 
     def _restore_row(self, family: Family, labels: tuple[str, ...], numbers: Sequence[int]) -> None:
         if family.scope is Scope.CONVERSATIONS:
             values = labels[: len(self.limits.names)]
             if values not in self._label_sets:
-                self._ahead[values] = self._new_label_set(values, is_ahead=True)
-                self._let_go(("", values))
+                self._expected[values] = self._new_label_set(values, is_expected=True)
+                self._show_at_once(("", values))
             if any(numbers):
-                self._ahead.pop(values, None)
+                self._expected.pop(values, None)
         (self._series[family.name].get(labels) or self._new(family, labels)).load(numbers)
 
-    def _let_go(self, key: tuple[str, tuple[str, ...]]) -> None:
-        """Not new after all: an earlier process has shown them."""
-        birth = self._births.pop(key, None)
-        for series in birth.series if birth else ():
-            series.is_held = False
+    def _show_at_once(self, key: tuple[str, tuple[str, ...]]) -> None:
+        """Do not hold back this group: an earlier process has shown its numbers."""
+        group = self._groups.pop(key, None)
+        for series in group.series if group else ():
+            series.is_held_back = False
 
-    def _hold_again(self, held: Held) -> None:
+    def _hold_back_again(self, held: HeldBack) -> None:
         if held.family:
             series = self._series.get(held.family, {})
-            wanted = (
-                list(series.values())
-                if not held.labels
-                else [series[held.labels]]
-                if held.labels in series
-                else []
-            )
+            wanted = [series[held.labels]] if held.labels in series else []
+            if not held.labels:
+                wanted = list(series.values())
         else:
             found = self._label_sets.get(held.labels)
             wanted = list(found.series.values()) if found else []
         if wanted:
-            self._bear(held, wanted)
+            self._hold_back(held, wanted)
 
 
 def _is_accumulated(family: Family) -> bool:
@@ -479,7 +471,7 @@ def _is_saved(family: Family) -> bool:
 
 
 def accumulated() -> Iterator[Family]:
-    """Families whose numbers the store holds."""
+    """The counters and histograms of the catalog, whose numbers the store holds."""
     return (family for family in CATALOG if _is_accumulated(family))
 
 

@@ -1,1 +1,1 @@
-"""Pure and edges: what Phonic sends, and how it is asked."""
+"""Pure modules and edges: the messages of Phonic's API, and the clients of REST and of the live feeds."""

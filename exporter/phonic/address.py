@@ -1,17 +1,16 @@
-"""Pure: the base URL of the Phonic API, from what people paste as such."""
+"""Pure: normalises the base URL of the Phonic API as users paste it."""
 
 import re
 from urllib.parse import urlsplit
 
-# The version, and an endpoint below it; any other path is that of a gateway, and stays.
+# The version and an endpoint below it. Any other path belongs to a gateway and stays.
 _API = re.compile(r"(/+v1(/+(conversations|projects|workspace|agents|audit_logs|sts)(/.*)?)?)+/*$", re.IGNORECASE)
 
 
 def normalised(base_url: str) -> str:
-    """``base_url`` without the version, an endpoint, trailing slashes or spaces around, scheme and host in lower
-    case.
+    """``base_url`` without version, endpoint, trailing slashes and spaces around, with a lower-case host.
 
-    What is no URL stays as it is: `exporter.settings` refuses it.
+    A text that is no URL is returned as it is: `exporter.settings` refuses it.
     """
     text = base_url.strip()
     try:

@@ -1,26 +1,26 @@
-"""Pure: the body of a reply, unpacked as it comes and never beyond a bound."""
+"""Pure: collects the body of a reply and decompresses it as it arrives, up to a bound."""
 
 import zlib
 from collections.abc import Iterator
 
-STEP = 256 * 1024  # bytes unpacked at a time: about a millisecond
+STEP = 256 * 1024  # bytes decompressed in one step: about a millisecond
 _GZIP = zlib.MAX_WBITS | 16
 _PLAIN, _PACKED = frozenset({"", "identity"}), frozenset({"gzip", "x-gzip"})
 
 
 class TooLarge(Exception):
-    """The unpacked body is larger than allowed."""
+    """The decompressed body is larger than allowed."""
 
 
 class Unreadable(Exception):
-    """The body is packed in a way that was not asked for, or damaged."""
+    """The body has an encoding that was not asked for, or is damaged."""
 
 
 class Body:
-    """Collects a body of at most ``largest`` unpacked bytes."""
+    """Collects a body of at most ``largest`` decompressed bytes."""
 
     def __init__(self, encoding: str, *, largest: int) -> None:
-        """``encoding`` is the whole ``Content-Encoding``: one gzip or none. Raises `Unreadable` for others."""
+        """``encoding`` is the whole ``Content-Encoding``: gzip once, or none. Raises: `Unreadable` for others."""
         word = encoding.strip().lower()
         if word not in _PLAIN | _PACKED:
             raise Unreadable
@@ -30,7 +30,7 @@ class Body:
         self._size = 0
 
     def feed(self, data: bytes) -> Iterator[None]:
-        """Take what has come, in steps of about a millisecond. Raises `TooLarge` and `Unreadable`."""
+        """Add bytes that arrived, yielding after each millisecond of work. Raises: `TooLarge`, `Unreadable`."""
         if not data:
             return
         if self._unpacker is None:
@@ -38,7 +38,7 @@ class Body:
             yield
             return
         while True:
-            if self._unpacker.eof:  # one gzip member, and nothing after it
+            if self._unpacker.eof:  # only one gzip member, and nothing after it
                 raise Unreadable
             try:
                 part = self._unpacker.decompress(data, STEP)
@@ -57,7 +57,7 @@ class Body:
         self._parts.append(part)
 
     def whole(self) -> bytes:
-        """All of it, once everything has come. Raises `Unreadable` where it is cut off."""
+        """The whole body, after the last byte. Raises: `Unreadable` when it was cut off."""
         if self._unpacker is not None and not self._unpacker.eof:
             raise Unreadable
         return b"".join(self._parts)

@@ -1,8 +1,8 @@
-"""Tasks: when a REST request may be sent: one queue for all, a pace, and a bound on those under way.
+"""Tasks: decides when a REST request may be sent: one queue for all, a rate, and a bound on open requests.
 
-Two lanes, of which each gets every other turn while both wait: the few requests with which conversations are
-found are not held up by the thousands of records that a wave of ends asks for, nor these by those. Some of the
-places for requests under way are out of reach for records, so slow ones do not take them all.
+The queue has two lanes, which alternate while both have waiting requests. So the few requests that find
+conversations do not wait behind thousands of records after many calls ended at once, and records do not wait
+behind a long list. Records may not use all places for open requests, so slow records do not block the other lane.
 """
 
 import time
@@ -15,13 +15,13 @@ from math import inf
 import attrs
 import trio
 
-LOWEST = 1.0  # requests a second, whatever was refused
-GROWTH = 1.0  # requests a second by which the pace grows every second
-AT_ONCE, RECORDS_AT_ONCE = 32, 24  # requests under way
+LOWEST = 1.0  # requests a second, however often Phonic answers 429
+GROWTH = 1.0  # requests a second by which the rate grows every second
+AT_ONCE, RECORDS_AT_ONCE = 32, 24  # open requests: all, and those for records
 
 
 class Lane(Enum):
-    """What a request is for."""
+    """The lane of a request."""
 
     FINDING = "finding"
     RECORD = "record"
@@ -35,14 +35,14 @@ class _Waiting:
 
 
 class Budget:
-    """Lets requests pass in their order, at most ``most`` a second."""
+    """Lets requests pass in order, at most ``most`` a second."""
 
     def __init__(self, most: float, *, now: Callable[[], float] = time.time) -> None:
         """``now`` gives Unix time, for `waiting_since`."""
         self._most = most
         self._now = now
         self._allowed = most
-        self._allowed_at = -inf  # when that was
+        self._allowed_at = -inf  # when that was set, in trio's time
         self._passed_at = -inf
         self._paused_until = -inf
         self._lanes: dict[Lane, OrderedDict[_Waiting, None]] = {lane: OrderedDict() for lane in Lane}
@@ -51,32 +51,35 @@ class Budget:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn."""
+        """How many requests wait."""
         return sum(map(len, self._lanes.values()))
 
     @property
     def waiting_since(self) -> float | None:
-        """Unix time at which the one that waits longest began to; None while none does."""
+        """Unix time since which the longest waiting request waits; None when none waits."""
         return min((next(iter(lane)).since for lane in self._lanes.values() if lane), default=None)
 
     @property
     def allowed_per_second(self) -> float:
-        """The pace now."""
+        """Requests a second that may pass now."""
         grown = self._allowed + GROWTH * max(0.0, trio.current_time() - self._allowed_at)
         return min(self._most, grown)
 
     def refused(self) -> None:
-        """Phonic answered 429: half the pace from now on, growing again."""
+        """Halve the rate, because Phonic answered 429; it grows again."""
         self._allowed = max(self.allowed_per_second / 2, min(LOWEST, self._most))
         self._allowed_at = trio.current_time()
 
     def pause(self, seconds: float) -> None:
-        """Let none pass for so long."""
+        """Let no request pass for so many seconds."""
         self._paused_until = max(self._paused_until, trio.current_time() + seconds)
 
     @asynccontextmanager
     async def turn(self, lane: Lane) -> AsyncIterator[None]:
-        """Wait for a turn; the request is under way until the block is left. Cancellation gives the turn up."""
+        """Wait until a request may be sent; it counts as open until the block ends.
+
+        Cancellation: leaves the queue.
+        """
         await self._pass(lane)
         self._under_way[lane] += 1
         self._wake()
@@ -105,7 +108,7 @@ class Budget:
                 self._wake()
 
     def _delay(self, mine: _Waiting) -> float:
-        """Seconds until it may pass, as far as is known; for ever while it is another's turn."""
+        """Seconds until this request may pass; infinite while another one is first."""
         if self._next() is not mine:
             return inf
         opens_at = max(self._paused_until, self._passed_at + 1 / self.allowed_per_second)

@@ -1,8 +1,8 @@
-"""State: Phonic's clock, as far as the ``Date`` headers of its replies tell.
+"""State: estimates Phonic's clock from the ``Date`` headers of its replies.
 
-A ``Date`` header names a second: Phonic's time lay within it at some moment between the sending of the request and
-the arrival of the reply. So each reply bounds the difference of the two clocks from both sides, and the bounds of
-several replies together are narrower than a second.
+A ``Date`` header has a resolution of a second: Phonic's time was within that second at some moment between sending
+the request and receiving the reply. So each reply bounds the difference of the two clocks from both sides, and
+several replies together give bounds narrower than a second.
 """
 
 import time
@@ -12,12 +12,12 @@ from email.utils import parsedate_to_datetime
 import attrs
 
 RESOLUTION = 1.0  # seconds; of the header
-DRIFT = 1e-4  # seconds a second by which two clocks may run apart; ten times what is usual
+DRIFT = 1e-4  # seconds a second by which two clocks may drift apart; ten times the usual
 
 
 @attrs.frozen
 class _Bounds:
-    """Our clock minus Phonic's, as a reply bounds it."""
+    """Bounds of our clock minus Phonic's, in seconds."""
 
     low: float
     high: float
@@ -31,7 +31,7 @@ class _Bounds:
 
 
 class PhonicClock:
-    """``own`` gives Unix time by our own clock."""
+    """Phonic's time; ``own`` gives Unix time by our own clock."""
 
     def __init__(self, own: Callable[[], float] = time.time) -> None:
         self._own = own
@@ -40,10 +40,10 @@ class PhonicClock:
         self._suspect: _Bounds | None = None
 
     def heard(self, date: str | None, sent_at: float, received_at: float) -> None:
-        """Take the ``Date`` header of a reply; both times are by our own clock.
+        """Learn from the ``Date`` header of a reply; both times are Unix times by our own clock.
 
-        A reply that contradicts what is known changes nothing until the next one agrees with it: then a clock was
-        set. A header that cannot be read is ignored.
+        A reply that contradicts the bounds is ignored until the next one agrees with it, because then a clock was
+        set. A header that cannot be parsed is ignored.
         """
         try:
             second = parsedate_to_datetime(date or "").timestamp()

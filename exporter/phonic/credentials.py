@@ -1,8 +1,8 @@
-"""Edge: the one credential sent to Phonic, where it comes from and how it is kept out of sight.
+"""Edge: the one credential sent to Phonic: where it is read from and how it is kept out of logs.
 
-An API key travels as a Bearer header, a session token as a query parameter; Phonic refuses a request that
-carries both, so exactly one of them exists. Its value is reachable only through ``headers`` and ``query``:
-``repr``, ``str`` and every error text are masked.
+An API key is sent as a Bearer header, a session token as a query parameter. Phonic refuses a request with both, so
+exactly one of them exists. The value is reachable only through ``headers`` and ``query``: ``repr``, ``str`` and
+all error texts are masked.
 """
 
 import codecs
@@ -16,14 +16,14 @@ from ..errors import ConfigError
 
 API_KEY_VARIABLE = "PHONIC_API_KEY"
 
-_MAX_BYTES = 8192  # no credential of any kind is longer, and a wrong path may be a device or a log
-_VALID = re.compile(r"[\x21-\x7e]+")  # what an HTTP header value can hold without quoting
+_MAX_BYTES = 8192  # of a file; no credential is longer, and a wrong path may name a device or a log
+_VALID = re.compile(r"[\x21-\x7e]+")  # characters that an HTTP header value can hold without quoting
 _SECRETS = re.compile(r"(?i)(ph_|session_token=|bearer\s+)[^\s&\"'<>]+")
 
 
 @attrs.frozen
 class ApiKey:
-    """Sees the whole REST API and complete live objects."""
+    """An API key, which may read the REST API and complete live objects."""
 
     _value: str = attrs.field(repr=lambda _: "***")
 
@@ -38,7 +38,7 @@ class ApiKey:
 
 @attrs.frozen
 class SessionToken:
-    """Sees reduced live objects only: no discovery, no REST."""
+    """A session token, which may read reduced live objects only: no discovery, no REST."""
 
     _value: str = attrs.field(repr=lambda _: "***")
 
@@ -55,7 +55,7 @@ Credential = ApiKey | SessionToken
 
 
 class Credentials:
-    """The credential in use now; one that came from a file can be read again after a 401."""
+    """The credential in use; one from a file can be read again after a 401."""
 
     def __init__(self, credential: Credential, *, file: Path | None = None) -> None:
         self._credential = credential
@@ -65,9 +65,9 @@ class Credentials:
         return self._credential
 
     def reload(self) -> bool:
-        """Read the file again (a small blocking read); True when the credential is a different one now.
+        """Read the file again; True if the credential has changed. Blocks on a small read.
 
-        A file that is missing or unusable, as in the middle of a rotation, leaves the old one in use.
+        While the file is missing or unusable, as in the middle of a rotation, the old credential stays in use.
         """
         if self._file is None:
             return False
@@ -81,11 +81,12 @@ class Credentials:
 
 
 def load(*, api_key_file: Path | None, session_token_file: Path | None, environ: Mapping[str, str]) -> Credentials:
-    """Take the credential from a file, else from the variable; an explicit file beats the variable.
+    """Read the credential from the given file, else from the environment variable.
 
-    Errors: ConfigError when there is none, more than one kind, or one that no HTTP request could carry.
+    Raises: ConfigError for no credential, for a session token beside an API key, and for a value that no HTTP
+    request could carry.
     """
-    # Container tools hand an unset variable over as an empty one.
+    # Container tools pass an unset variable as an empty one.
     key = environ.get(API_KEY_VARIABLE, "")
     if session_token_file is not None and (api_key_file is not None or key):
         other = "--phonic.api-key-file" if api_key_file is not None else API_KEY_VARIABLE
@@ -104,7 +105,7 @@ def load(*, api_key_file: Path | None, session_token_file: Path | None, environ:
 
 
 def redact(text: str) -> str:
-    """Mask whatever in ``text`` looks like a Phonic credential; for text that quotes what others wrote."""
+    """Mask everything in ``text`` that looks like a Phonic credential; for text that quotes foreign input."""
     return _SECRETS.sub(r"\1***", text)
 
 

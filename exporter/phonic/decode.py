@@ -1,13 +1,23 @@
-"""Pure: from the bytes Phonic sends to messages and records, as far as they can be read.
+"""Pure: decodes the messages of the live socket and the records of REST, as far as they can be used.
 
-Strategy: one typed msgspec pass straight into the wire model reads what Phonic documents. Where that fails
-(a string for a number, ``1e999``, a literal ``NaN``) the same document is read again with the standard
-library, which takes anything, and judged value by value: what can be used is used, the rest is named in
-`Snapshot.bad`. Strict success equals the lenient result; a test holds them to that.
+Theory of operation. A document is decoded in one of three ways:
 
-Both read a document in one piece, which would hold the event loop for seconds if a peer wanted it to. So one
-that may take more than 20 ms is read in steps, item by item, by `exporter.phonic.walker`: what in it is too much
-is named as bad, and the rest counts.
+1. *Typed*: one msgspec pass straight into the classes of `schema`. It reads everything that Phonic documents.
+2. *Lenient*: if the typed pass fails (a string for a number, ``1e999``, a literal ``NaN``), the standard library
+   parses the same text, and each value is judged on its own. Usable values are used, the others are listed in
+   `Snapshot.bad`.
+3. *In steps*: both ways above decode a document in one piece, with which a hostile peer could hold the event loop
+   for seconds. A document that may take longer than 20 ms (judged by its size and its count of commas and
+   brackets) is walked through by `exporter.phonic.walker`, item by item, with pauses. Values that are too large
+   are listed as bad.
+
+Invariants:
+
+- When the typed pass succeeds, the lenient one would give the same snapshot; a test compares them. So the choice
+  of the way never changes what is counted, within the limits below.
+- Between two pauses (``None`` from `read` and `read_record`) at most about 40 ms pass, whatever the document.
+- One bad value costs that value, one bad item that item, one bad message that message.
+- Deriving from a snapshot takes time, too: `pieces` splits a long one into several that add up to the same.
 """
 
 import json
@@ -20,7 +30,7 @@ from typing import Any, TypeVar
 import attrs
 import msgspec
 
-from ..enums import Drift, Field, Invalid, MessageType, Rejection
+from ..enums import DecodePath, Drift, Field, Invalid, MessageType, Rejection
 from .schema import (
     LONGEST_TEXT,
     MOST_TIMINGS,
@@ -37,32 +47,32 @@ from .schema import (
 from .walker import NotJson, TooMuch, Walker
 
 MOST_ITEMS = 100_000
-"""Items of a snapshot that are looked at."""
+"""Items of a snapshot that are decoded."""
 MOST_UNNUMBERED = 5_000
-"""The same where their indexes do not go up one by one: such items are derived from in one piece."""
+"""The same if their indexes do not ascend by one: such items are derived from in one piece."""
 MOST_RECORDED = 10_000
-"""The same for a record, which is derived from in one piece, too."""
+"""The same for a record, which is derived from in one piece."""
 PIECE = 1_000  # items of a snapshot that are derived from in one piece, in about 20 ms
-KEPT = 2  # turns at the end that may still change, and are looked at again in the next piece
+KEPT = 2  # turns at the end that may still change, and that the next piece begins with
 MOST_DOCUMENTS = 64  # in one frame
 MOST_CALLED = 20_000
-"""Tool calls of a large snapshot that are looked at."""
-# What is read in one piece: a short document, or one of few commas (each costs 2 µs at worst, for an empty item)
-# that is not long either. What is read leniently costs more, and brackets count, too.
+"""Tool calls of a large snapshot that are kept."""
+# Decoded in one piece: a short document, or one that is not long and has few commas (each costs 2 µs at worst, for
+# an empty item). Lenient decoding costs more, and brackets count as well.
 _SHORT = 16 * 1024
 _LONG = 4 * 1024 * 1024
 _FEW_COMMAS = 10_000
 _FEW_MARKS = 6_000
 _COUNTED_AT_ONCE = 1024 * 1024
-_LONGEST_VALUE = 32 * 1024  # characters of a value of a large document that are read in one piece
+_LONGEST_VALUE = 32 * 1024  # characters of a value in a large document that is decoded in one piece
 _ITEMS_AT_ONCE = 200
-# What surrounds JSON by habit: a byte order mark, padding, RFC 7464.
+# Characters allowed around a document: a byte order mark, padding, the separator of RFC 7464.
 _JUNK = re.compile("[\ufeff\\x00 \\t\\r\\n\\x1e]*+")
 _PADDING = "\ufeff\0 \t\r\n\x1e"
 
 
 class InvalidMessage(Exception):
-    """A message of which nothing can be used; carries no part of it."""
+    """A message that cannot be used at all. Carries no part of it."""
 
     def __init__(self, reason: Invalid) -> None:
         super().__init__(reason.value)
@@ -86,13 +96,14 @@ class _Envelope:
 class Message:
     """One message of the live socket (API 1.3).
 
-    ``snapshot`` is set for ``conversation-updated`` only. ``denied`` tells that an error message speaks of the
-    credential or of access, which is all the exporter ever learns from its text.
+    ``snapshot`` is set for ``conversation-updated`` only, and ``path`` tells how it was decoded. ``denied`` tells
+    that an error message speaks of the credential or of access; nothing else of its text is kept.
     """
 
     type: MessageType
     snapshot: Snapshot | None = None
     denied: bool = False
+    path: DecodePath = DecodePath.FULL
 
 
 _DENIALS = ("invalid token", "unauthorized", "forbidden", "authentication")
@@ -100,14 +111,16 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def decode(frame: str | bytes) -> Message:
-    """Read the first message of a frame, however long it takes. Raises `InvalidMessage`."""
+    """Decode the first message of a frame, without pauses. Raises: `InvalidMessage`."""
     return next(message for message in read(frame) if message is not None)
 
 
 def read(frame: str | bytes) -> Iterator[Message | None]:
-    """The messages of a frame of the live socket: one as a rule, more where something put them together.
+    """Decode a frame of the live socket, which has one message as a rule.
 
-    ``None`` is a pause: let others run. Raises `InvalidMessage` for what is no message, after those before it.
+    Yields its messages. ``None`` is a pause, at which the caller should let other tasks run.
+
+    Raises: `InvalidMessage`, after the messages before the invalid one.
     """
     if _is_light(frame):
         message = _documented(frame)
@@ -156,14 +169,14 @@ def _read_one(text: str, at: int, *, is_light: bool) -> Generator[None, None, tu
 
 
 def _is_light(text: str | bytes) -> bool:
-    """Whether the typed pass reads it within 20 ms. It makes something only of what follows a comma."""
+    """Whether the typed pass takes less than 20 ms: it creates objects only for values, which commas separate."""
     if len(text) <= _SHORT:
         return True
     return len(text) <= _LONG and (text.count(",") if isinstance(text, str) else text.count(b",")) <= _FEW_COMMAS
 
 
 def _has_few_marks(text: str) -> bool:
-    """Whether the standard library reads it, and all of it is judged value by value, within 40 ms."""
+    """Whether the lenient pass takes less than 40 ms."""
     return len(text) <= _LONG and text.count(",") + text.count("[") + text.count("{") <= _FEW_MARKS
 
 
@@ -175,7 +188,7 @@ def _text_of(frame: str | bytes) -> str:
 
 
 def _documented(frame: str | bytes) -> Message | None:
-    """The message of a frame that is as documented; None for any other frame."""
+    """The message of a frame that the typed pass can decode; None for any other frame."""
     try:
         envelope = _decode_envelope(frame)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
@@ -192,7 +205,7 @@ def _documented(frame: str | bytes) -> Message | None:
 
 
 def documented_conversation(frame: str) -> Conversation | None:
-    """The conversation of a ``conversation-updated`` frame that is as documented and light; None for any other."""
+    """The conversation of a ``conversation-updated`` frame by the typed pass; None for any other frame."""
     if not _is_light(frame):
         return None
     try:
@@ -202,12 +215,39 @@ def documented_conversation(frame: str) -> Conversation | None:
     return envelope.conversation if envelope.type == MessageType.CONVERSATION_UPDATED else None
 
 
+@attrs.define
+class _ConversationId:
+    id: str
+
+
+@attrs.define
+class _Identity:
+    type: str
+    conversation: _ConversationId | None = None
+
+
+_decode_identity = msgspec.json.Decoder(_Identity).decode
+
+
+def snapshot_id(frame: str) -> str | None:
+    """The id of the conversation in a frame that is exactly one ``conversation-updated`` message, else None.
+
+    Reads only the type and the id and skips the rest at memory speed, whatever the order of the keys.
+    """
+    try:
+        found = _decode_identity(frame)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    is_snapshot = found.type == MessageType.CONVERSATION_UPDATED
+    return found.conversation.id if is_snapshot and found.conversation is not None else None
+
+
 def _is_denial(text: object) -> bool:
     return isinstance(text, str) and any(word in text.lower() for word in _DENIALS)
 
 
 def _message_from(document: Any) -> Message:
-    """A message from parsed JSON, in which the conversation may have been read already."""
+    """A message from parsed JSON. Its conversation may be a `Snapshot` already."""
     if not isinstance(document, dict) or not isinstance(document.get("type"), str):
         raise InvalidMessage(Invalid.WRONG_SHAPE)
     kind = MessageType(document["type"])
@@ -226,14 +266,14 @@ def _message_from(document: Any) -> Message:
 
 
 class _TooMuch:
-    """Stands for a value of a large document that is too much itself."""
+    """Stands for a value of a large document that is too large itself."""
 
 
 _TOO_MUCH = _TooMuch()
 
 
 def _document_in_steps(text: str, at: int) -> Generator[None, None, tuple[dict[str, Any], int]]:
-    """The fields of the document that begins there, the conversation as a `Snapshot`, and where it ends."""
+    """The fields of the document that begins at ``at``, with a `Snapshot` as conversation; and where it ends."""
     walker = Walker(text, at)
     document: dict[str, Any] = {}
     try:
@@ -341,9 +381,9 @@ def _value_in_steps(walker: Walker) -> Generator[None, None, Any]:
 
 
 def pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
-    """A snapshot as several that add up to the same, each of so few items that deriving from it takes 20 ms.
+    """Split a snapshot into several that add up to the same, each of which can be derived from in 20 ms.
 
-    Each goes on where the one before ended, but for the last `KEPT` turns, as if messages had brought them one
+    Each begins with the last `KEPT` turns of the one before, as if several messages had brought the turns one
     after the other.
     """
     items = snapshot.conversation.items
@@ -367,7 +407,7 @@ def pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
 
 
 def is_ascending(items: list[Item]) -> bool:
-    """Whether the turns carry indexes that go up by one: then the last one is the highest."""
+    """Whether the indexes of the turns ascend by one."""
     indexes = [each.item_idx for each in items]
     return None not in indexes and all(b - a == 1 for a, b in pairwise(indexes))  # type: ignore[operator]
 
@@ -385,12 +425,12 @@ _decode_item = msgspec.json.Decoder(Item).decode
 
 
 def decode_record(body: bytes) -> Snapshot:
-    """Read the reply of ``GET /conversations/{id}`` (API 3.2), however long it takes. Raises `InvalidMessage`."""
+    """Decode the reply of ``GET /conversations/{id}`` (API 3.2), without pauses. Raises: `InvalidMessage`."""
     return next(snapshot for snapshot in read_record(body) if snapshot is not None)
 
 
 def read_record(body: bytes) -> Iterator[Snapshot | None]:
-    """The same with pauses: where None comes, let others run."""
+    """The same with pauses: at ``None`` the caller should let other tasks run."""
     if _is_light(body):
         try:
             yield Snapshot(conversation=_decode_record(body).conversation)
@@ -411,7 +451,7 @@ def read_record(body: bytes) -> Iterator[Snapshot | None]:
 
 
 def parse_anything(document: str | bytes) -> Any:
-    """JSON as lenient as Python reads it (``NaN``, ``1e999``, lone surrogates). Raises `InvalidMessage`."""
+    """Parse JSON as leniently as Python does (``NaN``, ``1e999``, lone surrogates). Raises: `InvalidMessage`."""
     try:
         return json.loads(document, parse_int=_integer)
     except (ValueError, UnicodeError, RecursionError):
@@ -419,7 +459,7 @@ def parse_anything(document: str | bytes) -> Any:
 
 
 def _integer(digits: str) -> int | float:
-    # int() refuses very long digit strings, which would cost the whole frame for one absurd value.
+    # int() refuses very long digit strings: one absurd value would cost the whole frame.
     return int(digits) if len(digits) < 19 else float(digits)
 
 
@@ -428,7 +468,7 @@ _LENIENT = json.JSONDecoder(parse_int=_integer)
 
 @attrs.define
 class _Items:
-    """Turns as they are read, and what of them cannot be. ``is_list`` is False where there is no list at all."""
+    """The items decoded so far, and the bad values in them. ``is_list`` is False if there is no list at all."""
 
     items: list[Item] = attrs.Factory(list)
     bad: list[BadValue] = attrs.Factory(list)
@@ -447,7 +487,7 @@ class _Items:
         self.items.append(item)
 
     def number(self, at: int, field: Field, value: Any) -> float | None:
-        """A number, or None and what is wrong with it."""
+        """``value`` as a number; None, noted as bad, if it is none."""
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -473,7 +513,7 @@ def _items_of(value: Any) -> _Items:
 
 
 def snapshot_from(document: Any) -> Snapshot:
-    """A conversation from parsed JSON, value by value. Raises `InvalidMessage` without a usable id."""
+    """A conversation from parsed JSON, value by value. Raises: `InvalidMessage` without a usable id."""
     if not isinstance(document, dict):
         raise InvalidMessage(Invalid.WRONG_SHAPE)
     return _snapshot(document, _items_of(document.get("items")))
@@ -573,14 +613,14 @@ def _analysis(value: Any, number: _Number, bad: list[BadValue]) -> Analysis | No
     )
 
 
-# The same list is of tool calls in a turn and of latencies in a record.
+# `_elements` reads the tool calls of a turn and the latencies of a record.
 MOST_ELEMENTS = {Field.TOOL_CALLS: MOST_TOOL_CALLS, Field.RESPONSE: MOST_ITEMS}
 
 
 def _elements(
     at: int, field: Field, value: Any, kind: type | tuple[type, ...], bad: list[BadValue]
 ) -> list[Any] | None:
-    """The elements of a list that are of a kind; one bad value if there are others, or no list."""
+    """The elements of a list that are of a type. One bad value is noted if there are others, or no list."""
     usable = None
     if value is _TOO_MUCH or (isinstance(value, list) and len(value) > MOST_ELEMENTS[field]):
         bad.append(BadValue(at, field, Rejection.TOO_LARGE))
@@ -602,7 +642,7 @@ def _named(kind: type[_Named], value: Any) -> _Named | None:
 
 
 def _text(value: Any) -> str | None:
-    """Text that can be written again: a lone surrogate, which JSON can spell, is no character; nor without end."""
+    """Text of bounded length that UTF-8 can encode: JSON can spell lone surrogates, which it cannot."""
     return value[:LONGEST_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else None
 
 
@@ -612,7 +652,7 @@ def _texts(at: int, value: Any, bad: list[BadValue]) -> list[str] | None:
 
 
 def _number(value: Any) -> float | None:
-    """A number under a name nobody knows, as the strict pass would have read it."""
+    """A number under an unknown name, as the typed pass would have read it."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and isfinite(value) else None
 
@@ -621,8 +661,8 @@ def _flag(value: Any) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-# Documented fields of both shapes (API 2.1 to 2.3, SDK 0.32.42 and the live example): what is not here is drift.
-_CONVERSATION_FIELDS = frozenset(
+# The documented fields of both shapes (API 2.1 to 2.3, SDK 0.32.42 and the live example). Any other is drift.
+CONVERSATION_FIELDS = frozenset(
     """
     id agent external_id origin generate_welcome_message push_to_talk is_welcome_message_interruptible
     welcome_message no_input_poke_text template_variables system_prompt input_format output_format
@@ -638,7 +678,7 @@ _CONVERSATION_FIELDS = frozenset(
     assistant_backchannel_aggressiveness
     """.split()
 )
-_ITEM_FIELDS = frozenset(
+ITEM_FIELDS = frozenset(
     """
     id item_idx role duration_ms started_at audio_speed text retranscribed_text voice tool_call_ids
     transcript_corrections naturalness_report hallucination_report assistant_chose_not_to_respond timings
@@ -651,19 +691,19 @@ _decode_items = msgspec.json.Decoder(list[dict[str, msgspec.Raw] | _Junk]).decod
 
 
 def unknown_fields(frame: str | bytes) -> set[tuple[Drift, str]]:
-    """Fields of a ``conversation-updated`` frame that no documentation names; none of a large one.
+    """The undocumented fields of a ``conversation-updated`` frame; none for a large frame.
 
-    Reads all of it: not per update.
+    Parses the whole frame, so it is not for every update.
     """
     found: set[tuple[Drift, str]] = set()
     if not _is_light(frame):
         return found
     try:
         conversation = _decode_keys(_decode_keys(frame)["conversation"])
-        found.update((Drift.CONVERSATION, key) for key in conversation.keys() - _CONVERSATION_FIELDS)
+        found.update((Drift.CONVERSATION, key) for key in conversation.keys() - CONVERSATION_FIELDS)
         for item in _decode_items(conversation["items"]):
             if isinstance(item, dict):
-                found.update((Drift.ITEM, key) for key in item.keys() - _ITEM_FIELDS)
+                found.update((Drift.ITEM, key) for key in item.keys() - ITEM_FIELDS)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, KeyError):
-        pass  # a frame of another shape is judged by `decode`
+        pass  # `read` judges a frame of another shape
     return found

@@ -1,8 +1,8 @@
-"""Pure: rows of REST lists, only what discovery uses of them, each judged alone (API 3.1, 3.2).
+"""Pure: decodes REST lists, the fields that discovery uses, each row on its own (API 3.1, 3.2).
 
-Strategy: a list is split into raw rows first (a scan at memory speed; whole conversations are 20 KB and more),
-then a few fields of each are read. Where msgspec finds the document malformed (``NaN``, lone surrogates) it is
-read again with `parse_anything`. All functions raise `InvalidMessage` when the list itself is missing.
+A list is split into raw rows first (a scan at memory speed; whole conversations are 20 KB and more), then a few
+fields of each row are decoded. A document that msgspec finds malformed (``NaN``, lone surrogates) is decoded again
+with `parse_anything`. All functions raise `InvalidMessage` when the list itself is missing.
 """
 
 import codecs
@@ -15,13 +15,13 @@ import msgspec
 from ..enums import Invalid
 from .decode import InvalidMessage, parse_anything
 
-_LONGEST_TEXT = 1024  # characters of an id or name; much longer ones would make no URL
-_LARGEST_COUNT = 2**53  # integers beyond it are no counts, and no metric could show them
+_LONGEST_TEXT = 1024  # characters of an id or name; longer ones would not fit into a URL
+_LARGEST_COUNT = 2**53  # larger integers are no counts, and a metric could not show them
 
 
 @attrs.frozen(kw_only=True)
 class ProjectRow:
-    """``active`` is None where it is no count, ``limit`` also where that of the workspace applies."""
+    """A project. ``active`` is None if it is no count, ``limit`` also if the limit of the workspace applies."""
 
     id: str
     name: str
@@ -39,13 +39,15 @@ class Workspace:
 
 @attrs.frozen
 class AgentRow:
+    """An agent of a project."""
+
     id: str
     name: str
 
 
 @attrs.frozen(kw_only=True)
 class ListedRow:
-    """A conversation in a list, its times as they came; without ``ended_at`` it is running or was never closed."""
+    """A conversation in a list, with times as Phonic wrote them. Without ``ended_at`` it is live or unclosed."""
 
     id: str
     started_at: str | None
@@ -54,7 +56,7 @@ class ListedRow:
 
 @attrs.frozen(kw_only=True)
 class ListPage:
-    """Conversations, newest first. ``next_cursor`` leads to older ones; ``unusable`` rows are left out."""
+    """Conversations, newest first. ``next_cursor`` leads to older ones; ``unusable`` counts rows left out."""
 
     rows: list[ListedRow]
     next_cursor: str | None
@@ -62,16 +64,17 @@ class ListPage:
 
 
 def read_projects(body: bytes) -> tuple[list[ProjectRow], int]:
-    """Projects, and how many rows were unusable."""
+    """The projects, and how many rows were unusable."""
     return _read(_document(body).projects, _project)
 
 
 def read_agents(body: bytes) -> tuple[list[AgentRow], int]:
-    """Agents, and how many rows were unusable."""
+    """The agents, and how many rows were unusable."""
     return _read(_document(body).agents, _agent)
 
 
 def read_page(body: bytes) -> ListPage:
+    """A page of conversations."""
     document = _document(body)
     rows, unusable = _read(document.conversations, _listed)
     cursor = document.pagination.get("next_cursor") if isinstance(document.pagination, dict) else None
@@ -79,13 +82,14 @@ def read_page(body: bytes) -> ListPage:
 
 
 def read_workspace(body: bytes) -> Workspace:
+    """The workspace."""
     document = _document(body)
     return Workspace(_count(document.active_conversations), _count(document.max_active_conversations))
 
 
 @attrs.define
 class _Document:
-    """The union of all replies."""
+    """The fields of all kinds of replies."""
 
     projects: Any = None
     agents: Any = None
@@ -104,7 +108,7 @@ class _RawDocument(_Document):
 
 @attrs.define
 class _Fields:
-    """The union of all rows, each field whatever it is."""
+    """The fields of all kinds of rows, of any type."""
 
     id: Any = None
     name: Any = None
@@ -147,14 +151,14 @@ def _read(found: Any, row_from: Callable[[_Fields], _Row | None]) -> tuple[list[
 
 
 def _fields(row: Any) -> _Fields:
-    """Raises ValidationError for what is no object."""
+    """The fields of a parsed row. Raises: ValidationError for a row that is no object."""
     if not isinstance(row, dict):
         raise msgspec.ValidationError
     return _Fields(**_known(row, _Fields))
 
 
 def _known(found: dict[str, Any], fields: type) -> dict[str, Any]:
-    """What is known of an object. Not `msgspec.convert`, which fails at keys that UTF-8 cannot hold."""
+    """The known fields of an object. Not `msgspec.convert`, which fails at keys that UTF-8 cannot encode."""
     return {each.name: found[each.name] for each in attrs.fields(fields) if each.name in found}
 
 
@@ -181,7 +185,7 @@ def _listed(fields: _Fields) -> ListedRow | None:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it can stand in a URL and a label: some text, not too long, and UTF-8 can hold it."""
+    """Whether it can be used in a URL and a label: not empty, not too long, and encodable in UTF-8."""
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_TEXT:
         return False
     try:

@@ -1,8 +1,9 @@
-"""Pure: which HTTP proxy leads to a URL, by the usual environment variables; one rule for REST and the live feed.
+"""Pure: chooses the HTTP proxy for a URL by the usual environment variables, for REST and the live feed alike.
 
-Rules for this file: `HTTPS_PROXY` (or `HTTP_PROXY`, by the scheme of the URL), else `ALL_PROXY`; the lower-case
-name of each beats the upper-case one, and an empty variable is no variable, as in curl. Loopback never goes
-through a proxy. No text that leaves here quotes a variable: a proxy's address may hold a password.
+`HTTPS_PROXY` (or `HTTP_PROXY`, by the scheme of the URL) is used, else `ALL_PROXY`. As in curl, the lower-case
+name of each comes before the upper-case one, and an empty variable counts as unset. Loopback is never reached
+through a proxy. No error or warning quotes the value of a variable, because the address of a proxy may hold a
+password.
 """
 
 import ipaddress
@@ -24,9 +25,9 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @attrs.frozen(kw_only=True)
 class Proxy:
-    """An HTTP proxy that is asked for tunnels. ``variable`` named it; ``is_secure``: it is reached over TLS.
+    """An HTTP proxy. ``variable`` is the environment variable that named it; ``is_secure``: reached over TLS.
 
-    ``login`` is user and password as they are sent (``user:password``), None without.
+    ``login`` is ``user:password`` as it is sent, or None.
     """
 
     host: str
@@ -37,21 +38,21 @@ class Proxy:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What it wants to know of who asks."""
+        """The headers that authenticate us to the proxy."""
         if self.login is None:
             return {}
         return {"Proxy-Authorization": f"Basic {b64encode(self.login).decode()}"}
 
     @property
     def url(self) -> str:
-        """Its address, without the login."""
+        """The address of the proxy, without the login."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.is_secure else 'http'}://{host}:{self.port}"
 
 
 @attrs.frozen(kw_only=True)
 class _Exception:
-    """An entry of NO_PROXY: one of a network and a name; ``""`` is every name. ``port`` None is every port."""
+    """An entry of NO_PROXY: a network, or a name (``""`` is every name), with a port or None for every port."""
 
     network: _Network | None = None
     name: str = ""
@@ -61,7 +62,7 @@ class _Exception:
         if self.port not in (None, port):
             return False
         if self.network is not None:
-            # An address that IPv6 maps from IPv4 is in networks of both.
+            # An IPv4-mapped IPv6 address is in networks of both families.
             forms = (address, getattr(address, "ipv4_mapped", None))
             return any(
                 each is not None and each.version == self.network.version and each in self.network
@@ -72,7 +73,7 @@ class _Exception:
 
 @attrs.frozen(kw_only=True)
 class Proxies:
-    """The proxies of an environment. ``warnings``: variable and what of it cannot be used, of all it names."""
+    """The proxies of an environment. ``warnings``: variables that cannot be used, each with the reason."""
 
     warnings: tuple[tuple[str, str], ...]
     _by_scheme: Mapping[str, Proxy | ConfigError]
@@ -80,7 +81,7 @@ class Proxies:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Proxies":
-        """Read the variables. Raises nothing: what is wrong with one matters when it would be used."""
+        """Read the variables. Raises nothing: a bad variable is an error only when it would be used."""
         found: dict[str, Proxy | ConfigError] = {}
         for scheme in ("http", "https", "all"):
             variable, value = _variable(environ, f"{scheme}_proxy")
@@ -104,9 +105,9 @@ class Proxies:
         )
 
     def for_url(self, url: str) -> Proxy | None:
-        """The proxy that leads to an http or https URL, None for the direct way.
+        """The proxy for an http or https URL, None to connect directly.
 
-        Raises ConfigError, naming the variable, where the one to use is no HTTP proxy.
+        Raises: ConfigError, which names the variable, if its value is no HTTP proxy.
         """
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
@@ -122,17 +123,17 @@ class Proxies:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host of a URL is this machine: ``localhost``, 127.0.0.0/8 or ::1."""
+    """Whether the host of a URL is this machine: ``localhost``, 127.0.0.0/8 or ::1."""
     address = _address(host)
     address = getattr(address, "ipv4_mapped", None) or address
     return host.rstrip(".").lower() == "localhost" if address is None else address.is_loopback
 
 
 def _variable(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable in force and its value, the upper-case name and nothing where neither is set."""
+    """The variable that is set and its value; the upper-case name and an empty value if neither is."""
     for variable in (name, name.upper()):
         if variable == "HTTP_PROXY" and "REQUEST_METHOD" in environ:
-            continue  # under CGI a client's header Proxy: becomes this variable
+            continue  # under CGI this variable is the client's header "Proxy"
         if value := environ.get(variable, "").strip():
             return variable, value
     return name.upper(), ""
@@ -163,10 +164,10 @@ def _parsed(variable: str, value: str) -> Proxy | ConfigError:
 
 
 def _exception(entry: str) -> _Exception | None:
-    """An entry of NO_PROXY, None for what is none.
+    """Parse an entry of NO_PROXY; None if it is invalid.
 
-    ``*``, ``host``, ``.suffix``, ``*.suffix`` (each also covers what is below it), an address or a network of
-    either family, an IPv6 address in brackets or without; each but a network may have a port.
+    Valid are ``*``, ``host``, ``.suffix`` and ``*.suffix`` (each also covers names below it), and an address or
+    network of either family, an IPv6 address with brackets or without. All but a network may have a port.
     """
     if entry == "*":
         return _Exception()

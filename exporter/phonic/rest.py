@@ -1,14 +1,13 @@
-"""Edge: Phonic's REST API over httpx: how a request is made, and the ways in which it fails (API 3).
+"""Edge: Phonic's REST API over httpx: how a request is sent, and how it can fail (API 3).
 
 Rules for this file:
-- All requests of a client pass one queue (`exporter.phonic.budget`), which keeps them below the rate limit;
-  whoever is told to wait stops it for everybody.
-- A reply is bounded in size and time before anything reads it, and read in a thread where it is big.
-- Nothing that leaves here (error, log line) holds a body, a query or the credential.
+
+- All requests pass one queue (`exporter.phonic.budget`), which keeps them below the rate limit. When one reply
+  asks to wait, all requests wait.
+- A reply is bounded in size and time before it is decoded. A big one is decoded in a thread or in steps.
+- No error and no log line holds a body, a query or the credential.
 """
 
-import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -30,6 +29,7 @@ from .budget import AT_ONCE, Budget, Lane
 from .clock import PhonicClock
 from .credentials import Credential, Credentials
 from .decode import InvalidMessage, read_record
+from .failures import connect_reason, status_reason
 from .listing import (
     AgentRow,
     ListPage,
@@ -48,30 +48,28 @@ from .wire import retry_after, segment
 log = structlog.get_logger("exporter.phonic")
 
 LARGEST_PAGE = 100  # rows; the API's own limit
-LARGEST_BODY = 32 * 1024 * 1024  # bytes, unpacked; 100 conversations of 50 turns are about 5 MB
+LARGEST_BODY = 32 * 1024 * 1024  # bytes, decompressed; 100 conversations of 50 turns are about 5 MB
 REQUESTS_PER_SECOND = 50.0  # evenly spaced; a tenth of what Phonic allows
 CONNECT_SECONDS, SILENCE_SECONDS, TOTAL_SECONDS = 10.0, 20.0, 60.0
-PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds without requests after 429: if it does not say, and at most
+PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds without requests after 429: without Retry-After, and at most
 
-_BIG_BODY = 1024 * 1024  # bytes; a smaller one is read within 2 ms
+_BIG_BODY = 1024 * 1024  # bytes; a smaller one is decoded within 2 ms
 
-_REASONS = {401: RestError.HTTP_401, 403: RestError.HTTP_403, 404: RestError.HTTP_404}
-_REASONS |= {407: RestError.PROXY, 429: RestError.HTTP_429}
-# The API works and found fault with one request.
+# The API works, and only this request was wrong.
 _ANSWERS = frozenset({RestError.HTTP_404, RestError.HTTP_4XX})
-REFUSALS = {RestError.HTTP_401: 401, RestError.HTTP_403: 403}  # of the credential, and their HTTP status
+REFUSALS = {RestError.HTTP_401: 401, RestError.HTTP_403: 403}  # reasons that refuse the credential: HTTP status
 
 _T = TypeVar("_T")
 _Reply = tuple[bytes | None, str | None]
-# A kept connection on which these come before the head of an answer was closed by the server as it was used.
-_HUNG_UP = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+# Raised before the head of a reply, these mean that the server closed a kept connection just as it was used.
+_CLOSED_BY_SERVER = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 
 
 class RestFailed(Exception):
-    """A request that brought nothing usable.
+    """A request that brought no usable reply.
 
-    ``retry_after``: the seconds that Phonic asked to wait, if it did; they are kept whether or not the caller
-    does. ``request_id`` is what Phonic's support asks for.
+    ``retry_after``: the seconds that Phonic asked to wait, or None; the queue waits in any case. ``request_id`` is
+    what Phonic's support asks for.
     """
 
     def __init__(
@@ -90,6 +88,7 @@ async def open_rest(
     *,
     on_error: Callable[[RestError], None],
     on_request: Callable[[Request, float], None] = lambda _what, _seconds: None,
+    on_body: Callable[[Request, bytes], None] = lambda _what, _body: None,
     requests_per_second: float = REQUESTS_PER_SECOND,
     proxy: Proxy | None = None,
     ca_file: Path | None = None,
@@ -97,15 +96,17 @@ async def open_rest(
     clock: PhonicClock | None = None,
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator["RestApi"]:
-    """A client for ``base_url`` that is closed on leaving.
+    """A client for ``base_url``, which is closed at the end of the block.
 
-    ``on_request`` hears of each request that was sent and how many seconds it took, ``on_error`` of each that
-    failed and of each reply with odd rows, ``clock`` of the time in each reply. All requests go through ``proxy``;
-    ``ca_file`` replaces the system's trust, in it too. ``now`` gives Unix time by our own clock.
+    ``on_request`` is called with each request that was sent and its seconds, ``on_error`` with the reason of each
+    that failed and of each reply with unusable rows, ``on_body`` with each body as it came; ``clock`` learns from
+    the date of each reply. ``requests_per_second`` is the highest rate. All requests go through ``proxy``.
+    ``ca_file`` replaces the system's trust, also for the proxy. ``transport`` replaces the network in tests.
+    ``now`` gives Unix time by our own clock.
 
-    Errors: ConfigError for an unusable ``ca_file``.
+    Raises: ConfigError for an unusable ``ca_file``.
     """
-    # Contexts of its own: httpx sets ALPN on those it gets.
+    # Separate contexts: httpx sets ALPN on each that it gets.
     trust = trusting(ca_file)
     through = None
     if proxy is not None:
@@ -116,7 +117,7 @@ async def open_rest(
     def client(keep: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             verify=trust,
-            trust_env=False,  # one rule for REST and the live feed: `exporter.phonic.proxies`
+            trust_env=False,  # `exporter.phonic.proxies` decides, for REST and the live feed alike
             proxy=through,
             timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=keep, keepalive_expiry=60),
@@ -125,7 +126,7 @@ async def open_rest(
                 "Accept-Encoding": "gzip",
                 "User-Agent": f"phonic-exporter/{__version__}",
             },
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # takes none
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # accepts none
             transport=transport,
         )
 
@@ -137,6 +138,7 @@ async def open_rest(
             credentials,
             on_error=on_error,
             on_request=on_request,
+            on_body=on_body,
             budget=Budget(requests_per_second, now=now),
             proxy=proxy,
             clock=clock or PhonicClock(now),
@@ -149,12 +151,12 @@ def _nothing() -> None:
 
 
 class RestApi:
-    """Reads of the REST API; made by `open_rest`.
+    """Reads from the REST API; made by `open_rest`.
 
-    Every method raises `RestFailed` and nothing else, waits for its turn first, and may be cancelled at any
-    time. ``up``: whether the last request found the API working; None before the first. ``wait_accepted`` is
-    awaited before each request but `probe`: it holds them back while the credential is refused. ``on_refused`` is
-    called after each 401 and 403.
+    Every method waits in the queue, raises `RestFailed` and nothing else, and may be cancelled at any time. ``up``
+    tells whether the last request found the API working; None before the first. The owner may set
+    ``wait_accepted``, which is awaited before each request but `probe` and holds requests back while the
+    credential is refused, and ``on_refused``, which is called after each 401 and 403.
     """
 
     def __init__(
@@ -166,12 +168,13 @@ class RestApi:
         *,
         on_error: Callable[[RestError], None],
         on_request: Callable[[Request, float], None],
+        on_body: Callable[[Request, bytes], None],
         budget: Budget,
         proxy: Proxy | None,
         clock: PhonicClock,
         now: Callable[[], float],
     ) -> None:
-        """``kept`` keeps its connections for the next request, ``fresh`` makes one for each."""
+        """``kept`` reuses connections, ``fresh`` opens one for each request."""
         self.up: bool | None = None
         self.on_refused: Callable[[], None] = _nothing
         self.wait_accepted: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -181,6 +184,7 @@ class RestApi:
         self._credentials = credentials
         self._on_error = on_error
         self._on_request = on_request
+        self._on_body = on_body
         self._budget = budget
         self._proxy = proxy
         self._clock = clock
@@ -191,27 +195,27 @@ class RestApi:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for their turn."""
+        """How many requests wait."""
         return self._budget.waiting
 
     @property
     def waiting_since(self) -> float | None:
-        """Unix time since which the first of them waits; None while none does."""
+        """Unix time since which the longest waiting request waits; None when none waits."""
         return self._budget.waiting_since
 
     @property
     def allowed_per_second(self) -> float:
-        """Requests that may be sent in a second, as things stand."""
+        """Requests that may be sent in a second now, after any 429."""
         return self._budget.allowed_per_second
 
     async def projects(self) -> list[ProjectRow]:
-        """All projects of the workspace, with their counts."""
+        """All projects of the workspace, with their counts (API 3.2)."""
         rows, unusable = await self._get(Request.PROJECTS, "/projects", read_projects)
-        self._odd(Request.PROJECTS, unusable)
+        self._count_unusable(Request.PROJECTS, unusable)
         return rows
 
     async def probe(self) -> None:
-        """Ask for what every credential may read, to learn whether the one in use is accepted."""
+        """Request the list of projects, which every API key may read, to learn whether the key is accepted."""
         try:
             await self._authorised(Request.PROJECTS, "/projects", None)
         except RestFailed as failed:
@@ -219,12 +223,13 @@ class RestApi:
             raise
 
     async def workspace(self) -> Workspace:
+        """The counts of the workspace (API 3.2)."""
         return await self._get(Request.WORKSPACE, "/workspace", read_workspace)
 
     async def agents(self, project_name: str) -> list[AgentRow]:
-        """All agents of one project."""
+        """All agents of one project (API 3.2)."""
         rows, unusable = await self._get(Request.AGENTS, "/agents", read_agents, {"project": project_name})
-        self._odd(Request.AGENTS, unusable)
+        self._count_unusable(Request.AGENTS, unusable)
         return rows
 
     async def conversations(
@@ -233,29 +238,25 @@ class RestApi:
         *,
         after: str | None = None,
         limit: int = LARGEST_PAGE,
-        started_at_min: str | None = None,
     ) -> ListPage:
-        """A page of a project's conversations: the newest, or those older than the cursor ``after``.
-
-        ``started_at_min`` (ISO 8601) may also hide conversations that never started (API 3.1).
-        """
+        """A page of a project's conversations: the newest, or those older than the cursor ``after`` (API 3.1)."""
         query = {"project": project_name, "limit": str(limit)}
         if after is not None:
             query["after"] = after
-        if started_at_min is not None:
-            query["started_at_min"] = started_at_min
         page = await self._get(Request.CONVERSATIONS, "/conversations", read_page, query)
-        self._odd(Request.CONVERSATIONS, page.unusable)
+        self._count_unusable(Request.CONVERSATIONS, page.unusable)
         return page
 
     async def record(self, conversation_id: str) -> Snapshot | None:
-        """One conversation as REST has it; None when it has none of that id."""
+        """The record of one conversation (API 3.2); None when there is none with this id."""
         return await self._ask(
-            Request.RECORD, f"/conversations/{segment(conversation_id)}", partial(_in_steps, conversation_id)
+            Request.RECORD,
+            f"/conversations/{segment(conversation_id)}",
+            partial(_decode_in_steps, conversation_id),
         )
 
     def paged_without_end(self) -> None:
-        """Count a list whose pages brought nothing new, or did not end."""
+        """Count a list whose pages bring nothing new or never end."""
         log.warning(
             "REST request failed",
             request=Request.CONVERSATIONS.value,
@@ -266,8 +267,8 @@ class RestApi:
     async def _get(
         self, what: Request, path: str, read: Callable[[bytes], _T], query: Mapping[str, str] | None = None
     ) -> _T:
-        """What must exist."""
-        found = await self._ask(what, path, partial(_in_one_piece, read), query)
+        """Request something that must exist: 404 is a failure."""
+        found = await self._ask(what, path, partial(_decode_at_once, read), query)
         if found is None:
             missing = RestFailed(RestError.HTTP_404)
             self._note(what, missing)
@@ -281,7 +282,7 @@ class RestApi:
         read: Callable[[bytes], Awaitable[_T]],
         query: Mapping[str, str] | None = None,
     ) -> _T | None:
-        """What may not exist: None for 404."""
+        """Request something that may not exist: None for 404."""
         await self.wait_accepted()
         try:
             body, request_id = await self._authorised(what, path, query)
@@ -296,8 +297,8 @@ class RestApi:
         return result
 
     def _note(self, what: Request, failed: RestFailed) -> None:
-        # One line when trouble begins; while it lasts, its repetitions are for those who look closely.
-        # A refused credential has a line of its own: see `exporter.watch.access`.
+        # One warning when requests begin to fail; while they go on failing, the rest is logged at level debug.
+        # A refused credential is logged by `exporter.watch.access`.
         say = log.debug if self.up is False or failed.reason in REFUSALS else log.warning
         say("REST request failed", request=what.value, reason=failed.reason.value, request_id=failed.request_id)
         if what is Request.PROJECTS and failed.reason in _ANSWERS:
@@ -309,13 +310,13 @@ class RestApi:
         if failed.reason in REFUSALS:
             self.on_refused()
 
-    def _odd(self, what: Request, unusable: int) -> None:
+    def _count_unusable(self, what: Request, unusable: int) -> None:
         if unusable:
             log.debug("REST rows unusable", request=what.value, rows=unusable)
             self._on_error(RestError.WRONG_SHAPE)
 
     async def _authorised(self, what: Request, path: str, query: Mapping[str, str] | None) -> _Reply:
-        """The reply. After a refusal the credential is read again, and another one gets a second try."""
+        """The reply. After a refusal the credential is read again, and a changed one is tried once."""
         used = self._credentials.current()
         try:
             return await self._exchange(what, path, query, used)
@@ -323,7 +324,7 @@ class RestApi:
             if failed.reason not in REFUSALS:
                 raise
             await trio.to_thread.run_sync(self._credentials.reload)
-            # Compared with the one used, since another request may have read the new one meanwhile.
+            # Compared with the one used: another request may have read the new one meanwhile.
             if self._credentials.current() == used:
                 raise
         return await self._exchange(what, path, query, self._credentials.current())
@@ -331,9 +332,9 @@ class RestApi:
     async def _exchange(
         self, what: Request, path: str, query: Mapping[str, str] | None, credential: Credential
     ) -> _Reply:
-        """One request: the body of a 200, or None for 404; and the request id.
+        """Send one request. Returns the body of a 200, or None for 404; and the request id.
 
-        Sent once more, on a connection of its own, where the server closed a kept one as it was used.
+        It is sent once more, on a new connection, if the server closed a kept one as it was used.
         """
         request = httpx.Request("GET", self._root + path, params=query, headers=credential.headers)
         try:
@@ -351,14 +352,16 @@ class RestApi:
                         "GET", request.url, headers=request.headers, extensions={"trace": progress.trace}
                     ) as response:
                         progress.is_answered = True
-                        if "Age" not in response.headers:  # a cache's reply would tell an old time
+                        if "Age" not in response.headers:  # the reply of a cache has an old date
                             self._clock.heard(response.headers.get("Date"), sent_at, self._now())
                         if response.status_code == 200:
-                            return await _body(response), _request_id(response)
+                            body = await _body(response)
+                            self._on_body(what, body)
+                            return body, _request_id(response)
             except (httpx.TimeoutException, trio.TooSlowError) as exc:
                 raise RestFailed(RestError.TIMEOUT) from exc
             except httpx.HTTPError as exc:
-                if isinstance(exc, _HUNG_UP) and progress.is_reused and client is self._kept:
+                if isinstance(exc, _CLOSED_BY_SERVER) and progress.is_reused and client is self._kept:
                     raise _DeadConnection from exc
                 raise RestFailed(progress.why(exc)) from exc
             finally:
@@ -371,15 +374,17 @@ class RestApi:
             self._budget.refused()
         if response.status_code == 429 or (response.status_code == 503 and seconds is not None):
             self._budget.pause(PAUSE if seconds is None else seconds)
-        raise RestFailed(_reason(response.status_code), seconds, request_id=_request_id(response))
+        status = response.status_code
+        reason = RestError.PROXY if status == 407 else status_reason(RestError, status)
+        raise RestFailed(reason, seconds, request_id=_request_id(response))
 
 
 class _DeadConnection(Exception):
-    """A kept connection turned out to be closed before any byte of an answer."""
+    """A kept connection was closed before any byte of the reply."""
 
 
 class _Progress:
-    """How far a request has come, as httpx tells its ``trace`` extension."""
+    """How far a request has got, by the events of httpx's ``trace`` extension."""
 
     def __init__(self, has_proxy: bool) -> None:
         self.is_answered = False
@@ -393,41 +398,27 @@ class _Progress:
             self._is_fresh = True
         elif event == "connection.connect_tcp.complete":
             self._is_connected = True
-        elif event == "proxy.start_tls.started":  # the proxy has said yes
+        elif event == "proxy.start_tls.started":  # the proxy has accepted
             self._is_tunnelled = True
 
     @property
     def is_reused(self) -> bool:
-        """Whether it went over a connection of an earlier request, and brought nothing."""
+        """Whether the request used a connection of an earlier request and got no reply."""
         return not (self._is_fresh or self.is_answered)
 
     def why(self, failed: BaseException) -> RestError:
-        """The reason of a failure that is neither a status nor a time-out."""
+        """The reason of a failure that is neither a status nor a timeout."""
         if isinstance(failed, httpx.ProxyError):
             return RestError.PROXY
         if self._has_proxy and self._is_fresh and not self._is_tunnelled and not self.is_answered:
             return RestError.PROXY
-        return _why(failed) if self._is_fresh and not self.is_answered else RestError.CONNECT
-
-
-def _why(failed: BaseException) -> RestError:
-    """What kept a connection from being made; of several addresses, a port that is closed says most."""
-    if isinstance(failed, BaseExceptionGroup):
-        reasons = [_why(each) for each in failed.exceptions]
-        return RestError.REFUSED if RestError.REFUSED in reasons else reasons[-1]
-    if isinstance(failed, socket.gaierror | UnicodeError):
-        return RestError.DNS
-    if isinstance(failed, ConnectionRefusedError):
-        return RestError.REFUSED
-    if isinstance(failed, ssl.SSLError):
-        return RestError.TLS
-    # httpcore clears the cause of what it raises, the context stays.
-    deeper = failed.__cause__ or failed.__context__
-    return _why(deeper) if deeper is not None else RestError.CONNECT
+        if not self._is_fresh or self.is_answered:
+            return RestError.CONNECT
+        return connect_reason(RestError, failed)
 
 
 async def _body(response: httpx.Response) -> bytes:
-    """Raises `RestFailed` as soon as it is known to be too large or unreadable."""
+    """Read the body. Raises: `RestFailed` as soon as it is known to be too large or unreadable."""
     request_id = _request_id(response)
     announced = response.headers.get("Content-Length", "")
     if announced.isdecimal() and len(announced) < 20 and int(announced) > LARGEST_BODY:
@@ -439,7 +430,7 @@ async def _body(response: httpx.Response) -> bytes:
     failed: RestError | None = None
     assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  # of an asynchronous client
     with trio.CancelScope() as reading:
-        # Not `aiter_bytes`, which unpacks without a bound.
+        # Not `aiter_bytes`, which decompresses without a bound.
         async for chunk in response.stream:
             if failed is None:
                 try:
@@ -447,7 +438,7 @@ async def _body(response: httpx.Response) -> bytes:
                         await trio.lowlevel.checkpoint()
                 except (TooLarge, Unreadable) as bad:
                     failed = RestError.TOO_LARGE if isinstance(bad, TooLarge) else RestError.NOT_JSON
-                    reading.cancel()  # an exception here would leave httpx's nested generators half-way
+                    reading.cancel()  # an exception here would leave httpx's nested generators unfinished
     if failed is not None:
         raise RestFailed(failed, request_id=request_id)
     try:
@@ -462,29 +453,23 @@ async def _reading(read: Callable[[bytes], Awaitable[_T]], body: bytes, request_
     except InvalidMessage as invalid:
         reason = RestError.NOT_JSON if invalid.reason is Invalid.NOT_JSON else RestError.WRONG_SHAPE
         raise RestFailed(reason, request_id=request_id) from None
-    except UnicodeError:  # text that UTF-8 cannot hold, where nobody looked for it
+    except UnicodeError:  # text that UTF-8 cannot encode
         raise RestFailed(RestError.WRONG_SHAPE, request_id=request_id) from None
 
 
-async def _in_one_piece(read: Callable[[bytes], _T], body: bytes) -> _T:
+async def _decode_at_once(read: Callable[[bytes], _T], body: bytes) -> _T:
     return read(body) if len(body) <= _BIG_BODY else await trio.to_thread.run_sync(read, body)
 
 
-async def _in_steps(conversation_id: str, body: bytes) -> Snapshot:
-    """A record, while which is read others have their turn: it may hold any number of turns."""
+async def _decode_in_steps(conversation_id: str, body: bytes) -> Snapshot:
+    """Decode a record, letting other tasks run in between: it may hold any number of turns."""
     for snapshot in read_record(body):
         if snapshot is not None:
-            if snapshot.conversation.id != conversation_id:  # also what an id that escapes its place would bring
+            if snapshot.conversation.id != conversation_id:  # also if the id led to another place
                 raise InvalidMessage(Invalid.WRONG_CONVERSATION)
             return snapshot
         await trio.lowlevel.checkpoint()
     raise InvalidMessage(Invalid.WRONG_SHAPE)
-
-
-def _reason(status: int) -> RestError:
-    if status in _REASONS:
-        return _REASONS[status]
-    return {4: RestError.HTTP_4XX, 5: RestError.HTTP_5XX}.get(status // 100, RestError.HTTP_OTHER)
 
 
 def _request_id(response: httpx.Response) -> str | None:
@@ -493,6 +478,6 @@ def _request_id(response: httpx.Response) -> str | None:
 
 
 def _shown(root: str) -> str:
-    """The address for a log line, without what could be a credential."""
+    """The address for a log line, without anything that could be a credential."""
     parts = urlsplit(root)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

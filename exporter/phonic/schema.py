@@ -1,12 +1,14 @@
 """Pure: the parts of Phonic's JSON that the exporter reads, for the live socket and for REST.
 
 Rules for this file:
-- One attrs class per JSON object, holding the union of both shapes (API 2.1 to 2.3: they differ) and only
-  fields somebody uses; msgspec decodes straight into them and skips the rest.
-- An attribute is called what the wire calls it: msgspec ignores aliases of attrs classes.
-- Everything may be missing or null. Enumerated words stay ``str`` here; `exporter.enums` closes them.
-- What is kept is bounded: a text to `LONGEST_TEXT` characters, a turn to `MOST_TIMINGS` and `MOST_TOOL_CALLS`.
-- No field holds what a caller said, a phone number, a prompt, or a tool's body: what is not decoded cannot leak.
+
+- There is one attrs class for each JSON object. It has the fields of both shapes (API 2.1 to 2.3: live and REST
+  differ) that the exporter uses. msgspec decodes straight into the classes and skips all other fields.
+- An attribute has the name of the JSON field: msgspec ignores aliases of attrs classes.
+- Every field may be missing or null. Enumerations stay ``str`` here; `exporter.enums` maps them to closed sets.
+- Sizes are bounded: a text to `LONGEST_TEXT` characters, a turn to `MOST_TIMINGS` and `MOST_TOOL_CALLS`.
+- No field holds what a caller said, a phone number, a prompt or the body of a tool: what is not decoded cannot
+  leak.
 """
 
 from typing import Annotated
@@ -24,12 +26,16 @@ Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 
 @attrs.define
 class Agent:
+    """The agent of a conversation."""
+
     id: Text | None = None
     name: Text | None = None
 
 
 @attrs.define
 class Project:
+    """The project of a conversation."""
+
     id: Text | None = None
     name: Text | None = None
 
@@ -41,7 +47,7 @@ class ToolCall:
     id: Text | None = None
     timed_out: bool | None = None
     response_status_code: int | None = None
-    error_message: str | None = None  # only whether there is one is ever looked at
+    error_message: str | None = None  # only used to see whether there is one
 
 
 @attrs.define
@@ -61,7 +67,7 @@ class Item:
 
 @attrs.define
 class Analysis:
-    """REST only, computed after the end."""
+    """REST only, computed by Phonic after the end (API 2.2)."""
 
     latencies_ms: list[float] | None = None
     interruptions_count: int | None = None
@@ -69,7 +75,7 @@ class Analysis:
 
 @attrs.define
 class Conversation:
-    """The whole conversation, as every live message and every REST row repeats it."""
+    """The whole conversation, which every live message and every REST record repeats."""
 
     id: Text
     agent: Agent | None = None
@@ -92,7 +98,7 @@ class Conversation:
 
 @attrs.frozen
 class BadValue:
-    """A value that could not be read. ``position`` is its item's place in ``items``, -1 for the conversation."""
+    """A value that cannot be used. ``position`` is the index of its item in ``items``, -1 for the conversation."""
 
     position: int
     field: Field
@@ -101,11 +107,11 @@ class BadValue:
 
 @attrs.frozen(kw_only=True)
 class Snapshot:
-    """A conversation as one message gave it, with what in it could not be read.
+    """A conversation as one message described it.
 
-    ``bad`` values are None in ``conversation``; ``malformed`` counts elements of ``items`` that were no
-    objects and are left out of it. Where turns at the start are known to be as they were in an earlier
-    snapshot, ``items`` leaves them out and ``before`` is the last of these, with its index.
+    ``bad`` lists the values that cannot be used, which are None in ``conversation``. ``malformed`` counts elements
+    of ``items`` that were no objects and are left out. When the first turns are known to be the same as in an
+    earlier snapshot, ``items`` leaves them out, ``before`` is the last of them, and ``before_index`` is its index.
     """
 
     conversation: Conversation

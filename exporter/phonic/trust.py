@@ -1,4 +1,4 @@
-"""Edge: whose certificates a connection to Phonic, or to the proxy on the way, accepts."""
+"""Edge: the certificate authorities that connections to Phonic, or to a proxy, trust."""
 
 import ssl
 from pathlib import Path
@@ -7,18 +7,18 @@ from typing import Final
 from ..errors import ConfigError
 
 FLAG: Final = "--phonic.ca-file"
-_LARGEST: Final = 16 * 1024 * 1024  # bytes; all authorities of a system are a quarter of a megabyte
+_LARGEST: Final = 16 * 1024 * 1024  # bytes; the authorities of a whole system are a quarter of a megabyte
 
 
 def trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """A context of its own that trusts the authorities in ``ca_file`` (PEM), or the system's without one.
+    """A new TLS context that trusts the authorities in ``ca_file`` (PEM), or those of the system for None.
 
-    Blocks on the file. Raises ConfigError where it brings no certificate.
+    Blocks on reading the file. Raises: ConfigError if the file holds no certificate.
     """
     if ca_file is None:
         return ssl.create_default_context()
     try:
-        if not ca_file.is_file():  # a pipe would wait for whoever writes to it
+        if not ca_file.is_file():  # a pipe would block until something writes to it
             ca_file.stat()
             raise ConfigError(FLAG, f"{str(ca_file)!r} is not a regular file")
         if ca_file.stat().st_size > _LARGEST:
@@ -31,6 +31,7 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
         raise ConfigError(FLAG, f"cannot read {str(ca_file)!r}: {reason}") from None
     if not context.cert_store_stats()["x509"]:
         raise ConfigError(FLAG, f"{str(ca_file)!r} holds no certificate")
-    # On from Python 3.13: refuses private authorities for extensions that neither curl nor Go ask for.
+    # Set by default from Python 3.13: refuses private authorities without extensions that neither curl nor Go
+    # require.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context

@@ -1,13 +1,20 @@
-"""Pure: finds its way through JSON text in steps of a millisecond, however large the text and whatever is in it.
+"""Pure: finds values in JSON text in steps of about a millisecond, however large or hostile the text is.
 
-A parser written in C reads faster, but in one piece: 4 MB of ``0,`` hold the event loop for 0.7 s, and every
-thread with it. The walker only finds where values begin and end; what is small is then given to such a parser.
+Why: a parser written in C is faster, but reads a text in one piece and meanwhile holds the event loop and, with
+the GIL, every thread. The walker only finds where values begin and end; the caller gives small values to such a
+parser.
 
-Rules for this file:
-- It has a place in the text. A caller that is given a key or an element moves it behind the value (`skip`, or a
-  walk through it) before asking for the next one.
-- ``None`` from one of its iterators is a pause: the caller may let others run. All raise `NotJson` and `TooMuch`.
-- Nesting costs no recursion. What is skipped is not checked: brackets need not match in kind.
+Theory of operation. A walker is a position (``at``) in a text, always at the beginning of a token. `members` and
+`elements` iterate over an object or array that begins there. They are coroutines in the shape of iterators:
+
+- For each key or element number that they yield, the position is at the value. The caller moves it behind the
+  value, with `skip` or by iterating over it, before it asks for the next.
+- For each ``None`` that they yield, the caller should let other tasks run. There is one after each `_STEPS`
+  brackets and quotes, and after each `_AT_ONCE` characters without any.
+
+Invariants: the walker only moves forward, so the whole text is read at most once for each level that the caller
+iterates over. Nesting is counted, not recursed into. The work on one text is bounded by `MOST_STEPS`. Skipped text
+is not validated: brackets need not match in kind. All iterators raise `NotJson` and `TooMuch`.
 """
 
 import json
@@ -18,25 +25,25 @@ _MARK = re.compile(r'["\[\]{}]')
 _SPACE = re.compile(r"[ \t\r\n]*")
 _SCALAR = re.compile(r'[^\s,\[\]{}":]*')
 _BEFORE_QUOTE = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+){0,4096}+', re.DOTALL)
-_AT_ONCE = 1 << 18  # characters looked through without a pause
-_STEPS = 1000  # marks found between two pauses, of 0.5 µs each
+_AT_ONCE = 1 << 18  # characters searched without a pause
+_STEPS = 1000  # brackets and quotes found between two pauses
 MOST_STEPS = 2_000_000
-"""Marks in one text; beyond it is nothing but brackets, and reading on would cost seconds of CPU."""
+"""Brackets and quotes in one text. A text with more is hostile, and reading on would cost seconds of CPU."""
 MOST_MEMBERS = 1000
-"""Members of one object that are given out; the others are skipped."""
-LONGEST_KEY = 1000
+"""Members of one object that are yielded; the others are skipped."""
+LONGEST_KEY = 1000  # characters of a key that are read
 
 
 class NotJson(Exception):
-    """The text is not JSON where the walker looked."""
+    """The text is not JSON at the position of the walker."""
 
 
 class TooMuch(Exception):
-    """The text has more in it than anybody would write."""
+    """The text has more than `MOST_STEPS` brackets and quotes."""
 
 
 class Walker:
-    """A place in a JSON text."""
+    """A position in a JSON text."""
 
     def __init__(self, text: str, at: int = 0) -> None:
         self.text = text
@@ -45,17 +52,17 @@ class Walker:
         self.to_token()
 
     def to_token(self) -> None:
-        """Move behind white space, unless there is more of it than anybody would write."""
+        """Move behind white space, at most `_AT_ONCE` characters of it."""
         match = _SPACE.match(self.text, self.at, self.at + _AT_ONCE)
         self.at = match.end() if match else self.at
 
     @property
     def next(self) -> str:
-        """The character here, which says what kind of value begins; empty at the end."""
+        """The character at the position, which tells the kind of value; empty at the end of the text."""
         return self.text[self.at : self.at + 1]
 
     def members(self) -> Iterator[str | None]:
-        """The keys of the object that begins here, each with the walker at its value."""
+        """Yield the keys of the object that begins here, with the position at the value of each."""
         self._expect("{")
         number = 0
         while self.next != "}":
@@ -75,7 +82,7 @@ class Walker:
         self._expect("}")
 
     def elements(self) -> Iterator[int | None]:
-        """The numbers of the elements of the array that begins here, each with the walker at it."""
+        """Yield the indexes of the elements of the array that begins here, with the position at each."""
         self._expect("[")
         number = 0
         while self.next != "]":
@@ -116,7 +123,7 @@ class Walker:
         self.to_token()
 
     def leave(self) -> Iterator[None]:
-        """Move behind the end of the array or object in which this place is."""
+        """Move behind the end of the array or object that the position is in."""
         depth = 1
         size = len(self.text)
         while depth:

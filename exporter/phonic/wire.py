@@ -1,4 +1,4 @@
-"""Pure: what REST and the live feed read and write in the same way."""
+"""Pure: small rules of the API that REST and the live feed share: ids, path segments and ``Retry-After``."""
 
 import re
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ def is_conversation_id(text: str) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now: float, longest: float) -> float | None:
-    """Seconds that a server asks its client to wait, at most ``longest``; None where it asks for nothing readable.
+    """The seconds that a server asks its client to wait (API 3.3), at most ``longest``; None if it does not.
 
-    ``headers`` by lower-case name. ``retry-after-ms`` is a number; ``retry-after`` a number of seconds or an HTTP
-    date (RFC 9110, 10.2.3), which is compared with ``now``, the Unix time.
+    ``headers`` by lower-case name. ``retry-after-ms`` is a number of milliseconds; ``retry-after`` is a number of
+    seconds or an HTTP date (RFC 9110, 10.2.3), which is compared with ``now``, the Unix time.
     """
     milliseconds = _number(headers.get(RETRY_AFTER_MS, ""))
     if milliseconds is not None:
@@ -37,7 +37,7 @@ def retry_after(headers: Mapping[str, str], now: float, longest: float) -> float
 
 
 def segment(text: str) -> str:
-    """Exactly one segment of a path, whatever the text: dots too, for ``..`` means another place."""
+    """Quote any text as exactly one segment of a URL path; dots too, because ``..`` would change the path."""
     return quote(text, safe="", errors="replace").replace(".", "%2E")
 
 

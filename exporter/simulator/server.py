@@ -22,10 +22,12 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
 from ..errors import ConfigError
+from ..recording.file import Recording
 from .access import Access
 from .control import Control
 from .faults import Fault
 from .live import LiveEndpoint
+from .replay import Replay
 from .rest import Rest
 from .scenario import Scenario
 from .stage import Stage
@@ -59,13 +61,27 @@ async def serve(
     stage = Stage(scenario, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
     access = Access(api_key)
     live = LiveEndpoint(stage, access, refuse_ended=refuse_ended)
-    app = Starlette(
-        routes=[
-            *Rest(stage, access).routes(),
-            *Control(stage).routes(),
-            WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", live.handle),
-        ]
-    )
+    routes = [
+        *Rest(stage, access).routes(),
+        *Control(stage).routes(),
+        WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", live.handle),
+    ]
+    await _serve(Starlette(routes=routes), listen, task_status)
+
+
+async def replay(
+    recording: Recording,
+    *,
+    listen: str = "127.0.0.1:0",
+    api_key: str = "ph_simulated_key",
+    task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Play a recording from now on, on ``listen`` as in `serve`, until cancelled."""
+    played = Replay(recording, Access(api_key), now=time.time())
+    await _serve(Starlette(routes=played.routes()), listen, task_status)
+
+
+async def _serve(app: Starlette, listen: str, task_status: trio.TaskStatus[str]) -> None:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -5,11 +5,14 @@ function judges them.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import attrs
+from cyclopts import Parameter
 
 from ..errors import ConfigError
+from ..recording.file import Recording, UnreadableRecording, read
 from .faults import PLANNED, TRANSPORT, Fault, parse_fault
 from .scenario import Scenario
 
@@ -58,6 +61,9 @@ class SimulatorSettings:
         "What goes wrong: kind=value or kind=value@from:to in seconds after the start; repeatable. "
         f"Kinds: {', '.join((*PLANNED, *TRANSPORT))}.",
     )
+    replay: Annotated[Path | None, Parameter(name="--replay")] = attrs.field(
+        default=None, metadata={"help": "Play this recording (see `record`) in place of simulated calls."}
+    )
     patient: bool = _setting(False, "End no call before an observer has been sent its last snapshot.")
     refuse_ended: bool = _setting(
         False,
@@ -93,6 +99,18 @@ def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
         faults=tuple(fault for fault in faults if fault.kind in PLANNED),
     )
     return scenario, tuple(fault for fault in faults if fault.kind not in PLANNED)
+
+
+def recorded(file: Path) -> Recording:
+    """Read the recording that ``--replay`` names. Raises ConfigError."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return read(lines)
+    except UnreadableRecording as bad:
+        raise ConfigError("--replay", f"{str(file)!r}: {bad}") from None
+    except (OSError, UnicodeError) as bad:
+        reason = bad.strerror if isinstance(bad, OSError) else "is not UTF-8"
+        raise ConfigError("--replay", f"cannot read {str(file)!r}: {reason}") from None
 
 
 def _wrong(settings: SimulatorSettings) -> Iterator[ConfigError]:

@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 import msgspec
 
-from ..counting.derive import CONVERSATION_INDEX, Live, Progress, Rejected, Turn
+from ..counting.derive import CONVERSATION_INDEX, LiveState, Progress, Rejected, Turn
 from ..enums import EndedBy
 
 _VERSION: Final = 2
@@ -55,7 +55,7 @@ class _Progress1:
     position: tuple[int, float, float] = (-1, -1.0, -1.0)
     duration_ms: float | None = None
     end_reason: EndedBy | None = None
-    live: Live = attrs.field(factory=Live)
+    live: LiveState = attrs.field(factory=LiveState)
 
 
 @attrs.frozen(kw_only=True)

@@ -51,7 +51,7 @@ _LAST_SECONDS: Final = 3.0
 _LONGEST_RETRY_SECONDS: Final = 10.0
 
 
-class Source(Protocol):
+class ChangeSource(Protocol):
     """Whose numbers are written. See `exporter.conversations`; every method is synchronous."""
 
     def changes(self, *, everything: bool = False) -> Changes:
@@ -69,13 +69,13 @@ class Source(Protocol):
 class Opened:
     """``saved`` is None where there was nothing to take over; ``problem`` says why, unless the file is new."""
 
-    checkpoint: "Checkpoint"
+    keeper: "StateKeeper"
     saved: Saved | None
     problem: str | None
 
 
-class Checkpoint:
-    """The state file of a running exporter, made by `Checkpoint.open`.
+class StateKeeper:
+    """The state file of a running exporter, made by `StateKeeper.open`.
 
     ``last_success`` is the Unix time at which the file last held all there was to save, None before;
     ``size_bytes`` is the size of the file with its write-ahead log.
@@ -109,13 +109,13 @@ class Checkpoint:
         again. Errors: ConfigError if another exporter uses the file or it is not ours; StateUnavailable if it is
         there and cannot be read, after `START_PATIENCE`. Cancellation: at any time.
         """
-        checkpoint = cls(path, label_names=label_names, now=now)
+        keeper = cls(path, label_names=label_names, now=now)
         try:
-            saved, problem = await checkpoint._opened(path)
+            saved, problem = await keeper._opened(path)
         except BaseException:
-            await checkpoint.close()
+            await keeper.close()
             raise
-        return Opened(checkpoint=checkpoint, saved=saved, problem=problem)
+        return Opened(keeper=keeper, saved=saved, problem=problem)
 
     async def _opened(self, path: Path) -> tuple[Saved | None, str | None]:
         give_up_at = trio.current_time() + START_PATIENCE
@@ -150,7 +150,7 @@ class Checkpoint:
         """Have the next write replace all that the file holds: not all of it was taken over."""
         self._needs_everything = True
 
-    async def run(self, source: Source, *, interval: float, on_error: Callable[[], None]) -> None:
+    async def run(self, source: ChangeSource, *, interval: float, on_error: Callable[[], None]) -> None:
         """Write now, and then what has changed: every ``interval`` seconds, and when `commit` asks for it.
 
         After errors it tries ever less often, at least every 10 s. Cancellation: ends at once, even while the disk
@@ -191,7 +191,7 @@ class Checkpoint:
             )
         return is_behind
 
-    async def write_now(self, source: Source, *, on_error: Callable[[], None]) -> bool:
+    async def write_now(self, source: ChangeSource, *, on_error: Callable[[], None]) -> bool:
         """Write what has changed; returns whether that worked. For the end, when `run` has been cancelled.
 
         Cancellation: none, so that all else can be torn down meanwhile; takes at most 3 s.
@@ -206,7 +206,7 @@ class Checkpoint:
         with trio.move_on_after(_LAST_SECONDS, shield=True):
             await trio.to_thread.run_sync(self._stop, abandon_on_cancel=True, limiter=self._one_thread)
 
-    async def _write(self, source: Source, on_error: Callable[[], None]) -> bool:
+    async def _write(self, source: ChangeSource, on_error: Callable[[], None]) -> bool:
         async with self._one_write:
             at = self._now()
             changes = source.changes(everything=self._needs_everything)

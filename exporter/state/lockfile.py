@@ -15,11 +15,10 @@ _MOST_DIGITS: Final = 20
 
 
 class InUse(Exception):
-    """Another process has the lock; ``owner`` is its id if it is known."""
+    """Another process holds the lock. ``str()`` names its process id if that is known."""
 
     def __init__(self, owner: int | None) -> None:
         super().__init__("in use by another exporter" + (f" (pid {owner})" if owner else ""))
-        self.owner = owner
 
 
 def acquire(path: Path) -> int:

@@ -17,16 +17,16 @@ class SavedSeries:
 
 
 @attrs.frozen
-class Held:
+class HeldBack:
     """New series that pages show at 0 so far.
 
     ``labels`` of one series of ``family``, or no labels for all of its series; without a family, the values of a
-    label set. ``is_ahead``: it was known before anything was counted in it.
+    label set. ``is_expected``: it was known before anything was counted in it.
     """
 
     family: str
     labels: tuple[str, ...]
-    is_ahead: bool
+    is_expected: bool
 
 
 @attrs.frozen
@@ -55,7 +55,7 @@ class Changes:
     """
 
     series: Callable[[], Iterable[SavedSeries]]
-    held: Sequence[Held] | None
+    held: Sequence[HeldBack] | None
     conversations: Callable[[], Iterable[SavedConversation]]
     finished: Sequence[str]
     forgotten: Sequence[str]
@@ -83,6 +83,6 @@ class Saved:
     families: tuple[str, ...]
     first_start: float
     series: list[SavedSeries]
-    held: list[Held]
+    held: list[HeldBack]
     conversations: list[SavedConversation]
     ends: list[SavedEnds]

@@ -29,7 +29,7 @@ import msgspec
 
 from ..counting import retention
 from .ended import hash_of, packed
-from .rows import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
+from .rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 
 _APPLICATION_ID: Final = 0x50684578  # "PhEx": tells our files from those of other programs
 _MAGIC: Final = b"SQLite format 3\0"
@@ -71,7 +71,7 @@ MIGRATIONS: Final[Sequence[Migration]] = (
     ),
     (
         "ALTER TABLE about ADD COLUMN families TEXT",  # NULL: those that have rows
-        # `is_ahead`, `labels` as in `saved.Held`.
+        # `is_ahead`, `labels` as in `saved.HeldBack`.
         "CREATE TABLE held (family TEXT NOT NULL, labels TEXT NOT NULL, is_ahead INTEGER NOT NULL,"
         " PRIMARY KEY (family, labels)) WITHOUT ROWID",
         # One row a write, oldest first: packed hashes (`ended.py`) of what ended until `at`.
@@ -214,7 +214,7 @@ class Database:
             self._connection.execute("DELETE FROM held")
             many(
                 "INSERT INTO held VALUES (?, ?, ?)",
-                [(each.family, _text(each.labels), each.is_ahead) for each in changes.held],
+                [(each.family, _text(each.labels), each.is_expected) for each in changes.held],
             )
         many("DELETE FROM conversation WHERE id = ?", [(each,) for each in changes.forgotten])
         many(
@@ -432,7 +432,7 @@ def _read(connection: sqlite3.Connection, since: float) -> Saved:
             first_start=float(first_start),
             series=series,
             held=[
-                Held(family, _words(labels), bool(is_ahead))
+                HeldBack(family, _words(labels), bool(is_ahead))
                 for family, labels, is_ahead in (rows("SELECT * FROM held") if version > 1 else ())
             ],
             conversations=[

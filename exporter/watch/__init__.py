@@ -1,1 +1,1 @@
-"""Tasks: following conversations, and finding which to follow."""
+"""Tasks: watching conversations, and finding which ones to watch."""

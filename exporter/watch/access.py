@@ -1,9 +1,15 @@
-"""Tasks: whether Phonic accepts the credential, and holding all feeds and requests back while it does not.
+"""Tasks: checking the credential, and holding all requests and feeds back while Phonic refuses it.
 
-A refusal on one feed proves nothing about the credential: an unknown conversation may be refused in the same way.
-Only REST can say that the credential is bad. When a request or a feed is refused, REST is asked for something that
-every credential may read; if it refuses that too, everything waits, together, until the key file brings another
-credential or REST accepts the old one again.
+A refusal of one feed proves nothing about the credential, because Phonic may refuse an unknown conversation in the
+same way (API 1.4). So when a request or a feed is refused, `Access` probes REST for something that every
+credential may read. If REST refuses that too, all requests and feeds wait until the key file holds another
+credential or REST accepts the old one again (semantics 10).
+
+States:
+
+    accepted    requests and feeds go ahead. A reported refusal starts a probe, at most one each `PROBE_SPACING`.
+    refused     REST has refused a probe. Requests and feeds wait in `Access.wait_accepted`. REST is probed each
+                `PROBE_AGAIN` seconds, and at once when the key file changes. Any probe that succeeds leads back.
 """
 
 from collections.abc import Awaitable, Callable
@@ -16,51 +22,57 @@ from ..phonic.rest import REFUSALS, RestFailed
 
 log = structlog.get_logger("exporter.watch")
 
-LOOK_AGAIN = 30.0  # seconds between two questions while the credential is refused
-LOOK_AT_FILE = 1.0  # seconds between two looks at the key file meanwhile
-PROBE_SPACING = 5.0  # seconds between two questions while REST accepts it and feeds are refused
+PROBE_AGAIN = 30.0  # seconds between two probes while the credential is refused
+POLL_FILE = 1.0  # seconds between two looks at the key file meanwhile
+PROBE_SPACING = 5.0  # seconds between two probes while REST accepts the credential and feeds are refused
 
 
 class Access:
-    """``refused_with`` is the HTTP status with which REST refuses the credential, None while it does not."""
+    """Whether REST accepts the credential.
+
+    ``refused_with``: the HTTP status with which REST refuses it; None while it is accepted.
+    """
 
     def __init__(self, credentials: Credentials, probe: Callable[[], Awaitable[object]]) -> None:
-        """``probe`` asks REST for what every credential may read; raises `RestFailed`."""
+        """``probe`` requests what every credential may read, and raises `RestFailed`."""
         self.refused_with: int | None = None
         self._credentials = credentials
         self._probe = probe
-        self._is_doubted = trio.Event()
+        self._refusal_reported = trio.Event()
         self._is_accepted = trio.Event()
         self._is_accepted.set()
 
-    def doubt(self) -> None:
-        """A request or a feed was refused: ask whether it is the credential. Idempotent, never waits."""
-        self._is_doubted.set()
+    def report_refusal(self) -> None:
+        """Tell that Phonic refused a request or a feed, so that the credential is checked.
 
-    async def accepted(self) -> None:
-        """Wait while the credential is refused. Cancellation: at any time."""
+        Idempotent; does not wait.
+        """
+        self._refusal_reported.set()
+
+    async def wait_accepted(self) -> None:
+        """Wait until the credential is accepted; returns at once if it is. Cancellation: at any time."""
         await self._is_accepted.wait()
 
     async def run(self) -> None:
-        """Answer doubts until cancelled."""
+        """Check the credential after reported refusals, until cancelled."""
         while True:
-            await self._is_doubted.wait()
-            refused_with = await self._ask()
+            await self._refusal_reported.wait()
+            refused_with = await self._refused_with()
             if refused_with is not None:
-                await self._hold_back(refused_with)
+                await self._wait_while_refused(refused_with)
             else:
                 await trio.sleep(PROBE_SPACING)
-            self._is_doubted = trio.Event()
+            self._refusal_reported = trio.Event()
 
-    async def _ask(self) -> int | None:
-        """The status with which REST refuses the credential; None if it does not, or cannot be asked."""
+    async def _refused_with(self) -> int | None:
+        """The status with which REST refuses the credential; None if it does not, or does not answer."""
         try:
             await self._probe()
         except RestFailed as failed:
             return REFUSALS.get(failed.reason)
         return None
 
-    async def _hold_back(self, refused_with: int | None) -> None:
+    async def _wait_while_refused(self, refused_with: int) -> None:
         self._is_accepted = trio.Event()
         self.refused_with = refused_with
         log.error(
@@ -70,8 +82,8 @@ class Access:
         )
         try:
             while True:
-                with trio.move_on_after(LOOK_AGAIN):
-                    await self._new_credential()
+                with trio.move_on_after(PROBE_AGAIN):
+                    await self._wait_new_credential()
                 try:
                     await self._probe()
                     break
@@ -82,7 +94,7 @@ class Access:
             self.refused_with = None
             self._is_accepted.set()
 
-    async def _new_credential(self) -> None:
-        # The key file tells nobody when it changes.
+    async def _wait_new_credential(self) -> None:
+        # The file system does not notify us, so poll the key file.
         while not await trio.to_thread.run_sync(self._credentials.reload):  # noqa: ASYNC110
-            await trio.sleep(LOOK_AT_FILE)
+            await trio.sleep(POLL_FILE)

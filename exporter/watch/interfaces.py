@@ -1,16 +1,20 @@
-"""Pure: what watching needs of its surroundings, as Protocols: it knows neither metrics nor libraries."""
+"""Pure: what the watching tasks need of the rest of the program, as Protocols.
+
+These keep `exporter.watch` apart from metrics, state files and the libraries for WebSocket and HTTP.
+"""
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
-from ..enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
+from ..enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
+from ..phonic.listing import AgentRow, ListPage, ProjectRow, Workspace
 from ..phonic.schema import Snapshot
 
 
-class Source(StrEnum):
-    """Who asked for a conversation to be watched."""
+class Requester(StrEnum):
+    """Which part of the program, or of its settings, asked for a conversation to be watched."""
 
     FLAG = "flag"
     FILE = "file"
@@ -24,111 +28,157 @@ class Feed(Protocol):
 
     @property
     def superseded(self) -> int:
-        """How many snapshots were dropped for a newer one so far."""
+        """Snapshots of this feed dropped so far because a newer one had arrived (semantics 11)."""
         ...
 
     @property
-    def superseded_bytes(self) -> int: ...
+    def superseded_bytes(self) -> int:
+        """The size of these snapshots together."""
+        ...
 
     async def receive(self) -> str | bytes:
-        """The newest frame worth looking at. Raises the errors of `exporter.phonic.live.errors`."""
+        """Wait for the next frame; of several snapshots that wait, the newest.
+
+        Raises: the subclasses of `exporter.phonic.live.errors.FeedClosed`. Cancellation: loses no frame.
+        """
         ...
 
     async def pause(self) -> None:
-        """Let others run in the middle of a frame that takes long to read."""
+        """Let other tasks run in the middle of a frame that takes long to decode."""
         ...
 
 
 class OpenFeed(Protocol):
     """Opens live feeds."""
 
-    def __call__(self, conversation_id: str) -> AbstractAsyncContextManager[Feed]: ...
+    def __call__(self, conversation_id: str) -> AbstractAsyncContextManager[Feed]:
+        """Open the feed of a conversation. Entering raises subclasses of `FeedClosed`."""
+        ...
 
 
 class Sink(Protocol):
-    """Where watchers put what they see. Methods are synchronous: a call is atomic for scrape and checkpoint."""
+    """Receives what the watching tasks see.
+
+    All methods are synchronous, so no scrape or checkpoint sees half of a call.
+    """
 
     @property
     def first_start(self) -> float:
-        """Unix time of the first start ever, by Phonic's clock, which the state file remembers."""
+        """Unix time, by Phonic's clock, of the first start with this state file."""
         ...
 
     def connected(self, conversation_id: str) -> None:
         """A feed was opened."""
 
     def message(self, kind: MessageType, size: int) -> None:
-        """A message was received; ``size`` in characters or bytes as it came."""
+        """A message was received; ``size`` is its length in characters (text) or bytes (binary)."""
+
+    def decoded(self, path: DecodePath) -> None:
+        """A snapshot was decoded, in full or incrementally."""
 
     def superseded(self, count: int, size: int) -> None:
-        """Snapshots were dropped unread because a newer one was waiting."""
+        """``count`` snapshots of ``size`` together were dropped unread because a newer one had arrived."""
 
     def invalid(self, conversation_id: str, reason: Invalid) -> None:
         """A message could not be used."""
 
     def drift(self, fields: set[tuple[Drift, str]]) -> None:
-        """Fields nobody documented were seen."""
+        """Fields were seen that are not in Phonic's documentation."""
 
     def feed_error(self, conversation_id: str, reason: FeedError) -> None:
         """A feed could not be opened, or was lost."""
 
     def crashed(self, conversation_id: str) -> None:
-        """A watcher met a defect of ours."""
+        """A watcher crashed."""
 
     def task_crashed(self, task: Task) -> None:
-        """A task beside the watchers met a defect of ours and goes on."""
+        """Another task crashed, and goes on."""
 
-    def refused(self, conversation_id: str) -> None:
-        """The watch limit kept a conversation from being watched."""
+    def over_limit(self, conversation_id: str) -> None:
+        """The watch limit keeps a conversation from being watched. Called once for each."""
 
     def reconciled(self, result: Reconciled) -> None:
-        """A REST read after an end went this way."""
+        """Reading the record after an end had this result."""
 
     def update(self, conversation_id: str, snapshot: Snapshot) -> None:
-        """Count what a snapshot adds."""
+        """A snapshot arrived: count what it adds."""
 
     def ended(self, conversation_id: str) -> None:
-        """The conversation is over: its live series go now, its record is still to come (`finish`)."""
+        """The conversation is over: drop its live series. `finish` follows once its record has been read."""
 
     def stopped(self, conversation_id: str) -> None:
-        """Nobody watches the conversation any more, though it may go on."""
+        """The conversation is not watched any more, although it may go on: drop its live series."""
 
     def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
-        """Count the end, once, and remember only that it was counted."""
+        """Count the end of a conversation, once, and forget all but that it was counted.
+
+        ``record``: what REST has, None if nothing. ``lost``: why its timings were never seen, if so.
+        """
 
     def forget(self, conversation_id: str) -> None:
-        """Nobody knows the conversation (any more): what was counted of it ends here, unknown how."""
+        """Neither the live feed nor REST knows the conversation: count its end as unknown if it was ever seen."""
 
     def is_finished(self, conversation_id: str) -> bool:
-        """Whether `finish` was called for it within the last 24 h."""
+        """Whether `finish` was called for the conversation within the last 24 h (semantics 9)."""
 
     def has_seen(self, conversation_id: str) -> bool:
-        """Whether a snapshot of it was ever counted."""
+        """Whether a snapshot of the conversation was ever counted."""
 
 
 class Targets(Protocol):
-    """Who starts watchers. See `exporter.watch.supervisor`."""
+    """Starts and stops watchers. See `exporter.watch.supervisor`."""
 
-    def start(self, conversation_id: str, source: Source) -> Started:
-        """Watch a conversation; idempotent."""
+    def start(self, conversation_id: str, requester: Requester) -> Started:
+        """Watch a conversation. Idempotent."""
         ...
 
-    def withdraw(self, conversation_id: str, source: Source) -> None:
-        """This source no longer asks for it."""
+    def withdraw(self, conversation_id: str, requester: Requester) -> None:
+        """This requester no longer asks for the conversation; without any requester it is stopped."""
 
     def over(self, conversation_id: str) -> None:
-        """REST has its end: a watcher without a feed completes it now, one with a feed after a grace of 30 s."""
+        """REST has the end of the conversation: finish it, 30 s from now if its feed is open. Idempotent."""
 
     def is_watched(self, conversation_id: str) -> bool:
-        """Whether somebody follows it, be it only to complete its record."""
+        """Whether a watcher has the conversation, if only to read its record."""
         ...
 
-    def is_refused(self, conversation_id: str) -> bool:
+    def is_over_limit(self, conversation_id: str) -> bool:
         """Whether the watch limit has kept it from being watched so far."""
         ...
 
 
+class Rest(Protocol):
+    """The REST requests that discovery makes. See `exporter.phonic.rest`.
+
+    All raise `exporter.phonic.rest.RestFailed`, and may be cancelled at any time.
+    """
+
+    async def projects(self) -> list[ProjectRow]:
+        """All projects, with their numbers of active conversations (API 3.2)."""
+        ...
+
+    async def workspace(self) -> Workspace:
+        """The workspace's number of active conversations and its limit (API 3.2)."""
+        ...
+
+    async def agents(self, project_name: str) -> list[AgentRow]:
+        """The agents of a project (API 3.2)."""
+        ...
+
+    async def conversations(self, project_name: str, *, after: str | None = None, limit: int = 100) -> ListPage:
+        """A page of a project's conversations, newest first, from behind the cursor ``after`` (API 3.1)."""
+        ...
+
+    async def record(self, conversation_id: str) -> Snapshot | None:
+        """The record of a conversation (API 3.2); None if REST does not know it."""
+        ...
+
+    def paged_without_end(self) -> None:
+        """Count a list that was left before its end, because it repeated itself or was too long."""
+
+
 class Directory(Protocol):
-    """Who wants to know the names that REST tells."""
+    """Receives the names of projects and agents that REST lists."""
 
     def learn_projects(self, names: Mapping[str, str]) -> None:
         """Names of all projects by id."""
@@ -137,12 +187,12 @@ class Directory(Protocol):
         """All agents (id, name) of a project."""
 
     def unknown_agents(self, project: str) -> bool:
-        """Whether a conversation named an agent that `learn_agents` did not: it is worth asking again."""
+        """Whether a conversation of the project has an agent that `learn_agents` did not list."""
         ...
 
 
 class RecordState(StrEnum):
-    """What REST says of a conversation."""
+    """What REST says about a conversation."""
 
     LIVE = "live"
     ENDED = "ended"
@@ -151,12 +201,15 @@ class RecordState(StrEnum):
 
 
 class Records(Protocol):
-    """The REST side as the watchers need it. See `exporter.watch.reconcile`."""
+    """Reads records of single conversations. See `exporter.watch.reconcile`."""
 
     async def state(self, conversation_id: str) -> RecordState:
-        """Whether the conversation is still going on. Never raises for trouble with REST."""
+        """Whether the conversation is still going on; `RecordState.UNAVAILABLE` if REST does not answer."""
         ...
 
     async def complete(self, conversation_id: str) -> Snapshot | None:
-        """The record of an ended conversation once it is complete, waiting at most 30 s; None if there is none."""
+        """Read the record of an ended conversation until it is complete; see `Reconciler.complete`.
+
+        Returns None if there is none.
+        """
         ...

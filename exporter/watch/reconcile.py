@@ -1,4 +1,9 @@
-"""Tasks: the REST read after the end of a conversation, repeated until the record is complete."""
+"""Tasks: reading the REST record of a conversation after its end, until the record is complete (semantics 7).
+
+The record follows the end with a delay: it may be missing at first, call the conversation running, or lack who
+ended it or the analysis (API 2.3, 4). What only the record has (who ended the conversation, interruptions,
+failures of tools) is lost if it never becomes complete; what was seen live stays counted.
+"""
 
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -14,19 +19,22 @@ from .interfaces import RecordState, Sink
 
 log = structlog.get_logger("exporter.watch")
 
-PATIENCE = 30.0  # seconds; the documented webhooks came 6.6 s after the end
-ENDURANCE = 600.0  # seconds; also bounds how many can wait, where more end than the rate limit lets be read
-FIRST_DELAY, LONGEST_DELAY = 3.0, 15.0  # usually the second read, at the latest the third, finds all
+# Seconds to wait for an incomplete record. In Phonic's example the webhooks come 6.6 s after the end (API 4).
+INCOMPLETE_TIMEOUT = 30.0
+# Seconds to wait for an answer of REST. Also bounds how many reads can queue, where more conversations end than
+# the rate limit allows to read.
+REST_TIMEOUT = 600.0
+FIRST_DELAY, LONGEST_DELAY = 3.0, 15.0  # seconds between reads; usually the second or third is complete
 
 
 def is_complete(record: Snapshot) -> bool:
-    """Whether REST has all it will ever have of a conversation: the end, who ended it, the analysis."""
+    """Whether a record has all that REST will ever have: the end, who ended the conversation, the analysis."""
     conversation = record.conversation
     return None not in (conversation.ended_at, conversation.ended_by, conversation.analysis)
 
 
 class Reconciler:
-    """Records of single conversations. Implements `interfaces.Records`; may be cancelled at any time."""
+    """Reads records of single conversations. Implements `exporter.watch.interfaces.Records`."""
 
     def __init__(
         self,
@@ -34,25 +42,25 @@ class Reconciler:
         *,
         sink: Sink,
         rng: Random,
-        patience: float = PATIENCE,
-        endurance: float = ENDURANCE,
+        incomplete_timeout: float = INCOMPLETE_TIMEOUT,
+        rest_timeout: float = REST_TIMEOUT,
     ) -> None:
         """``read`` is `RestApi.record`.
 
-        ``patience``: seconds to wait for an incomplete record, from the first read that found it so.
-        ``endurance``: seconds to wait for REST, from the start of the first attempt that failed, or for a turn
-        to ask; long, for nothing is lost by waiting.
+        ``incomplete_timeout``: seconds to wait for an incomplete record, from the first read that found it so.
+        ``rest_timeout``: seconds to wait for REST, from the start of the first read that failed, and for one read
+        to leave the queue of requests. It is long because nothing is lost by waiting.
         """
         self._read = read
         self._sink = sink
         self._rng = rng
-        self._patience = patience
-        self._endurance = endurance
+        self._incomplete_timeout = incomplete_timeout
+        self._rest_timeout = rest_timeout
 
     async def state(self, conversation_id: str) -> RecordState:
-        """Whether the conversation is still going on, by one read."""
+        """Read the record once, to see whether the conversation is still going on. Cancellation: at any time."""
         try:
-            record = await self._read_in_turn(conversation_id)
+            record = await self._read_queued(conversation_id)
         except RestFailed:
             return RecordState.UNAVAILABLE
         if record is None:
@@ -60,20 +68,23 @@ class Reconciler:
         return RecordState.LIVE if record.conversation.ended_at is None else RecordState.ENDED
 
     async def complete(self, conversation_id: str) -> Snapshot | None:
-        """The record of an ended conversation, the last one read if it did not become complete in time.
+        """Read the record of an ended conversation until it is complete.
 
-        A record that calls the conversation running is incomplete (the end is known from elsewhere), and so is
-        a missing one (it may not be saved yet). None if there never was one: then what only REST has (who ended
-        it, interruptions, tool failures) is lost, and what was seen live stays counted. Counts how it went.
+        A record that calls the conversation running counts as incomplete, because its end is known from elsewhere;
+        so does a missing one, because Phonic may not have saved it yet. Returns the last record read, None if
+        there never was one, and reports the outcome to the sink.
+
+        Cancellation: at any time; nothing is reported then.
         """
         delays = backoff(self._rng, first=FIRST_DELAY, longest=LONGEST_DELAY)
         record: Snapshot | None = None
         result = Reconciled.UNAVAILABLE
-        since: dict[bool, float] = {}  # when REST answered too little, and when not at all, for the first time
+        # When a read first returned an incomplete record (True), and when one first failed (False).
+        since: dict[bool, float] = {}
         while True:
             asked = trio.current_time()
             try:
-                found = await self._read_in_turn(conversation_id)
+                found = await self._read_queued(conversation_id)
             except RestFailed:
                 has_answered = False
             else:
@@ -84,7 +95,8 @@ class Reconciler:
                     result = Reconciled.COMPLETE
                     break
             first = since.setdefault(has_answered, trio.current_time() if has_answered else asked)
-            left = first + (self._patience if has_answered else self._endurance) - trio.current_time()
+            timeout = self._incomplete_timeout if has_answered else self._rest_timeout
+            left = first + timeout - trio.current_time()
             if left <= 0:
                 log.info("record not complete", conversation=conversation_id, result=result.value)
                 break
@@ -92,8 +104,8 @@ class Reconciler:
         self._sink.reconciled(result)
         return record
 
-    async def _read_in_turn(self, conversation_id: str) -> Snapshot | None:
-        """Raises `RestFailed`, also when no turn comes: all requests wait in one queue."""
-        with trio.move_on_after(self._endurance):
+    async def _read_queued(self, conversation_id: str) -> Snapshot | None:
+        """Raises: `RestFailed`, also if the read does not leave the queue of requests in time."""
+        with trio.move_on_after(self._rest_timeout):
             return await self._read(conversation_id)
         raise RestFailed(RestError.TIMEOUT)

@@ -1,4 +1,8 @@
-"""Tasks: conversations named in a file (``--watch.file``), followed as the file changes."""
+"""Tasks: watching the conversations whose ids are in a file (``--watch.file``), as the file changes.
+
+The file is polled. Ids that appear are started, ids that disappear are withdrawn. A file that cannot be read or
+parsed changes nothing: the ids of its last good version stay watched.
+"""
 
 import codecs
 import stat
@@ -11,28 +15,31 @@ import msgspec
 import structlog
 import trio
 
-from .interfaces import Source, Targets
+from .interfaces import Requester, Targets
 
 log = structlog.get_logger("exporter.watch")
 
 POLL_SECONDS = 1.0
-LARGEST_FILE = 16 * 1024 * 1024  # bytes; 300,000 ids: far beyond any watch limit
+LARGEST_FILE = 16 * 1024 * 1024  # bytes, about 300,000 ids: more than any watch limit
 
 
 @attrs.frozen
-class Listed:
-    """What a watch file says: usable ids, and how many entries were none."""
+class WatchList:
+    """What a watch file holds: its valid ids, and the number of entries that are no valid id."""
 
     ids: frozenset[str]
     unusable: int
 
 
 class UnreadableList(Exception):
-    """A watch file that cannot be used at all; ``str()`` says why, without its content."""
+    """A watch file cannot be used at all. ``str()`` says why, without quoting the file."""
 
 
-def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> Listed:
-    """Ids from a JSON list, or one a line (blank lines and ``#`` comments left out). Raises `UnreadableList`."""
+def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> WatchList:
+    """Parse a JSON list of ids, or lines with one id each (blank lines and ``#`` comments are skipped).
+
+    Entries that ``is_conversation_id`` rejects are counted, not returned. Raises: `UnreadableList`.
+    """
     content = content.removeprefix(codecs.BOM_UTF8)
     if content.lstrip()[:1] == b"[":
         try:
@@ -46,14 +53,14 @@ def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> Listed:
             raise UnreadableList("is not UTF-8 text") from None
         entries = [text for line in lines if (text := line.partition("#")[0].strip())]
     ids = frozenset(each for each in entries if isinstance(each, str) and is_conversation_id(each))
-    return Listed(ids, sum(1 for each in entries if not isinstance(each, str) or each not in ids))
+    return WatchList(ids, sum(1 for each in entries if not isinstance(each, str) or each not in ids))
 
 
-def read(path: Path, is_conversation_id: Callable[[str], bool]) -> Listed:
-    """Read a watch file (blocking). Raises `UnreadableList`."""
+def read(path: Path, is_conversation_id: Callable[[str], bool]) -> WatchList:
+    """Read and parse a watch file (blocking). Raises: `UnreadableList`."""
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block its reader until somebody writes
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe blocks until another process writes to it
             raise UnreadableList("is not a regular file")
         if status.st_size > LARGEST_FILE:
             raise UnreadableList("is too large")
@@ -64,22 +71,30 @@ def read(path: Path, is_conversation_id: Callable[[str], bool]) -> Listed:
 
 
 class WatchFile:
-    """Keeps the targets in step with a file."""
+    """Keeps the watched conversations in step with a file.
+
+    ``is_usable``: whether the file could be read at the last change. ``last_success``: Unix time of the last
+    successful read, None before the first.
+    """
 
     def __init__(
         self, path: Path, targets: Targets, *, is_conversation_id: Callable[[str], bool], now: Callable[[], float]
     ) -> None:
+        """``now`` gives Unix time."""
         self._path = path
         self._targets = targets
         self._is_conversation_id = is_conversation_id
         self._now = now
         self._ids: frozenset[str] = frozenset()
-        self._version: tuple[int, ...] | None = ()  # not None: a file that is missing at first is worth a word
+        self._version: tuple[int, ...] | None = ()  # not None, so that a file that is missing at first is logged
         self.is_usable = False
         self.last_success: float | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look at the file every second until cancelled; a file that cannot be used changes nothing."""
+        """Poll the file each second until cancelled. ``task_status`` is started after the first time.
+
+        Cancellation: between two polls, or after a thread has read the file.
+        """
         await self.look()
         task_status.started()
         while True:
@@ -87,17 +102,18 @@ class WatchFile:
             await self.look()
 
     async def reread(self) -> None:
-        """Have the next look read the file, changed or not."""
+        """Make the next `look` read the file even if it has not changed."""
         self._version = ()
 
     async def look(self) -> None:
-        """Read the file if it is another one than before, and start and withdraw what differs.
+        """Read the file if it has changed, and start and withdraw what differs.
 
-        What stays in the file is not started again when its watcher has finished or given up.
+        An id that stays in the file is not started again after its watcher has finished or given up, unless the
+        watch limit kept it out.
         """
         version = await trio.to_thread.run_sync(_version, self._path)
         if version == self._version:
-            self._start(each for each in self._ids if self._targets.is_refused(each))  # they may fit now
+            self._start(each for each in self._ids if self._targets.is_over_limit(each))  # there may be room now
             return
         self._version = version
         try:
@@ -109,14 +125,14 @@ class WatchFile:
         self.is_usable = True
         self.last_success = self._now()
         for gone in self._ids - listed.ids:
-            self._targets.withdraw(gone, Source.FILE)
-        self._start(each for each in listed.ids if each not in self._ids or self._targets.is_refused(each))
+            self._targets.withdraw(gone, Requester.FILE)
+        self._start(each for each in listed.ids if each not in self._ids or self._targets.is_over_limit(each))
         self._ids = listed.ids
         log.info("watch file read", conversations=len(listed.ids), unusable=listed.unusable)
 
     def _start(self, ids: Iterable[str]) -> None:
         for each in sorted(ids):
-            self._targets.start(each, Source.FILE)
+            self._targets.start(each, Requester.FILE)
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

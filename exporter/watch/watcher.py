@@ -1,8 +1,12 @@
-"""Tasks: follow one conversation over its live feed until it ends or cannot be followed any further.
+"""Tasks: following one conversation over its live feed, until it ends or the feed is refused (API 1).
 
-Strategy: an outer loop of connections and an inner loop of messages. Everything that goes wrong with one
-connection arrives as a `FeedClosed`, and its type says what to do; everything that goes wrong with one message
-costs that message only. Nothing is kept here between messages: what was counted is the sink's business.
+An outer loop opens connections, an inner loop reads messages:
+
+- Whatever is wrong with a connection arrives as a `FeedClosed`. Its type says whether the conversation is over,
+  the feed is refused, or the connection is to be opened again (semantics 10).
+- Whatever is wrong with a message costs that message only.
+- Each connection begins with the whole conversation again, so nothing is kept between connections. The sink knows
+  what has been counted.
 """
 
 from collections.abc import Callable
@@ -29,18 +33,23 @@ class Outcome(Enum):
 
     ENDED = "ended"  # the feed said that the conversation is over
     REFUSED = "refused"  # 401, 403, 1008, or an error message that speaks of authentication
-    NOT_FOUND = "not_found"  # 404 several times in a row
+    NOT_FOUND = "not_found"  # 404 `Retry.max_not_found` times in a row
 
 
 @attrs.frozen(kw_only=True)
 class Retry:
-    """When a lost feed is opened again; seconds."""
+    """When a lost feed is opened again. All but the last in seconds.
+
+    Delays grow from ``first`` to ``longest``, and begin anew after a connection that lasted ``stable_after``. A
+    feed sends the current state at once; one without a snapshot after ``first_snapshot`` is lost.
+    ``max_not_found``: responses 404 in a row after which the watcher stops.
+    """
 
     first: float = 0.5
     longest: float = 30.0
-    stable_after: float = 30.0  # only a connection that lasted this long earns a fresh start of the delays
-    first_snapshot: float = 30.0  # a feed sends the current state at once; one that does not is lost
-    not_found_most: int = 3
+    stable_after: float = 30.0
+    first_snapshot: float = 30.0
+    max_not_found: int = 3
 
 
 async def watch(
@@ -51,16 +60,18 @@ async def watch(
     retry: Retry,
     rng: Random,
     set_state: Callable[[WatcherState], None],
-    heard: Callable[[bool], None],
+    on_snapshot: Callable[[bool], None],
 ) -> Outcome:
-    """Follow one conversation; network trouble is retried, never raised.
+    """Follow one conversation. Lost connections are opened again, not raised.
 
-    ``heard`` is called with each snapshot: whether it says that the conversation is over, which ends no feed.
-    Cancellation: leaves at once; what was counted stays counted.
+    ``set_state`` is called with each new state. ``on_snapshot`` is called after each snapshot, with whether the
+    snapshot says that the conversation is over; that alone does not end the feed.
+
+    Returns why following stopped. Cancellation: closes the connection; what was counted stays counted.
     """
     delays = backoff(rng, first=retry.first, longest=retry.longest)
     not_found = 0
-    say = log.info
+    write = log.info
     while True:
         opened_at: float | None = None
         delay = 0.0
@@ -70,22 +81,22 @@ async def watch(
                 opened_at = trio.current_time()
                 sink.connected(conversation_id)
                 set_state(WatcherState.LIVE)
-                await _read(_Counting(conversation_id, feed, sink, heard), retry.first_snapshot)
+                await _read(_Messages(conversation_id, feed, sink, on_snapshot), retry.first_snapshot)
                 return Outcome.ENDED
         except FeedEnded:
             return Outcome.ENDED
         except FeedClosed as closed:
             if closed.reason is not None:
                 sink.feed_error(conversation_id, closed.reason)
-                # One line when trouble begins: thousands of feeds may fail twice a minute for hours.
+                # Info when a failure begins only: thousands of feeds may fail twice a minute for hours.
                 if opened_at is not None:
-                    say = log.info
-                say("feed lost", conversation=conversation_id, reason=closed.reason.value)
-                say = log.debug
+                    write = log.info
+                write("feed lost", conversation=conversation_id, reason=closed.reason.value)
+                write = log.debug
             not_found = not_found + 1 if isinstance(closed, FeedNotFound) else 0
             if isinstance(closed, FeedRefused):
                 return Outcome.REFUSED
-            if not_found >= retry.not_found_most:
+            if not_found >= retry.max_not_found:
                 return Outcome.NOT_FOUND
             if isinstance(closed, FeedLost) and closed.at_once:
                 delays = backoff(rng, first=retry.first, longest=retry.longest)
@@ -94,30 +105,30 @@ async def watch(
         if opened_at is not None and trio.current_time() - opened_at >= retry.stable_after:
             delays = backoff(rng, first=retry.first, longest=retry.longest)
         set_state(WatcherState.WAITING)
-        # A live call is tried again within `longest`, whatever the server wishes; jitter spreads those that wait
-        # alike.
+        # At most `longest`, even if the server asks for more, since the call may be live. Jitter spreads the feeds
+        # that wait equally long.
         wait = delay + next(delays)
         await trio.sleep(wait if wait <= retry.longest else rng.uniform(0.8, 1.0) * retry.longest)
 
 
-async def _read(counting: "_Counting", first_snapshot: float) -> None:
-    """Count messages until one says that the conversation is over. Raises a `FeedClosed`."""
+async def _read(messages: "_Messages", first_snapshot: float) -> None:
+    """Count messages until one says that the conversation is over. Raises: `FeedClosed`."""
     with trio.move_on_after(first_snapshot) as waiting:
-        while not counting.has_snapshot:
-            if await counting.next():
+        while not messages.has_snapshot:
+            if await messages.next():
                 return
     if waiting.cancelled_caught:
         raise FeedLost(FeedError.NO_SNAPSHOT)
-    while not await counting.next():
+    while not await messages.next():
         pass
 
 
-class _Counting:
-    """Counts the messages of one connection."""
+class _Messages:
+    """Reads the messages of one connection, and counts them in the sink."""
 
-    def __init__(self, conversation_id: str, feed: Feed, sink: Sink, heard: Callable[[bool], None]) -> None:
+    def __init__(self, conversation_id: str, feed: Feed, sink: Sink, on_snapshot: Callable[[bool], None]) -> None:
         self.has_snapshot = False
-        self._heard = heard
+        self._on_snapshot = on_snapshot
         self._conversation_id = conversation_id
         self._feed = feed
         self._sink = sink
@@ -125,14 +136,14 @@ class _Counting:
         self._superseded = self._superseded_size = 0
 
     async def next(self) -> bool:
-        """Wait for a message and count it; see `count`."""
-        # Never in a variable here, which would keep the last message for as long as the feed is silent.
+        """Wait for a frame and count it; see `count`."""
+        # Not held in a variable here, which would keep the last frame in memory while the feed is idle.
         return await self.count(await self._feed.receive())
 
     async def count(self, frame: str | bytes) -> bool:
-        """Count what a frame brings; True where the conversation is over with it.
+        """Count what a frame holds. Returns whether it says that the conversation is over.
 
-        Raises a `FeedClosed` for an error message. A checkpoint only where reading takes long.
+        Raises: `FeedClosed` for an error message. Is a checkpoint only if the frame takes long to decode.
         """
         self._count_superseded()
         size = len(frame)
@@ -153,9 +164,10 @@ class _Counting:
     def _count(self, message: Message, size: int, frame: str | bytes) -> bool:
         self._sink.message(message.type, size)
         if message.snapshot is not None:
+            self._sink.decoded(message.path)
             self._sink.update(self._conversation_id, message.snapshot)
             conversation = message.snapshot.conversation
-            self._heard(conversation.ended_at is not None or conversation.is_live is False)
+            self._on_snapshot(conversation.ended_at is not None or conversation.is_live is False)
             if not self.has_snapshot:
                 self.has_snapshot = True
                 self._sink.drift(unknown_fields(frame))

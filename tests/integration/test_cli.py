@@ -402,7 +402,7 @@ def test_check_config_shows_what_would_run(tmp_path: Path, capsys: pytest.Captur
     assert shown["--watch.discover"] == "on"
     assert shown["--state.file"] == ""
     assert shown["--web.listen-address"] == ":10058"
-    assert "at most about 40400 series: 33400 of label sets, 7000 of live conversations" in out
+    assert "at most about 40567 series: 33567 of label sets, 7000 of live conversations" in out
     assert SECRET not in out
 
 

@@ -1,4 +1,4 @@
-"""Large and odd frames: read in steps, equal to reading in one piece, and one bad value costs that value only."""
+"""Large and unusual frames: decoded in steps as in one piece, and one bad value costs only that value."""
 
 import json
 from collections import Counter
@@ -40,7 +40,7 @@ LONGEST_STEP = 0.1  # seconds of CPU, garbage collection included; 10 ms as a ru
 
 
 def in_steps(text: str) -> Message:
-    """The first message of a text as it is read in steps, however small it is."""
+    """The first message of a text, decoded in steps whatever its size."""
     steps = decoding._document_in_steps(text, 0)
     while True:
         try:
@@ -63,7 +63,7 @@ def turns(count: int, **fields: Any) -> list[Json]:
 # --- in steps
 
 
-def test_reading_in_steps_equals_reading_in_one_piece() -> None:
+def test_decoding_in_steps_equals_decoding_in_one_piece() -> None:
     @given(st.data())
     def check(data: st.DataObject) -> None:
         history = data.draw(histories(ID))
@@ -77,20 +77,20 @@ def test_reading_in_steps_equals_reading_in_one_piece() -> None:
             stepped: Any = in_steps(text)
         except InvalidMessage as bad:
             stepped = bad.reason
-        assert repr(stepped) == repr(whole)  # by repr: bad values may come in another order of fields
+        assert repr(stepped) == repr(whole)  # by repr: bad values may be listed in another order
 
     check()
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "7", '{"type": 7}', '{"type":"conversation-updated"}'])
-def test_what_is_no_message_is_none_in_steps_either(text: str) -> None:
+def test_an_invalid_message_is_invalid_in_steps_too(text: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
         in_steps(text)
     assert caught.value.reason is Invalid.WRONG_SHAPE
 
 
 @pytest.mark.parametrize("text", ['{"a": 1', '{"a" 1}', '{"conversation": {"items": [{"a": 1]}}', '{"a":"x}'])
-def test_what_is_no_json_is_none_in_steps_either(text: str) -> None:
+def test_a_text_that_is_no_json_is_invalid_in_steps_too(text: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
         in_steps(text)
     assert caught.value.reason is Invalid.NOT_JSON
@@ -147,7 +147,7 @@ HEAVY: dict[str, tuple[Callable[[], str], set[BadValue], int]] = {
 
 @pytest.mark.usefixtures("calm_collector")
 @pytest.mark.parametrize(("inside", "bad", "count"), HEAVY.values(), ids=HEAVY)
-def test_what_is_too_much_is_named_and_the_rest_counts_in_short_steps(
+def test_values_that_are_too_large_are_listed_as_bad_and_steps_are_short(
     inside: Callable[[], str], bad: set[BadValue], count: int
 ) -> None:
     text = conversation(inside())
@@ -193,14 +193,14 @@ def test_tool_calls_of_a_large_snapshot_are_bounded_together() -> None:
         ({"tool_calls": [{}] * (MOST_TOOL_CALLS + 1)}, (BadValue(0, Field.TOOL_CALLS, TOO_LARGE),)),
     ],
 )
-def test_a_turn_holds_so_much_and_no_more(fields: Json, bad: tuple[BadValue, ...]) -> None:
+def test_the_size_of_a_turn_is_bounded(fields: Json, bad: tuple[BadValue, ...]) -> None:
     snapshot = snapshot_of(frame({"id": ID, "items": [{"item_idx": 7, "role": "user", **fields}]}))
     assert snapshot.bad == bad
     [item] = snapshot.conversation.items or []
     assert (item.item_idx, item.role) == (7, "user")
 
 
-def test_texts_are_cut_to_what_a_label_may_be() -> None:
+def test_texts_are_cut_to_the_length_of_a_label() -> None:
     long = "x" * (LONGEST_TEXT + 1)
     kept = snapshot_of(frame({"id": ID, "agent": {"name": long}, "origin": long, "items": [{"role": long}]}))
     assert kept.conversation.agent is not None
@@ -253,7 +253,7 @@ def _derived(progress: Progress, snapshots: list[Snapshot], added: Counter[Any])
     return progress
 
 
-def test_a_first_snapshot_of_very_many_turns_is_handed_out_in_pieces() -> None:
+def test_a_first_snapshot_of_very_many_turns_is_yielded_in_pieces() -> None:
     text = frame({"id": ID, "items": turns(3 * PIECE)})
     found = [each for each in IncrementalDecoder(ID).read(text) if each is not None]
     assert isinstance(found[0], Message)
@@ -267,11 +267,11 @@ def test_a_first_snapshot_of_very_many_turns_is_handed_out_in_pieces() -> None:
     assert sorted(progress.turns) == list(range(3 * PIECE))
 
 
-# --- what surrounds a message
+# --- text around a message
 
 
 def messages(frame_: str | bytes) -> list[MessageType | Invalid]:
-    """What a frame brings: the types of its messages, and why the rest is none."""
+    """The types of the messages in a frame, and the reason why the rest is invalid."""
     found: list[MessageType | Invalid] = []
     try:
         found.extend(message.type for message in read(frame_) if message is not None)
@@ -286,24 +286,24 @@ AROUND = ["\ufeff", " ", "\n", "\r\n", "\t", "\x00", "\x00" * 100, "\x1e", "\ufe
 
 @pytest.mark.parametrize("before", ["", *AROUND], ids=repr)
 @pytest.mark.parametrize("behind", ["", *AROUND], ids=repr)
-def test_a_mark_spaces_and_padding_around_a_message_are_nothing(before: str, behind: str) -> None:
+def test_a_byte_order_mark_spaces_and_padding_around_a_message_are_ignored(before: str, behind: str) -> None:
     text = before + UPDATED + behind
     assert decode(text) == decode(UPDATED) == decode(text.encode())
     assert messages(text) == [MessageType.CONVERSATION_UPDATED]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
-def test_json_in_a_binary_frame_of_any_encoding_is_read(encoding: str) -> None:
+def test_json_in_a_binary_frame_of_any_encoding_is_decoded(encoding: str) -> None:
     assert decode(UPDATED.encode(encoding)) == decode(UPDATED)
 
 
-def test_bytes_that_are_no_utf8_in_a_field_nobody_reads_do_not_cost_the_message() -> None:
+def test_bytes_that_are_no_utf8_in_an_unused_field_do_not_cost_the_message() -> None:
     odd = UPDATED.encode().replace(b'"items"', b'"duration_ms": NaN, "text": "\xff\xfe", "items"')
     assert snapshot_of(odd).conversation.items == snapshot_of(UPDATED).conversation.items
 
 
 @pytest.mark.parametrize("between", ["", " ", "\n", "\x1e", "\r\n\r\n"], ids=repr)
-def test_several_messages_in_one_frame_are_all_read(between: str) -> None:
+def test_several_messages_in_one_frame_are_all_decoded(between: str) -> None:
     assert messages(between.join([UPDATED, UPDATED, ENDED])) == [
         MessageType.CONVERSATION_UPDATED,
         MessageType.CONVERSATION_UPDATED,
@@ -312,7 +312,7 @@ def test_several_messages_in_one_frame_are_all_read(between: str) -> None:
 
 
 @pytest.mark.parametrize("rest", ["x", "{", ",", "]", '{"type"}'])
-def test_what_follows_a_message_and_is_none_is_refused_by_itself(rest: str) -> None:
+def test_invalid_text_after_a_message_does_not_cost_the_message(rest: str) -> None:
     assert messages(UPDATED + rest) == [MessageType.CONVERSATION_UPDATED, Invalid.NOT_JSON]
 
 
@@ -366,7 +366,7 @@ SOUND: Json = {
 
 
 def without(snapshot: Snapshot, *path: str | int) -> Any:
-    """A snapshot as plain data, but for what a path leads to."""
+    """A snapshot as plain data, without the values at a path."""
     plain = attrs.asdict(snapshot.conversation)
     *way, last = path
     place = plain
@@ -401,13 +401,13 @@ def test_any_json_in_any_field_costs_that_field_only(
 
 
 @pytest.mark.parametrize("style", ["as it is", "upper", "lower"])
-def test_an_id_in_another_case_is_the_same_conversation(style: str) -> None:
+def test_the_id_of_a_conversation_ignores_case(style: str) -> None:
     identity = {"as it is": "Conv_A", "upper": "CONV_A", "lower": "conv_a"}[style]
     [message] = IncrementalDecoder("Conv_A").read(frame({"id": identity, "items": []}))
     assert isinstance(message, Message)
 
 
-def test_of_a_key_that_comes_twice_the_last_value_counts() -> None:
+def test_the_last_of_duplicate_keys_counts() -> None:
     text = conversation('"duration_ms":1,"items":[{}],"duration_ms":2,"items":[{},{}]')
     for found in (decode(text), in_steps(text)):
         assert found.snapshot is not None

@@ -1,7 +1,7 @@
-"""What a hostile peer sends costs its own feed only: the loop is not held, memory is bounded, others are exact.
+"""A hostile peer costs only its own feed: the loop is not blocked, memory is bounded, other feeds count exactly.
 
-Each attack comes over real sockets, from many feeds at once as a rule, beside a conversation that is followed by a
-watcher and a web server that is asked for its page all the time.
+Each attack uses real sockets, as a rule of many feeds at once, while a watcher follows a good conversation and a
+client scrapes the web server all the time.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import trio
 from exporter.enums import FeedError, Invalid
 from exporter.metrics.loop_lag import LoopLag
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.live.client import LiveSocket, Timeouts, open_live
 from exporter.phonic.live.limits import Memory
 from exporter.watch.watcher import Retry, watch
 from tests.feeds import ENDED, RecordingSink, snapshot
@@ -28,10 +28,10 @@ from tests.integration.serving import serving
 from tests.servers import frame, header, request, rude_server, upgrade
 
 LONGEST_HOLD = 0.1
-"""Seconds of CPU for which the loop may be held: other programs on this machine are not the peer's doing."""
+"""Seconds of CPU for which the loop may be blocked; in CPU time, since other programs run on this machine."""
 LONGEST_ANSWER = 1.0
 PATIENCE = 3.0
-"""How much longer an answer may take where other programs want the CPU, too."""
+"""Factor for the time of an answer while other programs use the CPU."""
 GOOD = "conv_good"
 ATTACKERS = 10
 TURNS = 30
@@ -42,7 +42,7 @@ Attack = Callable[[trio.SocketStream], Awaitable[None]]
 
 @attrs.define
 class Seen:
-    """What came of an attack."""
+    """The effects of an attack."""
 
     sink: RecordingSink
     lag: LoopLag
@@ -50,13 +50,13 @@ class Seen:
     answers: int = 0
 
     def reasons(self) -> list[FeedError]:
-        return [each.more for each in self.sink.told if each.what == "feed_error"]
+        return [each.more for each in self.sink.recorded if each.what == "feed_error"]
 
     def invalid(self) -> list[Invalid]:
-        return [each.more for each in self.sink.told if each.what == "invalid"]
+        return [each.more for each in self.sink.recorded if each.what == "invalid"]
 
     def check(self) -> None:
-        """The loop was not held, pages were answered, and the good conversation was counted to its last turn."""
+        """The loop was not blocked, pages were served, and the good conversation was counted to its last turn."""
         assert self.lag.largest() < LONGEST_HOLD
         assert self.answers > 0
         assert self.longest_answer < LONGEST_ANSWER * PATIENCE
@@ -94,7 +94,7 @@ async def attacked(
             retry=Retry(first=60, longest=60),  # one attempt
             rng=Random(0),
             set_state=lambda _: None,
-            heard=lambda _: None,
+            on_snapshot=lambda _: None,
         )
 
     async def ask(url: str) -> None:
@@ -106,9 +106,13 @@ async def attacked(
                 seen.answers += 1
                 await trio.sleep(0.05)
 
-    async with rude_server(talk) as url, serving(deadline_seconds=60) as served, trio.open_nursery() as nursery:
-        live = LiveSocket(url, Credentials(ApiKey("ph_x")), timeouts or Timeouts(disconnect=0.2), memory=memory)
-        nursery.start_soon(live.run)
+    key = Credentials(ApiKey("ph_x"))
+    async with (
+        rude_server(talk) as url,
+        serving(deadline_seconds=60) as served,
+        open_live(url, key, timeouts or Timeouts(disconnect=0.2), memory=memory) as live,
+        trio.open_nursery() as nursery,
+    ):
         nursery.start_soon(seen.lag.run)
         nursery.start_soon(ask, served.url)
         nursery.start_soon(follow, live, GOOD)
@@ -121,12 +125,12 @@ async def attacked(
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110  # what is waited for tells nobody
+        while not condition():  # noqa: ASYNC110  # no event to wait for
             await trio.sleep(0.02)
 
 
 def flood(*beginning: bytes, endless: bytes) -> Attack:
-    """Send these bytes, the last of them for ever."""
+    """Send these bytes, ``endless`` again and again."""
     block = endless * (1 + (1 << 18) // len(endless))
 
     async def attack(stream: trio.SocketStream) -> None:
@@ -161,7 +165,7 @@ TINY_FLOODS = {
 
 
 @pytest.mark.parametrize("attack", TINY_FLOODS.values(), ids=TINY_FLOODS)
-async def test_a_flood_of_tiny_frames_loses_its_feed_and_holds_nobody_up(attack: Attack) -> None:
+async def test_a_flood_of_tiny_frames_loses_its_feed_and_does_not_block_the_loop(attack: Attack) -> None:
     async with attacked(attack) as seen:
         await until(lambda: len(seen.reasons()) == ATTACKERS)
     assert set(seen.reasons()) == {FeedError.PROTOCOL}
@@ -182,7 +186,7 @@ MESSAGE_FLOODS = {
 
 
 @pytest.mark.parametrize("attack", MESSAGE_FLOODS.values(), ids=MESSAGE_FLOODS)
-async def test_a_flood_of_messages_holds_nobody_up(attack: Attack) -> None:
+async def test_a_flood_of_messages_does_not_block_the_loop(attack: Attack) -> None:
     async with attacked(attack) as seen:
         await trio.sleep(1)
     seen.check()
@@ -195,7 +199,7 @@ def numbered(each: str) -> str:
     return ",".join(each.format(number) for number in range(300_000))
 
 
-# Made when needed: together they are 150 MB.
+# Built when needed: together they are 150 MB.
 HUGE: dict[str, Callable[[], str]] = {
     "900,000 empty turns": lambda: f'"items":[{"{}," * 899_999}{{}}]',
     "450,000 that are no turns": lambda: f'"items":[{"0," * 449_999}0]',
@@ -213,7 +217,9 @@ TEXT, FIELD = '"{}"', '"{}":1'
 
 
 @pytest.mark.parametrize("conversation", HUGE.values(), ids=HUGE)
-async def test_a_huge_message_is_counted_or_refused_and_holds_nobody_up(conversation: Callable[[], str]) -> None:
+async def test_a_huge_message_is_counted_or_refused_and_does_not_block_the_loop(
+    conversation: Callable[[], str],
+) -> None:
     message = updated(f"{{{ID},{conversation()}}}")
 
     async def attack(stream: trio.SocketStream) -> None:
@@ -227,7 +233,7 @@ async def test_a_huge_message_is_counted_or_refused_and_holds_nobody_up(conversa
     assert seen.reasons() == []
 
 
-async def test_a_call_of_20000_turns_is_counted_whole_and_holds_nobody_up() -> None:
+async def test_a_call_of_20000_turns_is_counted_whole_and_does_not_block_the_loop() -> None:
     turns = [
         {"id": f"conv_0-{at}", "item_idx": at, "role": ("user", "assistant")[at % 2], "duration_ms": 1000}
         for at in range(20_000)
@@ -255,7 +261,7 @@ def traced() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("is_fragment", [False, True], ids=["in one frame", "in fragments"])
-async def test_unfinished_messages_of_all_feeds_together_are_bounded(is_fragment: bool) -> None:
+async def test_incomplete_messages_of_all_feeds_together_are_bounded(is_fragment: bool) -> None:
     memory = Memory(8 * MIB)
     feeds, size = 20, MIB
     sent = 0
@@ -281,7 +287,7 @@ async def test_unfinished_messages_of_all_feeds_together_are_bounded(is_fragment
     seen.check()
 
 
-async def test_forty_unfinished_messages_of_31_mb_take_256_mib_and_a_little(traced: None) -> None:  # noqa: ARG001
+async def test_forty_incomplete_messages_of_31_mb_take_little_more_than_256_mib(traced: None) -> None:  # noqa: ARG001
     piece = b"x" * MIB
     most = 0
 
@@ -301,8 +307,8 @@ async def test_forty_unfinished_messages_of_31_mb_take_256_mib_and_a_little(trac
     assert seen.sink.of("update", GOOD)[-1] == TURNS
 
 
-async def test_whole_large_messages_that_wait_are_bounded_too(traced: None) -> None:  # noqa: ARG001
-    """Of 20 feeds each brings 8 MB again and again, of which an emoji makes 32 MB in memory."""
+async def test_waiting_large_messages_are_bounded_too(traced: None) -> None:  # noqa: ARG001
+    """20 feeds each send 8 MB again and again, which one emoji makes 32 MB in memory."""
     message = updated(f'{{{ID},"text":"{"x" * 8_000_000}\U0001f600"}}')
     block = message[: 1 << 18]
 
@@ -327,7 +333,7 @@ async def test_whole_large_messages_that_wait_are_bounded_too(traced: None) -> N
         pytest.param(frame(b"x" * 900, final=False), id="first fragment"),
     ],
 )
-async def test_a_message_whose_rest_never_comes_is_a_lost_feed(begun: bytes) -> None:
+async def test_a_message_that_never_completes_loses_the_feed(begun: bytes) -> None:
     async def attack(stream: trio.SocketStream) -> None:
         await stream.send_all(begun)
         await trio.sleep_forever()
@@ -341,7 +347,7 @@ async def test_a_message_whose_rest_never_comes_is_a_lost_feed(begun: bytes) -> 
     seen.check()
 
 
-async def test_pings_in_the_middle_of_a_message_are_no_progress_of_it() -> None:
+async def test_pings_within_a_message_are_no_progress() -> None:
     async def attack(stream: trio.SocketStream) -> None:
         await stream.send_all(frame(b"x" * 900, final=False))
         while True:
@@ -354,7 +360,7 @@ async def test_pings_in_the_middle_of_a_message_are_no_progress_of_it() -> None:
     seen.check()
 
 
-async def test_a_message_that_comes_slowly_is_heard() -> None:
+async def test_a_slow_message_arrives() -> None:
     text = snapshot("conv_0", 3).encode()
 
     async def attack(stream: trio.SocketStream) -> None:

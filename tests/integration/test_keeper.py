@@ -26,10 +26,10 @@ from structlog.testing import capture_logs
 
 from exporter.counting import retention
 from exporter.errors import ConfigError, StateUnavailable
-from exporter.state import keeper as checkpoint
+from exporter.state import keeper as keeper_module
 from exporter.state.ended import hash_of, packed
-from exporter.state.keeper import COUNTED_AFTER, Checkpoint, Opened, check_file
-from exporter.state.rows import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
+from exporter.state.keeper import COUNTED_AFTER, Opened, StateKeeper, check_file
+from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.state.sqlite import MIGRATIONS, migrate
 from tests.soak.disk import SmallDisk, small_disk
 
@@ -58,7 +58,7 @@ class Batch:
 
 @attrs.define
 class Numbers:
-    """What an exporter holds in memory: counters, conversations, ends. Implements `checkpoint.Source`."""
+    """What an exporter holds in memory: counters, conversations, ends. Implements `keeper.Source`."""
 
     series: dict[str, int] = attrs.field(factory=dict)
     conversations: dict[str, bytes] = attrs.field(factory=dict)
@@ -150,16 +150,16 @@ async def opened(
     path: Path, *, names: tuple[str, ...] = NAMES, now: Callable[[], float] = lambda: START
 ) -> AsyncIterator[Opened]:
     with trio.fail_after(20):
-        found = await Checkpoint.open(path, label_names=names, now=now)
+        found = await StateKeeper.open(path, label_names=names, now=now)
         try:
             yield found
         finally:
-            await found.checkpoint.close()
+            await found.keeper.close()
 
 
 async def written(path: Path, numbers: Numbers) -> None:
     async with opened(path) as found:
-        assert await found.checkpoint.write_now(numbers, on_error=pytest.fail)
+        assert await found.keeper.write_now(numbers, on_error=pytest.fail)
 
 
 async def read(path: Path, *, now: float = START) -> Saved | None:
@@ -269,7 +269,7 @@ class Given:
         lambda each: (each.family, each.layout, each.labels),
     ),
     held=distinct(
-        st.builds(Held, st.text(max_size=20), words, st.booleans()), lambda each: (each.family, each.labels)
+        st.builds(HeldBack, st.text(max_size=20), words, st.booleans()), lambda each: (each.family, each.labels)
     ),
     conversations=distinct(st.builds(SavedConversation, ids, st.binary(max_size=2000)), lambda each: each.id),
     finished=st.lists(ids, max_size=4),
@@ -286,7 +286,7 @@ class Given:
 def test_every_row_survives_a_restart_unchanged(
     names: tuple[str, ...],
     series: list[SavedSeries],
-    held: list[Held],
+    held: list[HeldBack],
     conversations: list[SavedConversation],
     finished: list[str],
     ends: list[SavedEnds],
@@ -312,7 +312,7 @@ def test_every_row_survives_a_restart_unchanged(
             path = Path(folder) / "db"
             async with opened(path, names=names) as found:
                 assert (found.saved, found.problem) == (None, None)
-                assert await found.checkpoint.write_now(source, on_error=pytest.fail)
+                assert await found.keeper.write_now(source, on_error=pytest.fail)
             async with opened(path, names=("other",)) as found:
                 saved = found.saved
         assert saved is not None
@@ -341,7 +341,7 @@ def test_restart_finds_the_last_write_whatever_happened_before_it(history: Seque
             path, other = Path(folder) / "db", Path(folder) / "other"
             numbers, in_file, calls = Numbers(), Numbers(), itertools.count()
             is_replaced = False
-            found = await Checkpoint.open(path, label_names=NAMES, now=Clock())
+            found = await StateKeeper.open(path, label_names=NAMES, now=Clock())
             for what, which in [*history, ("write", 0), ("restart", 0)]:
                 match what:
                     case "count":
@@ -353,7 +353,7 @@ def test_restart_finds_the_last_write_whatever_happened_before_it(history: Seque
                     case "write":
                         numbers.count("turns", f"call_{next(calls)}")
                         numbers.errors = 0
-                        while not await found.checkpoint.write_now(numbers, on_error=numbers.failed):
+                        while not await found.keeper.write_now(numbers, on_error=numbers.failed):
                             if numbers.errors > 2:  # it finds that the file is gone, and that the new one is empty
                                 assert is_replaced
                                 break
@@ -369,13 +369,13 @@ def test_restart_finds_the_last_write_whatever_happened_before_it(history: Seque
                         other.rename(path)
                         in_file, is_replaced = in_file.kept(), True
                     case "restart":
-                        await found.checkpoint.close()
-                        found = await Checkpoint.open(path, label_names=NAMES, now=Clock())
+                        await found.keeper.close()
+                        found = await StateKeeper.open(path, label_names=NAMES, now=Clock())
                         assert found.problem is None
                         numbers = restored(found.saved) if found.saved else Numbers()
                         assert numbers == in_file
                         is_replaced = False
-            await found.checkpoint.close()
+            await found.keeper.close()
 
     trio.run(main)
 
@@ -384,14 +384,14 @@ async def test_label_names_of_the_file_are_those_of_its_last_writer(path: Path) 
     for names, before in [(("project",), None), (("agent",), ("project",)), (("agent",), ("agent",))]:
         async with opened(path, names=names) as found:
             assert (found.saved.label_names if found.saved else None) == before
-            await found.checkpoint.write_now(some_numbers(), on_error=pytest.fail)
+            await found.keeper.write_now(some_numbers(), on_error=pytest.fail)
 
 
 async def test_what_was_not_taken_over_is_gone_once_everything_is_written(path: Path) -> None:
     await written(path, some_numbers())
     async with opened(path) as found:
-        found.checkpoint.write_everything()
-        assert await found.checkpoint.write_now(Numbers({"other": 1}), on_error=pytest.fail)
+        found.keeper.write_everything()
+        assert await found.keeper.write_now(Numbers({"other": 1}), on_error=pytest.fail)
     assert restored(await read(path)) == Numbers({"other": 1})
 
 
@@ -401,11 +401,11 @@ async def test_old_ends_go_and_the_file_shrinks(path: Path) -> None:
     for each in range(20_000):
         numbers.ends.add(hash_of(f"conv_{each:032}"))
     async with opened(path, now=clock) as found:
-        write = partial(found.checkpoint.write_now, on_error=pytest.fail)
+        write = partial(found.keeper.write_now, on_error=pytest.fail)
         await write(numbers)
         numbers.finish("conv_1", START + 100)
         await write(numbers)
-        large = found.checkpoint.size_bytes
+        large = found.keeper.size_bytes
         clock.at = START + retention.ENDED + 50
         numbers.count("turns", "conv_2")
         await write(numbers)
@@ -420,7 +420,7 @@ async def test_old_ends_go_and_the_file_shrinks(path: Path) -> None:
 
 async def test_files_are_for_their_owner_only(path: Path) -> None:
     async with opened(path) as found:
-        await found.checkpoint.write_now(some_numbers(), on_error=pytest.fail)
+        await found.keeper.write_now(some_numbers(), on_error=pytest.fail)
         modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
     assert {f"exporter.db{suffix}" for suffix in ("", "-wal", ".lock")} == set(modes)
     assert set(modes.values()) == {0o600}
@@ -439,7 +439,7 @@ async def test_opening_writes_nothing(path: Path) -> None:
 WRITER = """
 import os, sys, trio
 from pathlib import Path
-from exporter.state.keeper import Checkpoint
+from exporter.state.keeper import StateKeeper
 from exporter.state.rows import Changes, SavedConversation, SavedEnds, SavedSeries
 
 path, last, where = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -478,8 +478,8 @@ class Writes:
         sys.exit(3)
 
 async def main():
-    found = await Checkpoint.open(path, label_names=(), now=lambda: 0.0)
-    await found.checkpoint.run(Writes(), interval=0, on_error=lambda: sys.exit(3))
+    found = await StateKeeper.open(path, label_names=(), now=lambda: 0.0)
+    await found.keeper.run(Writes(), interval=0, on_error=lambda: sys.exit(3))
 
 trio.run(main)
 """
@@ -519,7 +519,7 @@ async def test_kill_in_the_middle_of_a_write_leaves_the_one_before(path: Path, l
 
 async def test_second_exporter_is_refused_until_the_first_is_killed(path: Path) -> None:
     with stopped_writer(path, last=2, where="series") as process, pytest.raises(ConfigError) as refused:
-        await Checkpoint.open(path, label_names=NAMES, now=Clock())
+        await StateKeeper.open(path, label_names=NAMES, now=Clock())
     assert str(refused.value) == f"--state.file: {path} is in use by another exporter (pid {process.pid})"
     assert await read(path) is not None
 
@@ -529,13 +529,13 @@ async def test_another_name_of_the_file_does_not_get_round_the_lock(path: Path) 
     link.symlink_to(path)
     async with opened(path):
         with pytest.raises(ConfigError, match="in use"):
-            await Checkpoint.open(link, label_names=NAMES, now=Clock())
+            await StateKeeper.open(link, label_names=NAMES, now=Clock())
 
 
 async def test_lock_file_that_is_a_symbolic_link_is_not_followed(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "START_PATIENCE", 0.0)
+    monkeypatch.setattr(keeper_module, "START_PATIENCE", 0.0)
     await written(path, some_numbers())
     target = path.with_name("key")
     target.write_text("ph_secret")
@@ -543,7 +543,7 @@ async def test_lock_file_that_is_a_symbolic_link_is_not_followed(
     lock.unlink()
     lock.symlink_to(target)
     with pytest.raises(StateUnavailable, match="symbolic link"):
-        await Checkpoint.open(path, label_names=NAMES, now=Clock())
+        await StateKeeper.open(path, label_names=NAMES, now=Clock())
     assert target.read_text() == "ph_secret"
     assert lock.is_symlink()
 
@@ -593,7 +593,7 @@ async def test_unreadable_file_of_ours_is_set_aside_and_a_new_one_begun(path: Pa
         async with opened(path) as found:
             assert found.saved is None
             assert found.problem
-            assert await found.checkpoint.write_now(some_numbers(), on_error=pytest.fail)
+            assert await found.keeper.write_now(some_numbers(), on_error=pytest.fail)
     word = "newer" if name == "newer" else "corrupt"
     aside = path.with_name(f"exporter.db.{word}-20270115T080000Z")
     assert set(files(path.parent)) == {path.name, f"{path.name}.lock", aside.name}
@@ -619,7 +619,7 @@ async def test_of_the_files_set_aside_the_newest_three_are_kept(path: Path) -> N
 async def test_damage_that_a_write_meets_is_mended_by_the_next_ones(path: Path, disk: SmallDisk) -> None:
     numbers = some_numbers(conversations=200)
     async with opened(path) as found:
-        write = partial(found.checkpoint.write_now, numbers, on_error=numbers.failed)
+        write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
         assert await write()
         disk.fill()
         for each in range(200):
@@ -694,7 +694,7 @@ async def test_what_is_not_ours_is_left_as_it_is_and_refused(path: Path, make: C
         with pytest.raises(ConfigError) as checked:
             check_file(path)
         with pytest.raises(ConfigError) as refused:
-            await Checkpoint.open(path, label_names=NAMES, now=Clock())
+            await StateKeeper.open(path, label_names=NAMES, now=Clock())
         said += [checked.value, refused.value]
     assert {(str(each), each.exit_code) for each in said} == {(str(said[0]), 2)}
     assert "\n" not in str(said[0])
@@ -707,7 +707,7 @@ async def test_database_whose_tables_are_in_its_log_only_is_left_as_it_is(path: 
     other_database_in_its_log(path)
     for _ in range(2):  # a refused start leaves no lock behind
         with pytest.raises(ConfigError, match="a database of another program"):
-            await Checkpoint.open(path, label_names=NAMES, now=Clock())
+            await StateKeeper.open(path, label_names=NAMES, now=Clock())
     rows = sqlite3.connect(path)
     assert rows.execute("SELECT name FROM sqlite_master").fetchall() == [("calls",)]
     rows.close()
@@ -749,9 +749,9 @@ async def test_place_where_no_file_can_be_made_stops_nothing_and_is_used_once_it
     async with opened(path) as found:
         assert found.saved is None
         assert found.problem
-        write = partial(found.checkpoint.write_now, on_error=numbers.failed)
+        write = partial(found.keeper.write_now, on_error=numbers.failed)
         assert not await write(numbers)
-        assert (numbers.errors, found.checkpoint.last_success) == (1, None)
+        assert (numbers.errors, found.keeper.last_success) == (1, None)
         path.parent.unlink()
         numbers.count("turns", "conv_2")
         assert await write(numbers)
@@ -769,7 +769,7 @@ async def test_file_that_turns_up_later_is_neither_written_nor_renamed(path: Pat
         old.rename(path.parent)
         before = files(path.parent)
         with capture_logs() as logs:
-            assert not await found.checkpoint.write_now(numbers, on_error=numbers.failed)
+            assert not await found.keeper.write_now(numbers, on_error=numbers.failed)
         assert ["another file took its place" in each["reason"] for each in logs] == [True]
     assert {**files(path.parent), "exporter.db.lock": b""} == {**before, "exporter.db.lock": b""}
     assert restored(await read(path)) == some_numbers().kept()
@@ -780,12 +780,12 @@ async def test_file_that_took_the_place_of_ours_keeps_its_log(path: Path) -> Non
     with stopped_writer(other, last=3, where="series"):
         pass
     async with opened(path) as found:
-        assert await found.checkpoint.write_now(numbers, on_error=numbers.failed)
+        assert await found.keeper.write_now(numbers, on_error=numbers.failed)
         for suffix in ("-wal", ""):
             other.with_name(other.name + suffix).rename(path.with_name(path.name + suffix))
         for _ in range(3):
             numbers.count("turns", "conv_1")
-            assert not await found.checkpoint.write_now(numbers, on_error=numbers.failed)
+            assert not await found.keeper.write_now(numbers, on_error=numbers.failed)
     assert_holds_writes(await read(path, now=0), 2)
 
 
@@ -857,11 +857,11 @@ async def test_file_locked_at_start_is_tried_again_until_it_can_be_read(path: Pa
 async def test_file_locked_at_start_for_too_long_is_an_error_and_stays(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "START_PATIENCE", 0.0)
+    monkeypatch.setattr(keeper_module, "START_PATIENCE", 0.0)
     await written(path, some_numbers())
     before = files(path.parent)
     with locked(path), pytest.raises(StateUnavailable) as refused:
-        await Checkpoint.open(path, label_names=NAMES, now=Clock())
+        await StateKeeper.open(path, label_names=NAMES, now=Clock())
     assert str(refused.value) == f"--state.file: {path} cannot be read: SQLITE_BUSY"
     assert refused.value.exit_code == 1
     assert files(path.parent) == before
@@ -876,11 +876,11 @@ def link_to_itself(path: Path) -> None:
 async def test_file_that_cannot_be_read_at_start_is_one_line_however_often_it_is_tried(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "START_PATIENCE", 0.05)
-    monkeypatch.setattr(checkpoint, "_START_RETRY", 0.01)
+    monkeypatch.setattr(keeper_module, "START_PATIENCE", 0.05)
+    monkeypatch.setattr(keeper_module, "_START_RETRY", 0.01)
     link_to_itself(path)
     with capture_logs() as logs, pytest.raises(StateUnavailable):
-        await Checkpoint.open(path, label_names=NAMES, now=Clock())
+        await StateKeeper.open(path, label_names=NAMES, now=Clock())
     levels = [line["log_level"] for line in logs]
     assert levels[0] == "warning"
     assert set(levels[1:]) == {"debug"}
@@ -889,11 +889,11 @@ async def test_file_that_cannot_be_read_at_start_is_one_line_however_often_it_is
 async def test_lock_of_another_program_delays_the_first_write_and_loses_nothing(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found:
-        write = partial(found.checkpoint.write_now, on_error=numbers.failed)
+        write = partial(found.keeper.write_now, on_error=numbers.failed)
         with locked(path, "IMMEDIATE"), capture_logs() as logs:
             assert not await write(numbers)
         assert [each["reason"] for each in logs] == ["SQLITE_BUSY"]
-        assert (numbers.errors, found.checkpoint.last_success) == (1, None)
+        assert (numbers.errors, found.keeper.last_success) == (1, None)
         numbers.count("turns", "conv_2")
         assert await write(numbers)
         with pytest.raises(sqlite3.OperationalError, match="locked"), locked(path, "IMMEDIATE"):
@@ -910,7 +910,7 @@ async def test_disk_full_at_start_costs_nothing(path: Path, disk: SmallDisk) -> 
         assert found.problem is None
         numbers = restored(found.saved)
         assert numbers == some_numbers(conversations=50).kept()
-        write = partial(found.checkpoint.write_now, numbers, on_error=numbers.failed)
+        write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
         numbers.count("turns", "conv_1")
         for _ in range(3):
             assert not await write()
@@ -938,20 +938,20 @@ async def test_disk_full_at_the_first_start_stops_nothing(path: Path, disk: Smal
     async with opened(path) as found:
         assert found.saved is None
         for _ in range(2):
-            assert not await found.checkpoint.write_now(numbers, on_error=numbers.failed)
+            assert not await found.keeper.write_now(numbers, on_error=numbers.failed)
         assert not list(path.parent.glob("*.corrupt-*"))
     async with opened(path) as found:  # what it left behind is no obstacle
         assert (found.saved, found.problem) == (None, None)
-        assert not await found.checkpoint.write_now(numbers, on_error=numbers.failed)
+        assert not await found.keeper.write_now(numbers, on_error=numbers.failed)
         disk.free()
-        assert await found.checkpoint.write_now(numbers, on_error=numbers.failed)
+        assert await found.keeper.write_now(numbers, on_error=numbers.failed)
     assert restored(await read(path)) == numbers.kept()
 
 
 async def test_disk_full_in_the_middle_stops_nothing_and_loses_nothing(path: Path, disk: SmallDisk) -> None:
     numbers, in_file = Numbers(), Numbers()
     async with opened(path) as found:
-        write = partial(found.checkpoint.write_now, numbers, on_error=numbers.failed)
+        write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
         for each in range(60):
             numbers.count("conversations", f"conv_{each}")
             numbers.conversations[f"conv_{each}"] = bytes(100_000)
@@ -962,10 +962,10 @@ async def test_disk_full_in_the_middle_stops_nothing_and_loses_nothing(path: Pat
     async with opened(path) as found:
         for each in range(50):
             numbers.forget(f"conv_{each}")
-        found.checkpoint.write_everything()
+        found.keeper.write_everything()
         disk.free()
         for _ in range(5):
-            if await found.checkpoint.write_now(numbers, on_error=numbers.failed):
+            if await found.keeper.write_now(numbers, on_error=numbers.failed):
                 break
     assert {path.name, f"{path.name}.lock"} >= set(files(path.parent)) - {f"{path.name}-wal"}
 
@@ -1013,24 +1013,24 @@ async def test_run_writes_everything_at_once_and_then_only_what_changes(path: Pa
 
     watched = Watched(numbers.series, numbers.conversations, numbers.ends)
     async with opened(path, now=clock) as found, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(found.checkpoint.run, watched, interval=0.001, on_error=pytest.fail))
+        nursery.start_soon(partial(found.keeper.run, watched, interval=0.001, on_error=pytest.fail))
         await idle.wait()
         nursery.cancel_scope.cancel()
     assert watched.asked[0]
     assert not any(watched.asked[1:])
-    assert found.checkpoint.last_success is not None
-    assert found.checkpoint.last_success >= clock.at - 2
+    assert found.keeper.last_success is not None
+    assert found.keeper.last_success >= clock.at - 2
 
 
 async def test_run_goes_on_with_a_file_that_was_read_by_what_has_changed(path: Path) -> None:
     await written(path, some_numbers())
     async with opened(path) as found, trio.open_nursery() as nursery:
         numbers = restored(found.saved)
-        nursery.start_soon(partial(found.checkpoint.run, numbers, interval=60, on_error=pytest.fail))
+        nursery.start_soon(partial(found.keeper.run, numbers, interval=60, on_error=pytest.fail))
         await numbers.is_asked.wait()
         await trio.testing.wait_all_tasks_blocked()
         numbers.count("turns", "conv_1")
-        await found.checkpoint.commit(5)
+        await found.keeper.commit(5)
         nursery.cancel_scope.cancel()
     assert numbers.asked == [False, False]
     assert restored(await read(path)) == numbers.kept()
@@ -1055,7 +1055,7 @@ async def test_run_tries_again_by_itself_less_and_less_often(path: Path) -> None
             path.parent.unlink()
 
     async with opened(path) as found, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(found.checkpoint.run, numbers, interval=0.01, on_error=on_error))
+        nursery.start_soon(partial(found.keeper.run, numbers, interval=0.01, on_error=on_error))
         await works.wait()
         nursery.cancel_scope.cancel()
     assert numbers.errors == 3
@@ -1069,21 +1069,21 @@ async def test_cancelled_write_is_made_good_by_the_last_one(path: Path) -> None:
     async with opened(path) as found:
         with locked(path, "IMMEDIATE"):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(partial(found.checkpoint.run, numbers, interval=1, on_error=pytest.fail))
+                nursery.start_soon(partial(found.keeper.run, numbers, interval=1, on_error=pytest.fail))
                 await numbers.is_asked.wait()
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
         with trio.CancelScope() as stopping:
             stopping.cancel()
             numbers.count("turns", "conv_2")
-            assert await found.checkpoint.write_now(numbers, on_error=pytest.fail)
+            assert await found.keeper.write_now(numbers, on_error=pytest.fail)
     assert restored(await read(path)) == numbers.kept()
 
 
 async def test_loss_of_the_file_that_a_cancelled_write_found_is_not_forgotten(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found:
-        write = partial(found.checkpoint.write_now, numbers, on_error=numbers.failed)
+        write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
         assert await write()
         delete(path)
         numbers.count("turns", "conv_1")
@@ -1092,7 +1092,7 @@ async def test_loss_of_the_file_that_a_cancelled_write_found_is_not_forgotten(pa
         numbers.is_asked = trio.Event()
         with locked(path):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(partial(found.checkpoint.run, numbers, interval=1, on_error=pytest.fail))
+                nursery.start_soon(partial(found.keeper.run, numbers, interval=1, on_error=pytest.fail))
                 await numbers.is_asked.wait()
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
@@ -1104,11 +1104,11 @@ async def test_loss_of_the_file_that_a_cancelled_write_found_is_not_forgotten(pa
 async def test_scrape_has_what_was_counted_written_before_the_interval_is_over(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found, trio.open_nursery() as nursery:
-        nursery.start_soon(partial(found.checkpoint.run, numbers, interval=3600, on_error=pytest.fail))
+        nursery.start_soon(partial(found.keeper.run, numbers, interval=3600, on_error=pytest.fail))
         for each in range(5):
             numbers.count("turns", f"conv_{each + 1}")
-            await found.checkpoint.commit(10)
-            await found.checkpoint.commit(10)
+            await found.keeper.commit(10)
+            await found.keeper.commit(10)
             assert not numbers.changed
         nursery.cancel_scope.cancel()
     assert restored(await read(path)) == numbers.kept()
@@ -1118,35 +1118,35 @@ async def test_scrape_does_not_wait_while_writing_fails_and_pages_go_on_with_cou
     path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     numbers = some_numbers()
-    found = await Checkpoint.open(path, label_names=NAMES, now=Clock())
-    write = partial(found.checkpoint.write_now, numbers, on_error=numbers.failed)
+    found = await StateKeeper.open(path, label_names=NAMES, now=Clock())
+    write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
     assert await write()
     shutil.rmtree(path.parent)
     path.parent.write_text("")
     numbers.count("turns", "conv_9")
     assert not await write()
-    await found.checkpoint.commit(3600)  # the clock stands still: this would wait for ever
+    await found.keeper.commit(3600)  # the clock stands still: this would wait for ever
     mock_clock.jump(COUNTED_AFTER)
-    assert not found.checkpoint.is_behind
+    assert not found.keeper.is_behind
     mock_clock.jump(1)
     with capture_logs() as logs:
-        assert found.checkpoint.is_behind
-        assert found.checkpoint.is_behind
+        assert found.keeper.is_behind
+        assert found.keeper.is_behind
     assert [each["log_level"] for each in logs] == ["error"]
     path.parent.unlink()
     assert not await write()  # which finds that the file is lost
     with capture_logs() as logs:
         assert await write()
     assert [each["log_level"] for each in logs] == ["info"]
-    assert not found.checkpoint.is_behind
-    await found.checkpoint.close()
+    assert not found.keeper.is_behind
+    await found.keeper.close()
 
 
 async def test_exporter_that_can_make_no_file_shows_counted_numbers_from_the_start(path: Path) -> None:
     path.parent.write_text("")
-    found = await Checkpoint.open(path, label_names=NAMES, now=Clock())
-    assert found.checkpoint.is_behind
+    found = await StateKeeper.open(path, label_names=NAMES, now=Clock())
+    assert found.keeper.is_behind
     path.parent.unlink()
-    assert await found.checkpoint.write_now(some_numbers(), on_error=pytest.fail)
-    assert not found.checkpoint.is_behind
-    await found.checkpoint.close()
+    assert await found.keeper.write_now(some_numbers(), on_error=pytest.fail)
+    assert not found.keeper.is_behind
+    await found.keeper.close()

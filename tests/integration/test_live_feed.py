@@ -1,4 +1,4 @@
-"""The live feed against real peers on loopback: what is sent, what each end means, what leaks, what lingers."""
+"""The live feed against real peers on loopback: what it sends, how it ends, and that it leaks nothing."""
 
 import gc
 import logging
@@ -7,7 +7,9 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -18,8 +20,9 @@ from exporter import logs
 from exporter.enums import FeedError, MessageType
 from exporter.phonic.credentials import ApiKey, Credentials, SessionToken, load
 from exporter.phonic.decode import decode
-from exporter.phonic.live.client import LiveFeed, LiveSocket, Timeouts
+from exporter.phonic.live.client import LiveFeed, LiveSocket, Timeouts, open_live
 from exporter.phonic.live.errors import FeedClosed, FeedEnded, FeedLost, FeedNotFound, FeedRefused
+from exporter.phonic.live.limits import Memory
 from exporter.settings import LogSettings
 from exporter.watch.interfaces import Feed
 from tests.feeds import AUDIO, ENDED, NESTED_ERROR, OTHER_ERROR, SAVED, TOP_LEVEL_ERROR, ScriptedFeeds, snapshot
@@ -43,78 +46,89 @@ from tests.unit.certificates import make_authority, make_certificate, trusting
 ID = "conv_1"
 KEY = Credentials(ApiKey("ph_planted_secret"))
 TOKEN = Credentials(SessionToken("ph_session_planted_secret"))
-QUICK = Timeouts(connect=0.3, idle=0.2, pong=0.2, disconnect=0.2, round=0.01)
+QUICK = Timeouts(connect=0.3, idle=0.2, pong=0.2, disconnect=0.2)
+Live = Callable[[], AbstractAsyncContextManager[LiveSocket]]
 
 
-def socket_at(url: str, credentials: Credentials = KEY, timeouts: Timeouts = QUICK) -> LiveSocket:
-    return LiveSocket(url, credentials, timeouts)
+def live_at(
+    url: str,
+    credentials: Credentials = KEY,
+    timeouts: Timeouts = QUICK,
+    *,
+    batch_seconds: float = 0.01,
+    **how: Any,
+) -> Live:
+    """A function that opens a client of the live feeds at this address."""
+    return partial(open_live, url, credentials, timeouts, batch_seconds=batch_seconds, **how)
 
 
 @asynccontextmanager
-async def looked_after(socket: LiveSocket) -> AsyncIterator[LiveSocket]:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(socket.run)
-        yield socket
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def opened(socket: LiveSocket) -> AsyncIterator[LiveFeed]:
-    """The only feed of a socket."""
-    async with looked_after(socket), socket.open(ID) as feed:
+async def opened(live_of: Live) -> AsyncIterator[LiveFeed]:
+    """The only feed of a client."""
+    async with live_of() as live, live.open(ID) as feed:
         yield feed
 
 
-async def read(socket: LiveSocket, conversation_id: str = ID) -> tuple[list[str | bytes], FeedClosed]:
-    """All frames of the only feed of a socket and how it ended."""
-    async with looked_after(socket):
-        return await read_one_of(socket, conversation_id)
+async def read(live_of: Live, conversation_id: str = ID) -> tuple[list[str | bytes], FeedClosed]:
+    """All frames of the only feed of a client and how it ended."""
+    async with live_of() as live:
+        return await read_one_of(live, conversation_id)
 
 
-async def read_one_of(socket: LiveSocket, conversation_id: str = ID) -> tuple[list[str | bytes], FeedClosed]:
+async def read_one_of(live: LiveSocket, conversation_id: str = ID) -> tuple[list[str | bytes], FeedClosed]:
     """The same for one feed of several."""
     frames: list[str | bytes] = []
     with trio.fail_after(5):
         try:
-            async with socket.open(conversation_id) as feed:
+            async with live.open(conversation_id) as feed:
                 while True:
                     frames.append(await feed.receive())
         except FeedClosed as closed:
             return frames, closed
 
 
+# The fast paths on and off.
+WAYS: dict[str, dict[str, Any]] = {
+    "fast": {},
+    "not batched": {"batch_seconds": 0},
+    "frames read by the library": {"own_frame_reader": False},
+    "plain": {"batch_seconds": 0, "own_frame_reader": False},
+}
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_open() -> Iterator[None]:
-    """A socket nobody closed is a warning when it is collected, and warnings are errors."""
+    """An unclosed socket causes a warning when it is collected, and warnings are errors."""
     yield
-    gc.collect(1)  # younger than the test
+    gc.collect(1)  # objects younger than the test
 
 
 # --- what is sent
 
 
-async def test_api_key_is_sent_as_bearer_header_and_nowhere_else() -> None:
+async def test_the_api_key_is_sent_as_bearer_header_and_nowhere_else() -> None:
     async with live_server(plays(1000)) as server:
-        await read(socket_at(server.url))
+        await read(live_at(server.url))
         assert server.asked[0].headers["authorization"] == "Bearer ph_planted_secret"
         assert server.asked[0].query == ""
 
 
-async def test_session_token_is_sent_as_query_and_nowhere_else() -> None:
+async def test_the_session_token_is_sent_as_query_and_nowhere_else() -> None:
     async with live_server(plays(1000)) as server:
-        await read(socket_at(server.url, TOKEN))
+        await read(live_at(server.url, TOKEN))
         assert server.asked[0].query == "session_token=ph_session_planted_secret"
         assert "authorization" not in server.asked[0].headers
 
 
-async def test_address_has_path_of_base_url_and_quoted_id_and_host_header_its_port() -> None:
+async def test_the_url_has_the_path_of_the_base_url_the_quoted_id_and_the_port_in_host() -> None:
     requests: list[list[bytes]] = []
 
     async def listen(stream: trio.SocketStream) -> None:
         requests.append((await stream.receive_some()).split(b"\r\n"))
 
     async with rude_server(listen) as url:
-        await read(socket_at(f"{url}/proxy/"), "../conv_?#\u00e9")
+        await read(live_at(f"{url}/proxy/"), "../conv_?#\u00e9")
         [[first, *others]] = requests
         assert first == b"GET /proxy/v1/conversations/%2E%2E%2Fconv_%3F%23%C3%A9/live/ws HTTP/1.1"
         assert f"Host: {url.removeprefix('http://')}".encode() in others
@@ -123,7 +137,8 @@ async def test_address_has_path_of_base_url_and_quoted_id_and_host_header_its_po
 # --- frames
 
 
-async def test_frames_arrive_in_order_and_as_they_were_sent() -> None:
+@ways
+async def test_frames_arrive_in_order_and_as_they_were_sent(way: dict[str, Any]) -> None:
     sent = [
         snapshot(ID, 1),
         AUDIO,
@@ -137,24 +152,26 @@ async def test_frames_arrive_in_order_and_as_they_were_sent() -> None:
         ENDED,
     ]
     async with live_server(plays(*sent, 1000)) as server:
-        frames, closed = await read(socket_at(server.url))
+        frames, closed = await read(live_at(server.url, **way))
     assert frames == sent
     assert isinstance(closed, FeedEnded)
 
 
-async def test_message_in_pieces_is_one_frame() -> None:
+@ways
+async def test_message_in_pieces_is_one_frame(way: dict[str, Any]) -> None:
     async def in_pieces(stream: trio.SocketStream) -> None:
         await upgrade(stream)
         await stream.send_all(b"\x01\x02ab" + frame(b"ping", 9) + b"\x80\x02cd" + close_frame(1000))
         await trio.sleep_forever()
 
     async with rude_server(in_pieces) as url:
-        frames, _ = await read(socket_at(url))
+        frames, _ = await read(live_at(url, **way))
     assert frames == ["abcd"]
 
 
+@ways
 @pytest.mark.parametrize("size", [1, 3, 100_000])
-async def test_messages_right_behind_the_answer_to_the_handshake_are_frames_like_any(size: int) -> None:
+async def test_messages_in_the_same_packet_as_the_handshake_are_frames(way: dict[str, Any], size: int) -> None:
     sent = [snapshot(ID, 1), AUDIO, snapshot(ID, 2), ENDED]
     behind = frame(b"ping", 9).join(frame(each.encode()) for each in sent) + close_frame(1000)
 
@@ -166,33 +183,35 @@ async def test_messages_right_behind_the_answer_to_the_handshake_are_frames_like
         await trio.sleep_forever()
 
     async with rude_server(in_pieces) as url:
-        frames, closed = await read(socket_at(url))
+        frames, closed = await read(live_at(url, **way))
     assert frames == sent
     assert isinstance(closed, FeedEnded)
 
 
-async def test_message_far_beyond_the_default_limit_arrives() -> None:
+@ways
+async def test_a_message_far_beyond_the_limit_of_the_library_arrives(way: dict[str, Any]) -> None:
     large = snapshot(ID, text="x" * 3_000_000)
     async with live_server(plays(large, 1000)) as server:
-        frames, _ = await read(socket_at(server.url))
+        frames, _ = await read(live_at(server.url, **way))
     assert frames == [large]
 
 
-async def test_a_message_beyond_what_the_kernel_holds_is_not_put_off_round_by_round() -> None:
+async def test_a_message_larger_than_the_kernel_buffers_is_not_delayed_batch_by_batch() -> None:
     large = snapshot(ID, text="x" * 8_000_000)
-    slow = Timeouts(round=0.5)
+    period = 0.5
     async with live_server(plays(AUDIO, large, ENDED)) as server:
         with trio.fail_after(30):
-            async with opened(socket_at(server.url, timeouts=slow)) as feed:
+            async with opened(live_at(server.url, timeouts=Timeouts(), batch_seconds=period)) as feed:
                 assert await feed.receive() == AUDIO
                 start = trio.current_time()
                 assert [await feed.receive(), await feed.receive()] == [large, ENDED]
-    assert trio.current_time() - start < 4 * slow.round
+    assert trio.current_time() - start < 4 * period
 
 
 # --- ends
 
 
+@ways
 @pytest.mark.parametrize(
     ("code", "kind", "reason"),
     [
@@ -206,17 +225,18 @@ async def test_a_message_beyond_what_the_kernel_holds_is_not_put_off_round_by_ro
         (4010, FeedLost, FeedError.CLOSED_OTHER),
     ],
 )
-async def test_close_code_says_how_a_feed_ended(
-    code: int, kind: type[FeedClosed], reason: FeedError | None
+async def test_the_close_code_decides_how_a_feed_ended(
+    way: dict[str, Any], code: int, kind: type[FeedClosed], reason: FeedError | None
 ) -> None:
     async with live_server(plays(snapshot(ID), code)) as server:
-        frames, closed = await read(socket_at(server.url))
+        frames, closed = await read(live_at(server.url, **way))
     assert (frames, type(closed), closed.reason) == ([snapshot(ID)], kind, reason)
 
 
-async def test_message_beyond_the_limit_is_a_lost_feed_worth_another_try() -> None:
+@ways
+async def test_a_message_beyond_the_limit_loses_the_feed(way: dict[str, Any]) -> None:
     async with live_server(plays("x" * 1001)) as server:
-        _, closed = await read(LiveSocket(server.url, KEY, QUICK, max_message=1000))
+        _, closed = await read(live_at(server.url, KEY, QUICK, max_message=1000, **way))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.CLOSED_TOO_LARGE)
 
 
@@ -269,6 +289,7 @@ async def endless_header(stream: trio.SocketStream) -> None:
         await stream.send_all(b"a: " + b"x" * 65536)
 
 
+@ways
 @pytest.mark.parametrize(
     ("talk", "kind", "reason"),
     [
@@ -325,7 +346,7 @@ async def endless_header(stream: trio.SocketStream) -> None:
         pytest.param(after_upgrade(frame(b"\xff\xfe")), FeedLost, FeedError.PROTOCOL, id="text is not UTF-8"),
         pytest.param(after_upgrade(close_frame(1)), FeedLost, FeedError.PROTOCOL, id="impossible code"),
         pytest.param(after_upgrade(frame(b"", 8)), FeedLost, FeedError.CLOSED_OTHER, id="close without code"),
-        pytest.param(after_upgrade(close_frame(1000)), FeedEnded, None, id="close, holds the line"),
+        pytest.param(after_upgrade(close_frame(1000)), FeedEnded, None, id="close, stays connected"),
         pytest.param(
             after_upgrade(close_frame(1012), then=when_read_reset),
             FeedLost,
@@ -334,31 +355,31 @@ async def endless_header(stream: trio.SocketStream) -> None:
         ),
     ],
 )
-async def test_rude_peer_costs_one_attempt_of_bounded_time(
-    talk: Talk, kind: type[FeedClosed], reason: FeedError | None
+async def test_a_peer_that_breaks_the_protocol_costs_one_attempt_of_bounded_time(
+    way: dict[str, Any], talk: Talk, kind: type[FeedClosed], reason: FeedError | None
 ) -> None:
     async with rude_server(talk) as url:
         started = trio.current_time()
-        frames, closed = await read(socket_at(url))
+        frames, closed = await read(live_at(url, **way))
     assert (frames, type(closed), closed.reason) == ([], kind, reason)
-    assert trio.current_time() - started < QUICK.connect + 3.0  # a busy machine, not a peer, may take the rest
+    assert trio.current_time() - started < QUICK.connect + 3.0  # the rest is for a busy machine
 
 
-async def test_refusal_without_end_is_not_read_until_the_deadline() -> None:
+async def test_an_endless_refusal_is_cut_off_before_the_deadline() -> None:
     async with rude_server(endless_refusal) as url:
-        _, closed = await read(socket_at(url, timeouts=Timeouts(connect=60)))
+        _, closed = await read(live_at(url, timeouts=Timeouts(connect=60)))
     assert closed.reason is FeedError.HTTP_403
 
 
-async def test_refused_port_is_told_apart() -> None:
+async def test_a_closed_port_is_refused() -> None:
     with refused_url() as url:
-        _, closed = await read(socket_at(url))
+        _, closed = await read(live_at(url))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.REFUSED)
 
 
 @pytest.mark.parametrize("host", ["nobody.invalid", "a" * 64 + ".example"])
-async def test_unknown_host_is_told_apart(host: str) -> None:
-    _, closed = await read(socket_at(f"http://{host}", timeouts=Timeouts()))
+async def test_an_unknown_host_is_dns(host: str) -> None:
+    _, closed = await read(live_at(f"http://{host}", timeouts=Timeouts()))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.DNS)
 
 
@@ -377,11 +398,11 @@ async def test_unknown_host_is_told_apart(host: str) -> None:
     ],
 )
 @pytest.mark.parametrize("body", [b"", b'{"error": {"message": "+49 171 5550101"}}'])
-async def test_status_of_the_handshake_says_what_to_do(
+async def test_the_status_of_the_handshake_decides_the_error(
     status: int, kind: type[FeedClosed], reason: FeedError, body: bytes
 ) -> None:
     async with live_server(refuses(status, {"Location": "https://example.com/"}, body)) as server:
-        _, closed = await read(socket_at(server.url))
+        _, closed = await read(live_at(server.url, timeouts=Timeouts()))
     assert (type(closed), closed.reason, closed.retry_after) == (kind, reason, None)
 
 
@@ -403,7 +424,7 @@ async def test_retry_after_is_a_number_of_seconds_or_a_date_and_30_s_at_most(
     status: int, header: str, seconds: float | None
 ) -> None:
     async with live_server(refuses(status, {"Retry-After": header})) as server:
-        _, closed = await read(LiveSocket(server.url, KEY, QUICK, now=lambda: 1_792_567_680.0))
+        _, closed = await read(live_at(server.url, KEY, QUICK, now=lambda: 1_792_567_680.0))
     assert closed.retry_after == seconds
 
 
@@ -427,7 +448,7 @@ def serving_tls(pems: Path, name: str) -> ssl.SSLContext:
 
 async def test_tls_with_a_trusted_certificate_works(pems: Path) -> None:
     async with live_server(plays(snapshot(ID), 1000), tls=serving_tls(pems, "server")) as server:
-        frames, closed = await read(LiveSocket(server.url, TOKEN, Timeouts(), tls=trusting(pems)))
+        frames, closed = await read(live_at(server.url, TOKEN, Timeouts(), tls=trusting(pems)))
     assert frames == [snapshot(ID)]
     assert isinstance(closed, FeedEnded)
 
@@ -443,7 +464,7 @@ async def test_certificate_that_cannot_be_trusted_is_a_tls_error(pems: Path, wro
 
     async with rude_server(shake_hands) as url:
         secure = url.replace("http:", "https:")
-        _, closed = await read(LiveSocket(secure, KEY, Timeouts(), tls=context))
+        _, closed = await read(live_at(secure, KEY, Timeouts(), tls=context))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.TLS)
 
 
@@ -452,17 +473,17 @@ async def test_certificate_that_cannot_be_trusted_is_a_tls_error(pems: Path, wro
     [(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), FeedError.TLS), (silent, FeedError.TIMEOUT)],
     ids=["speaks plain HTTP", "never answers"],
 )
-async def test_peer_without_tls_costs_one_attempt(pems: Path, talk: Talk, reason: FeedError) -> None:
+async def test_a_peer_without_tls_costs_one_attempt(pems: Path, talk: Talk, reason: FeedError) -> None:
     async with rude_server(talk) as url:
         secure = url.replace("http:", "https:")
-        _, closed = await read(LiveSocket(secure, KEY, QUICK, tls=trusting(pems)))
+        _, closed = await read(live_at(secure, KEY, QUICK, tls=trusting(pems)))
     assert (type(closed), closed.reason) == (FeedLost, reason)
 
 
 # --- silence, close, cancellation
 
 
-async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
+async def test_an_idle_feed_whose_peer_answers_pings_stays_open() -> None:
     pings = 0
     pinged_often = trio.Event()
 
@@ -481,30 +502,29 @@ async def test_silent_feed_whose_peer_answers_pings_stays_open() -> None:
 
     async with rude_server(answer_pings) as url:
         # A pong deadline that a busy machine keeps.
-        frames, closed = await read(
-            socket_at(url, timeouts=Timeouts(idle=0.05, pong=3, disconnect=0.2, round=0.01))
-        )
+        frames, closed = await read(live_at(url, timeouts=Timeouts(idle=0.05, pong=3, disconnect=0.2)))
     assert pinged_often.is_set()
     assert frames == [ENDED]
     assert isinstance(closed, FeedEnded)
 
 
-async def test_silent_feed_without_a_pong_is_lost_in_time() -> None:
+@ways
+async def test_an_idle_feed_without_a_pong_is_lost_in_time(way: dict[str, Any]) -> None:
     async with rude_server(after_upgrade(frame(AUDIO.encode()))) as url:
         started = trio.current_time()
-        frames, closed = await read(socket_at(url))
+        frames, closed = await read(live_at(url, **way))
         took = trio.current_time() - started
     assert frames == [AUDIO]
     assert (type(closed), closed.reason) == (FeedLost, FeedError.NO_PONG)
     assert QUICK.idle + QUICK.pong <= took < QUICK.idle + QUICK.pong + 3.0
 
 
-async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
+async def test_a_feed_lost_without_a_pong_does_not_disturb_another() -> None:
     release = trio.Event()
     async with rude_server(after_upgrade()) as deaf, live_server(plays(release, ENDED)) as server:
         # A pong deadline that a busy machine keeps.
-        patient = Timeouts(idle=0.05, pong=3, disconnect=0.2, round=0.01)
-        lost, kept = socket_at(deaf), socket_at(server.url, timeouts=patient)
+        patient = Timeouts(idle=0.05, pong=3, disconnect=0.2)
+        lost, kept = live_at(deaf), live_at(server.url, timeouts=patient)
         async with trio.open_nursery() as nursery:
 
             async def lose() -> None:
@@ -518,28 +538,28 @@ async def test_feed_lost_for_want_of_a_pong_does_not_disturb_another() -> None:
                     assert await feed.receive() == ENDED
 
 
-async def test_peer_that_never_answers_our_close_delays_us_by_the_disconnect_timeout_only() -> None:
+async def test_a_peer_that_never_answers_our_close_costs_only_the_disconnect_timeout() -> None:
     async with rude_server(after_upgrade(frame(b"{}"))) as url:
         with trio.fail_after(5):
-            async with opened(socket_at(url)) as feed:
+            async with opened(live_at(url)) as feed:
                 await feed.receive()
                 started = trio.current_time()
     assert QUICK.disconnect <= trio.current_time() - started < QUICK.disconnect + 3.0
 
 
-async def test_failure_after_the_block_is_nobodys_concern() -> None:
+async def test_errors_while_closing_are_ignored() -> None:
     async def rude_about_close(stream: trio.SocketStream) -> None:
         await stream.receive_some()  # our Close
         await stream.send_all(b"\x83\x00" * 9)
 
     async with rude_server(after_upgrade(frame(b"{}"), then=rude_about_close)) as url:
         with trio.fail_after(5):
-            async with opened(socket_at(url)) as feed:
+            async with opened(live_at(url)) as feed:
                 await feed.receive()
 
 
-async def test_ping_while_we_close_does_not_make_the_end_an_error() -> None:
-    """The library answers it with an error of its own (python-hyper/wsproto: no pong after our Close)."""
+async def test_a_ping_while_closing_is_no_error() -> None:
+    """wsproto raises when it has to answer a ping after our close frame."""
 
     async def ping_late(stream: trio.SocketStream) -> None:
         await stream.receive_some()  # our Close
@@ -548,7 +568,7 @@ async def test_ping_while_we_close_does_not_make_the_end_an_error() -> None:
 
     async with rude_server(after_upgrade(frame(ENDED.encode()), then=ping_late)) as url:
         with trio.fail_after(5):
-            async with opened(socket_at(url)) as feed:
+            async with opened(live_at(url)) as feed:
                 assert await feed.receive() == ENDED
 
 
@@ -560,26 +580,25 @@ async def test_cancellation_closes_at_once(talk: Talk) -> None:
         heard.set()
         await talk(stream)
 
-    # Deadlines far beyond the test's own: whatever waited for them would be found out.
+    # Timeouts far beyond the deadline of the test, so that waiting for one fails the test.
     patient = Timeouts(connect=60, idle=60, pong=60, disconnect=60)
     async with rude_server(talk_and_tell) as url:
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(read, socket_at(url, timeouts=patient))
+                nursery.start_soon(read, live_at(url, timeouts=patient))
                 await heard.wait()
                 nursery.cancel_scope.cancel()
 
 
-async def test_many_at_once_are_opened_a_few_at_a_time_and_all_of_them() -> None:
+async def test_many_feeds_are_opened_a_few_at_a_time_and_all_of_them() -> None:
     async with live_server(plays(ENDED, 1000)) as server:
-        socket = socket_at(server.url, timeouts=Timeouts())
         results: list[list[str | bytes]] = []
 
         async def read_one(conversation_id: str) -> None:
-            frames, _ = await read_one_of(socket, conversation_id)
+            frames, _ = await read_one_of(live, conversation_id)
             results.append(frames)
 
-        async with looked_after(socket), trio.open_nursery() as nursery:
+        async with live_at(server.url, timeouts=Timeouts())() as live, trio.open_nursery() as nursery:
             for number in range(80):
                 nursery.start_soon(read_one, f"conv_{number}")
     assert results == [[ENDED]] * 80
@@ -587,21 +606,20 @@ async def test_many_at_once_are_opened_a_few_at_a_time_and_all_of_them() -> None
 
 
 @pytest.mark.parametrize("then", [hang_up, reset, silent], ids=["hangs up", "resets", "stays"])
-async def test_feeds_one_after_another_that_get_the_same_descriptor_are_not_confused(then: Talk) -> None:
+async def test_feeds_that_reuse_a_descriptor_are_not_confused(then: Talk) -> None:
     async with rude_server(after_upgrade(frame(ENDED.encode()), then=then)) as url:
-        socket = socket_at(url, timeouts=Timeouts(disconnect=0.01, round=0.01))
         with trio.fail_after(10):
-            async with looked_after(socket):
+            async with live_at(url, timeouts=Timeouts(disconnect=0.01))() as live:
                 for number in range(20):
-                    async with socket.open(f"conv_{number}") as feed:
+                    async with live.open(f"conv_{number}") as feed:
                         assert await feed.receive() == ENDED
 
 
-# --- with and without rounds
+# --- with and without batches
 
 
 @pytest.mark.parametrize("period", [0.0, 0.01])
-async def test_without_rounds_the_same_is_heard_as_with_them(period: float) -> None:
+async def test_without_batches_the_same_frames_arrive(period: float) -> None:
     sent = [
         snapshot(ID, 1),
         AUDIO,
@@ -613,28 +631,30 @@ async def test_without_rounds_the_same_is_heard_as_with_them(period: float) -> N
         ENDED,
     ]
     async with live_server(plays(*sent, 1012)) as server:
-        frames, closed = await read(socket_at(server.url, timeouts=Timeouts(round=period, disconnect=0.2)))
+        frames, closed = await read(live_at(server.url, timeouts=Timeouts(disconnect=0.2), batch_seconds=period))
     assert frames == sent
     assert (type(closed), closed.reason) == (FeedLost, FeedError.CLOSED_RESTART)
 
 
-async def test_without_rounds_snapshots_are_handed_out_as_they_come() -> None:
+async def test_without_batches_each_snapshot_is_handed_out() -> None:
     taken, more = trio.open_memory_channel[None](0)
     sent = [snapshot(ID, number, duration_ms=number) for number in range(20)]
     steps = [step for each in sent for step in (each, more.receive)]
     async with live_server(plays(*steps)) as server:
         with trio.fail_after(5):
-            async with opened(socket_at(server.url, timeouts=Timeouts(round=0, disconnect=0.2))) as feed:
+            async with opened(live_at(server.url, timeouts=Timeouts(disconnect=0.2), batch_seconds=0)) as feed:
                 for each in sent:
                     assert await feed.receive() == each
                     await taken.send(None)
 
 
-# --- newest wins
+# --- superseding
 
 
-async def drained(*after: str | int, count: int = 200) -> tuple[list[str | bytes], int, int, FeedClosed | None]:
-    """What a feed hands out that was not read while ``count`` snapshots and what comes ``after`` them arrived."""
+async def drained(
+    *after: str | int, count: int = 200, **way: Any
+) -> tuple[list[str | bytes], int, int, FeedClosed | None]:
+    """The frames of a feed that is not read until ``count`` snapshots and the steps ``after`` them have come."""
     sent = trio.Event()
 
     async def tell() -> None:
@@ -645,11 +665,11 @@ async def drained(*after: str | int, count: int = 200) -> tuple[list[str | bytes
     closed = None
     async with (
         live_server(plays(*messages, tell, *after)) as server,
-        looked_after(socket_at(server.url)) as socket,
+        live_at(server.url, **way)() as live,
     ):
         with trio.fail_after(5):
             try:
-                async with socket.open(ID) as feed:
+                async with live.open(ID) as feed:
                     await sent.wait()
                     try:
                         while not handed or handed[-1] not in (messages[-1], *after):
@@ -669,20 +689,22 @@ async def drained(*after: str | int, count: int = 200) -> tuple[list[str | bytes
     return handed, superseded, superseded_bytes, closed
 
 
-async def test_feed_that_lags_hands_out_few_snapshots_and_always_the_last() -> None:
-    handed, superseded, _, _ = await drained()
+@ways
+async def test_a_slow_reader_gets_few_snapshots_and_always_the_last(way: dict[str, Any]) -> None:
+    handed, superseded, _, _ = await drained(**way)
     assert len(handed) < 40
     assert superseded > 160
 
 
-async def test_end_after_superseded_snapshots_comes_after_the_last_of_them() -> None:
-    handed, _, _, closed = await drained(AUDIO, ENDED, 1000)
+@ways
+async def test_an_end_after_superseded_snapshots_comes_after_the_last_of_them(way: dict[str, Any]) -> None:
+    handed, _, _, closed = await drained(AUDIO, ENDED, 1000, **way)
     assert handed[-2:] == [AUDIO, ENDED]
     assert isinstance(closed, FeedEnded)
 
 
 @pytest.mark.parametrize("count", [*range(14, 20), 200])
-async def test_close_after_snapshots_is_raised_after_the_last_of_them(count: int) -> None:
+async def test_a_close_after_snapshots_is_raised_after_the_last_of_them(count: int) -> None:
     _, _, _, closed = await drained(1012, count=count)
     assert closed is not None
     assert closed.reason is FeedError.CLOSED_RESTART
@@ -694,17 +716,73 @@ async def test_snapshots_at_their_usual_pace_are_all_handed_out() -> None:
     steps = [step for each in sent for step in (each, more.receive)]
     async with live_server(plays(*steps)) as server:
         with trio.fail_after(5):
-            async with opened(socket_at(server.url)) as feed:
+            async with opened(live_at(server.url)) as feed:
                 for each in sent:
                     assert await feed.receive() == each
                     await taken.send(None)
                 assert (feed.superseded, feed.superseded_bytes) == (0, 0)
 
 
+# --- the client itself
+
+
+async def test_what_the_block_raises_leaves_the_client_unchanged() -> None:
+    crash = KeyError("ours")
+    async with live_server(plays(snapshot(ID), 1012)) as server:
+        with pytest.raises(KeyError) as raised:
+            async with live_at(server.url)():
+                raise crash
+        assert raised.value is crash
+
+        async def read_all() -> None:
+            async with opened(live_at(server.url)) as feed:
+                while True:
+                    await feed.receive()
+
+        with pytest.raises(FeedLost) as lost:
+            await read_all()
+        assert lost.value.reason is FeedError.CLOSED_RESTART
+
+
+async def test_no_feed_can_be_opened_after_the_client_ended() -> None:
+    async with live_server(plays(1000)) as server:
+        async with live_at(server.url)() as live:
+            pass
+        with pytest.raises(RuntimeError):
+            async with live.open(ID):
+                pass
+
+
+def descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+async def test_the_client_leaves_no_descriptor_open() -> None:
+    async with live_server(plays(snapshot(ID), 1000)) as server:
+        await read(live_at(server.url))  # opens what stays open for the process
+        before = descriptors()
+        async with live_at(server.url)() as live, live.open(ID) as feed:
+            await feed.receive()
+            assert descriptors() > before
+        with trio.fail_after(5):
+            while descriptors() > before:  # noqa: ASYNC110  # the server closes its end
+                await trio.sleep(0.01)
+
+
+async def test_a_feed_beyond_the_memory_before_it_is_open_is_lost_for_that_reason() -> None:
+    async def large_at_once(stream: trio.SocketStream) -> None:
+        await stream.send_all(accepting(await request(stream)) + frame(snapshot(ID, text="x" * 5000).encode()))
+        await trio.sleep_forever()
+
+    async with rude_server(large_at_once) as url:
+        _, closed = await read(live_at(url, memory=Memory(1000)))
+    assert (type(closed), closed.reason) == (FeedLost, FeedError.TOO_LARGE)
+
+
 # --- credentials
 
 
-async def test_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_one(tmp_path: Path) -> None:
+async def test_a_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_one(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("ph_old")
     credentials = load(api_key_file=file, session_token_file=None, environ={})
@@ -720,23 +798,23 @@ async def test_rotated_key_is_used_by_all_feeds_that_were_refused_with_the_old_o
 
     ends: list[FeedClosed] = []
 
-    async def read_twice(socket: LiveSocket) -> None:
-        ends.extend([(await read(socket))[1], (await read(socket))[1]])
+    async def read_twice(live_of: Live) -> None:
+        ends.extend([(await read(live_of))[1], (await read(live_of))[1]])
 
     async with live_server(answer) as server:
-        socket = socket_at(server.url, credentials, Timeouts())
+        live_of = live_at(server.url, credentials, Timeouts())
         async with trio.open_nursery() as nursery:
             for _ in range(3):
-                nursery.start_soon(read_twice, socket)
+                nursery.start_soon(read_twice, live_of)
     assert sorted(type(each).__name__ for each in ends) == ["FeedEnded"] * 3 + ["FeedLost"] * 3
 
 
-async def read_as_watcher(socket: LiveSocket) -> FeedClosed:
-    """How the only feed of a socket ends for a reader that takes an error message for what it is."""
+async def read_as_watcher(live_of: Live) -> FeedClosed:
+    """How the only feed of a client ends for a reader that raises at error messages, as the watcher does."""
     with trio.fail_after(5):
-        async with looked_after(socket):
+        async with live_of() as live:
             try:
-                async with socket.open(ID) as feed:
+                async with live.open(ID) as feed:
                     while True:
                         message = decode(await feed.receive())
                         if message.type is MessageType.ERROR:
@@ -763,32 +841,32 @@ async def test_a_refusal_of_a_key_that_was_replaced_is_a_lost_feed_without_a_wai
     credentials = load(api_key_file=file, session_token_file=None, environ={})
     async with live_server(answer) as server:
         file.write_text("ph_new")
-        closed = await read_as_watcher(socket_at(server.url, credentials))
+        closed = await read_as_watcher(live_at(server.url, credentials))
         assert (type(closed), closed.reason, closed.retry_after) == (FeedLost, reason, None)
-        await read_as_watcher(socket_at(server.url, credentials))
+        await read_as_watcher(live_at(server.url, credentials))
     assert [each.headers["authorization"] for each in server.asked] == ["Bearer ph_old", "Bearer ph_new"]
 
 
 @refusals
-async def test_a_refusal_of_a_key_that_did_not_change_stays_one(
+async def test_a_refusal_of_an_unchanged_key_stays_a_refusal(
     tmp_path: Path, answer: Answer, reason: FeedError
 ) -> None:
     file = tmp_path / "key"
     file.write_text("ph_old")
     async with live_server(answer) as server:
-        socket = socket_at(server.url, load(api_key_file=file, session_token_file=None, environ={}))
+        live_of = live_at(server.url, load(api_key_file=file, session_token_file=None, environ={}))
         for _ in range(2):
-            closed = await read_as_watcher(socket)
+            closed = await read_as_watcher(live_of)
             assert (type(closed), closed.reason) == (FeedRefused, reason)
 
 
-async def test_any_error_message_has_the_credential_read_again(tmp_path: Path) -> None:
+async def test_after_any_error_message_the_credential_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("ph_old")
     credentials = load(api_key_file=file, session_token_file=None, environ={})
     async with live_server(plays(OTHER_ERROR)) as server:
         file.write_text("ph_new")
-        closed = await read_as_watcher(socket_at(server.url, credentials))
+        closed = await read_as_watcher(live_at(server.url, credentials))
     assert (type(closed), closed.reason) == (FeedLost, FeedError.ERROR_MESSAGE)
     assert credentials.current() == ApiKey("ph_new")
 
@@ -822,15 +900,16 @@ async def test_no_secret_is_in_a_log_line_an_exception_or_a_traceback(
     log_lines: Callable[[], str], credentials: Credentials, answer: Answer
 ) -> None:
     async with live_server(answer) as server:
-        socket = socket_at(server.url, credentials)
-        _, closed = await read(socket)
+        async with live_at(server.url, credentials)() as live:
+            shown = repr(live)
+            _, closed = await read_one_of(live)
         structlog.get_logger().error("told", exc_info=closed)
         logging.getLogger("any").error("told", exc_info=closed)
     with refused_url() as url:
-        _, refused = await read(socket_at(url, credentials))
+        _, refused = await read(live_at(url, credentials))
     logged = log_lines()
     assert "told" in logged
-    texts = (logged, repr(socket), *("".join(traceback.format_exception(each)) for each in (closed, refused)))
+    texts = (logged, shown, *("".join(traceback.format_exception(each)) for each in (closed, refused)))
     for text in (*texts, repr(closed), str(closed), repr(closed.__context__), repr(closed.__cause__)):
         assert not [secret for secret in SECRETS if secret in text]
 
@@ -847,8 +926,8 @@ async def scripted(*steps: str, end: FeedClosed, code: int) -> AsyncIterator[Ope
 
 @asynccontextmanager
 async def real(*steps: str, end: FeedClosed, code: int) -> AsyncIterator[OpenFeed]:  # noqa: ARG001
-    async with live_server(plays(*steps, code)) as server, looked_after(socket_at(server.url)) as socket:
-        yield socket.open
+    async with live_server(plays(*steps, code)) as server, live_at(server.url)() as live:
+        yield live.open
 
 
 Backend = Callable[..., AbstractAsyncContextManager[OpenFeed]]

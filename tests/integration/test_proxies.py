@@ -1,4 +1,4 @@
-"""The way to Phonic through real proxies and with chosen authorities: REST and the live feed alike."""
+"""REST and the live feed through real proxies and with chosen certificate authorities."""
 
 import base64
 import contextlib
@@ -6,6 +6,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -14,7 +15,7 @@ import trio
 from exporter.enums import FeedError
 from exporter.errors import ConfigError
 from exporter.phonic.credentials import ApiKey, Credentials
-from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.live.client import Timeouts, open_live
 from exporter.phonic.live.errors import FeedClosed, FeedEnded, FeedLost
 from exporter.phonic.live.tunnel import LARGEST_ANSWER
 from exporter.phonic.proxies import Proxies, Proxy
@@ -33,7 +34,7 @@ LOGIN = "me:p@ss"
 
 @attrs.define
 class HttpProxy:
-    """A proxy that tunnels every CONNECT to one port of loopback. ``asked``: what it was asked for."""
+    """A proxy that tunnels every CONNECT to one port of loopback. ``asked``: the requests that it got."""
 
     url: str = ""
     to: int = 0
@@ -84,19 +85,16 @@ def named(proxy_url: str, url: str, login: str = "") -> Proxy:
     return found
 
 
-async def read(live: LiveSocket) -> tuple[list[str | bytes], FeedClosed]:
+async def read(url: str, timeouts: Timeouts | None = None, **how: Any) -> tuple[list[str | bytes], FeedClosed]:
     frames: list[str | bytes] = []
     with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(live.run)
+        async with open_live(url, KEY, timeouts, **how) as live:
             try:
                 async with live.open(ID) as feed:
                     while True:
                         frames.append(await feed.receive())
             except FeedClosed as closed:
-                nursery.cancel_scope.cancel()
                 return frames, closed
-    raise AssertionError
 
 
 async def projects(url: str, **how: object) -> list[object]:
@@ -131,13 +129,13 @@ async def rest_answer(stream: trio.abc.Stream) -> None:
 
 
 @pytest.mark.parametrize("login", ["", "me:p%40ss@"])
-async def test_live_feed_goes_through_the_proxy_and_only_the_proxy_learns_its_login(login: str) -> None:
+async def test_the_live_feed_uses_the_proxy_and_only_the_proxy_gets_its_login(login: str) -> None:
     async with (
         live_server(plays(snapshot(ID), 1000)) as phonic,
         proxying(phonic.url, login=LOGIN if login else None) as proxy,
     ):
         url = f"http://{ELSEWHERE}"
-        frames, closed = await read(LiveSocket(url, KEY, Timeouts(), proxy=named(proxy.url, url, login)))
+        frames, closed = await read(url, proxy=named(proxy.url, url, login))
     assert frames == [snapshot(ID)]
     assert isinstance(closed, FeedEnded)
     [request] = proxy.asked
@@ -155,14 +153,14 @@ async def test_tls_to_phonic_is_inside_the_tunnel(pems: Path, proxy_tls: bool) -
         proxying(phonic.url, tls=tls if proxy_tls else None, login=LOGIN) as proxy,
     ):
         way = named(proxy.url, url, "me:p%40ss@")
-        frames, closed = await read(LiveSocket(url, KEY, Timeouts(), tls=trusting(pems / "ca.pem"), proxy=way))
+        frames, closed = await read(url, tls=trusting(pems / "ca.pem"), proxy=way)
     assert frames == [snapshot(ID, 300)]
     assert isinstance(closed, FeedEnded)
     assert proxy.asked[0].startswith(b"CONNECT phonic.test:443 ")
 
 
 @pytest.mark.parametrize("proxy_tls", [False, True], ids=["http proxy", "https proxy"])
-async def test_rest_goes_the_same_way(pems: Path, proxy_tls: bool) -> None:
+async def test_rest_uses_the_proxy_as_the_live_feed_does(pems: Path, proxy_tls: bool) -> None:
     tls = serving_tls(pems)
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -178,7 +176,7 @@ async def test_rest_goes_the_same_way(pems: Path, proxy_tls: bool) -> None:
     assert proxy.asked[0].startswith(b"CONNECT phonic.test:443 ")
 
 
-async def test_rest_heeds_no_variable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_httpx_reads_no_proxy_variable_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://127.0.0.1:1")
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/8,fd00::/8,.svc,[::1],::1/128")
@@ -198,7 +196,7 @@ async def test_rest_heeds_no_variable_itself(monkeypatch: pytest.MonkeyPatch) ->
         b"",
     ],
 )
-async def test_proxy_that_does_not_let_through_is_called_so(answer: bytes) -> None:
+async def test_a_proxy_that_refuses_the_tunnel_is_a_proxy_error(answer: bytes) -> None:
     async def talk(stream: trio.SocketStream) -> None:
         await stream.receive_some()
         await stream.send_all(answer)
@@ -209,16 +207,16 @@ async def test_proxy_that_does_not_let_through_is_called_so(answer: bytes) -> No
     assert await through(talk) == (FeedLost, FeedError.PROXY)
 
 
-async def test_proxy_that_resets_or_is_not_there_is_called_so() -> None:
+async def test_an_unreachable_or_resetting_proxy_is_a_proxy_error() -> None:
     assert await through(reset) == (FeedLost, FeedError.PROXY)
     url = f"https://{ELSEWHERE}"
     with refused_url() as nobody:
         for proxy in (nobody, "http://nobody.invalid:3128"):
-            _, closed = await read(LiveSocket(url, KEY, Timeouts(), proxy=named(proxy, url)))
+            _, closed = await read(url, proxy=named(proxy, url))
             assert (type(closed), closed.reason) == (FeedLost, FeedError.PROXY)
 
 
-async def test_proxy_that_never_answers_is_a_time_out() -> None:
+async def test_a_proxy_that_never_answers_is_a_timeout() -> None:
     async def talk(_: trio.SocketStream) -> None:
         await trio.sleep_forever()
 
@@ -226,17 +224,17 @@ async def test_proxy_that_never_answers_is_a_time_out() -> None:
 
 
 async def through(talk: Talk) -> tuple[type[FeedClosed], FeedError | None]:
-    """How a feed ends behind a proxy that talks like this."""
+    """How a feed ends behind a proxy with this behaviour."""
     url = f"https://{ELSEWHERE}"
     async with rude_server(talk) as proxy:
-        _, closed = await read(LiveSocket(url, KEY, Timeouts(connect=0.5), proxy=named(proxy, url)))
+        _, closed = await read(url, Timeouts(connect=0.5), proxy=named(proxy, url))
     return type(closed), closed.reason
 
 
-# --- whom to trust
+# --- certificate authorities
 
 
-async def test_chosen_authority_is_trusted_and_no_other(pems: Path) -> None:
+async def test_only_the_authority_of_the_ca_file_is_trusted(pems: Path) -> None:
     tls = serving_tls(pems)
 
     async def answer(stream: trio.SocketStream) -> None:
@@ -260,7 +258,7 @@ async def test_chosen_authority_is_trusted_and_no_other(pems: Path) -> None:
         (b"\xff\xfe\x00", "no certificate"),
     ],
 )
-def test_file_without_certificates_is_one_line(tmp_path: Path, content: bytes | None, reason: str) -> None:
+def test_a_file_without_certificates_is_a_config_error(tmp_path: Path, content: bytes | None, reason: str) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
@@ -270,7 +268,7 @@ def test_file_without_certificates_is_one_line(tmp_path: Path, content: bytes | 
     assert "\n" not in str(refused.value)
 
 
-def test_folder_and_pipe_are_no_files(tmp_path: Path) -> None:
+def test_a_folder_and_a_pipe_are_refused(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (tmp_path, pipe, tmp_path / "x\0y"):
@@ -278,7 +276,7 @@ def test_folder_and_pipe_are_no_files(tmp_path: Path) -> None:
             trusting(path)
 
 
-def test_bundle_may_hold_words_between_certificates(pems: Path, tmp_path: Path) -> None:
+def test_a_bundle_may_have_text_between_certificates(pems: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.pem"
     ca, stranger = ((pems / f"{name}.pem").read_bytes() for name in ("ca", "stranger"))
     bundle.write_bytes("Zertifikat für alle\n".encode() + ca + b"\n# and\n" + stranger)

@@ -13,7 +13,7 @@ from exporter import __version__
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
-WORKFLOWS = sorted((GITHUB).glob("*.yml"))
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 SCHEMAS = {
     "github-workflows": WORKFLOWS,
     "dependabot": [GITHUB / "dependabot.yml"],

@@ -14,7 +14,7 @@ from exporter.metrics.catalog import CATALOG
 from exporter.metrics.series import rebucketed
 from exporter.phonic.decode import decode
 from exporter.state.ended import hash_of
-from exporter.state.keeper import Checkpoint
+from exporter.state.keeper import StateKeeper
 from tests.unit.counted import new_conversations, shown, totals
 
 DATA = Path(__file__).parent.parent / "data" / "state"
@@ -40,15 +40,15 @@ def today(rows: list[Any]) -> Totals:
     }
 
 
-async def start(path: Path) -> tuple[Checkpoint, Conversations]:
+async def start(path: Path) -> tuple[StateKeeper, Conversations]:
     conversations = new_conversations(hold=30.0, now=lambda: NOW)
-    opened = await Checkpoint.open(path, label_names=conversations.store.limits.names, now=lambda: NOW)
+    opened = await StateKeeper.open(path, label_names=conversations.store.limits.names, now=lambda: NOW)
     assert opened.problem is None
     assert opened.saved is not None
     if conversations.restore(opened.saved):
-        opened.checkpoint.write_everything()
+        opened.keeper.write_everything()
     conversations.learn_projects(STORY["projects"])
-    return opened.checkpoint, conversations
+    return opened.keeper, conversations
 
 
 def go_on(conversations: Conversations) -> None:
@@ -62,7 +62,7 @@ def go_on(conversations: Conversations) -> None:
 
 
 async def test_numbers_progress_and_ends_of_0_1_0_are_taken_over(path: Path) -> None:
-    checkpoint, conversations = await start(path)
+    keeper, conversations = await start(path)
     assert totals(conversations) == today(STORY["numbers"])
     page = shown(conversations)
     assert {key: page[key] for key in totals(conversations)} == totals(
@@ -73,38 +73,38 @@ async def test_numbers_progress_and_ends_of_0_1_0_are_taken_over(path: Path) -> 
     assert conversations.is_finished("conv_f")
     assert not conversations.is_finished("conv_a")
     assert conversations.first_start == STORY["written_at"]
-    await checkpoint.close()
+    await keeper.close()
 
 
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_what_comes_later_counts_as_0_1_0_counted_it(path: Path, restarts: bool) -> None:
-    checkpoint, conversations = await start(path)
+    keeper, conversations = await start(path)
     if restarts:
-        assert await checkpoint.write_now(conversations, on_error=pytest.fail)
-        await checkpoint.close()
-        checkpoint, conversations = await start(path)
+        assert await keeper.write_now(conversations, on_error=pytest.fail)
+        await keeper.close()
+        keeper, conversations = await start(path)
     go_on(conversations)
     assert totals(conversations) == today(STORY["numbers_then"])
-    assert await checkpoint.write_now(conversations, on_error=pytest.fail)
-    await checkpoint.close()
-    checkpoint, again = await start(path)
+    assert await keeper.write_now(conversations, on_error=pytest.fail)
+    await keeper.close()
+    keeper, again = await start(path)
     assert totals(again) == totals(conversations)
     assert all(again.is_finished(each) for each in ("conv_d", "conv_f", *STORY["finished_then"]))
     go_on(again)
     assert totals(again) == totals(conversations)
-    await checkpoint.close()
+    await keeper.close()
 
 
 @pytest.mark.parametrize("everything", [True, False])
 async def test_the_first_write_makes_it_a_file_of_today(path: Path, everything: bool) -> None:
     before = path.read_bytes()  # noqa: ASYNC240
-    checkpoint, conversations = await start(path)
+    keeper, conversations = await start(path)
     if not everything:  # a release whose families and buckets were the same would migrate it row by row
-        checkpoint._needs_everything = False
+        keeper._needs_everything = False
     assert path.read_bytes() == before  # noqa: ASYNC240  # reading changes nothing
     go_on(conversations)
-    assert await checkpoint.write_now(conversations, on_error=pytest.fail)
-    await checkpoint.close()
+    assert await keeper.write_now(conversations, on_error=pytest.fail)
+    await keeper.close()
     rows = sqlite3.connect(path)
     assert rows.execute("PRAGMA user_version").fetchone() == (2,)
     assert rows.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tombstone'").fetchone() == (0,)
@@ -112,9 +112,9 @@ async def test_the_first_write_makes_it_a_file_of_today(path: Path, everything: 
     found = {int.from_bytes(hashes[at : at + 8], "little") for at in range(0, len(hashes), 8)}
     assert found == {hash_of(each) for each in ("conv_d", "conv_f", *STORY["finished_then"])}
     rows.close()
-    checkpoint, again = await start(path)
+    keeper, again = await start(path)
     assert totals(again) == totals(conversations)
-    await checkpoint.close()
+    await keeper.close()
 
 
 def test_measurements_beyond_the_last_bucket_of_0_1_0_stay_beyond_the_last_one_of_today() -> None:

@@ -1,4 +1,4 @@
-"""A small story over real sockets: one conversation meets every rude behaviour in turn, the totals stay exact."""
+"""Two conversations over real sockets: one meets every kind of bad server behaviour, the totals stay exact."""
 
 from random import Random
 
@@ -10,19 +10,19 @@ from exporter.metrics import catalog
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.decode import MOST_DOCUMENTS, decode
-from exporter.phonic.live.client import LiveSocket, Timeouts
+from exporter.phonic.live.client import Timeouts, open_live
 from exporter.phonic.schema import Snapshot
-from exporter.watch.interfaces import Source
+from exporter.watch.interfaces import Requester
 from exporter.watch.supervisor import Supervisor
 from exporter.watch.watcher import Retry
 from tests.feeds import AUDIO, ENDED, OTHER_ERROR, snapshot
 from tests.servers import close_frame, frame, request, reset, rude_server, upgrade
-from tests.unit.counted import NOW, new_conversations, totals
+from tests.unit.counted import NOW, new_conversations, numbers_of, series_of, totals
 
 STEADY, BROKEN = "conv_steady", "conv_broken"
 
-# How the broken conversation's connections go: what is sent instead of an upgrade, or after it; whether a reset
-# follows; what becomes of it.
+# The connections of the broken conversation: bytes sent instead of an upgrade (BEFORE) or after one (AFTER),
+# whether a reset follows, and the error that is counted.
 BEFORE: list[tuple[bytes, bool, FeedError]] = [
     (b"", False, FeedError.CONNECT),
     (b"", True, FeedError.CONNECT),
@@ -47,8 +47,8 @@ AFTER: list[tuple[bytes, bool, FeedError]] = [
 ]
 
 
-class TellingTally(Conversations):
-    """A conversations that tells when both conversations are finished."""
+class SignallingConversations(Conversations):
+    """`Conversations` that set ``all_finished`` when both conversations are finished."""
 
     all_finished: trio.Event
 
@@ -59,11 +59,12 @@ class TellingTally(Conversations):
 
 
 def counted(conversations: Conversations, family: catalog.Family) -> dict[str, int]:
-    """Counts of a process family by its only label, those that are not 0."""
-    return {each.labels[0]: each.dump()[0] for each in conversations.store.series(family) if each.dump()[0]}
+    """The counts of a process family that are not 0, by its only label."""
+    found = {each.labels[0]: numbers_of(each)[0] for each in series_of(conversations.store, family)}
+    return {label: count for label, count in found.items() if count}
 
 
-async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> None:
+async def test_bad_server_behaviour_changes_no_total() -> None:
     turn, next_turn = trio.open_memory_channel[int](0)
     behaviours = [*((None, *each) for each in BEFORE), *((turns, *each) for turns, each in enumerate(AFTER, 1))]
     last = len(AFTER) + 1
@@ -97,11 +98,15 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
         await (steady if STEADY.encode() in handshake else broken)(stream, handshake)
 
     met: list[FeedError] = []
-    conversations = TellingTally(MetricStore(LabelLimits()), live_limit=10, now=lambda: NOW)
+    conversations = SignallingConversations(MetricStore(LabelLimits()), live_limit=10, now=lambda: NOW)
     conversations.all_finished = trio.Event()
     with trio.fail_after(10):
-        async with rude_server(talk) as url, trio.open_nursery() as nursery:
-            live = LiveSocket(url, Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2, round=0.01))
+        key, timeouts = Credentials(ApiKey("ph_test")), Timeouts(connect=2, disconnect=0.2)
+        async with (
+            rude_server(talk) as url,
+            open_live(url, key, timeouts, batch_seconds=0.01) as live,
+            trio.open_nursery() as nursery,
+        ):
             supervisor = Supervisor(
                 open_feed=live.open,
                 sink=conversations,
@@ -111,9 +116,8 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
                 rng=Random(1),
             )
             await nursery.start(supervisor.run)
-            nursery.start_soon(live.run)
             for each in (STEADY, BROKEN):
-                assert supervisor.start(each, Source.FLAG) is Started.STARTED
+                assert supervisor.start(each, Requester.FLAG) is Started.STARTED
             await conversations.all_finished.wait()
             nursery.cancel_scope.cancel()
 
@@ -128,6 +132,6 @@ async def test_rude_behaviour_towards_one_conversation_changes_no_total() -> Non
     reasons = {reason.value: met.count(reason) for reason in met}
     assert counted(conversations, catalog.FEED_ERRORS) == reasons
     assert counted(conversations, catalog.INVALID_MESSAGES) == dict.fromkeys(Invalid, 1)
-    assert [each.dump()[0] for each in conversations.store.series(catalog.WATCHER_CRASHES)] == [0]
-    assert conversations.live() == []
+    assert [numbers_of(each)[0] for each in series_of(conversations.store, catalog.WATCHER_CRASHES)] == [0]
+    assert conversations.live_entries() == []
     assert list(conversations.unfinished()) == []

@@ -9,15 +9,16 @@ import attrs
 from exporter.conversations import Conversations
 from exporter.gauges import gauges
 from exporter.metrics import catalog
-from exporter.metrics.catalog import CATALOG, Kind, Scope
+from exporter.metrics.catalog import CATALOG, Family, Kind, Scope
 from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.page import Page
 from exporter.metrics.publisher import Publisher
+from exporter.metrics.series import Series, saved_numbers
 from exporter.metrics.store import LabelLimits, MetricStore, accumulated
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.schema import Snapshot
-from exporter.state.rows import Changes, Held, Saved, SavedConversation, SavedEnds, SavedSeries
+from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.watch.interfaces import Feed
 from exporter.watch.supervisor import Supervisor
 from tests.strategies import Json, frame
@@ -49,14 +50,30 @@ def recorded(record: Json) -> Snapshot:
     return decode_record(json.dumps({"conversation": record}).encode())
 
 
+def series_of(store: MetricStore, family: Family) -> list[Series]:
+    """All series of an accumulated family, oldest first."""
+    return [series for series, _ in store.shown(family)]
+
+
+def one_series(store: MetricStore, family: Family, *labels: str) -> Series:
+    """The series with these labels. ValueError if there is none."""
+    (found,) = (series for series in series_of(store, family) if series.labels == labels)
+    return found
+
+
+def numbers_of(series: Series) -> tuple[int, ...]:
+    """The counted numbers of a series: a total, or the sum in billionths and the count of each bucket."""
+    return saved_numbers(series.freeze())
+
+
 def totals(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
     """All numbers guarded by progress that are not 0, by sample name and labels."""
     return {
-        (family.sample_name, series.labels): tuple(series.dump())
+        (family.sample_name, series.labels): numbers_of(series)
         for family in accumulated()
         if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
-        for series in conversations.store.series(family)
-        if any(series.dump())
+        for series in series_of(conversations.store, family)
+        if any(numbers_of(series))
     }
 
 
@@ -72,7 +89,7 @@ def page_of(conversations: Conversations) -> Page:
         rest=None,
         discovery=None,
         clock=PhonicClock(),
-        checkpoint=None,
+        keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         access=None,
         watch_file=None,
@@ -87,7 +104,7 @@ def page_of(conversations: Conversations) -> Page:
 def shown(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
     """What a page tells of the numbers guarded by progress, zeros included, in the form of `totals`."""
     return {
-        (family.sample_name, series.labels): (numbers,) if isinstance(numbers, int) else (numbers[0], *numbers[1])
+        (family.sample_name, series.labels): saved_numbers(numbers)
         for family in accumulated()
         if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)
         for series, numbers in conversations.store.shown(family)
@@ -102,7 +119,7 @@ class Disk:
     families: tuple[str, ...] = ()
     first_start: float = NOW
     series: dict[tuple[str, tuple[str, ...]], SavedSeries] = attrs.Factory(dict)
-    held: list[Held] = attrs.Factory(list)
+    held: list[HeldBack] = attrs.Factory(list)
     conversations: dict[str, SavedConversation] = attrs.Factory(dict)
     ends: list[SavedEnds] = attrs.Factory(list)
 

@@ -8,7 +8,8 @@ import promql_parser
 
 from dashboards.rules import recording
 from dashboards.slo import Slo
-from exporter.metrics.catalog import CATALOG, LABEL_CHOICES, Family, Kind
+from exporter.counting.labels import LABEL_CHOICES
+from exporter.metrics.catalog import CATALOG, Family, Kind
 
 TARGET_LABELS = {"job", "instance", "pod"}
 

@@ -1,4 +1,4 @@
-"""The credential: only REST can say that it is bad, and then everything waits until it is accepted again."""
+"""Access: requests and feeds wait while REST refuses the credential, and only then."""
 
 import functools
 from collections.abc import Awaitable, Callable
@@ -11,20 +11,20 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from exporter.enums import RestError
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.rest import RestFailed
-from exporter.watch.access import LOOK_AGAIN, LOOK_AT_FILE, Access
+from exporter.watch.access import POLL_FILE, PROBE_AGAIN, Access
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(**arguments: object) -> None:
-        # A thread reads the key file, so the clock must not jump while one is at work.
+        # A thread reads the key file, so the clock must not jump while that thread runs.
         trio.run(functools.partial(test, **arguments), clock=MockClock(autojump_threshold=0.01))
 
     return run
 
 
 class Rest:
-    """Answers to probes: a reason to fail with, or None."""
+    """Answers probes: fails with the reason ``answer``, or succeeds if that is None."""
 
     def __init__(self, answer: RestError | None) -> None:
         self.answer = answer
@@ -49,48 +49,48 @@ async def test_refusals_that_rest_does_not_confirm_hold_nothing_back() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
         for _ in range(100):
-            access.doubt()
+            access.report_refusal()
         await trio.sleep(60)
         assert len(rest.asked) == 1
         assert not waits(access)
-        await access.accepted()
+        await access.wait_accepted()
         nursery.cancel_scope.cancel()
 
 
 @in_virtual_time
-async def test_rest_that_does_not_answer_proves_nothing() -> None:
+async def test_probe_that_fails_otherwise_holds_nothing_back() -> None:
     access = Access(Credentials(ApiKey("ph_x")), Rest(RestError.TIMEOUT).probe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
-        access.doubt()
+        access.report_refusal()
         await trio.sleep(60)
         assert not waits(access)
         nursery.cancel_scope.cancel()
 
 
 @in_virtual_time
-async def test_refused_key_holds_everything_back_with_one_line_until_it_is_accepted_again() -> None:
+async def test_refused_key_holds_everything_back_with_one_log_line_until_it_is_accepted_again() -> None:
     rest = Rest(RestError.HTTP_401)
     access = Access(Credentials(ApiKey("ph_x")), rest.probe)
     came: list[str] = []
 
     async def come(name: str) -> None:
-        await access.accepted()
+        await access.wait_accepted()
         came.append(name)
 
     with structlog.testing.capture_logs() as logged:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(access.run)
-            access.doubt()
+            access.report_refusal()
             await trio.sleep(1)
             assert access.refused_with == 401
             nursery.start_soon(come, "a")
             nursery.start_soon(come, "b")
-            await trio.sleep(3 * LOOK_AGAIN)
+            await trio.sleep(3 * PROBE_AGAIN)
             assert came == []
             assert 3 <= len(rest.asked) <= 5
             rest.answer = None
-            await trio.sleep(LOOK_AGAIN + 1)
+            await trio.sleep(PROBE_AGAIN + 1)
             assert sorted(came) == ["a", "b"]
             assert not waits(access)
             nursery.cancel_scope.cancel()
@@ -106,13 +106,13 @@ async def test_new_key_in_the_file_is_tried_at_once(tmp_path: Path) -> None:
     access = Access(Credentials(ApiKey("ph_old"), file=file), rest.probe)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(access.run)
-        access.doubt()
+        access.report_refusal()
         await trio.sleep(5)
         assert access.refused_with == 403
         rest.answer = None
         file.write_text("ph_new")
         started = trio.current_time()
-        await access.accepted()
-        assert trio.current_time() - started <= 2 * LOOK_AT_FILE
+        await access.wait_accepted()
+        assert trio.current_time() - started <= 2 * POLL_FILE
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()

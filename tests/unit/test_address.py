@@ -1,4 +1,4 @@
-"""What people paste as the address of the API."""
+"""Base URLs as users paste them."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ API = "https://api.phonic.ai"
         "HTTPS://API.PHONIC.AI/v1",
     ],
 )
-def test_the_version_an_endpoint_and_slashes_are_left_out(pasted: str) -> None:
+def test_version_endpoint_and_slashes_are_removed(pasted: str) -> None:
     assert normalised(pasted) == API
 
 
@@ -41,16 +41,16 @@ def test_the_version_an_endpoint_and_slashes_are_left_out(pasted: str) -> None:
         ("https://User:Word@API.phonic.ai/v1", "https://User:Word@api.phonic.ai"),
     ],
 )
-def test_what_else_is_in_it_stays(pasted: str, wanted: str) -> None:
+def test_any_other_path_stays(pasted: str, wanted: str) -> None:
     assert normalised(pasted) == wanted
 
 
 @pytest.mark.parametrize("pasted", ["", "api.phonic.ai/v1", "https://h/v1?x=y", "https://h/v1#x", "https://[::1"])
-def test_what_is_no_base_url_is_left_for_the_settings_to_refuse(pasted: str) -> None:
+def test_a_text_that_is_no_url_stays_for_the_settings_to_refuse(pasted: str) -> None:
     assert normalised(pasted) == pasted
 
 
 @given(st.text(alphabet="/v1abcV:.@[]?# ") | st.text())
-def test_normalising_twice_is_normalising_once(pasted: str) -> None:
+def test_normalising_is_idempotent(pasted: str) -> None:
     once = normalised(f"https://h{pasted}")
     assert normalised(once) == once

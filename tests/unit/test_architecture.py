@@ -28,27 +28,42 @@ PARTS: dict[str, set[str]] = {
     "state.rows": set(),
     "state": {"counting", "enums", "errors", "state.rows"},
     "metrics.formats": set(),
-    "metrics.catalog": {"enums"},
+    "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
-    "conversations": {"counting", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows"},
+    "entry": {"counting", "metrics", "metrics.catalog", "state"},
+    "conversations": {
+        "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows",
+    },
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "logs", "phonic", "phonic.schema", "phonic.wire"},
     "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
-    "simulator": {"errors"},
+    "recording.file": set(),
+    "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.
-    "settings": {"errors", "metrics.catalog", "phonic", "phonic.wire"},
+    "settings": {"counting", "errors", "metrics.catalog", "phonic", "phonic.wire"},
     "gauges": {
         "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
         "web",
     },
-    "app": {
-        "__init__", "conversations", "counting", "enums", "filelimit", "gauges", "metrics", "metrics.catalog",
-        "metrics.formats", "phonic", "phonic.wire", "settings", "signals", "simulator", "state", "watch", "web",
+    "shutdown": {"signals"},
+    "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
+    "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
+    "watching": {
+        "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
     },
+    "api": {
+        "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings", "watch",
+        "web",
+    },
+    "app": {
+        "__init__", "api", "conversations", "enums", "filelimit", "gauges", "metrics", "metrics.catalog", "phonic",
+        "settings", "shutdown", "state", "watching", "web",
+    },
+    "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "completion": set(),
     "cli": {
-        "__init__", "app", "completion", "errors", "logs", "metrics.catalog", "phonic", "settings", "simulator",
-        "state", "web",
+        "__init__", "app", "completion", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic",
+        "recording", "settings", "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -57,15 +72,16 @@ PARTS: dict[str, set[str]] = {
 LIBRARIES: dict[str, set[str]] = {
     "trio_websocket": {"phonic.live.client"},
     "httpx": {"phonic.rest"},
-    "prometheus_client": {"metrics.process"},
+    "prometheus_client": {"metrics.client_exposition", "metrics.process"},
     "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
+    "wsproto": {"diagnosis.raw_feed"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "completion", "settings"},
+    "cyclopts": {"cli", "completion", "settings", "simulator.settings"},
     "msgspec": {
         "phonic.decode",
         "phonic.schema",
@@ -77,10 +93,27 @@ LIBRARIES: dict[str, set[str]] = {
         "web.endpoints",
         "simulator.",
     },
-    "structlog": {"logs", "conversations", "cli", "app", "state.keeper", "phonic.rest", "watch.", "web."},
+    "structlog": {
+        "logs",
+        "conversations",
+        "cli",
+        "app",
+        "demo",
+        "shutdown",
+        "state.keeper",
+        "phonic.rest",
+        "watch.",
+        "web.",
+    },
     "trio": {
+        "api",
         "app",
         "cli",
+        "demo",
+        "diagnosis.",
+        "recording.",
+        "shutdown",
+        "watching",
         "state.keeper",
         "metrics.publisher",
         "metrics.loop_lag",
@@ -99,9 +132,9 @@ LIBRARIES: dict[str, set[str]] = {
 EVERYWHERE = {"attrs"}
 # Their work is arithmetic on values: no clock, no file, no socket, no task.
 PURE = """
-    enums errors counting.derive counting.finish counting.increments counting.retention
+    enums errors counting.derive counting.finish counting.increments counting.labels counting.retention
     phonic.address phonic.body phonic.decode phonic.proxies phonic.schema phonic.walker phonic.wire
-    phonic.live.errors phonic.live.fast_path
+    phonic.live.errors phonic.live.fast_path phonic.live.layout
     state.blob state.ended state.rows
     metrics.catalog metrics.exposition metrics.formats metrics.numbers
 """.split()

@@ -1,23 +1,33 @@
-"""Rounds under a virtual clock: when frames are handed out, and who is woken when."""
+"""Read batches under a virtual clock: when frames are handed out and tasks are woken."""
 
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
+from sys import getsizeof
+from typing import Any
 
 import attrs
 import pytest
 import trio
 from trio.lowlevel import ParkingLot
-from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import (
+    MockClock,
+    assert_checkpoints,
+    lockstep_stream_pair,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
 from trio_websocket import WebSocketConnection, wrap_client_stream, wrap_server_stream
 
-from exporter.phonic.live.batching import TOGETHER, TURNS, Rounds, RoundStream
+from exporter.phonic.live.batching import HEAVY_AT_ONCE, WOKEN_AT_ONCE, BatchedStream, ReadBatches
 from exporter.phonic.live.client import MAX_MESSAGE, LiveFeed
-from exporter.phonic.live.connection import Line
+from exporter.phonic.live.connection import Connection
 from exporter.phonic.live.errors import FeedClosed, FeedEnded
+from exporter.phonic.live.fast_path import FrameReader
 from exporter.phonic.live.limits import Memory
-from exporter.phonic.live.mailbox import Inbox
+from exporter.phonic.live.mailbox import Mailbox
 from tests.feeds import AUDIO, ENDED, snapshot
 
 ID = "conv_1"
@@ -27,7 +37,7 @@ Streams = Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]]
 
 @attrs.frozen
 class Fed:
-    """A feed, the far end of its connection, and what was handed out: frames and when, from the beginning on."""
+    """A feed, the other end of its connection, and the frames that it handed out, each with the seconds."""
 
     feed: LiveFeed
     peer: WebSocketConnection
@@ -43,7 +53,7 @@ class Fed:
             self.ends.append(closed)
 
     async def send(self, *frames: str) -> None:
-        """Send frames, and wait until all that follows from it at once has happened."""
+        """Send frames, and wait until all tasks are blocked."""
         for frame in frames:
             await self.peer.send_message(frame)
         await wait_all_tasks_blocked()
@@ -53,11 +63,11 @@ Story = Callable[[Fed], Awaitable[None]]
 
 
 def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read: bool = True) -> None:
-    """Play a story on a feed over streams in memory, with virtual time and the first round at `PERIOD`."""
+    """Run a story with a feed over streams in memory, in virtual time, with the first batch at `PERIOD`."""
 
     async def play() -> None:
         ours, theirs = streams()
-        rounds = Rounds(PERIOD)
+        batches = ReadBatches(PERIOD)
         accepted: list[WebSocketConnection] = []
 
         async def accept(nursery: trio.Nursery) -> None:
@@ -65,14 +75,16 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept, nursery)
-            inbox = Inbox(ID, rounds)
-            line = Line(ours, RoundStream(ours), inbox, Memory().share(lambda: None), rounds, MAX_MESSAGE)
-            client = await wrap_client_stream(nursery, line, "host", "/", max_message_size=0)
-            feed = LiveFeed(inbox, client, line, rounds, trio.CancelScope())
+            mailbox = Mailbox(ID, batches)
+            connection = Connection(
+                ours, BatchedStream(ours), mailbox, Memory(), batches, FrameReader(mailbox.put, MAX_MESSAGE)
+            )
+            client = await wrap_client_stream(nursery, connection, "host", "/", max_message_size=0)
+            feed = LiveFeed(mailbox, client, connection, batches, trio.CancelScope())
             await wait_all_tasks_blocked()
             fed = Fed(feed, accepted[0])
-            nursery.start_soon(feed.fill)
-            nursery.start_soon(rounds.run)
+            nursery.start_soon(feed.read_to_end)
+            nursery.start_soon(batches.run)
             if is_read:
                 nursery.start_soon(fed.read)
             await wait_all_tasks_blocked()
@@ -82,7 +94,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
     trio.run(play, clock=MockClock(autojump_threshold=0))
 
 
-def test_snapshot_waits_for_the_next_round() -> None:
+def test_a_snapshot_waits_for_the_next_batch() -> None:
     async def story(fed: Fed) -> None:
         await fed.send(snapshot(ID, 1))
         assert fed.handed == []
@@ -92,7 +104,7 @@ def test_snapshot_waits_for_the_next_round() -> None:
     with_a_feed(story)
 
 
-def test_of_the_snapshots_of_one_round_only_the_newest_is_handed_out() -> None:
+def test_only_the_newest_snapshot_of_a_batch_is_handed_out() -> None:
     async def story(fed: Fed) -> None:
         await fed.send(*(snapshot(ID, turns) for turns in range(5)))
         await trio.sleep(2 * PERIOD)
@@ -103,7 +115,40 @@ def test_of_the_snapshots_of_one_round_only_the_newest_is_handed_out() -> None:
     with_a_feed(story)
 
 
-def test_snapshots_of_different_rounds_are_all_handed_out() -> None:
+@pytest.mark.parametrize("style", [{}, {"indent": 1}, {"sort_keys": True}], ids=str)
+def test_snapshots_in_another_layout_are_superseded_as_well(style: dict[str, Any]) -> None:
+    frames = [json.dumps(json.loads(snapshot(ID, turns)), **style) for turns in range(5)]
+    other = json.dumps(json.loads(snapshot("conv_2", 7)), **style)
+
+    async def story(fed: Fed) -> None:
+        await fed.send(*frames[:3])
+        await trio.sleep(2 * PERIOD)
+        assert fed.handed == [(frames[2], PERIOD)]
+        await fed.send(frames[3], other, frames[4])
+        await trio.sleep(2 * PERIOD)
+        assert [frame for frame, _ in fed.handed] == [frames[2], frames[3], other, frames[4]]
+        assert fed.feed.superseded == 2
+        assert fed.feed.superseded_bytes == len(frames[0]) + len(frames[1])
+
+    with_a_feed(story)
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_memory_of_frames_in_another_layout_is_counted_exactly(ensure_ascii: bool) -> None:
+    frames = [
+        json.dumps(json.loads(snapshot(ID, 1, text="ü" * size)), sort_keys=True, ensure_ascii=ensure_ascii)
+        for size in (1000, 2000, 3000)
+    ]
+    mailbox = Mailbox(ID, ReadBatches(PERIOD))
+    for frame in frames:
+        mailbox.put(frame)
+        assert mailbox.held == getsizeof(frame)
+    mailbox.put(AUDIO)
+    trio.run(mailbox.receive)
+    assert mailbox.held == getsizeof(AUDIO)
+
+
+def test_snapshots_of_different_batches_are_all_handed_out() -> None:
     async def story(fed: Fed) -> None:
         for turns in range(5):
             await fed.send(snapshot(ID, turns))
@@ -115,7 +160,7 @@ def test_snapshots_of_different_rounds_are_all_handed_out() -> None:
 
 
 @pytest.mark.parametrize("other", [AUDIO, ENDED, "no json", '{"type": "conversation-updated"}'])
-def test_what_is_no_snapshot_waits_for_nothing(other: str) -> None:
+def test_other_frames_are_handed_out_at_once(other: str) -> None:
     async def story(fed: Fed) -> None:
         await fed.send(other)
         assert fed.handed == [(other, 0.0)]
@@ -123,7 +168,7 @@ def test_what_is_no_snapshot_waits_for_nothing(other: str) -> None:
     with_a_feed(story)
 
 
-def test_a_snapshot_before_something_else_is_handed_out_before_it_and_at_once() -> None:
+def test_a_snapshot_before_another_frame_is_handed_out_before_it_and_at_once() -> None:
     async def story(fed: Fed) -> None:
         await fed.send(snapshot(ID, 1), snapshot(ID, 2), ENDED)
         assert fed.handed == [(snapshot(ID, 2), 0.0), (ENDED, 0.0)]
@@ -131,7 +176,7 @@ def test_a_snapshot_before_something_else_is_handed_out_before_it_and_at_once() 
     with_a_feed(story)
 
 
-def test_no_snapshot_stands_for_one_before_something_else() -> None:
+def test_a_snapshot_does_not_supersede_one_before_another_frame() -> None:
     async def story(fed: Fed) -> None:
         for frame in (snapshot(ID, 1), AUDIO, snapshot(ID, 2), snapshot(ID, 3)):
             await fed.peer.send_message(frame)
@@ -153,7 +198,7 @@ def test_a_snapshot_before_the_close_is_handed_out_at_once() -> None:
     with_a_feed(story)
 
 
-def test_a_flood_of_other_messages_that_nobody_takes_waits_at_the_sender() -> None:
+def test_unread_messages_make_the_sender_wait() -> None:
     sent = 0
 
     async def story(fed: Fed) -> None:
@@ -171,31 +216,31 @@ def test_a_flood_of_other_messages_that_nobody_takes_waits_at_the_sender() -> No
     with_a_feed(story, streams=lockstep_stream_pair, is_read=False)
 
 
-async def test_rounds_for_nobody_sleep_for_good(autojump_clock: MockClock) -> None:  # noqa: ARG001
-    rounds = Rounds(PERIOD)
+async def test_without_work_no_batch_is_made(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    batches = ReadBatches(PERIOD)
     waiting = ParkingLot()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
-        for _ in range(2):  # also after somebody was
+        nursery.start_soon(batches.run)
+        for _ in range(2):  # also after there was work
             await wait_all_tasks_blocked()
             assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
-            rounds.promise(waiting)
+            batches.wake_in_next(waiting)
             await waiting.park()
         nursery.cancel_scope.cancel()
 
 
-async def test_with_a_period_of_0_promises_are_kept_at_once_and_nothing_joins(
+async def test_with_a_period_of_0_tasks_wake_at_once_and_nothing_is_registered(
     autojump_clock: MockClock,  # noqa: ARG001
 ) -> None:
-    rounds = Rounds(0)
+    batches = ReadBatches(0)
     waiting = ParkingLot()
-    assert rounds.join(0) is None
-    rounds.leave(0)
+    assert batches.register(0) is None
+    batches.unregister(0)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(rounds.run)
+        nursery.start_soon(batches.run)
         nursery.start_soon(waiting.park)
         await wait_all_tasks_blocked()
-        rounds.promise(waiting)
+        batches.wake_in_next(waiting)
         await wait_all_tasks_blocked()
         assert not waiting
         assert trio.current_time() == 0
@@ -203,68 +248,74 @@ async def test_with_a_period_of_0_promises_are_kept_at_once_and_nothing_joins(
         nursery.cancel_scope.cancel()
 
 
+async def test_with_a_period_of_0_a_heavy_task_only_lets_others_run_once() -> None:
+    batches = ReadBatches(0)
+    with assert_checkpoints():
+        await batches.heavy_checkpoint()  # without `run`
+
+
 def descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
-async def test_the_selector_is_closed_at_the_end_and_leaving_is_allowed_then() -> None:
+async def test_the_selector_is_closed_at_the_end_and_unregistering_is_still_allowed() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         before = descriptors()
-        rounds = Rounds(PERIOD)
+        batches = ReadBatches(PERIOD)
         for _ in range(2):  # it can be run again
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(rounds.run)
-                assert rounds.join(ours.fileno()) is not None
+                nursery.start_soon(batches.run)
+                assert batches.register(ours.fileno()) is not None
                 await wait_all_tasks_blocked()
                 assert descriptors() == before + 1
                 nursery.cancel_scope.cancel()
             assert descriptors() == before
-            rounds.leave(ours.fileno())
+            batches.unregister(ours.fileno())
 
 
-async def test_of_those_that_do_much_few_have_a_turn_in_one_pass(autojump_clock: MockClock) -> None:  # noqa: ARG001
-    rounds = Rounds(PERIOD)
+async def test_few_heavy_tasks_run_in_one_pass_of_the_scheduler(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    batches = ReadBatches(PERIOD)
     had = 0
     seen: list[int] = []
 
     async def do_much() -> None:
         nonlocal had
-        await rounds.turn()
+        await batches.heavy_checkpoint()
         had += 1
 
     async with trio.open_nursery() as nursery:
-        for _ in range(5 * TURNS):
+        for _ in range(5 * HEAVY_AT_ONCE):
             nursery.start_soon(do_much)
-        nursery.start_soon(rounds.run)
-        while had < 5 * TURNS:
+        nursery.start_soon(batches.run)
+        while had < 5 * HEAVY_AT_ONCE:
             seen.append(had)
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     steps = [after - before for before, after in pairwise([*seen, had])]
-    assert max(steps) <= 2 * TURNS  # this task looks at any point of a pass
+    assert max(steps) <= 2 * HEAVY_AT_ONCE  # this task may run at any point of a pass
 
 
-async def test_many_are_woken_a_few_at_a_time(autojump_clock: MockClock) -> None:  # noqa: ARG001
-    rounds = Rounds(PERIOD)
+async def test_few_tasks_are_woken_in_one_pass_of_the_scheduler(autojump_clock: MockClock) -> None:  # noqa: ARG001
+    batches = ReadBatches(PERIOD)
     awake = 0
     seen: list[int] = []
 
     async def wait() -> None:
         nonlocal awake
         waiting = ParkingLot()
-        rounds.promise(waiting)
+        batches.wake_in_next(waiting)
         await waiting.park()
         awake += 1
 
     async with trio.open_nursery() as nursery:
-        for _ in range(4 * TOGETHER + 1):
+        for _ in range(4 * WOKEN_AT_ONCE + 1):
             nursery.start_soon(wait)
-        nursery.start_soon(rounds.run)
+        nursery.start_soon(batches.run)
         await trio.sleep(PERIOD)
-        while awake <= 4 * TOGETHER:
+        while awake <= 4 * WOKEN_AT_ONCE:
             seen.append(awake)
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     steps = [after - before for before, after in zip(seen, [*seen[1:], awake], strict=True)]
-    assert max(steps) <= 2 * TOGETHER  # this task looks at any point of a pass
+    assert max(steps) <= 2 * WOKEN_AT_ONCE  # this task may run at any point of a pass

@@ -1,4 +1,4 @@
-"""The queue of REST requests: its pace, its fairness, and what it tells of itself."""
+"""The queue of REST requests: its rate, its fairness, and its numbers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ async def ask(
         await trio.sleep(seconds)
 
 
-async def test_a_refusal_halves_the_pace_down_to_one_a_second_and_it_grows_again(autojump_clock: Clock) -> None:
+async def test_a_429_halves_the_rate_down_to_one_a_second_and_it_grows_again(autojump_clock: Clock) -> None:
     del autojump_clock
     budget = Budget(50.0)
     assert budget.allowed_per_second == 50.0
@@ -45,7 +45,7 @@ async def test_a_setting_below_one_a_second_is_kept(most: float, autojump_clock:
     assert budget.allowed_per_second == most
 
 
-async def test_pace_is_obeyed_while_it_grows(autojump_clock: Clock) -> None:
+async def test_the_rate_is_kept_while_it_grows(autojump_clock: Clock) -> None:
     begun = autojump_clock.current_time()
     budget, times = Budget(50.0), list[float]()
     for _ in range(10):
@@ -60,7 +60,7 @@ async def test_pace_is_obeyed_while_it_grows(autojump_clock: Clock) -> None:
         assert within <= second + 2.5
 
 
-async def test_finding_gets_every_other_turn_among_thousands_of_records(autojump_clock: Clock) -> None:
+async def test_the_lanes_alternate_while_thousands_of_records_wait(autojump_clock: Clock) -> None:
     del autojump_clock
     budget, order = Budget(50.0), list[Lane]()
     async with trio.open_nursery() as nursery:
@@ -73,7 +73,7 @@ async def test_finding_gets_every_other_turn_among_thousands_of_records(autojump
     assert len(order) == 2010
 
 
-async def test_slow_records_leave_places_for_finding(autojump_clock: Clock) -> None:
+async def test_slow_records_do_not_block_the_finding_lane(autojump_clock: Clock) -> None:
     del autojump_clock
     budget = Budget(1000.0)
     async with trio.open_nursery() as nursery:
@@ -87,7 +87,7 @@ async def test_slow_records_leave_places_for_finding(autojump_clock: Clock) -> N
         nursery.cancel_scope.cancel()
 
 
-async def test_requests_under_way_are_bounded(autojump_clock: Clock) -> None:
+async def test_open_requests_are_bounded(autojump_clock: Clock) -> None:
     del autojump_clock
     budget = Budget(1000.0)
     async with trio.open_nursery() as nursery:
@@ -100,7 +100,7 @@ async def test_requests_under_way_are_bounded(autojump_clock: Clock) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_the_queue_tells_its_length_and_since_when_its_first_waits(autojump_clock: Clock) -> None:
+async def test_the_queue_reports_its_length_and_since_when_the_first_request_waits(autojump_clock: Clock) -> None:
     epoch = 1e9 - autojump_clock.current_time()
     budget = Budget(1.0, now=lambda: epoch + trio.current_time())
     assert (budget.waiting, budget.waiting_since) == (0, None)
@@ -114,7 +114,7 @@ async def test_the_queue_tells_its_length_and_since_when_its_first_waits(autojum
     assert (budget.waiting, budget.waiting_since) == (0, None)
 
 
-async def test_a_pause_holds_all_and_may_be_made_longer(autojump_clock: Clock) -> None:
+async def test_a_pause_stops_all_requests_and_can_be_extended(autojump_clock: Clock) -> None:
     begun = autojump_clock.current_time()
     budget, times = Budget(1000.0), list[float]()
     budget.pause(3)
@@ -131,7 +131,7 @@ async def test_a_pause_holds_all_and_may_be_made_longer(autojump_clock: Clock) -
         st.tuples(st.sampled_from(Lane), st.floats(0, 5), st.floats(0, 30), st.floats(0.1, 20)), max_size=60
     )
 )
-def test_whoever_is_cancelled_holds_up_nobody(steps: list[tuple[Lane, float, float, float]]) -> None:
+def test_a_cancelled_request_blocks_no_other(steps: list[tuple[Lane, float, float, float]]) -> None:
     async def main() -> None:
         budget, passed = Budget(5.0), 0
 

@@ -16,7 +16,7 @@ def date(at: float) -> str:
     return formatdate(int(at), usegmt=True)
 
 
-def test_before_the_first_reply_our_own_clock_is_all_there_is() -> None:
+def test_before_the_first_reply_our_own_clock_is_used() -> None:
     clock = PhonicClock(lambda: NOW)
     assert (clock.offset, clock.now()) == (None, NOW)
 
@@ -36,7 +36,7 @@ def test_offset_is_wrong_by_less_than_half_a_second_and_half_a_round_trip(
         assert abs(clock.offset - skew) <= best + 1e-2
 
 
-def test_several_replies_tell_more_than_the_header_of_one() -> None:
+def test_several_replies_narrow_the_bounds_of_one() -> None:
     clock = PhonicClock(lambda: NOW)
     for at in range(100):
         moment = NOW + at * 5.37
@@ -45,7 +45,7 @@ def test_several_replies_tell_more_than_the_header_of_one() -> None:
     assert clock.now() == pytest.approx(NOW - 180, abs=0.06)
 
 
-def test_a_clock_that_is_set_is_believed_at_the_second_reply() -> None:
+def test_a_clock_that_was_set_is_accepted_at_the_second_reply() -> None:
     clock = PhonicClock(lambda: NOW)
     clock.heard(date(NOW), NOW, NOW)
     clock.heard(date(NOW + 5), NOW + 3605, NOW + 3605)
@@ -54,7 +54,7 @@ def test_a_clock_that_is_set_is_believed_at_the_second_reply() -> None:
     assert clock.offset == pytest.approx(3600, abs=0.6)
 
 
-def test_one_wild_date_changes_nothing() -> None:
+def test_a_single_contradicting_date_changes_nothing() -> None:
     clock = PhonicClock(lambda: NOW)
     clock.heard(date(NOW), NOW, NOW)
     clock.heard(date(0), NOW + 5, NOW + 5)
@@ -63,14 +63,14 @@ def test_one_wild_date_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "soon", "Thu, 99 Jan 1970 00:00:00 GMT", "\ud800", "9" * 5000])
-def test_an_unreadable_date_is_no_date(text: str | None) -> None:
+def test_an_unreadable_date_is_ignored(text: str | None) -> None:
     clock = PhonicClock(lambda: NOW)
     clock.heard(text, NOW, NOW)
     assert clock.offset is None
 
 
 @given(st.lists(st.tuples(st.text() | st.integers(0, 2**33).map(date), st.floats(0, 1e10), st.floats(0, 1e10))))
-def test_whatever_comes_the_clock_goes_on(replies: list[tuple[str, float, float]]) -> None:
+def test_no_sequence_of_dates_stops_the_clock(replies: list[tuple[str, float, float]]) -> None:
     clock = PhonicClock(lambda: NOW)
     for reply in replies:
         clock.heard(*reply)

@@ -6,13 +6,24 @@ import pytest
 
 from exporter.conversations import Conversations
 from exporter.counting import retention
-from exporter.enums import Drift, FeedError, Invalid, Lost, MessageType, Reconciled
+from exporter.counting.labels import OTHER
+from exporter.enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled
 from exporter.metrics import catalog
 from exporter.metrics.formats import Format
-from exporter.metrics.store import OTHER, LabelLimits, saved_families
+from exporter.metrics.store import LabelLimits, saved_families
 from exporter.phonic.schema import Agent, Conversation, Item, Project, Snapshot
 from exporter.state.rows import Changes, Saved, SavedConversation
-from tests.unit.counted import NOW, Disk, live, new_conversations, page_of, totals
+from tests.unit.counted import (
+    NOW,
+    Disk,
+    live,
+    new_conversations,
+    numbers_of,
+    one_series,
+    page_of,
+    series_of,
+    totals,
+)
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 
@@ -37,7 +48,7 @@ def turns(*roles: str, **fields: Any) -> Snapshot:
 
 
 def count(conversations: Conversations, family: catalog.Family, *labels: str) -> int:
-    return conversations.store.value(family, *labels).dump()[0]
+    return numbers_of(one_series(conversations.store, family, *labels))[0]
 
 
 def label_sets(conversations: Conversations) -> list[tuple[str, ...]]:
@@ -65,25 +76,30 @@ def test_what_watchers_say_is_counted() -> None:
     conversations.connected("conv_1")
     conversations.message(MessageType.CONVERSATION_UPDATED, 100)
     conversations.message(MessageType.ERROR, 10)
+    conversations.decoded(DecodePath.FULL)
+    conversations.decoded(DecodePath.INCREMENTAL)
+    conversations.decoded(DecodePath.INCREMENTAL)
     conversations.superseded(3, 300)
     conversations.invalid("conv_1", Invalid.NOT_JSON)
     conversations.feed_error("conv_1", FeedError.NO_PONG)
     conversations.crashed("conv_1")
-    conversations.refused("conv_1")
+    conversations.over_limit("conv_1")
     conversations.reconciled(Reconciled.COMPLETE)
     conversations.drift({(Drift.ITEM, "tone"), (Drift.ITEM, "mood"), (Drift.CONVERSATION, "x")})
     counted = {
         each.prefix.strip(): each.total
         for family in catalog.CATALOG
         if family.scope is catalog.Scope.PROCESS
-        for each in conversations.store.series(family)
-        if each.dump()[0]
+        for each in series_of(conversations.store, family)
+        if numbers_of(each)[0]
     }  # type: ignore[union-attr]
     assert counted == {
         "phonic_exporter_feed_connects_total": 1,
         "phonic_exporter_updates_total": 4,
         "phonic_exporter_update_bytes_total": 400,
         "phonic_exporter_updates_superseded_total": 3,
+        'phonic_exporter_decodes_total{path="full"}': 1,
+        'phonic_exporter_decodes_total{path="incremental"}': 2,
         'phonic_exporter_messages_total{message="conversation-updated"}': 4,
         'phonic_exporter_messages_total{message="error"}': 1,
         'phonic_exporter_invalid_messages_total{reason="not_json"}': 1,
@@ -197,7 +213,7 @@ def test_ten_thousand_agents_leave_the_page_small_and_the_sums_right() -> None:
 
 
 def shown(conversations: Conversations) -> list[str]:
-    return [each.conversation_id for each in conversations.live()]
+    return [each.conversation_id for each in conversations.live_entries()]
 
 
 def test_a_conversation_is_live_from_its_first_snapshot_until_it_ends() -> None:

@@ -1,4 +1,4 @@
-"""Tasks beside the watchers go on after a defect, which is counted and said once."""
+"""Crash guard: a crash is counted, logged once without its text, and the task goes on."""
 
 from random import Random
 
@@ -25,12 +25,12 @@ async def test_task_is_started_again_after_growing_delays(autojump_clock: Clock)
         await keep_running(Task.WATCH_FILE, run, crashes.append, Random(0))
     assert crashes == [Task.WATCH_FILE] * 11
     assert 60 <= starts[-1] <= 11 * 60
-    told = [line for line in lines if line["log_level"] == "error"]
-    assert [(line["task"], line["error"]) for line in told] == [("watch_file", "ValueError")]
+    logged = [line for line in lines if line["log_level"] == "error"]
+    assert [(line["task"], line["error"]) for line in logged] == [("watch_file", "ValueError")]
     assert "planted" not in str(lines)
 
 
-async def test_cancelling_ends_it(autojump_clock: Clock) -> None:
+async def test_cancellation_passes_through(autojump_clock: Clock) -> None:
     del autojump_clock
     with trio.move_on_after(5) as scope:
         await keep_running(Task.CREDENTIAL, trio.sleep_forever, lambda _: None)

@@ -1,4 +1,4 @@
-"""The credential: where it is read from, when it changes, and that it stays out of sight."""
+"""The credential: where it is read from, when it changes, and that no text shows it."""
 
 import traceback
 from pathlib import Path
@@ -31,18 +31,18 @@ def test_api_key_is_a_header_and_session_token_a_parameter_never_both(secret_fil
 
 
 @pytest.mark.parametrize("content", [b"ph_secret", b"ph_secret\r\n", b"\xef\xbb\xbfph_secret\r\n"])
-def test_file_may_end_and_begin_as_windows_writes_it(secret_file: Path, content: bytes) -> None:
+def test_a_file_may_have_a_byte_order_mark_and_windows_line_ends(secret_file: Path, content: bytes) -> None:
     secret_file.write_bytes(content)
     assert loaded(key_file=secret_file).current() == ApiKey("ph_secret")
 
 
-def test_file_beats_variable(secret_file: Path) -> None:
+def test_the_file_comes_before_the_variable(secret_file: Path) -> None:
     assert loaded(variable="ph_variable").current() == ApiKey("ph_variable")
     assert loaded(key_file=secret_file, variable="ph_variable").current() == ApiKey("ph_secret")
 
 
 @pytest.mark.parametrize("credential", [ApiKey("ph_secret"), SessionToken("ph_secret")])
-def test_value_is_in_no_text_form(credential: ApiKey | SessionToken) -> None:
+def test_no_text_form_shows_the_value(credential: ApiKey | SessionToken) -> None:
     assert "secret" not in f"{credential!r} {credential} {Credentials(credential)!r}"
 
 
@@ -85,7 +85,7 @@ def test_two_kinds_of_credential_are_refused(secret_file: Path) -> None:
         loaded(token_file=secret_file, variable="ph_secret")
 
 
-def test_reload_tells_whether_the_file_has_another_credential(secret_file: Path) -> None:
+def test_reload_returns_whether_the_credential_has_changed(secret_file: Path) -> None:
     credentials = loaded(key_file=secret_file)
     assert not credentials.reload()
     secret_file.write_text("ph_rotated")
@@ -104,6 +104,6 @@ def test_reload_in_the_middle_of_a_rotation_keeps_the_old_credential(secret_file
     assert credentials.current() == SessionToken("ph_secret")
 
 
-def test_redaction_masks_every_form_a_credential_travels_in() -> None:
+def test_redaction_masks_every_form_of_a_credential() -> None:
     text = 'Bearer abc, wss://h/x?session_token=tok-en&y=1 "ph_live-key" kept'
     assert redact(text) == 'Bearer *** wss://h/x?session_token=***&y=1 "ph_***" kept'

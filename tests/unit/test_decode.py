@@ -1,4 +1,4 @@
-"""Reading what Phonic sends: all of it when it is as documented, as much as can be used when it is not."""
+"""Decoding: all of a documented message, and as much as can be used of any other."""
 
 import json
 from contextlib import suppress
@@ -46,10 +46,10 @@ def item(**fields: Any) -> Snapshot:
     return read(frame({"id": "conv_1", "items": [fields]}))
 
 
-# --- what is documented
+# --- documented messages
 
 
-def test_the_documented_snapshot_is_read_strictly_and_as_a_whole() -> None:
+def test_the_documented_snapshot_is_decoded_by_the_typed_pass() -> None:
     text = json.dumps(payload("live_conversation_updated.co"))
     message = decode(text)
     assert message == decode(text.encode())
@@ -66,7 +66,7 @@ def test_no_field_of_the_documented_snapshot_is_drift() -> None:
     assert unknown_fields(json.dumps(payload("live_conversation_updated.co"))) == set()
 
 
-def test_documented_frames_of_other_kinds() -> None:
+def test_documented_frames_of_other_types_are_decoded() -> None:
     frames = payload("live_other_frames")
     assert {name: decode(json.dumps(each)).type.value for name, each in frames.items()} == {
         "conversation_ended": "conversation-ended",
@@ -76,7 +76,7 @@ def test_documented_frames_of_other_kinds() -> None:
     assert all(decode(json.dumps(each)).denied for name, each in frames.items() if name.startswith("error"))
 
 
-def test_the_documented_record_is_read_with_its_tool_calls_and_analysis() -> None:
+def test_the_documented_record_is_decoded_with_tool_calls_and_analysis() -> None:
     snapshot = decode_record(json.dumps(payload("rest_conversation_get")).encode())
     conversation = snapshot.conversation
     assert (snapshot.bad, snapshot.malformed) == ((), 0)
@@ -88,7 +88,7 @@ def test_the_documented_record_is_read_with_its_tool_calls_and_analysis() -> Non
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PAYLOADS.glob("*.json")))
-def test_any_documented_payload_is_a_message_or_an_invalid_one(name: str) -> None:
+def test_any_documented_payload_is_decoded_or_invalid(name: str) -> None:
     text = json.dumps(payload(name))
     for read_it in (decode, lambda each: decode_record(each.encode()), unknown_fields):
         try:
@@ -98,7 +98,7 @@ def test_any_documented_payload_is_a_message_or_an_invalid_one(name: str) -> Non
 
 
 @given(histories(), st.booleans())
-def test_strict_and_lenient_reading_agree_wherever_strict_succeeds(history: Any, is_record: bool) -> None:
+def test_the_lenient_pass_agrees_with_the_typed_pass_where_that_succeeds(history: Any, is_record: bool) -> None:
     documents = [history.record()] if is_record else history.snapshots()
     for document in documents:
         strict = documented_conversation(frame(document))
@@ -107,7 +107,7 @@ def test_strict_and_lenient_reading_agree_wherever_strict_succeeds(history: Any,
 
 
 @given(damaged(histories().map(lambda history: history.snapshots()[-1])))
-def test_strict_and_lenient_reading_agree_on_damaged_documents_too(document: Json) -> None:
+def test_the_passes_agree_on_damaged_documents_too(document: Json) -> None:
     strict = documented_conversation(frame(document))
     if strict is not None:
         assert Snapshot(conversation=strict) == snapshot_from(document)
@@ -139,7 +139,7 @@ def test_strict_and_lenient_reading_agree_on_damaged_documents_too(document: Jso
         (raw('{"id": 7}'), Invalid.WRONG_SHAPE),
     ],
 )
-def test_messages_of_which_nothing_can_be_used(text: str | bytes, reason: Invalid) -> None:
+def test_unusable_messages_are_invalid_with_a_reason(text: str | bytes, reason: Invalid) -> None:
     with pytest.raises(InvalidMessage) as caught:
         decode(text)
     assert caught.value.reason is reason
@@ -177,12 +177,12 @@ def test_other_messages_need_only_a_type(text: str, type_: MessageType) -> None:
         ({}, False),
     ],
 )
-def test_of_an_error_only_whether_access_was_denied_is_kept(body: Json, denied: bool) -> None:
+def test_only_whether_access_was_denied_is_kept_of_an_error(body: Json, denied: bool) -> None:
     assert decode(json.dumps({"type": "error", **body})).denied is denied
 
 
 @given(st.binary() | st.text())
-def test_any_frame_is_a_message_or_an_invalid_one(text: str | bytes) -> None:
+def test_any_frame_is_decoded_or_invalid(text: str | bytes) -> None:
     with suppress(InvalidMessage):
         decode(text)
     unknown_fields(text)
@@ -191,7 +191,7 @@ def test_any_frame_is_a_message_or_an_invalid_one(text: str | bytes) -> None:
 @given(
     damaged(histories().map(lambda history: {"type": "conversation-updated", "conversation": history.record()}))
 )
-def test_any_damage_to_a_record_is_survived(document: Json) -> None:
+def test_any_damaged_record_is_decoded_or_invalid(document: Json) -> None:
     text = json.dumps(document)
     for read_it in (decode, unknown_fields, lambda each: decode_record(each.encode())):
         with suppress(InvalidMessage):
@@ -223,7 +223,7 @@ def test_any_damage_to_a_record_is_survived(document: Json) -> None:
         ('{"id": "c", "duration_ms": VALUE}', Field.CONVERSATION_DURATION, -1),
     ],
 )
-def test_a_number_that_is_none_is_named_and_left_out(
+def test_a_value_that_is_no_number_is_listed_as_bad(
     conversation: str, field: Field, position: int, text: str, reason: Rejection
 ) -> None:
     snapshot = read(raw(conversation.replace("VALUE", text)))
@@ -232,14 +232,14 @@ def test_a_number_that_is_none_is_named_and_left_out(
 
 
 @pytest.mark.parametrize("number", [0, -1, 0.25, 10**18, 10**40, -(10**40)])
-def test_any_finite_number_is_read_and_judged_later(number: float) -> None:
+def test_any_finite_number_is_decoded(number: float) -> None:
     timings = item(timings={TIMING: number, "\ud800": 1}).conversation.items
     assert timings is not None
     assert timings[0].timings is not None
     assert timings[0].timings[TIMING] == float(number)
 
 
-def test_what_can_be_used_beside_a_bad_value_is_used() -> None:
+def test_a_bad_value_does_not_cost_the_others() -> None:
     snapshot = item(item_idx=0, role="assistant", timings={TIMING: "fast", Field.FIRST_AUDIO.value: 570})
     (only,) = snapshot.conversation.items or []
     assert (only.item_idx, only.role) == (0, "assistant")
@@ -261,7 +261,7 @@ def test_what_can_be_used_beside_a_bad_value_is_used() -> None:
         ({"tool_calls": [None]}, Field.TOOL_CALLS),
     ],
 )
-def test_a_value_of_the_wrong_type_in_a_turn_is_named(fields: Json, field: Field) -> None:
+def test_a_value_of_the_wrong_type_in_a_turn_is_listed_as_bad(fields: Json, field: Field) -> None:
     assert item(**fields).bad == (BadValue(0, field, WRONG_TYPE),)
 
 
@@ -269,20 +269,20 @@ def test_a_whole_number_written_with_a_fraction_is_an_index() -> None:
     assert item(item_idx=3.0).conversation.items == item(item_idx=3).conversation.items
 
 
-def test_items_that_are_no_objects_are_counted_and_left_out() -> None:
+def test_items_that_are_no_objects_are_counted_as_malformed() -> None:
     snapshot = read(frame({"id": "conv_1", "items": [None, 7, "x", [], {"item_idx": 5}]}))
     assert snapshot.malformed == 4
     assert [each.item_idx for each in snapshot.conversation.items or ()] == [5]
 
 
 @pytest.mark.parametrize("items", ["x", 7, {"0": {}}, True])
-def test_items_that_are_no_list_are_named(items: Any) -> None:
+def test_items_that_are_no_list_are_listed_as_bad(items: Any) -> None:
     snapshot = read(frame({"id": "conv_1", "items": items}))
     assert snapshot.bad == (BadValue(-1, Field.ITEMS, WRONG_TYPE),)
     assert snapshot.conversation.items is None
 
 
-def test_latencies_that_are_no_numbers_are_named() -> None:
+def test_latencies_that_are_no_numbers_are_listed_as_bad() -> None:
     record = {"id": "conv_1", "analysis": {"latencies_ms": [1064, True, "578", None], "interruptions_count": 2}}
     snapshot = snapshot_from(record)
     assert snapshot.conversation.analysis is not None
@@ -295,13 +295,13 @@ def test_latencies_that_are_no_numbers_are_named() -> None:
 @pytest.mark.parametrize(
     ("count", "reason"), [("2", WRONG_TYPE), (True, WRONG_TYPE), (2.5, WRONG_TYPE), (inf, NOT_FINITE)]
 )
-def test_interruptions_that_are_no_count_are_named(count: Any, reason: Rejection) -> None:
+def test_interruptions_that_are_no_count_are_listed_as_bad(count: Any, reason: Rejection) -> None:
     snapshot = snapshot_from({"id": "conv_1", "analysis": {"interruptions_count": count}})
     assert snapshot.conversation.analysis == Analysis()
     assert snapshot.bad == (BadValue(-1, Field.INTERRUPTIONS, reason),)
 
 
-def test_missing_and_null_fields_are_nothing_special() -> None:
+def test_missing_and_null_fields_are_none() -> None:
     for conversation in ({}, {"agent": None, "items": None, "duration_ms": None, "analysis": None}):
         assert documented_conversation(frame({"id": "conv_1", **conversation})) is not None
     nulls = dict.fromkeys(("id", "item_idx", "role", "started_at", "duration_ms", "timings", "tool_call_ids"))
@@ -323,12 +323,12 @@ def test_lone_surrogates_are_replaced_wherever_text_is_kept() -> None:
     assert (kept.items[0].id, kept.items[0].tool_call_ids) == ("?-1", ["call ?"])
 
 
-def test_deep_nesting_in_fields_nobody_reads_does_not_cost_the_message() -> None:
+def test_deep_nesting_in_unused_fields_does_not_cost_the_message() -> None:
     deep = "[" * 500 + "]" * 500
     assert read(raw(f'{{"id": "conv_1", "vad_info": {deep}}}')).conversation.id == "conv_1"
 
 
-def test_a_snapshot_of_three_megabytes_is_read() -> None:
+def test_a_snapshot_of_three_megabytes_is_decoded() -> None:
     items = [{"item_idx": at, "role": "user", "text": "x" * 3000} for at in range(1000)]
     text = frame({"id": "conv_1", "items": items})
     assert len(text) > 3_000_000
@@ -337,7 +337,7 @@ def test_a_snapshot_of_three_megabytes_is_read() -> None:
     assert read(text).bad == (BadValue(999, Field.ITEM_IDX, NOT_FINITE),)
 
 
-def test_nothing_a_caller_said_is_kept() -> None:
+def test_no_words_of_a_caller_are_kept() -> None:
     secret = "+49 170 planted"
     document = payload("live_conversation_updated.co")
     conversation = document["conversation"]
@@ -370,5 +370,5 @@ def test_frames_of_another_shape_have_no_unknown_fields(text: str) -> None:
     assert unknown_fields(text) == set()
 
 
-def test_one_odd_item_does_not_hide_the_unknown_fields_of_the_others() -> None:
+def test_one_bad_item_does_not_hide_the_unknown_fields_of_the_others() -> None:
     assert unknown_fields(frame({"id": "c", "items": [None, {"tone": 1}]})) == {(Drift.ITEM, "tone")}

@@ -1,4 +1,4 @@
-"""Every rule of what a snapshot adds, as one small conversation each."""
+"""Each rule of what a snapshot adds, with one small conversation."""
 
 from collections.abc import Iterable
 from math import inf, nan
@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from exporter.counting.derive import NOTHING, Live, Progress, derive, index_of, parse_time
+from exporter.counting.derive import NOTHING, LiveState, Progress, derive, index_of, parse_time
 from exporter.counting.finish import End, finish
 from exporter.counting.increments import Increment, Measure, rejected
 from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
@@ -101,7 +101,7 @@ def test_a_second_element_with_the_same_index_is_skipped_and_counted_once() -> N
     assert [value for key, value in increments if key == (Measure.SKIPPED, "duplicate_index")] == [1]
 
 
-def test_elements_that_are_no_turns_are_counted_once_however_often_they_come() -> None:
+def test_elements_that_are_no_turns_are_counted_once() -> None:
     bad = attrs.evolve(snapshot(turn(0)), malformed=2)
     assert added(bad, bad, attrs.evolve(bad, malformed=3)) == [
         ((Measure.SKIPPED, "malformed"), 2), ((Measure.SKIPPED, "malformed"), 1)
@@ -299,14 +299,14 @@ def test_a_response_is_observed_when_its_missing_part_arrives() -> None:
 
 @pytest.mark.parametrize("bad", ["yesterday", "2025-13-01T00:00:00Z", ""])
 @pytest.mark.parametrize("is_users", [True, False])
-def test_a_time_that_is_none_is_rejected_once_whose_ever_it_is(bad: str, is_users: bool) -> None:
+def test_a_malformed_time_is_rejected_once_on_either_turn(bad: str, is_users: bool) -> None:
     both = snapshot(
         question(started_at=bad if is_users else at(1)), turn(1, started_at=at(3.7) if is_users else bad)
     )
     assert rejections(added(both, both)) == [("started_at", "wrong_type")]
 
 
-def test_silence_counts_once_and_whoever_chose_it() -> None:
+def test_silence_counts_once_on_either_role() -> None:
     silent = snapshot(turn(0, "user", assistant_chose_not_to_respond=True))
     assert added(silent, silent) == [(SILENT, 1)]
 
@@ -335,14 +335,14 @@ def test_tool_calls_count_once_by_id_on_both_roles_and_in_both_shapes() -> None:
     assert added(live, live, rest) == [(TOOL_CALL, 1)] * 3
 
 
-def test_a_megabyte_of_tool_calls_or_of_turns_in_any_order_holds_nobody_up() -> None:
+def test_cost_is_linear_in_tool_calls_and_in_turns_in_any_order() -> None:
     calls = [f"tool_{number:08d}" for number in range(20_000)]
     roles = ["user", "assistant"] * 10_000
     turns = [turn(index, role, started_at=at(1), duration_ms=0.0) for index, role in enumerate(roles)]
     begun = process_time()
     assert added(snapshot(turn(0, tool_call_ids=calls))) == [(TOOL_CALL, 1)] * 20_000
     assert added(snapshot(*reversed(turns))).count((RESPONSE, 0.0)) == 10_000
-    assert process_time() - begun < 2  # takes 0.1 s; with a cost that grows as their square, 7
+    assert process_time() - begun < 2  # a quadratic cost takes several times as long
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def ended_by(increments: Iterable[Increment]) -> list[Increment]:
         (None, "alien_abduction", "other"),
     ],
 )
-def test_rest_says_what_ended_a_conversation_else_the_live_feed_else_nobody(
+def test_rest_says_what_ended_a_conversation_else_the_live_feed_else_it_is_unknown(
     live: str | None, record: str | None, word: str
 ) -> None:
     progress, _ = step(NOTHING, snapshot(end_reason=live))
@@ -402,7 +402,7 @@ def test_the_end_settles_the_last_turn_with_the_newest_value() -> None:
 
 
 @pytest.mark.parametrize("items", [(), (turn(0),)])
-def test_the_records_duration_is_the_last_word_even_where_it_lists_fewer_turns(items: tuple[Item, ...]) -> None:
+def test_the_records_duration_is_final_even_if_it_lists_fewer_turns(items: tuple[Item, ...]) -> None:
     progress, _ = step(NOTHING, snapshot(turn(0), turn(1), duration_ms=5000.0))
     ended = finish(progress, End(record=snapshot(*items, duration_ms=7000.0)))
     assert ((Measure.CONVERSATION_DURATION,), 7.0) in ended
@@ -460,21 +460,21 @@ def test_an_unusable_conversation_duration_is_rejected_once(ms: float) -> None:
     assert progress.duration_ms is None
 
 
-# --- the live view
+# --- the live state
 
 
-def live_view(*snapshots: Snapshot) -> Live:
+def live_state(*snapshots: Snapshot) -> LiveState:
     return step(NOTHING, *snapshots)[0].live
 
 
-def test_the_live_view_shows_the_newest_of_each_value() -> None:
+def test_the_live_state_shows_the_newest_of_each_value() -> None:
     timed = snapshot(question(), turn(1, timings=TIMINGS), turn(2, "user"), duration_ms=12_500.0)
-    assert live_view(timed) == Live(turns=3, duration=12.5, model_generation=0.45, first_audio=0.57)
+    assert live_state(timed) == LiveState(turns=3, duration=12.5, model_generation=0.45, first_audio=0.57)
 
 
-def test_the_live_view_shows_a_timing_whose_sibling_never_comes() -> None:
+def test_the_live_state_shows_a_timing_whose_sibling_never_comes() -> None:
     first, second = {"model_generation_time": 450.0}, {"model_generation_time": 380.0}
-    assert live_view(snapshot(turn(0, timings=first), turn(1, timings=second))).model_generation == 0.38
+    assert live_state(snapshot(turn(0, timings=first), turn(1, timings=second))).model_generation == 0.38
 
 
 @pytest.mark.parametrize(
@@ -490,17 +490,17 @@ def test_the_live_view_shows_a_timing_whose_sibling_never_comes() -> None:
         ((), False),
     ],
 )
-def test_somebody_waits_since_the_end_of_the_last_turn_if_it_is_the_users(
+def test_waiting_since_is_the_end_of_the_newest_turn_if_it_is_the_users(
     items: tuple[Item, ...], waiting: bool
 ) -> None:
-    assert live_view(snapshot(*items)).waiting_since == (1_753_919_103.0 if waiting else None)
+    assert live_state(snapshot(*items)).waiting_since == (1_753_919_103.0 if waiting else None)
 
 
-def test_a_stale_snapshot_does_not_change_the_live_view() -> None:
+def test_a_stale_snapshot_does_not_change_the_live_state() -> None:
     old, new = snapshot(question(), duration_ms=1000.0), snapshot(question(), turn(1), duration_ms=2000.0)
-    assert live_view(new, old) == live_view(new)
+    assert live_state(new, old) == live_state(new)
 
 
 def test_a_snapshot_without_a_duration_keeps_the_one_before() -> None:
-    view = live_view(snapshot(question(), duration_ms=1000.0), snapshot(question(), turn(1)))
+    view = live_state(snapshot(question(), duration_ms=1000.0), snapshot(question(), turn(1)))
     assert (view.duration, view.turns) == (1.0, 2)

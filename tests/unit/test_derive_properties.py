@@ -1,4 +1,4 @@
-"""Exactly once: whatever happens to the messages on their way, the totals are those of one clean run.
+"""Exactly once: lost, repeated, late and damaged messages and restarts give the totals of one clean run.
 
 What is expected is counted by `tests.strategies.Expected` from the plan of each conversation.
 """
@@ -72,7 +72,9 @@ def test_any_number_of_kills_and_restarts_gives_the_same_totals(data: st.DataObj
             disk.save(conversations)
         if data.draw(st.integers(0, 3)) == 0:
             conversations = disk.restored(new_conversations())
-    conversations.update(history.id, messages[-1])  # a restart reconnects, and a connection begins with everything
+    conversations.update(
+        history.id, messages[-1]
+    )  # a restart reconnects, and each connection begins with the whole conversation
     assert totals(conversations) == clean_run(history)
     conversations.finish(history.id, recorded(history.record()))
     assert totals(conversations) == clean_run(history, finished=True, record=True)
@@ -103,7 +105,7 @@ def test_never_live_counts_the_same_from_the_record_alone_but_timings_and_silenc
 
 
 @given(st.data())
-def test_nothing_that_arrives_after_the_end_counts(data: st.DataObject) -> None:
+def test_messages_after_the_end_add_nothing(data: st.DataObject) -> None:
     history = data.draw(histories())
     conversations = new_conversations()
     for snapshot in (messages := snapshots(history)):

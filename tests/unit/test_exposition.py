@@ -1,102 +1,52 @@
-"""The page: byte for byte what Prometheus' own client writes for the same numbers, and read back by its parsers.
-
-The oracle is a collector that hands the store's numbers, and the gauges' rows, to prometheus_client.
-"""
+"""The page: byte for byte what prometheus_client writes for the same numbers, and read back by its parsers."""
 
 import os
 import random
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, count
+from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from prometheus_client.registry import Collector
-from prometheus_client.samples import Exemplar
-from prometheus_client.utils import floatToGoString
 
 from exporter.counting.increments import TURN, Measure, rejected
 from exporter.enums import EndedBy, Field, Lost, MessageType, Rejection, Role
-from exporter.metrics import catalog
+from exporter.metrics import catalog, client_exposition
 from exporter.metrics.catalog import CATALOG, Family
-from exporter.metrics.exposition import finish, has_samples_named, render
+from exporter.metrics.client_exposition import labels_in
+from exporter.metrics.exposition import Block, finish, has_samples_named, render
 from exporter.metrics.formats import Format
 from exporter.metrics.page import Page, one, rows
 from exporter.metrics.process import process_metrics
-from exporter.metrics.series import Column, Counter, Histogram, samples
+from exporter.metrics.series import Column, Histogram, labels_text, samples
 from exporter.metrics.store import LabelLimits, MetricStore, accumulated, saved_families
-from tests.unit.counted import live, new_conversations, page_of
+from tests.unit.counted import live, new_conversations, page_of, series_of
 
 Rows = list[tuple[tuple[str, ...], float]]
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 FORMATS = pytest.mark.parametrize("form", list(Format), ids=lambda form: form.name)
 
 
-class Client(Collector):
-    """A store and rows of gauges, as prometheus_client sees them."""
-
-    def __init__(self, store: MetricStore, gauges: dict[Family, Rows]) -> None:
-        self.store = store
-        self.gauges = gauges
-
-    def collect(self) -> Iterator[Metric]:
-        held = set(accumulated())
-        for family in CATALOG:
-            names = family.label_names(self.store.limits.names)
-            if family in held:
-                metric = self.accumulated(family, names)
-            else:
-                metric = GaugeMetricFamily(family.name, family.help, labels=names)
-                for labels, value in self.gauges.get(family, ()):
-                    metric.add_metric(labels, value)
-            if metric.samples:
-                yield metric
-
-    def accumulated(self, family: Family, names: tuple[str, ...]) -> Metric:
-        if not family.buckets:
-            counter = CounterMetricFamily(family.name, family.help, labels=names)
-            for series in self.store.series(family):
-                assert isinstance(series, Counter)
-                counter.add_metric(series.labels, series.total)
-            return counter
-        histogram = HistogramMetricFamily(family.name, family.help, labels=names)
-        for series in self.store.series(family):
-            assert isinstance(series, Histogram)
-            bounds = [floatToGoString(bound) for bound in (*family.buckets, float("inf"))]
-            exemplars = [
-                each and Exemplar({"conversation_id": names_in(each.labels)}, each.value, each.at)
-                for each in series.exemplars
-            ]
-            buckets = list(zip(bounds, accumulate(series.counts), exemplars, strict=True))
-            histogram.add_metric(series.labels, buckets, sum_value=series.nanos / 1e9)
-        return histogram
-
-
-def names_in(labels: str) -> str:
-    return labels.removeprefix('{conversation_id="').removesuffix('"}')
+def blocks(store: MetricStore, gauges: dict[Family, Rows]) -> Iterator[Block]:
+    held = set(accumulated())
+    for family in CATALOG:
+        yield (
+            family,
+            store.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))),
+        )
 
 
 def by_client(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> bytes:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Client(store, gauges))
-    return generate_openmetrics(registry) if form is Format.OPENMETRICS_1_0_0 else generate_latest(registry)
+    return b"".join(finish(client_exposition.render(blocks(store, gauges), form), form))
 
 
 def by_us(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> bytes:
-    held = set(accumulated())
-    store.show_counted()
-    blocks = (
-        (family, store.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))))
-        for family in CATALOG
-    )
-    return b"".join(finish(render(blocks, form), form))
+    return b"".join(finish(render(blocks(store, gauges), form), form))
 
 
 # Label values as agents may be called, without what no UTF-8 can carry.
@@ -130,12 +80,14 @@ counted = st.sampled_from(
 @st.composite
 def stores(draw: st.DrawFn) -> MetricStore:
     chosen = draw(st.sampled_from([("project", "agent"), (), ("agent",), ("model", "agent", "is_test")]))
-    store = MetricStore(LabelLimits(names=chosen))
+    store = MetricStore(LabelLimits(names=chosen), hold=draw(st.sampled_from([0.0, 30.0])))
     for at in range(draw(st.integers(0, 4))):
         label_set = store.label_set([draw(names) for _ in chosen])
         for increments in draw(st.lists(st.lists(measured | counted, max_size=5), max_size=3)):
             store.apply(label_set, increments, conversation_id=f"conv_{at}", at=1e9 + draw(st.floats(0, 1e9)))
     store.count(catalog.UPDATE_BYTES, amount=draw(st.integers(0, 10**18)))
+    if draw(st.booleans()):
+        store.show_counted()
     return store
 
 
@@ -154,13 +106,11 @@ def gauge_rows(draw: st.DrawFn) -> dict[Family, Rows]:
 
 
 @given(stores(), gauge_rows(), st.sampled_from(Format))
-def test_the_page_is_byte_for_byte_what_prometheus_own_client_writes(
-    store: MetricStore, gauges: dict[Family, Rows], form: Format
-) -> None:
+def test_both_writers_give_the_same_bytes(store: MetricStore, gauges: dict[Family, Rows], form: Format) -> None:
     assert by_us(store, gauges, form) == by_client(store, gauges, form)
 
 
-def busy_ledger(seed: int = 0) -> MetricStore:
+def busy_store(seed: int = 0) -> MetricStore:
     rng = random.Random(seed)
     store = MetricStore(LabelLimits())
     for number in range(20):
@@ -170,14 +120,32 @@ def busy_ledger(seed: int = 0) -> MetricStore:
         ] * 20
         store.apply(label_set, increments, conversation_id=f"conv_{number}", at=1e9 + number)
     store.count(catalog.MESSAGES, MessageType.ERROR, amount=10**12)
+    store.show_counted()
     return store
 
 
 @FORMATS
-def test_a_large_page_is_the_clients_too(form: Format) -> None:
-    store = busy_ledger()
+def test_both_writers_give_the_same_large_page(form: Format) -> None:
+    store = busy_store()
     gauges: dict[Family, Rows] = {catalog.LIVE_TURNS: [((f"conv_{at}",), at) for at in range(1000)]}
     assert by_us(store, gauges, form) == by_client(store, gauges, form)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b_c", "le"]), names), max_size=3, unique_by=lambda pair: pair[0]))
+def test_labels_are_read_back_from_their_text(pairs: list[tuple[str, str]]) -> None:
+    text = labels_text([name for name, _ in pairs], [value for _, value in pairs])
+    assert labels_in(text) == dict(pairs)
+
+
+@FORMATS
+def test_a_page_may_be_written_by_either_writer(form: Format) -> None:
+    gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
+    gauges[catalog.UP] = lambda: [("", 1.0)]
+    store, one_family = busy_store(), frozenset({catalog.RESPONSE.name})
+    for chosen in (one_family, None):  # the whole page comes last: the next one tells what it cost
+        ours = Page(store, gauges, lambda *_: b"# p\n")
+        client = Page(store, gauges, lambda *_: b"# p\n", exposition=client_exposition.render)
+        assert ours.render(form, chosen) == client.render(form, chosen)
 
 
 @given(st.lists(st.tuples(names, st.floats() | st.integers(0, 10**10)), max_size=5, unique_by=lambda row: row[0]))
@@ -204,10 +172,10 @@ def values(metrics: Iterable[Metric]) -> dict[tuple[str, tuple[tuple[str, str], 
 
 @FORMATS
 def test_the_parsers_read_the_same_numbers_back(form: Format) -> None:
-    store = busy_ledger()
+    store = busy_store()
     read = values(families_of(by_us(store, {}, form), form))
     for family in accumulated():
-        for series in store.series(family):
+        for series in series_of(store, family):
             labels = tuple(sorted(zip(family.label_names(store.limits.names), series.labels, strict=True)))
             if isinstance(series, Histogram):
                 assert read[f"{family.name}_sum", labels] == series.nanos / 1e9
@@ -322,7 +290,7 @@ def test_families_of_one_source_show_the_same_moment_and_each_page_a_new_one() -
 
 @FORMATS
 def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> None:
-    store = busy_ledger()
+    store = busy_store()
     turns = [("a", 1.0)]
     gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     gauges[catalog.LIVE_TURNS] = lambda: turns
@@ -334,7 +302,7 @@ def test_all_parts_of_a_page_show_the_moment_it_was_asked_for(form: Format) -> N
     parts = page().parts(form)
     taken = [next(parts)]
     for family in accumulated():
-        for series in store.series(family):
+        for series in series_of(store, family):
             if isinstance(series, Histogram):
                 series.observe(1e-9, '{conversation_id="conv_later"}', 2e9)
             else:
@@ -360,7 +328,7 @@ def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
             pytest.fail("promtool is missing")
         pytest.skip("promtool is not installed")
     conversations = new_conversations()
-    conversations.store.restore(busy_ledger().freeze().rows(), families=saved_families())
+    conversations.store.restore(busy_store().freeze().rows(), families=saved_families())
     gauges = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     for family in gauges:
         gauges[family] = lambda family=family: samples(family, [(("x",) * len(family.labels), 1.5)])

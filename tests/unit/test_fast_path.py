@@ -1,4 +1,4 @@
-"""With and without the sieve before the WebSocket library the same is heard, however the bytes are cut."""
+"""The frame reader and the WebSocket library read the same messages, however the bytes are cut."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ from exporter.phonic.live.fast_path import (
     PROTOCOL,
     TOO_LARGE,
     WORK_PER_SECOND,
-    Sieve,
+    FrameReader,
 )
 
 LARGEST = 70_000
@@ -24,7 +24,7 @@ LARGEST = 70_000
 
 @attrs.define
 class Heard:
-    """What came of some bytes. ``refused`` is the close code with which they were given up."""
+    """The result of reading some bytes. ``refused`` is the close code of a violation."""
 
     messages: list[str | bytes] = attrs.field(factory=list)
     controls: list[tuple[Opcode, object]] = attrs.field(factory=list)
@@ -32,7 +32,7 @@ class Heard:
 
 
 class Library:
-    """Frames as the library behind trio-websocket reads them, put together to messages of at most ``largest``."""
+    """Reads frames with wsproto, and joins them to messages of at most ``largest`` bytes."""
 
     def __init__(self, heard: Heard, largest: int) -> None:
         self._protocol = FrameProtocol(client=True, extensions=[])
@@ -78,18 +78,18 @@ def alone(data: bytes) -> Heard:
     return heard
 
 
-def sieved(pieces: Iterable[bytes], largest: int = LARGEST) -> tuple[Heard, list[bytes]]:
-    """What is heard, and what the library got to read."""
+def framed(pieces: Iterable[bytes], largest: int = LARGEST) -> tuple[Heard, list[bytes]]:
+    """The result, and the bytes that the library got to read."""
     heard = Heard()
     library, read = Library(heard, 0), []
-    sieve = Sieve(heard.messages.append, largest)
+    reader = FrameReader(heard.messages.append, largest)
     for piece in pieces:
-        sieve.pour(piece)
+        reader.feed(piece)
         while True:
-            if rest := sieve.read():
+            if rest := reader.read():
                 read.append(rest)
                 library.read(rest)
-            if not sieve.has_more:
+            if not reader.has_more:
                 break
     return heard, read
 
@@ -103,7 +103,7 @@ def frame(
     mask: bytes | None = None,
     bytes_of_length: int | None = None,
 ) -> bytes:
-    """A frame, right or wrong; by default a whole text message with its length written as short as can be."""
+    """A frame, valid or not; by default a whole text message with the shortest form of its length."""
     size = len(payload)
     if bytes_of_length is None:
         bytes_of_length = 0 if size < 126 else 2 if size < 1 << 16 else 8
@@ -161,15 +161,15 @@ def cut(data: bytes, at: Sequence[int]) -> list[bytes]:
 
 
 def check(pieces: list[bytes]) -> None:
-    """The same is heard; and refused, once all has come of what the sieve may be holding back."""
+    """Compare messages, and the refusal after enough bytes to complete any incomplete frame."""
     rest = frame(bytes(LARGEST)) + frame(bytes(LARGEST), 0)
     data = b"".join(pieces)
-    heard, _ = sieved([*pieces, rest])
+    heard, _ = framed([*pieces, rest])
     wanted = alone(data + rest)
     if (heard.refused, wanted.refused) == (TOO_LARGE, NOT_UTF8):
-        wanted.refused = TOO_LARGE  # both are true; the sieve refuses at the header, before there is text to judge
+        wanted.refused = TOO_LARGE  # both are true; the reader refuses at the header, before any text has arrived
     assert heard == wanted
-    heard, _ = sieved(pieces)
+    heard, _ = framed(pieces)
     assert heard.messages == alone(data).messages
     assert heard.controls == alone(data).controls
 
@@ -183,12 +183,14 @@ def check(pieces: list[bytes]) -> None:
 @example(b"\x82", [])
 @example(frame(b"\xc3", final=False) + frame(b"x" * LARGEST, 0), [])
 @example(frame(b"\xff" + b"x" * LARGEST), [])
-def test_with_it_and_without_it_the_same_is_heard_however_the_bytes_are_cut(data: bytes, at: list[int]) -> None:
+def test_the_frame_reader_reads_what_the_library_reads_however_the_bytes_are_cut(
+    data: bytes, at: list[int]
+) -> None:
     check(cut(data, at))
 
 
 @pytest.mark.parametrize("odd", NOT_PLAIN)
-def test_what_is_not_plain_is_heard_as_the_library_would_hear_it_wherever_it_is_cut(odd: bytes) -> None:
+def test_unusual_frames_are_read_as_by_the_library_wherever_they_are_cut(odd: bytes) -> None:
     before, after = frame(b"before"), frame(b"ping", 9) + frame(b"after")
     places = [*range(300), *range(LARGEST, LARGEST + 50)]
     for at in places[: len(before + odd + after)]:
@@ -196,67 +198,67 @@ def test_what_is_not_plain_is_heard_as_the_library_would_hear_it_wherever_it_is_
 
 
 @given(streams(SHORT))
-def test_the_same_is_heard_one_byte_at_a_time(data: bytes) -> None:
+def test_the_same_is_read_one_byte_at_a_time(data: bytes) -> None:
     check([data[at : at + 1] for at in range(len(data))])
 
 
 @given(st.lists(st.one_of(st.builds(frame, SHORT), CONTROLS, IN_PARTS), max_size=8), CUTS)
-def test_messages_never_get_to_the_library(frames: list[bytes], at: list[int]) -> None:
-    _, read = sieved(cut(b"".join(frames), at))
+def test_no_message_reaches_the_library(frames: list[bytes], at: list[int]) -> None:
+    _, read = framed(cut(b"".join(frames), at))
     assert not alone(b"".join(read)).messages
 
 
 @pytest.mark.parametrize("size", [LARGEST, LARGEST + 1])
 @pytest.mark.parametrize("opcode", [1, 2])
-def test_a_message_beyond_the_limit_is_refused_before_it_is_collected(size: int, opcode: int) -> None:
-    sieve = Sieve(lambda _: None, LARGEST)
-    sieve.pour(frame(b"x" * size, opcode)[:100])
-    assert alone(sieve.read()).messages == ([b"x"] if size > LARGEST else [])
-    assert sieve.is_over == (size > LARGEST)
-    assert sieve.held == (0 if size > LARGEST else 100)
+def test_a_message_beyond_the_limit_is_refused_at_its_header(size: int, opcode: int) -> None:
+    reader = FrameReader(lambda _: None, LARGEST)
+    reader.feed(frame(b"x" * size, opcode)[:100])
+    assert alone(reader.read()).messages == ([b"x"] if size > LARGEST else [])
+    assert reader.is_over == (size > LARGEST)
+    assert reader.held == (0 if size > LARGEST else 100)
 
 
-def test_what_comes_after_a_close_or_a_refusal_is_heard_no_more_and_not_kept() -> None:
+def test_bytes_after_a_close_or_a_refusal_are_neither_read_nor_kept() -> None:
     for last in (frame(b"\x03\xe8", 8), frame(b"", 3), frame(b"\xff")):
-        heard, _ = sieved([frame(b"a") + last + frame(b"b"), frame(b"c") * 1000])
+        heard, _ = framed([frame(b"a") + last + frame(b"b"), frame(b"c") * 1000])
         assert heard.messages == ["a"]
-        sieve = Sieve(lambda _: None, LARGEST)
-        sieve.pour(last)
-        sieve.read()
-        sieve.pour(frame(b"x" * 1000)[:900])
-        assert (sieve.read(), sieve.held, sieve.is_unfinished) == (b"", 0, False)
+        reader = FrameReader(lambda _: None, LARGEST)
+        reader.feed(last)
+        reader.read()
+        reader.feed(frame(b"x" * 1000)[:900])
+        assert (reader.read(), reader.held, reader.is_unfinished) == (b"", 0, False)
 
 
 @pytest.mark.parametrize("tiny", [frame(b""), frame(b"", 9), frame(b"x", 10), frame(b"x", final=False)])
-def test_of_a_flood_few_frames_are_taken_at_once_and_all_in_the_end(tiny: bytes) -> None:
+def test_a_flood_of_frames_is_read_a_few_at_a_time_and_completely(tiny: bytes) -> None:
     flood = tiny + (frame(b"x", 0, final=False) if tiny[0] == 1 else tiny) * 9_999
     taken: list[str | bytes] = []
-    sieve = Sieve(taken.append, LARGEST)
-    sieve.pour(flood)
-    rounds, passed = 0, b""
+    reader = FrameReader(taken.append, LARGEST)
+    reader.feed(flood)
+    reads, passed = 0, b""
     while True:
-        rest = sieve.read()
+        rest = reader.read()
         assert len(taken) <= MOST_AT_ONCE
         assert len(rest) <= MOST_AT_ONCE * len(tiny)
         taken.clear()
         passed += rest
-        rounds += 1
-        if not sieve.has_more:
+        reads += 1
+        if not reader.has_more:
             break
-    assert rounds >= 10_000 // MOST_AT_ONCE
+    assert reads >= 10_000 // MOST_AT_ONCE
     assert passed == (flood if tiny[0] in (0x89, 0x8A) else b"")
 
 
 def work_of(*frames: bytes) -> int:
-    sieve = Sieve(lambda _: None, LARGEST)
-    sieve.pour(b"".join(frames))
-    sieve.read()
-    while sieve.has_more:
-        sieve.read()
-    return sieve.work
+    reader = FrameReader(lambda _: None, LARGEST)
+    reader.feed(b"".join(frames))
+    reader.read()
+    while reader.has_more:
+        reader.read()
+    return reader.work
 
 
-def test_what_a_server_may_do_in_a_second_is_far_more_than_any_does() -> None:
+def test_the_allowance_is_far_more_than_an_ordinary_server_needs() -> None:
     ordinary = [frame(b"x" * 20_000), frame(b"x" * 150)] * 50 + [frame(b"ping", 9), frame(b"pong", 10)]
     assert work_of(*ordinary) < WORK_PER_SECOND
     part = b"x" * 1000
@@ -268,22 +270,22 @@ def test_what_a_server_may_do_in_a_second_is_far_more_than_any_does() -> None:
 
 
 def test_empty_fragments_take_no_memory() -> None:
-    sieve = Sieve(lambda _: None, LARGEST)
-    sieve.pour(frame(b"", final=False) + frame(b"", 0, final=False) * 100_000)
-    sieve.read()
-    while sieve.has_more:
-        sieve.read()
-    assert sieve.held < 100
-    assert sieve.is_unfinished
+    reader = FrameReader(lambda _: None, LARGEST)
+    reader.feed(frame(b"", final=False) + frame(b"", 0, final=False) * 100_000)
+    reader.read()
+    while reader.has_more:
+        reader.read()
+    assert reader.held < 100
+    assert reader.is_unfinished
 
 
-def test_held_is_the_memory_of_what_is_not_complete() -> None:
-    sieve = Sieve(lambda _: None, LARGEST)
+def test_held_is_the_memory_of_incomplete_messages() -> None:
+    reader = FrameReader(lambda _: None, LARGEST)
     held = []
     for piece in (frame(b"x" * 900)[:500], frame(b"x" * 900)[500:], frame("é".encode() * 500, final=False)):
-        sieve.pour(piece)
-        sieve.read()
-        held.append(sieve.held)
+        reader.feed(piece)
+        reader.read()
+        held.append(reader.held)
     assert held[:2] == [500, 0]
     assert 500 <= held[2] < 2000
 
@@ -299,13 +301,13 @@ def test_held_is_the_memory_of_what_is_not_complete() -> None:
         (frame(b"x" * 900)[:1], False),
     ],
 )
-def test_at_the_end_a_text_that_is_none_already_is_refused(begun: bytes, refused: bool) -> None:
-    sieve = Sieve(lambda _: None, LARGEST)
-    sieve.pour(begun)
-    assert sieve.read() == b""
-    assert alone(sieve.end()).refused == (NOT_UTF8 if refused else None)
+def test_at_the_end_an_incomplete_text_that_is_no_utf8_is_refused(begun: bytes, refused: bool) -> None:
+    reader = FrameReader(lambda _: None, LARGEST)
+    reader.feed(begun)
+    assert reader.read() == b""
+    assert alone(reader.end()).refused == (NOT_UTF8 if refused else None)
 
 
-def test_it_refuses_for_the_reason_it_is_told() -> None:
+def test_the_library_refuses_for_the_given_reason() -> None:
     for reason in (PROTOCOL, NOT_UTF8):
-        assert alone(Sieve(lambda _: None, LARGEST).refuse(reason)).refused == reason
+        assert alone(FrameReader(lambda _: None, LARGEST).refuse(reason)).refused == reason

@@ -1,4 +1,4 @@
-"""Skipping known turns changes nothing: a feed read with `IncrementalDecoder` counts what full decodes count.
+"""Incremental decoding counts what full decoding counts.
 
 Each test compares, message by message, the progress and the increments of both ways of reading.
 """
@@ -14,12 +14,12 @@ from hypothesis import given
 from exporter.counting.derive import NOTHING, Progress, derive
 from exporter.enums import Invalid
 from exporter.phonic.decode import InvalidMessage, Message, decode
-from exporter.phonic.live import incremental as tail
+from exporter.phonic.live import incremental
 from exporter.phonic.live.incremental import IncrementalDecoder
 from tests.strategies import damaged, deliveries, histories
 
 CONVERSATION = "conv_1"
-FILLER = "x" * tail.SHORTEST  # makes every message long enough to be worth cutting
+FILLER = "x" * incremental.SHORTEST  # makes every message long enough to be decoded incrementally
 
 
 def written(snapshot: dict[str, Any], *, filler: str = FILLER, **style: Any) -> str:
@@ -75,17 +75,17 @@ def _step(read: Any, progress: Progress, frame: str | bytes) -> tuple[Progress, 
     return derive(progress, message.snapshot)
 
 
-def test_a_growing_call_is_decoded_from_its_tail() -> None:
+def test_a_growing_call_is_decoded_incrementally() -> None:
     frames: list[str | bytes] = [written(call(turns)) for turns in range(1, 40)]
     read_both_ways(frames)
     decoder = IncrementalDecoder(CONVERSATION)
     snapshots = [first(decoder, frame).snapshot for frame in frames]
     cut = [snapshot is not None and snapshot.before is not None for snapshot in snapshots]
-    assert cut == [False] * 3 + [True] * 36  # all but the first messages, which have nothing to cut
+    assert cut == [False] * 3 + [True] * 36  # all but the first messages, which have no settled turns
 
 
 @given(st.data())
-def test_any_delivery_of_any_history_is_read_the_same(data: st.DataObject) -> None:
+def test_any_delivery_of_any_history_counts_the_same(data: st.DataObject) -> None:
     history = data.draw(histories(CONVERSATION))
     filler = data.draw(st.sampled_from([FILLER, FILLER + "ü", FILLER + "😀", ""]))
     messages = [written(each, filler=filler, ensure_ascii=False) for each in history.snapshots()]
@@ -93,7 +93,7 @@ def test_any_delivery_of_any_history_is_read_the_same(data: st.DataObject) -> No
 
 
 @given(st.data())
-def test_damaged_messages_between_sound_ones_are_read_the_same(data: st.DataObject) -> None:
+def test_damaged_messages_between_valid_ones_count_the_same(data: st.DataObject) -> None:
     history = data.draw(histories(CONVERSATION))
     sound = [written(each) for each in history.snapshots()]
     frames = []
@@ -125,13 +125,13 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("turn", [0, 2, 10, 18, 19], ids="turn {}".format)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_change_in_any_turn_is_seen(change: dict[str, Any], turn: int) -> None:
+def test_a_change_in_any_turn_counts_the_same(change: dict[str, Any], turn: int) -> None:
     before = [written(call(turns)) for turns in (18, 19, 20)]
     after = [written(call(turns, **{f"t{turn}": change})) for turns in (20, 20, 21, 22)]
     read_both_ways(before + after)
 
 
-def test_turns_that_vanish_return_or_change_places_are_read_the_same() -> None:
+def test_turns_that_vanish_return_or_change_places_count_the_same() -> None:
     whole = call(20)
     items = whole["items"]
     variants = [
@@ -149,7 +149,7 @@ def test_turns_that_vanish_return_or_change_places_are_read_the_same() -> None:
     read_both_ways(frames)
 
 
-def test_copies_of_the_turns_elsewhere_do_not_mislead() -> None:
+def test_copies_of_the_turns_elsewhere_in_the_frame_count_the_same() -> None:
     decoys: list[dict[str, Any]] = []
     for turns in range(10, 16):
         snapshot = call(turns)
@@ -160,7 +160,7 @@ def test_copies_of_the_turns_elsewhere_do_not_mislead() -> None:
 
 
 @pytest.mark.parametrize("style", [{"indent": 1}, {"separators": (", ", ": ")}, {"sort_keys": True}], ids=str)
-def test_other_ways_to_write_the_same_are_read_the_same(style: dict[str, Any]) -> None:
+def test_other_layouts_count_the_same(style: dict[str, Any]) -> None:
     read_both_ways([written(call(turns), **style) for turns in range(1, 20)])
     mixed = [written(call(turns), **(style if turns % 3 else {})) for turns in range(1, 20)]
     read_both_ways(mixed)
@@ -177,8 +177,8 @@ def test_a_message_of_another_conversation_is_refused_and_forgotten() -> None:
     assert first(decoder, written(call(12))).snapshot is not None
 
 
-def test_the_question_before_the_first_decoded_turn_is_known_for_its_answer() -> None:
-    """The answer's time arrives late, when its question is no longer decoded."""
+def test_the_question_before_the_first_decoded_turn_is_used_for_its_answer() -> None:
+    """The timing of the answer arrives late, when the question is no longer decoded."""
     untimed = {"started_at": None}
     frames = [written(call(turns, t18=untimed)) for turns in (18, 19, 20, 20)]
     decoder = IncrementalDecoder(CONVERSATION)

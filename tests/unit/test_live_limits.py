@@ -1,4 +1,4 @@
-"""What a peer may cause in a while, and what all feeds may hold together."""
+"""Bounds on the work that a peer causes, and on the memory of all feeds."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from exporter.phonic.live.limits import Allowance, Memory, Share
 
 
-def test_an_allowance_is_spent_and_grows_again_to_its_most() -> None:
+def test_an_allowance_is_spent_and_grows_again_up_to_its_maximum() -> None:
     allowance = Allowance(100, 10)
     assert allowance.spend(60, 5.0)
     assert allowance.spend(40, 5.0)
@@ -19,7 +19,7 @@ def test_an_allowance_is_spent_and_grows_again_to_its_most() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 3)), max_size=30))
-def test_no_more_than_the_most_and_the_rate_is_ever_allowed(steps: list[tuple[int, float]]) -> None:
+def test_an_allowance_never_exceeds_its_maximum_plus_its_rate(steps: list[tuple[int, float]]) -> None:
     allowance, now, spent = Allowance(100, 10), 0.0, 0
     for work, pause in steps:
         now += pause
@@ -29,7 +29,7 @@ def test_no_more_than_the_most_and_the_rate_is_ever_allowed(steps: list[tuple[in
 
 
 def shares(memory: Memory, count: int) -> tuple[list[Share], list[int]]:
-    """Shares, and the numbers of those that were told to give up."""
+    """Shares, and the numbers of those that gave up."""
     gave_up: list[int] = []
 
     def giving_up(number: int) -> Callable[[], None]:
@@ -38,7 +38,7 @@ def shares(memory: Memory, count: int) -> tuple[list[Share], list[int]]:
     return [memory.share(giving_up(number)) for number in range(count)], gave_up
 
 
-def test_beyond_the_bound_the_one_that_holds_most_gives_up() -> None:
+def test_beyond_the_bound_the_feed_that_holds_most_gives_up() -> None:
     memory = Memory(100)
     (a, b, c), gave_up = shares(memory, 3)
     a.resize(40)
@@ -47,11 +47,11 @@ def test_beyond_the_bound_the_one_that_holds_most_gives_up() -> None:
     assert gave_up == []
     c.resize(11)
     assert (gave_up, memory.total) == ([1], 51)
-    b.resize(100)  # is over: nobody counts it
+    b.resize(100)  # closed, so not counted
     assert (gave_up, memory.total) == ([1], 51)
 
 
-def test_one_that_holds_too_much_alone_gives_up_itself() -> None:
+def test_a_feed_that_exceeds_the_bound_alone_gives_up() -> None:
     memory = Memory(100)
     (a, b), gave_up = shares(memory, 2)
     a.resize(30)
@@ -60,7 +60,7 @@ def test_one_that_holds_too_much_alone_gives_up_itself() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 60)), max_size=60))
-def test_the_total_is_what_is_held_and_never_beyond_the_bound(steps: list[tuple[int, int]]) -> None:
+def test_the_total_is_the_sum_of_the_shares_and_never_beyond_the_bound(steps: list[tuple[int, int]]) -> None:
     memory = Memory(100)
     all_of_them, gave_up = shares(memory, 5)
     for number, size in steps:

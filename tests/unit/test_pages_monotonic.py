@@ -1,6 +1,6 @@
-"""What successive pages tell: numbers never fall, series begin at 0, and Prometheus adds up what happened.
+"""Successive pages: no number falls, each series begins at 0, and Prometheus adds up to what happened.
 
-The real conversations and store with held series, over a disk in memory that a crash takes the exporter back to.
+Uses the real `Conversations` and store with held series, and a disk in memory from which a crash restarts them.
 What is expected is counted by `tests.strategies.Expected` from the plans of the conversations.
 """
 
@@ -27,7 +27,7 @@ Numbers = dict[Key, tuple[int, ...]]
 
 
 class Fall(AssertionError):
-    """A number was lower than on the page before, though pages told committed numbers all the time."""
+    """A number was lower than on the page before, although all pages showed committed numbers."""
 
 
 class BornLate(AssertionError):
@@ -36,7 +36,7 @@ class BornLate(AssertionError):
 
 @attrs.define
 class Prometheus:
-    """Adds up the samples it scrapes by Prometheus' rules; ``is_lenient`` once falls are no fault."""
+    """Adds up scraped samples by the rules of Prometheus. ``is_lenient``: whether a number may fall."""
 
     last: Numbers = attrs.field(factory=dict)
     raised: Numbers = attrs.field(factory=dict)
@@ -57,7 +57,7 @@ class Prometheus:
             ]
             known = self.raised.get(key, (0,) * len(numbers))
             self.raised[key] = tuple(map(sum, zip(known, rises, strict=True)))
-        self.last.update(page)  # a series that is gone for a while goes on from its last sample
+        self.last.update(page)  # a missing series continues from its last sample
 
     @property
     def increase(self) -> Numbers:
@@ -66,7 +66,7 @@ class Prometheus:
 
 @attrs.define
 class Exporter:
-    """A process with its state file, and who scrapes it. A crash leaves nothing but the file."""
+    """A process, its state file, and the Prometheus that scrapes it. A crash leaves only the file."""
 
     hold: float = HOLD
     limits: LabelLimits = attrs.field(factory=LabelLimits)
@@ -93,7 +93,7 @@ class Exporter:
         self.writing = None
 
     def fail(self, *, after_all: bool) -> None:
-        """Nobody knows whether a failed write is in the file: it is if ``after_all``."""
+        """A write fails; the file has it all the same if ``after_all``."""
         assert self.writing is not None
         if after_all:
             self.disk.write(self.writing)
@@ -107,7 +107,7 @@ class Exporter:
         self.conversations = self._started()
 
     def scrape(self, *, with_write: bool = True, arrives: bool = True) -> None:
-        """As `metrics.publisher` does it: release, write, show; the births of a page that arrives are seen."""
+        """Release, write and show as `metrics.publisher` does. ``arrives``: whether Prometheus gets the page."""
         store = self.conversations.store
         store.release(self.now)
         if with_write:
@@ -116,18 +116,18 @@ class Exporter:
             self.acknowledge()
         if self.shows_counted:
             store.show_counted()
-        births, page = store.held_now(), shown(self.conversations)
+        groups, page = store.held_back(), shown(self.conversations)
         if arrives:
             self.prometheus.scrape(page)
-            store.seen(births, self.now, by_prometheus=True)
+            store.seen(groups, self.now, by_prometheus=True)
 
     def settle(self) -> None:
-        """Scrapes until nothing is held."""
+        """Scrape until no series is held."""
         for _ in range(6):
             self.scrape()
             self.now += max(self.hold, 1.0)
         self.scrape()
-        assert not self.conversations.store.held_count
+        assert not self.conversations.store.held_back_count
 
 
 class Scraped(RuleBasedStateMachine):
@@ -204,13 +204,13 @@ class Scraped(RuleBasedStateMachine):
     @precondition(lambda self: not self.exporter.prometheus.is_lenient)
     @rule(is_so=st.sampled_from((True, False, False, False)))
     def disk_is_broken_for_long(self, is_so: bool) -> None:
-        """From then on a crash may make numbers fall; what pages tell in the end is exact all the same."""
+        """From now on a crash may make numbers fall; the pages at the end are exact all the same."""
         if is_so:
             self.exporter.conversations.store.show_counted()
             self.exporter.prometheus.is_lenient = True
 
     def teardown(self) -> None:
-        """Every conversation goes on to its last message, as after any restart, and is over where it was over."""
+        """Each conversation gets its last message, as after any restart, and ends if it had ended."""
         exporter, expected = self.exporter, Expected()
         if exporter.writing is not None:
             exporter.acknowledge()
@@ -238,7 +238,7 @@ class Scraped(RuleBasedStateMachine):
 
 
 def without_agents(totals: Numbers) -> Numbers:
-    """Sums over the label sets, of which a limit folds some. Counts of the folding itself are left out."""
+    """Sum over the label sets, some of which the limit folds. Leaves out the counts of folded values."""
     sums: Numbers = {}
     for (name, labels), numbers in totals.items():
         if name == "phonic_exporter_label_values_folded_total":
@@ -253,7 +253,7 @@ TestScraped = Scraped.TestCase
 TestScraped.settings = settings(stateful_step_count=30)
 
 
-# --- what the machine would find
+# --- faults that the test above finds
 
 
 def call(*, turns: int) -> History:
@@ -284,7 +284,9 @@ def call_of_a_new_agent(exporter: Exporter) -> None:
 
 
 @pytest.mark.parametrize("scenario", [kill_between_a_page_and_its_write, call_of_a_new_agent])
-def test_pages_as_they_are_have_neither_fault(scenario: Callable[[Exporter], None]) -> None:
+def test_pages_of_committed_numbers_and_held_series_have_neither_fault(
+    scenario: Callable[[Exporter], None],
+) -> None:
     scenario(Exporter())
 
 

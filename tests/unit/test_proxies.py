@@ -1,4 +1,4 @@
-"""Which proxy leads where: the usual variables, their exceptions, and what is wrong with them."""
+"""The choice of a proxy: the usual variables, the exceptions, and invalid values."""
 
 import contextlib
 import ipaddress
@@ -43,7 +43,7 @@ def leads(environ: dict[str, str], url: str = PHONIC) -> str | None:
         ({"HTTPS_PROXY": "http://[fd00::1]:3128"}, PHONIC, "http://[fd00::1]:3128"),
     ],
 )
-def test_variable_of_the_scheme_leads_to_the_proxy(environ: dict[str, str], url: str, proxy: str | None) -> None:
+def test_the_variable_of_the_scheme_names_the_proxy(environ: dict[str, str], url: str, proxy: str | None) -> None:
     assert leads(environ, url) == proxy
 
 
@@ -94,7 +94,7 @@ def test_loopback_is_never_proxied(host: str, scheme: str) -> None:
         ("::1/128,[::1],10.0.0.0/8,fd00::/8,.svc", "api.phonic.ai", False),
     ],
 )
-def test_exceptions_are_names_suffixes_addresses_networks_and_ports(
+def test_no_proxy_takes_names_suffixes_addresses_networks_and_ports(
     no_proxy: str, host: str, is_excepted: bool
 ) -> None:
     for name in ("NO_PROXY", "no_proxy"):
@@ -106,7 +106,7 @@ def test_exceptions_are_names_suffixes_addresses_networks_and_ports(
 @pytest.mark.parametrize(
     "entry", ["10.0.0.0/33", "http://example.com", "a:0", "a:99999", "[::1", "a*b", "/", ":", "::g"]
 )
-def test_exception_that_is_none_is_ignored_with_a_warning_that_names_the_variable(entry: str) -> None:
+def test_an_invalid_entry_of_no_proxy_is_ignored_with_a_warning(entry: str) -> None:
     environ = {"HTTPS_PROXY": "http://proxy:1", "no_proxy": f"{entry},other.example"}
     proxies = Proxies.from_environment(environ)
     [(variable, reason)] = proxies.warnings
@@ -132,7 +132,7 @@ def test_exception_that_is_none_is_ignored_with_a_warning_that_names_the_variabl
         "://",
     ],
 )
-def test_proxy_that_cannot_be_used_is_refused_where_it_would_be_and_else_only_named(value: str) -> None:
+def test_an_unusable_proxy_is_an_error_where_it_would_be_used_and_else_a_warning(value: str) -> None:
     proxies = Proxies.from_environment({"ALL_PROXY": value})
     with pytest.raises(ConfigError, match=r"^ALL_PROXY: ") as refused:
         proxies.for_url(PHONIC)
@@ -157,7 +157,7 @@ def test_login_is_decoded_sent_and_never_shown() -> None:
 
 
 @given(st.dictionaries(st.sampled_from(["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY"]), st.text()))
-def test_no_text_in_a_variable_is_more_than_a_setting_to_mend(environ: dict[str, str]) -> None:
+def test_any_text_in_a_variable_is_a_proxy_or_a_config_error(environ: dict[str, str]) -> None:
     proxies = Proxies.from_environment(environ)
     assert proxies.for_url("https://localhost") is None
     with contextlib.suppress(ConfigError):
@@ -166,13 +166,13 @@ def test_no_text_in_a_variable_is_more_than_a_setting_to_mend(environ: dict[str,
 
 
 @given(st.ip_addresses(), st.integers(0, 32))
-def test_address_is_in_every_network_around_it(address: ipaddress.IPv4Address, bits: int) -> None:
+def test_an_address_is_in_every_network_around_it(address: ipaddress.IPv4Address, bits: int) -> None:
     host = f"[{address}]" if address.version == 6 else str(address)
     if not is_loopback(str(address)):
         assert leads({"https_proxy": "http://p", "no_proxy": f"{address}/{bits}"}, f"https://{host}") is None
 
 
-def test_what_is_loopback() -> None:
+def test_loopback_is_recognised() -> None:
     for host, port in product(("localhost", "127.0.0.1", "::1", "::ffff:127.0.0.1"), ("", ".")):
         assert is_loopback(host) or port
     assert not any(map(is_loopback, ("", "127.evil.example", "localhost.example", "10.0.0.1", "::2", "128.0.0.1")))

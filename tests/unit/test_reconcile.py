@@ -1,4 +1,4 @@
-"""Reconciliation: how long a record is waited for, and what comes of it when it never gets complete."""
+"""Reconciler: how long it reads a record until it is complete, and what it returns if that never happens."""
 
 from random import Random
 
@@ -21,7 +21,7 @@ Reply = Conversation | RestFailed | None
 
 @attrs.define
 class Sink:
-    """What was reported; `Reconciler` tells its sink nothing else."""
+    """Keeps what is reported to it; `Reconciler` calls no other method."""
 
     results: list[Reconciled] = attrs.field(factory=list)
 
@@ -31,7 +31,7 @@ class Sink:
 
 @attrs.define
 class Rest:
-    """Replies in turn, the last one for ever; each takes ``latency`` seconds."""
+    """Gives ``replies`` one after the other, and then the last one again; each takes ``latency`` seconds."""
 
     replies: list[Reply]
     latency: float = 0.0
@@ -83,7 +83,7 @@ RUNNING = Conversation("c")
         pytest.param([INCOMPLETE, DOWN], INCOMPLETE, Reconciled.INCOMPLETE, (600, 604), id="then an outage"),
     ],
 )
-async def test_record_is_waited_for_as_long_as_it_makes_sense(
+async def test_record_is_read_until_it_is_complete_or_the_time_is_up(
     replies: list[Reply],
     record: Conversation | None,
     result: Reconciled,
@@ -97,7 +97,7 @@ async def test_record_is_waited_for_as_long_as_it_makes_sense(
     assert shortest <= trio.current_time() - begun <= longest + 1e-9
 
 
-async def test_waiting_in_the_queue_costs_no_patience(
+async def test_time_in_the_request_queue_does_not_count_against_an_incomplete_record(
     autojump_clock: Clock,  # noqa: ARG001  # pytest-trio looks among the arguments
 ) -> None:
     sink = Sink()
@@ -123,7 +123,7 @@ async def test_cancelled_wait_reports_nothing(
     assert sink.results == []
 
 
-async def test_those_for_whom_no_turn_comes_are_given_up_so_that_the_queue_does_not_grow_for_ever(
+async def test_read_that_does_not_leave_the_request_queue_is_given_up(
     autojump_clock: Clock,  # noqa: ARG001  # pytest-trio looks among the arguments
 ) -> None:
     sink, begun = Sink(), trio.current_time()

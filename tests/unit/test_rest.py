@@ -1,4 +1,4 @@
-"""The REST edge: what it sends, what it makes of replies, and how it fails: by reason, without a word too many."""
+"""The REST client: what it sends, how it decodes replies, and the reasons of its failures."""
 
 import codecs
 import gzip
@@ -34,7 +34,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 
 class Calls:
-    """An API behind a handler, with the requests it got and the errors that were reported."""
+    """A client in front of a handler, with the requests that it sent and the errors that it reported."""
 
     def __init__(self, handler: Handler, credentials: Credentials | None = None) -> None:
         self.requests: list[httpx.Request] = []
@@ -74,17 +74,16 @@ PAGE = {"conversations": [{"id": "c"}], "pagination": {}}
 
 
 @pytest.mark.parametrize("name", ["main", "two words", "a/b?c=d&e#f", "später ☎", "%2F", "../.."])
-async def test_project_name_arrives_as_it_is(name: str) -> None:
+async def test_a_project_name_is_sent_unchanged(name: str) -> None:
     calls = Calls(always(json=PAGE))
     async with calls.open() as api:
-        await api.conversations(name, after="conv_1", limit=7, started_at_min="2026-01-01T00:00:00Z")
+        await api.conversations(name, after="conv_1", limit=7)
     [request] = calls.requests
     assert request.url.path == "/v1/conversations"
     assert dict(request.url.params) == {
         "project": name,
         "after": "conv_1",
         "limit": "7",
-        "started_at_min": "2026-01-01T00:00:00Z",
     }
     assert request.headers["Authorization"] == f"Bearer {KEY}"
 
@@ -92,7 +91,7 @@ async def test_project_name_arrives_as_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     "hostile", ["..", ".", "../projects", "a/b", "x?y=z", "x#y", "%2e%2e", "ü\n", "\ud800", "//h/x"]
 )
-async def test_id_stays_one_segment_of_the_path(hostile: str) -> None:
+async def test_an_id_is_one_segment_of_the_path(hostile: str) -> None:
     calls = Calls(always(404))
     async with calls.open() as api:
         assert await api.record(hostile) is None
@@ -103,7 +102,7 @@ async def test_id_stays_one_segment_of_the_path(hostile: str) -> None:
     assert request.url.host == "127.0.0.1"
 
 
-# --- what is made of replies
+# --- how replies are decoded
 
 ROWS = [
     ({"id": "c", "started_at": "s", "ended_at": "e"}, ListedRow(id="c", started_at="s", ended_at="e")),
@@ -122,7 +121,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("row", "expected"), ROWS)
-async def test_odd_row_costs_only_itself(row: object, expected: ListedRow | None) -> None:
+async def test_an_unusable_row_costs_only_itself(row: object, expected: ListedRow | None) -> None:
     good = {"id": "good"}
     calls = Calls(always(json={"conversations": [good, row, good], "pagination": {"next_cursor": "older"}}))
     async with calls.open() as api:
@@ -137,7 +136,7 @@ async def test_odd_row_costs_only_itself(row: object, expected: ListedRow | None
 
 
 @pytest.mark.parametrize("odd", [b'"x": NaN', b'"x": 1e999', b'"x": "\\ud800"', b'"x": ' + b"9" * 5000])
-async def test_values_that_are_no_json_do_not_lose_the_rows(odd: bytes) -> None:
+async def test_values_that_are_no_json_do_not_cost_the_rows(odd: bytes) -> None:
     body = b'{"conversations": [{"id": "a", ' + odd + b'}, {"id": "b"}], "pagination": {"next_cursor": null}}'
     async with Calls(always(content=body)).open() as api:
         page = await api.conversations("main")
@@ -145,12 +144,12 @@ async def test_values_that_are_no_json_do_not_lose_the_rows(odd: bytes) -> None:
 
 
 @pytest.mark.parametrize("pagination", [None, [], "x", {"next_cursor": 7}, {"next_cursor": ""}])
-async def test_odd_pagination_ends_the_list(pagination: object) -> None:
+async def test_unusable_pagination_ends_the_list(pagination: object) -> None:
     async with Calls(always(json={"conversations": [], "pagination": pagination})).open() as api:
         assert (await api.conversations("main")).next_cursor is None
 
 
-async def test_documented_replies_are_read() -> None:
+async def test_documented_replies_are_decoded() -> None:
     project = {"id": "p", "name": "customer-support", "default_agent": None}
     replies = {
         "/v1/projects": {
@@ -174,7 +173,7 @@ async def test_documented_replies_are_read() -> None:
     assert calls.errors == [RestError.WRONG_SHAPE, RestError.WRONG_SHAPE]
 
 
-async def test_record_is_the_conversation_asked_for() -> None:
+async def test_a_record_of_another_conversation_is_a_failure() -> None:
     calls = Calls(always(json={"conversation": {"id": "c", "ended_by": "user"}}))
     async with calls.open() as api:
         record = await api.record("c")
@@ -212,7 +211,7 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("handler", "reason", "up"), FAILURES)
-async def test_failure_has_a_reason_and_no_content(handler: Handler, reason: RestError, up: bool) -> None:
+async def test_a_failure_has_a_reason_and_no_content(handler: Handler, reason: RestError, up: bool) -> None:
     calls = Calls(handler)
     with capture_logs() as lines:
         async with calls.open() as api:
@@ -224,7 +223,7 @@ async def test_failure_has_a_reason_and_no_content(handler: Handler, reason: Res
     assert len(calls.requests) == 1  # neither repeated nor redirected
 
 
-RAISED = [  # by a transport that tells nothing of its connections
+RAISED = [  # by a transport that reports no connection events
     (httpx.ConnectError, RestError.CONNECT),
     (httpx.ReadError, RestError.CONNECT),
     (httpx.RemoteProtocolError, RestError.CONNECT),
@@ -236,7 +235,7 @@ RAISED = [  # by a transport that tells nothing of its connections
 
 
 @pytest.mark.parametrize(("error", "reason"), RAISED)
-async def test_transport_errors_are_translated(error: type[httpx.TransportError], reason: RestError) -> None:
+async def test_transport_errors_have_reasons(error: type[httpx.TransportError], reason: RestError) -> None:
     def handler(_: httpx.Request) -> httpx.Response:
         raise error("")
 
@@ -247,7 +246,7 @@ async def test_transport_errors_are_translated(error: type[httpx.TransportError]
 
 
 class Packed(httpx.AsyncByteStream):
-    """A body as it comes, which httpx has not unpacked."""
+    """A raw body, which httpx has not decompressed."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -277,7 +276,7 @@ ENCODED = [
 
 
 @pytest.mark.parametrize(("encoding", "body", "reason"), ENCODED)
-async def test_a_body_is_packed_once_as_asked_for_and_bounded_unpacked(
+async def test_a_body_has_one_gzip_at_most_and_is_bounded_decompressed(
     encoding: str, body: bytes, reason: RestError | None
 ) -> None:
     calls = Calls(lambda _: httpx.Response(200, headers={"Content-Encoding": encoding}, stream=Packed(body)))
@@ -290,7 +289,7 @@ async def test_a_body_is_packed_once_as_asked_for_and_bounded_unpacked(
             assert failed.value.reason is reason
 
 
-async def test_unpacking_a_bomb_takes_little_memory() -> None:
+async def test_decompressing_a_bomb_takes_little_memory() -> None:
     bomb = gzip.compress(b" " * (20 * LARGEST_BODY), compresslevel=9)
     calls = Calls(lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Packed(bomb)))
     async with calls.open() as api:
@@ -315,7 +314,7 @@ SURROGATES = [
 
 
 @pytest.mark.parametrize("body", SURROGATES)
-async def test_text_that_utf8_cannot_hold_costs_at_most_the_reply(body: bytes) -> None:
+async def test_text_that_utf8_cannot_encode_costs_at_most_the_reply(body: bytes) -> None:
     async with Calls(always(content=body)).open() as api:
         for ask in (api.projects, api.workspace, partial(api.agents, "n"), partial(api.record, "c")):
             try:
@@ -324,7 +323,7 @@ async def test_text_that_utf8_cannot_hold_costs_at_most_the_reply(body: bytes) -
                 assert failed.reason is RestError.WRONG_SHAPE  # noqa: PT017
 
 
-async def test_text_that_utf8_cannot_hold_does_not_lose_the_other_rows() -> None:
+async def test_text_that_utf8_cannot_encode_does_not_cost_the_other_rows() -> None:
     odd = b'{"projects": [{"id": ' + LONE + b', "name": "n"}, {' + LONE + b': 1, "id": "p", "name": "n"}]}'
     async with Calls(always(content=odd)).open() as api:
         assert [row.id for row in await api.projects()] == ["p"]
@@ -346,7 +345,7 @@ async def test_cookies_are_neither_kept_nor_sent() -> None:
     assert ["Cookie" in each.headers for each in calls.requests] == [False, False]
 
 
-async def test_every_attempt_is_counted_by_what_is_asked_for() -> None:
+async def test_every_attempt_is_counted_by_its_kind() -> None:
     calls = Calls(always(500))
     async with calls.open() as api:
         for ask in (
@@ -361,16 +360,16 @@ async def test_every_attempt_is_counted_by_what_is_asked_for() -> None:
     assert calls.attempts == list(Request)
 
 
-async def test_large_list_is_read() -> None:
+async def test_a_large_list_is_decoded() -> None:
     row = {"id": "c", "items": [{"text": "x" * 1000}] * 20}
     body = json.dumps({"conversations": [row] * 100, "pagination": {}}).encode()
-    assert len(body) > 2_000_000  # so in a thread
+    assert len(body) > 2_000_000  # so it is decoded in a thread
     with trio.fail_after(10):
         async with Calls(always(content=body)).open() as api:
             assert len((await api.conversations("main")).rows) == 100
 
 
-async def test_request_id_is_logged_and_trouble_once() -> None:
+async def test_the_request_id_is_logged_and_repeated_failures_once() -> None:
     calls = Calls(always(500, headers={"X-Request-Id": "req_7"}))
     with capture_logs() as lines:
         async with calls.open() as api:
@@ -385,7 +384,7 @@ async def test_request_id_is_logged_and_trouble_once() -> None:
     ]
 
 
-async def test_up_follows_the_last_request() -> None:
+async def test_up_is_the_result_of_the_last_request() -> None:
     answers = iter([httpx.Response(500), httpx.Response(200, json={"projects": []}), httpx.Response(404)])
     async with Calls(lambda _: next(answers)).open() as api:
         assert api.up is None
@@ -400,7 +399,7 @@ async def test_up_follows_the_last_request() -> None:
 
 @pytest.mark.parametrize("status", [400, 402, 405, 410, 451])
 async def test_an_api_that_refuses_its_list_of_projects_is_not_up(status: int) -> None:
-    """Every way to find conversations begins there."""
+    """Finding conversations always begins with the list of projects."""
     refuses = True
 
     def handler(_: httpx.Request) -> httpx.Response:
@@ -415,7 +414,7 @@ async def test_an_api_that_refuses_its_list_of_projects_is_not_up(status: int) -
         assert api.up is True
 
 
-async def test_an_address_without_a_list_of_projects_is_not_up_and_says_so() -> None:
+async def test_an_address_without_a_list_of_projects_is_not_up_and_the_log_says_so() -> None:
     has_api = False
 
     def handler(_: httpx.Request) -> httpx.Response:
@@ -439,7 +438,7 @@ async def test_an_address_without_a_list_of_projects_is_not_up_and_says_so() -> 
 
 
 @pytest.mark.parametrize("rotated", [True, False])
-async def test_401_reads_the_key_file_again_and_repeats_only_with_another_key(
+async def test_after_a_401_the_key_file_is_read_and_only_a_changed_key_is_tried(
     rotated: bool, tmp_path: Path
 ) -> None:
     file = tmp_path / "key"
@@ -460,7 +459,7 @@ async def test_401_reads_the_key_file_again_and_repeats_only_with_another_key(
     assert len(calls.requests) == (2 if rotated else 1)
 
 
-async def test_key_that_another_request_read_anew_is_used(tmp_path: Path) -> None:
+async def test_a_key_that_another_request_has_read_is_used(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("ph_new")
     credentials = Credentials(ApiKey("ph_old"), file=file)
@@ -480,7 +479,7 @@ async def test_key_that_another_request_read_anew_is_used(tmp_path: Path) -> Non
                 nursery.start_soon(api.projects)
 
 
-# --- the pace
+# --- the rate
 
 
 async def test_requests_are_spread_over_each_second(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
@@ -503,7 +502,7 @@ PAUSES = [
 
 
 @pytest.mark.parametrize(("status", "headers", "seconds"), PAUSES)
-async def test_everybody_waits_as_long_as_phonic_asks(
+async def test_all_requests_wait_as_long_as_phonic_asks(
     status: int,
     headers: dict[str, str],
     seconds: float,
@@ -536,7 +535,7 @@ async def test_unreadable_retry_after_is_a_pause_of_a_second(
     assert calls.times[1] - calls.times[0] == pytest.approx(1.0, abs=1e-3)
 
 
-async def test_request_as_a_whole_has_a_deadline(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
+async def test_a_request_as_a_whole_has_a_deadline(autojump_clock: Clock) -> None:  # noqa: ARG001  # pytest-trio looks among the arguments
     class Drip(httpx.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             while True:
@@ -554,7 +553,7 @@ async def test_request_as_a_whole_has_a_deadline(autojump_clock: Clock) -> None:
 
 
 async def peer(stream: trio.SocketStream, *, reply: bytes) -> None:
-    """Read one request, send these bytes, and hang up."""
+    """Read one request, send these bytes, and close."""
     async with stream:
         received = b""
         while b"\r\n\r\n" not in received:
@@ -562,7 +561,7 @@ async def peer(stream: trio.SocketStream, *, reply: bytes) -> None:
         try:
             await stream.send_all(reply)
         except trio.BrokenResourceError:
-            return  # the client had enough
+            return  # the client has closed
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -578,7 +577,7 @@ RUDE = [
 
 
 @pytest.mark.parametrize(("reply", "reason"), RUDE, ids=[f"{reason}-{len(reply)}" for reply, reason in RUDE])
-async def test_rude_server_costs_one_request(
+async def test_a_server_that_breaks_the_protocol_costs_one_request(
     reply: bytes, reason: RestError | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -618,16 +617,16 @@ async def closed_port() -> int:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_port_that_nobody_listens_on_is_told_as_refused(scheme: str) -> None:
+async def test_a_closed_port_is_refused(scheme: str) -> None:
     assert await reason_of(f"{scheme}://127.0.0.1:{await closed_port()}") is RestError.REFUSED
     assert await reason_of(f"{scheme}://localhost:{await closed_port()}") is RestError.REFUSED
 
 
-async def test_a_host_that_nobody_knows_is_told_as_dns() -> None:
+async def test_an_unknown_host_is_dns() -> None:
     assert await reason_of("https://no-such-host.invalid") is RestError.DNS
 
 
-async def test_a_certificate_that_nobody_trusts_is_told_as_tls(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_tls(tmp_path: Path) -> None:
     make_authority(tmp_path)
     make_certificate(tmp_path, "phonic", sans="IP:127.0.0.1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -644,7 +643,7 @@ async def test_a_certificate_that_nobody_trusts_is_told_as_tls(tmp_path: Path) -
         nursery.cancel_scope.cancel()
 
 
-async def test_no_tls_where_it_is_wanted_is_told_as_tls() -> None:
+async def test_plaintext_instead_of_tls_is_tls() -> None:
     async with trio.open_nursery() as nursery:
         [listener] = await nursery.start(partial(trio.serve_tcp, greet, 0, host="127.0.0.1"))
         assert await reason_of(f"https://127.0.0.1:{listener.socket.getsockname()[1]}") is RestError.TLS
@@ -661,7 +660,7 @@ async def greet(stream: trio.SocketStream) -> None:
 
 @pytest.mark.parametrize("target", ["https://phonic.example", "http://phonic.example"])
 @pytest.mark.parametrize("reply", [b"HTTP/1.1 407 Login\r\nContent-Length: 0\r\n\r\n", None])
-async def test_what_the_proxy_does_not_do_is_told_as_proxy(reply: bytes | None, target: str) -> None:
+async def test_a_failure_of_the_proxy_is_proxy(reply: bytes | None, target: str) -> None:
     async with trio.open_nursery() as nursery:
         port = await closed_port()
         if reply is not None:
@@ -678,9 +677,9 @@ async def test_what_the_proxy_does_not_do_is_told_as_proxy(reply: bytes | None, 
 
 
 class Keeper:
-    """A server that answers requests on kept connections, and hangs up on a kept one as its next request comes.
+    """A server that answers the first request of a connection, and closes it when the next one arrives.
 
-    ``is_gone``: it hangs up on new ones too.
+    ``is_gone``: it closes new connections at once, too.
     """
 
     def __init__(self, *, rudely: bool) -> None:
@@ -700,7 +699,7 @@ class Keeper:
 
 
 @pytest.mark.parametrize("rudely", [False, True], ids=["closed", "reset"])
-async def test_a_kept_connection_that_is_dead_costs_no_request(rudely: bool) -> None:
+async def test_a_dead_kept_connection_costs_no_request(rudely: bool) -> None:
     keeper, errors, attempts = Keeper(rudely=rudely), list[RestError](), list[Request]()
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from exporter.counting import derive
-from exporter.counting.derive import CONVERSATION_INDEX, Live, Progress
+from exporter.counting.derive import CONVERSATION_INDEX, LiveState, Progress
 from exporter.enums import EndedBy, Field, Rejection
 from exporter.state.blob import SavedEntry, UnreadableBlob, decode, encode
 
@@ -96,7 +96,7 @@ def saved_entry() -> SavedEntry:
             position=(3, 8000.0, 700.0),
             duration_ms=8000.0,
             end_reason=EndedBy.USER,
-            live=Live(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
+            live=LiveState(turns=2, duration=8.0, model_generation=0.3, first_audio=0.45, waiting_since=1.5),
         ),
         has_ended=True,
         updated_at=1795000000.5,
@@ -111,17 +111,17 @@ def test_a_blob_of_version_2_is_read_for_ever_and_written_today() -> None:
 def test_flags_of_a_turn_never_change_their_meaning() -> None:
     """They are in state files; no enumeration decides about them."""
     names = (
-        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMED", "_RESPONSE_DONE", "_SILENT", "_UNKNOWN_TIMING",
-        "_DURATION_OBSERVED", "_DURATION_REVISED",
+        "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "_SILENT_COUNTED",
+        "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED",
     )  # fmt: skip
     assert {name: getattr(derive, name) for name in names} == {
         "_ROLE_MASK": 0b11,
         "_OBSERVED": 1 << 2,
         "_REVISED": 1 << 6,
-        "_TIMED": 0b11100,
-        "_RESPONSE_DONE": 1 << 10,
-        "_SILENT": 1 << 11,
-        "_UNKNOWN_TIMING": 1 << 12,
+        "_TIMINGS_OBSERVED": 0b11100,
+        "_RESPONSE_DECIDED": 1 << 10,
+        "_SILENT_COUNTED": 1 << 11,
+        "_UNKNOWN_TIMING_COUNTED": 1 << 12,
         "_DURATION_OBSERVED": 1 << 5,
         "_DURATION_REVISED": 1 << 9,
     }
@@ -157,7 +157,7 @@ progresses = st.builds(
     duration_ms=numbers,
     end_reason=st.none() | st.sampled_from(EndedBy),
     live=st.builds(
-        Live,
+        LiveState,
         turns=st.integers(0, 2**40),
         duration=numbers,
         model_generation=numbers,

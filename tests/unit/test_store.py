@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.counting.increments import TURN, Measure, rejected
+from exporter.counting.labels import OTHER
 from exporter.enums import Field, Lost, MessageType, Rejection, Role
 from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOG, Kind, Scope
 from exporter.metrics.series import rebucketed
 from exporter.metrics.store import (
-    _FAMILY_OF,
-    _FIXED,
-    OTHER,
     LabelLimits,
     LabelSet,
     MetricStore,
@@ -22,6 +20,7 @@ from exporter.metrics.store import (
     saved_families,
 )
 from exporter.state.rows import SavedSeries
+from tests.unit.counted import numbers_of, one_series, series_of
 
 AT = 1_753_920_000.0
 
@@ -31,25 +30,15 @@ def apply(store: MetricStore, label_set: LabelSet, *increments: tuple[tuple[str,
 
 
 def total(store: MetricStore, family: catalog.Family, *labels: str) -> int:
-    return store.value(family, *labels).dump()[0]
-
-
-def test_every_kind_of_addition_has_exactly_one_place() -> None:
-    assert set(_FAMILY_OF) | set(_FIXED) == set(Measure)
-    assert not set(_FAMILY_OF) & set(_FIXED)
-
-
-def test_every_family_of_conversations_is_fed_by_additions() -> None:
-    fed = {family.name for family in _FAMILY_OF.values()}
-    assert fed == {family.name for family in accumulated() if family.scope in (Scope.CONVERSATIONS, Scope.COUNTED)}
+    return numbers_of(one_series(store, family, *labels))[0]
 
 
 def test_series_without_conversation_labels_exist_at_zero_from_the_start() -> None:
     store = MetricStore(LabelLimits())
     for family in accumulated():
         expected = [] if family.scope is Scope.CONVERSATIONS else list(product(*family.values))
-        assert [each.labels for each in store.series(family)] == expected
-        assert not any(any(each.dump()) for each in store.series(family))
+        assert [each.labels for each in series_of(store, family)] == expected
+        assert not any(any(numbers_of(each)) for each in series_of(store, family))
 
 
 def test_a_label_set_is_born_with_all_its_series_at_zero() -> None:
@@ -58,7 +47,7 @@ def test_a_label_set_is_born_with_all_its_series_at_zero() -> None:
     for family in accumulated():
         if family.scope is Scope.CONVERSATIONS:
             expected = [("main", "support", *own) for own in product(*family.values)]
-            assert [each.labels for each in store.series(family)] == expected
+            assert [each.labels for each in series_of(store, family)] == expected
 
 
 def test_additions_of_one_conversation_go_to_its_label_set_only() -> None:
@@ -104,7 +93,7 @@ def test_ten_thousand_agents_are_folded_counted_and_bounded() -> None:
     assert len(store.label_sets) == 101
     assert total(store, catalog.LABEL_VALUES_FOLDED, "agent") == 9_900
     assert total(store, catalog.TURNS, "main", OTHER, "user") == 9_900
-    assert sum(each.dump()[0] for each in store.series(catalog.TURNS)) == 10_000
+    assert sum(numbers_of(each)[0] for each in series_of(store, catalog.TURNS)) == 10_000
 
 
 def test_a_combination_beyond_the_limit_gets_other_for_all_its_labels() -> None:
@@ -130,7 +119,7 @@ def test_label_sets_made_ahead_take_only_room_that_is_there() -> None:
     for agent in ("a", "b", "c"):
         store.expect(("main", agent))
     assert [each.values for each in store.label_sets] == [("main", "called"), ("main", "a")]
-    assert not any(each.dump()[0] for each in store.series(catalog.LABEL_VALUES_FOLDED))
+    assert not any(numbers_of(each)[0] for each in series_of(store, catalog.LABEL_VALUES_FOLDED))
 
 
 def test_label_sets_made_ahead_give_way_to_conversations() -> None:
@@ -141,7 +130,7 @@ def test_label_sets_made_ahead_give_way_to_conversations() -> None:
     for number in range(102):
         apply(store, store.label_set(("main", f"busy {number}")), TURN[Role.USER])
     assert [each.values[1] for each in store.label_sets] == [*(f"busy {number}" for number in range(100)), OTHER]
-    assert {each.labels[1] for each in store.series(catalog.RESPONSE)} == {
+    assert {each.labels[1] for each in series_of(store, catalog.RESPONSE)} == {
         each.values[1] for each in store.label_sets
     }
     assert total(store, catalog.LABEL_VALUES_FOLDED, "agent") == 2
@@ -178,7 +167,7 @@ def test_no_input_makes_more_label_sets_than_the_limits_allow(
         for at in range(2):
             assert len({each.values[at] for each in store.label_sets} - {OTHER}) <= values
     assert all(each in store.label_sets for each in given_out)
-    assert {each.labels for each in store.series(catalog.CONVERSATIONS)} == {
+    assert {each.labels for each in series_of(store, catalog.CONVERSATIONS)} == {
         each.values for each in store.label_sets
     }
 
@@ -187,7 +176,7 @@ def test_without_chosen_labels_there_is_one_label_set() -> None:
     store = MetricStore(LabelLimits(names=()))
     apply(store, store.label_set(()), TURN[Role.USER])
     assert total(store, catalog.TURNS, "user") == 1
-    assert store.value(catalog.TURNS, "user").prefix == 'phonic_turns_total{role="user"} '  # type: ignore[union-attr]
+    assert one_series(store, catalog.TURNS, "user").prefix == 'phonic_turns_total{role="user"} '  # type: ignore[union-attr]
 
 
 # --- checkpoint
@@ -249,7 +238,7 @@ def test_a_changed_bucket_layout_goes_on_with_its_sum_its_count_and_its_common_b
     restored = MetricStore(LabelLimits())
     unusable, is_outdated = restored.restore([saved], families=saved_families())
     assert (unusable, is_outdated) == (set(), True)
-    nanos, *counts = restored.value(family, "main", "support").dump()
+    nanos, *counts = numbers_of(one_series(restored, family, "main", "support"))
     assert nanos == 90 * 10**9
     assert counts == [*range(len(older)), 0, 0, 0, 7]
 
@@ -307,7 +296,7 @@ def test_restored_label_values_use_up_the_limits() -> None:
 )
 def test_gauges_are_not_accumulated(family: catalog.Family) -> None:
     with pytest.raises(KeyError):
-        MetricStore(LabelLimits()).series(family)
+        MetricStore(LabelLimits()).shown(family)
 
 
 # --- label sets that make room, and files that hold more of them than fit
@@ -326,9 +315,9 @@ def test_a_label_set_of_an_older_file_that_made_room_and_came_back_is_saved_with
     store.label_set(("main", "billing"))  # takes the place of support's
     store.limits = LabelLimits(sets=3)
     apply(store, store.label_set(("main", "support")), TURN[Role.USER])
-    store.seen(store.held_now(), 0.0, by_prometheus=False)
+    store.seen(store.held_back(), 0.0, by_prometheus=False)
     store.release(1000.0)
-    assert not store.held_count
+    assert not store.held_back_count
     saved = [(each.family, each.labels) for each in store.freeze().rows()]
     assert len(saved) == len(set(saved))
 

@@ -1,4 +1,4 @@
-"""The supervisor under a virtual clock: who is watched and for how long, and that one's trouble stays its own."""
+"""Supervisor with a virtual clock: what is watched and for how long; conversations do not affect each other."""
 
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +16,8 @@ from exporter.counting import retention
 from exporter.enums import FeedError, Lost, Started, WatcherState
 from exporter.phonic.live.errors import FeedEnded, FeedLost, FeedNotFound, FeedRefused
 from exporter.phonic.schema import Conversation, Snapshot
-from exporter.watch.interfaces import RecordState, Source
-from exporter.watch.supervisor import ASK_AGAIN, GRACE, MOST_REFUSED, Supervisor
+from exporter.watch.interfaces import RecordState, Requester
+from exporter.watch.supervisor import ASK_AGAIN, GRACE, MAX_OVER_LIMIT, Supervisor
 from tests.feeds import AUDIO, ENDED, RecordingSink, Script, ScriptedFeed, ScriptedFeeds, ScriptedRecords, snapshot
 
 A, B, C = "conv_a", "conv_b", "conv_c"
@@ -25,11 +25,11 @@ LOST = FeedLost(FeedError.CLOSED_ABNORMALLY)
 REFUSED = FeedRefused(FeedError.HTTP_401)
 NOT_FOUND = FeedNotFound(FeedError.HTTP_404)
 NOW = 1_780_000_000.0
-FLAG, FILE, PUSH, DISCOVERY = Source.FLAG, Source.FILE, Source.PUSH, Source.DISCOVERY
+FLAG, FILE, PUSH, DISCOVERY = Requester.FLAG, Requester.FILE, Requester.PUSH, Requester.DISCOVERY
 
 
 def in_virtual_time(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run an async test with a clock that jumps as soon as nobody can go on."""
+    """Run an async test with a clock that jumps as soon as all tasks are blocked."""
 
     @functools.wraps(test)
     def run(**arguments: object) -> None:
@@ -48,7 +48,7 @@ class Scene:
     scope: trio.CancelScope
 
     def states(self) -> dict[str, int]:
-        """The states that anybody is in."""
+        """The number of watchers in each state that has any."""
         return {labels[0]: int(count) for labels, count in self.supervisor.states() if count}
 
     def watched(self) -> set[str]:
@@ -75,7 +75,7 @@ async def scene(
 
 
 async def settle() -> None:
-    """Until nobody can go on without time passing."""
+    """Wait until all tasks are blocked until a later time."""
     await wait_all_tasks_blocked()
 
 
@@ -83,7 +83,7 @@ async def settle() -> None:
 
 
 @in_virtual_time
-async def test_start_is_idempotent_and_stop_says_whether_there_was_something() -> None:
+async def test_start_is_idempotent_and_stop_returns_whether_it_was_watched() -> None:
     async with scene() as on:
         assert on.supervisor.start(A, FLAG) is Started.STARTED
         assert on.supervisor.start(A, FLAG) is Started.ALREADY_WATCHED
@@ -98,7 +98,7 @@ async def test_start_is_idempotent_and_stop_says_whether_there_was_something() -
 
 
 @in_virtual_time
-async def test_sources_join_and_the_last_one_to_withdraw_stops_it() -> None:
+async def test_conversation_is_stopped_when_its_last_requester_withdraws() -> None:
     async with scene() as on:
         on.supervisor.start(A, FILE)
         on.supervisor.start(A, DISCOVERY)
@@ -112,9 +112,9 @@ async def test_sources_join_and_the_last_one_to_withdraw_stops_it() -> None:
 
 
 @in_virtual_time
-async def test_what_a_restart_resumed_belongs_to_those_who_ask_for_it_then() -> None:
+async def test_conversation_resumed_after_a_restart_is_kept_only_by_requesters_that_ask_again() -> None:
     async with scene() as on:
-        on.supervisor.start(A, Source.CHECKPOINT)
+        on.supervisor.start(A, Requester.CHECKPOINT)
         on.supervisor.start(A, FILE)
         on.supervisor.withdraw(A, FILE)
         assert not on.supervisor.is_watched(A)
@@ -159,7 +159,7 @@ async def test_watcher_that_is_slow_to_stop_takes_nothing_from_the_one_started_s
 
 
 @in_virtual_time
-async def test_limit_refuses_once_each_and_lets_in_when_a_slot_is_free() -> None:
+async def test_conversation_over_the_limit_is_counted_once_and_started_when_there_is_room() -> None:
     async with scene(limit=2) as on:
         started = [on.supervisor.start(each, DISCOVERY) for each in (A, B, C, C, A)]
         assert started == [
@@ -169,24 +169,24 @@ async def test_limit_refuses_once_each_and_lets_in_when_a_slot_is_free() -> None
             Started.LIMIT_REACHED,
             Started.ALREADY_WATCHED,
         ]
-        assert on.sink.calls(C) == ["refused"]
-        assert on.supervisor.is_refused(C)
+        assert on.sink.calls(C) == ["over_limit"]
+        assert on.supervisor.is_over_limit(C)
         on.supervisor.stop(A)
         assert on.supervisor.start(C, DISCOVERY) is Started.STARTED
-        assert not on.supervisor.is_refused(C)
+        assert not on.supervisor.is_over_limit(C)
         assert on.supervisor.watched_count == 2
 
 
 @in_virtual_time
-async def test_refused_conversation_that_is_withdrawn_is_forgotten() -> None:
+async def test_conversation_over_the_limit_is_forgotten_when_withdrawn() -> None:
     async with scene(limit=0) as on:
         on.supervisor.start(A, FILE)
         on.supervisor.withdraw(A, FILE)
-        assert not on.supervisor.is_refused(A)
+        assert not on.supervisor.is_over_limit(A)
 
 
 @in_virtual_time
-async def test_places_are_free_again_however_a_watcher_stops() -> None:
+async def test_stopped_watchers_do_not_count_against_the_limit() -> None:
     feeds = ScriptedFeeds(conv_a=[[ENDED]], conv_b=[NOT_FOUND] * 3, conv_c=[[]])
     async with scene(feeds, limit=3) as on:
         for each in (A, B, C):
@@ -203,11 +203,11 @@ async def test_places_are_free_again_however_a_watcher_stops() -> None:
 
 
 @in_virtual_time
-async def test_memory_of_refused_conversations_is_bounded() -> None:
+async def test_memory_of_conversations_over_the_limit_is_bounded() -> None:
     async with scene(limit=0) as on:
-        for number in range(MOST_REFUSED + 2):
+        for number in range(MAX_OVER_LIMIT + 2):
             on.supervisor.start(f"conv_{number}", FILE)
-        assert [on.supervisor.is_refused(f"conv_{number}") for number in range(4)] == [False, False, True, True]
+        assert [on.supervisor.is_over_limit(f"conv_{number}") for number in range(4)] == [False, False, True, True]
 
 
 @in_virtual_time
@@ -231,7 +231,7 @@ async def test_finished_conversation_is_not_started_again() -> None:
 
 
 @in_virtual_time
-async def test_stopped_supervisor_takes_on_nothing_and_raises_nothing() -> None:
+async def test_stopped_supervisor_starts_nothing_and_raises_nothing() -> None:
     async with scene() as on:
         on.supervisor.start(A, FLAG)
     assert on.supervisor.start(B, PUSH) is Started.LIMIT_REACHED
@@ -245,7 +245,7 @@ async def test_stopped_supervisor_takes_on_nothing_and_raises_nothing() -> None:
 
 
 @in_virtual_time
-async def test_end_is_told_at_once_and_finished_with_its_record() -> None:
+async def test_end_is_reported_at_once_and_counted_once_its_record_is_read() -> None:
     records = ScriptedRecords(RecordState.ENDED, takes=7.0)
     async with scene(ScriptedFeeds([snapshot(A, 2), ENDED]), records=records) as on:
         on.supervisor.start(A, FLAG)
@@ -292,7 +292,7 @@ async def test_conversation_that_was_over_before_a_snapshot_came_was_never_live(
     ],
 )
 @in_virtual_time
-async def test_conversation_nobody_watched_is_history_once_its_tombstone_may_be_gone(
+async def test_unwatched_conversation_is_history_once_its_end_may_be_forgotten(
     ended_at: str | None, is_counted: bool
 ) -> None:
     async with scene(ScriptedFeeds(NOT_FOUND), records=Recorded(ended_at)) as on:
@@ -313,7 +313,7 @@ async def test_what_ended_before_the_first_start_is_history() -> None:
 
 
 class Recorded(ScriptedRecords):
-    """Records of conversations that ended at a given time."""
+    """Records of conversations that ended at ``ended_at``."""
 
     def __init__(self, ended_at: str | None) -> None:
         super().__init__(RecordState.ENDED)
@@ -339,7 +339,7 @@ async def test_completion_after_a_restart_opens_no_feed(has_rest: bool) -> None:
 
 
 @in_virtual_time
-async def test_end_known_from_elsewhere_spares_a_watcher_without_a_feed_the_waiting() -> None:
+async def test_end_known_from_rest_finishes_a_watcher_without_a_feed_at_once() -> None:
     feeds = ScriptedFeeds(conv_a=[[snapshot(A), LOST], LOST], conv_b=[[snapshot(B)]], conv_c=[[]])
     async with scene(feeds, records=ScriptedRecords(RecordState.ENDED, takes=1.0)) as on:
         on.supervisor.start(A, FLAG)
@@ -377,7 +377,7 @@ async def test_refused_conversation_that_may_go_on_is_tried_after_1_second_growi
         on.supervisor.start(A, FLAG)
         await settle()
         assert on.states() == {"refused": 1}
-        assert on.sink.calls(A) == ["feed_error", "stopped"]  # no live series while nothing is heard
+        assert on.sink.calls(A) == ["feed_error", "stopped"]  # no live series without a feed
         await trio.sleep(300)
         assert on.states() == {"live": 1}
         pauses = [after - before for before, after in pairwise(on.feeds.opened[A])]
@@ -424,14 +424,14 @@ async def test_open_feed_of_a_conversation_that_rest_calls_over_may_still_bring_
         await trio.sleep(40)
         on.supervisor.over(A)
         await trio.sleep(5)
-        on.supervisor.over(A)  # news that comes again does not put it off
+        on.supervisor.over(A)  # a second time does not put it off
         await trio.sleep(GRACE - 4)
         assert on.sink.of("update", A) == [1, 2]
         assert len(on.sink.of("finish", A)) == 1
 
 
 @in_virtual_time
-async def test_silent_feed_is_doubted_and_finished_when_rest_has_its_end() -> None:
+async def test_idle_feed_is_checked_and_finished_when_rest_has_the_end() -> None:
     records = ScriptedRecords(RecordState.LIVE, RecordState.ENDED)
     async with scene(ScriptedFeeds([snapshot(A)]), records=records) as on:
         on.supervisor.start(A, FLAG)
@@ -443,7 +443,7 @@ async def test_silent_feed_is_doubted_and_finished_when_rest_has_its_end() -> No
 
 
 @in_virtual_time
-async def test_feed_that_talks_is_not_doubted() -> None:
+async def test_feed_with_snapshots_is_not_checked() -> None:
     records = ScriptedRecords(RecordState.ENDED)
     async with scene(ScriptedFeeds([each for at in range(20) for each in (snapshot(A, at + 1), 30.0)])) as on:
         on.supervisor.start(A, FLAG)
@@ -463,7 +463,7 @@ async def test_feed_without_a_first_snapshot_is_lost_after_30_seconds() -> None:
 
 
 @in_virtual_time
-async def test_conversation_that_neither_side_knows_is_forgotten() -> None:
+async def test_conversation_that_feed_and_rest_do_not_know_is_forgotten() -> None:
     async with scene(ScriptedFeeds(NOT_FOUND), records=ScriptedRecords(RecordState.NOT_FOUND)) as on:
         on.supervisor.start(A, FLAG)
         await trio.sleep(60)
@@ -493,13 +493,13 @@ async def test_conversation_whose_socket_is_not_there_yet_is_tried_again_soon(st
         assert 0.5 <= pauses[0] <= 1 <= pauses[1] <= 2
 
 
-# --- one's trouble stays its own
+# --- conversations do not affect each other
 
 
 @pytest.mark.parametrize("script", [REFUSED, NOT_FOUND])
 @pytest.mark.parametrize("seen", [True, False])
 @in_virtual_time
-async def test_conversation_that_is_refused_for_a_day_is_forgotten(
+async def test_conversation_that_is_over_limit_for_a_day_is_forgotten(
     script: FeedRefused | FeedNotFound, seen: bool
 ) -> None:
     feeds = ScriptedFeeds(*([[snapshot(A), LOST]] if seen else []), script)
@@ -515,7 +515,7 @@ async def test_conversation_that_is_refused_for_a_day_is_forgotten(
 
 
 @in_virtual_time
-async def test_crash_is_contained_counted_and_tried_again_much_later() -> None:
+async def test_crash_is_counted_and_its_watcher_starts_again_later_while_others_go_on() -> None:
     bad: Script = [snapshot(A, 1), snapshot(A, 9), snapshot(A, 2)]
     good: Script = [snapshot(B, 1), 10.0, snapshot(B, 2), 10.0, snapshot(B, 3), ENDED]
     sink = RecordingSink(crash_on=9)

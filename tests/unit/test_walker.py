@@ -1,4 +1,4 @@
-"""The walker finds the same ends as a JSON parser, in steps, and gives up on what is too much."""
+"""The walker finds the same values as a JSON parser, in steps, and refuses hostile texts."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ def skipped(text: str, at: int = 0) -> tuple[int, int]:
 
 
 @given(JSON, st.sampled_from(STYLES), st.sampled_from(["", " ", ",", "]", "}"]))
-def test_a_value_ends_where_a_parser_says(value: Any, style: dict[str, Any], behind: str) -> None:
+def test_a_value_ends_where_a_parser_finds_its_end(value: Any, style: dict[str, Any], behind: str) -> None:
     text = json.dumps(value, **style)
     end, _ = skipped(text + behind)
     assert end == len(text) + len(behind) - len(behind.lstrip())
@@ -58,7 +58,7 @@ def test_the_elements_of_an_array_are_those_a_parser_finds(value: list[Any], sty
 
 
 @given(st.text(alphabet='[]{}",:\\ 0x', max_size=20))
-def test_any_text_at_all_ends_or_is_no_json(text: str) -> None:
+def test_any_text_is_walked_to_its_end_or_is_no_json(text: str) -> None:
     for walk in (Walker.skip, Walker.members, Walker.elements):
         walker = Walker(text)
         try:
@@ -71,19 +71,19 @@ def test_any_text_at_all_ends_or_is_no_json(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", '"', '"\\', '"x\\"', "[", "[[1]", '{"a":1', ":", "]"])
-def test_a_value_that_never_ends_is_no_json(text: str) -> None:
+def test_an_unterminated_value_is_no_json(text: str) -> None:
     with pytest.raises(NotJson):
         skipped(text)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"a":', '{"a" 1}', "{1:2}", '{"a":1,}', "[]"])
-def test_what_is_no_object_has_no_members(text: str) -> None:
+def test_a_value_that_is_no_object_has_no_members(text: str) -> None:
     with pytest.raises(NotJson):
         _walked(Walker(text), Walker.members)
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1,", "[1 2]", "[,]", "[1,]", "{}"])
-def test_what_is_no_array_has_no_elements(text: str) -> None:
+def test_a_value_that_is_no_array_has_no_elements(text: str) -> None:
     with pytest.raises(NotJson):
         _walked(Walker(text), Walker.elements)
 
@@ -106,7 +106,7 @@ LARGE: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("make", LARGE.values(), ids=LARGE)
-def test_the_end_of_a_large_value_is_found_with_a_pause_every_millisecond_or_so(make: Callable[[], str]) -> None:
+def test_the_end_of_a_large_value_is_found_with_frequent_pauses(make: Callable[[], str]) -> None:
     text = make()
     end, pauses = skipped(text)
     assert end == len(text)

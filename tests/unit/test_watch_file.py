@@ -1,4 +1,4 @@
-"""The watch file: what it may hold, and how the targets follow it. Real files; nobody else's clock."""
+"""Watch file: how it is parsed, and what its changes start and withdraw. Uses real files."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from exporter.enums import Started
 from exporter.phonic.wire import is_conversation_id
-from exporter.watch.interfaces import Source
+from exporter.watch.interfaces import Requester
 from exporter.watch.watch_file import LARGEST_FILE, POLL_SECONDS, UnreadableList, WatchFile, parse, read
 
 A, B, C = "conv_a", "conv_b", "conv_c"
@@ -21,31 +21,31 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Asked:
-    """Targets that write down what is asked of them; ``full`` meets the watch limit."""
+    """Targets that record calls. Ids in ``full`` are over the watch limit."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str]] = []
         self.full: set[str] = set()
-        self._refused: set[str] = set()
+        self._over_limit: set[str] = set()
         self.called = trio.Event()
 
     def taken(self) -> list[tuple[str, str]]:
-        """Calls since the last look, in order."""
+        """Calls since the last call of this method, in order."""
         calls, self.calls = self.calls, []
         return calls
 
-    def start(self, conversation_id: str, source: Source) -> Started:
-        assert source is Source.FILE
+    def start(self, conversation_id: str, requester: Requester) -> Started:
+        assert requester is Requester.FILE
         self.calls.append(("start", conversation_id))
         self.called.set()
         if conversation_id in self.full:
-            self._refused.add(conversation_id)
+            self._over_limit.add(conversation_id)
             return Started.LIMIT_REACHED
-        self._refused.discard(conversation_id)
+        self._over_limit.discard(conversation_id)
         return Started.STARTED
 
-    def withdraw(self, conversation_id: str, source: Source) -> None:
-        assert source is Source.FILE
+    def withdraw(self, conversation_id: str, requester: Requester) -> None:
+        assert requester is Requester.FILE
         self.calls.append(("withdraw", conversation_id))
 
     def over(self, conversation_id: str) -> None:
@@ -54,8 +54,8 @@ class Asked:
     def is_watched(self, conversation_id: str) -> bool:
         raise NotImplementedError(conversation_id)
 
-    def is_refused(self, conversation_id: str) -> bool:
-        return conversation_id in self._refused
+    def is_over_limit(self, conversation_id: str) -> bool:
+        return conversation_id in self._over_limit
 
 
 @pytest.fixture
@@ -73,13 +73,13 @@ def watch_file(file: Path, asked: Asked, now: Callable[[], float] = lambda: 1000
 
 
 def replace(file: Path, text: str | bytes) -> None:
-    """Put a new file in the place of the old one, so that it is another one however fast that was."""
+    """Replace the file by a new one, so that it differs even if its time is the same."""
     fresh = file.with_suffix(".new")
     fresh.write_bytes(text if isinstance(text, bytes) else text.encode())
     fresh.replace(file)
 
 
-# --- what it may hold
+# --- parsing
 
 
 @pytest.mark.parametrize(
@@ -107,16 +107,16 @@ def test_list_is_lines_or_json(content: bytes, ids: set[str], unusable: int) -> 
 @pytest.mark.parametrize(
     "content", [b'["conv_a"', b'["conv_a"] x', b'["\xff"]', b"[" * 100_000, b"conv_a\n\xff\n"]
 )
-def test_broken_list_is_refused_without_quoting_it(content: bytes) -> None:
-    with pytest.raises(UnreadableList) as refused:
+def test_broken_list_is_rejected_without_quoting_it(content: bytes) -> None:
+    with pytest.raises(UnreadableList) as rejected:
         parse(content, is_conversation_id)
-    assert "conv_a" not in str(refused.value)
+    assert "conv_a" not in str(rejected.value)
 
 
 @given(
     st.binary(max_size=60) | st.from_regex(rb"\[.*\]", fullmatch=True) | st.text().map(json.dumps).map(str.encode)
 )
-def test_any_content_is_a_list_or_refused(content: bytes) -> None:
+def test_any_content_is_a_list_or_rejected(content: bytes) -> None:
     try:
         listed = parse(content, is_conversation_id)
     except UnreadableList:
@@ -124,7 +124,7 @@ def test_any_content_is_a_list_or_refused(content: bytes) -> None:
     assert all(is_conversation_id(each) for each in listed.ids)
 
 
-def test_what_is_no_file_of_usable_size_is_refused(tmp_path: Path) -> None:
+def test_only_regular_files_up_to_a_size_are_read(tmp_path: Path) -> None:
     large, pipe = tmp_path / "large", tmp_path / "pipe"
     with large.open("wb") as stream:
         stream.truncate(LARGEST_FILE + 1)
@@ -139,7 +139,7 @@ def test_what_is_no_file_of_usable_size_is_refused(tmp_path: Path) -> None:
             read(path, is_conversation_id)
 
 
-# --- how the targets follow it
+# --- changes
 
 
 async def test_changed_file_starts_and_withdraws_what_differs(file: Path, asked: Asked) -> None:
@@ -155,8 +155,8 @@ async def test_changed_file_starts_and_withdraws_what_differs(file: Path, asked:
     assert sorted(asked.taken()) == [("withdraw", B), ("withdraw", C)]
 
 
-async def test_unchanged_file_asks_for_nothing_again(file: Path, asked: Asked) -> None:
-    """A conversation that was given up, or is over for long, must not be tried every second for ever."""
+async def test_unchanged_file_starts_nothing_again(file: Path, asked: Asked) -> None:
+    """Otherwise a conversation that was given up, or ended long ago, would be started every second."""
     watching = watch_file(file, asked)
     replace(file, f"{A}\n")
     await watching.look()
@@ -167,7 +167,7 @@ async def test_unchanged_file_asks_for_nothing_again(file: Path, asked: Asked) -
     assert asked.taken() == [("start", B)]
 
 
-async def test_those_refused_at_the_limit_are_tried_until_they_fit(file: Path, asked: Asked) -> None:
+async def test_ids_over_the_limit_are_tried_until_they_fit(file: Path, asked: Asked) -> None:
     watching = watch_file(file, asked)
     replace(file, f"{A}\n{B}\n")
     asked.full = {B}
@@ -188,7 +188,7 @@ def remove(file: Path) -> None:
 
 
 def make_unopenable(file: Path) -> None:
-    """Root may read whatever it likes, so a loop of links stands for a file that cannot be opened."""
+    """Root can read any file, so a symbolic link to itself stands for one that cannot be opened."""
     file.unlink()
     file.symlink_to(file)
 
@@ -225,7 +225,7 @@ async def test_file_that_cannot_be_used_changes_nothing(
     assert watching.is_usable
 
 
-async def test_file_that_is_missing_at_first_is_told_and_read_when_it_comes(file: Path, asked: Asked) -> None:
+async def test_file_that_is_missing_at_first_is_logged_and_read_once_it_appears(file: Path, asked: Asked) -> None:
     watching = watch_file(file, asked)
     with structlog.testing.capture_logs() as logged:
         await watching.look()
@@ -236,7 +236,7 @@ async def test_file_that_is_missing_at_first_is_told_and_read_when_it_comes(file
     assert asked.taken() == [("start", A)]
 
 
-async def test_log_tells_counts_and_no_entry(file: Path, asked: Asked) -> None:
+async def test_log_has_counts_but_no_entries(file: Path, asked: Asked) -> None:
     replace(file, f"{A}\n+49 171 5550101\n")
     with structlog.testing.capture_logs() as logged:
         await watch_file(file, asked).look()
@@ -245,9 +245,7 @@ async def test_log_tells_counts_and_no_entry(file: Path, asked: Asked) -> None:
     assert "5550101" not in str(logged)
 
 
-async def test_file_is_looked_at_again_and_again(
-    file: Path, asked: Asked, mock_clock: trio.testing.MockClock
-) -> None:
+async def test_file_is_polled(file: Path, asked: Asked, mock_clock: trio.testing.MockClock) -> None:
     replace(file, f"{A}\n")
     async with trio.open_nursery() as nursery:
         await nursery.start(watch_file(file, asked).run)

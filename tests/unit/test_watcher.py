@@ -1,4 +1,4 @@
-"""One watcher under a virtual clock: when it tries again, when it gives up, and what a bad message costs."""
+"""One watcher with a virtual clock: when it reconnects, when it stops, and what a bad message costs."""
 
 import json
 import sys
@@ -39,7 +39,7 @@ NOT_FOUND = FeedNotFound(FeedError.HTTP_404)
 
 @attrs.define
 class Watched:
-    """What a watcher did: when it connected, what it said, how it went from state to state, how it ended."""
+    """What a watcher did: its connections, calls of the sink, states, and outcome."""
 
     feeds: ScriptedFeeds
     sink: RecordingSink
@@ -71,7 +71,7 @@ def watched(*scripts: Script, seconds: float = 3600.0) -> Watched:
                 retry=Retry(),
                 rng=Random(SEED),
                 set_state=result.states.append,
-                heard=result.over.append,
+                on_snapshot=result.over.append,
             )
         result.seconds = trio.current_time() - result.feeds.opened[ID][0]
         return result
@@ -88,7 +88,7 @@ def schedule(count: int) -> list[float]:
 
 
 @pytest.mark.parametrize("last", [ENDED, SAVED, FeedEnded()], ids=["ended", "saved", "close 1000"])
-def test_every_word_for_the_end_ends_it(last: str | FeedClosed) -> None:
+def test_each_way_of_saying_the_end_ends_it(last: str | FeedClosed) -> None:
     result = watched([snapshot(ID, 2), AUDIO, last])
     assert result.outcome is Outcome.ENDED
     assert result.errors == []
@@ -111,7 +111,7 @@ def test_close_1000_at_the_handshake_ends_it() -> None:
         ([snapshot(ID), TOP_LEVEL_ERROR], FeedError.ERROR_MESSAGE),
     ],
 )
-def test_refusal_is_not_tried_again_here(
+def test_refusal_ends_the_watcher(
     script: Script,
     reason: FeedError,
 ) -> None:
@@ -128,7 +128,7 @@ def test_not_found_three_times_in_a_row_gives_up() -> None:
     assert result.waits == schedule(2)
 
 
-def test_trouble_with_a_feed_is_told_when_it_begins_and_its_repetitions_only_to_those_who_look() -> None:
+def test_first_failure_of_a_feed_is_logged_as_info_and_its_repetitions_as_debug() -> None:
     with structlog.testing.capture_logs() as logged:
         watched(DOWN, DOWN, [LOST], DOWN, DOWN, [ENDED])
     assert [(each["log_level"], each["reason"]) for each in logged] == [
@@ -137,12 +137,12 @@ def test_trouble_with_a_feed_is_told_when_it_begins_and_its_repetitions_only_to_
     ]  # fmt: skip
 
 
-def test_not_found_is_counted_in_a_row_only() -> None:
+def test_only_not_found_in_a_row_gives_up() -> None:
     result = watched(NOT_FOUND, NOT_FOUND, DOWN, NOT_FOUND, NOT_FOUND, [LOST], NOT_FOUND, [ENDED])
     assert result.outcome is Outcome.ENDED
 
 
-# --- when it tries again
+# --- when it reconnects
 
 
 def test_delays_grow_with_jitter_to_the_longest() -> None:
@@ -155,13 +155,13 @@ def test_delays_grow_with_jitter_to_the_longest() -> None:
     assert set(result.errors) == {FeedError.CONNECT}
 
 
-def test_accepting_and_closing_at_once_does_not_hammer() -> None:
+def test_delays_grow_when_connections_close_at_once() -> None:
     result = watched([snapshot(ID), LOST], seconds=300)
     assert result.waits == pytest.approx(schedule(len(result.waits)))
 
 
 @pytest.mark.parametrize(("lasted", "is_stable"), [(29.9, False), (30.0, True), (100.0, True)])
-def test_only_a_connection_that_lasted_earns_a_fresh_start(
+def test_delays_begin_anew_only_after_a_stable_connection(
     lasted: float,
     is_stable: bool,
 ) -> None:
@@ -173,7 +173,7 @@ def test_only_a_connection_that_lasted_earns_a_fresh_start(
 @pytest.mark.parametrize(
     ("asked", "shortest", "longest"), [(0.0, 0.25, 0.5), (7.0, 7.25, 7.5), (300.0, 24, 30), (99999.0, 24, 30)]
 )
-def test_wish_of_the_server_is_honoured_up_to_30_seconds_and_jittered(
+def test_retry_after_is_honoured_up_to_30_seconds_and_jittered(
     asked: float, shortest: float, longest: float
 ) -> None:
     result = watched(FeedLost(FeedError.HTTP_429, asked), [ENDED])
@@ -181,14 +181,14 @@ def test_wish_of_the_server_is_honoured_up_to_30_seconds_and_jittered(
     assert shortest <= wait <= longest
 
 
-def test_states_tell_what_it_does() -> None:
+def test_states_follow_the_connection() -> None:
     result = watched(DOWN, [snapshot(ID), LOST], [ENDED])
     connecting, live, waiting = WatcherState.CONNECTING, WatcherState.LIVE, WatcherState.WAITING
     assert result.states == [connecting, waiting, connecting, live, waiting, connecting, live]
     assert result.sink.calls(ID) == ["feed_error", "connected", "update", "feed_error", "connected"]
 
 
-def test_error_message_that_is_no_denial_is_tried_again() -> None:
+def test_error_message_without_a_refusal_is_retried() -> None:
     result = watched([OTHER_ERROR], [ENDED])
     assert (result.outcome, result.errors) == (Outcome.ENDED, [FeedError.ERROR_MESSAGE])
 
@@ -215,7 +215,7 @@ def test_bad_message_costs_only_itself(bad: str, reason: Invalid) -> None:
     assert len(result.feeds.opened[ID]) == 1
 
 
-def test_binary_and_unknown_messages_are_told_apart_and_survived() -> None:
+def test_binary_and_unknown_messages_are_counted_and_survived() -> None:
     unknown = '{"type": "conversation-whispered"}'
     result = watched([b"\xff\x00", snapshot(ID).encode(), unknown, AUDIO, ENDED])
     assert result.sink.of("invalid") == [Invalid.NOT_JSON]
@@ -229,7 +229,7 @@ def test_binary_and_unknown_messages_are_told_apart_and_survived() -> None:
     assert result.sink.of("message")[0][1] == len(snapshot(ID))
 
 
-def test_unknown_fields_are_looked_for_once_a_connection() -> None:
+def test_unknown_fields_are_searched_once_for_each_connection() -> None:
     odd = snapshot(ID, mood="good")
     result = watched([snapshot(ID), odd, LOST], ["{}", odd, odd, ENDED])
     assert result.sink.of("drift") == [set(), {(Drift.CONVERSATION, "mood")}]
@@ -251,7 +251,7 @@ def test_cancellation_leaves_at_once_and_opens_nothing_more() -> None:
     assert result.feeds.open_now[ID] == 0
 
 
-def test_a_silent_feed_does_not_keep_its_last_message() -> None:
+def test_idle_feed_does_not_keep_its_last_message() -> None:
     frame = snapshot(ID, 2)
 
     async def run() -> tuple[int, int]:
@@ -267,7 +267,7 @@ def test_a_silent_feed_does_not_keep_its_last_message() -> None:
                     retry=Retry(),
                     rng=Random(SEED),
                     set_state=lambda _: None,
-                    heard=lambda _: None,
+                    on_snapshot=lambda _: None,
                 )
             )
             await wait_all_tasks_blocked()

@@ -1,4 +1,4 @@
-"""What a server asks for in ``Retry-After``, as REST and the live feed read it."""
+"""Conversation ids, path segments and ``Retry-After``, as REST and the live feed use them."""
 
 import pytest
 from hypothesis import given
@@ -36,12 +36,12 @@ def test_a_number_of_seconds_or_a_date_is_a_wait_within_the_bound(value: str, se
 @pytest.mark.parametrize(
     "value", ["", " ", "-1", "+1", "1.5", "1e9", "soon", "٣", "Wed, 99 Oct 2026 07:28:00 GMT", "nan", "inf"]
 )
-def test_what_is_neither_is_no_wish(value: str) -> None:
+def test_an_unreadable_retry_after_is_none(value: str) -> None:
     assert retry_after({"retry-after": value}, NOW, LONGEST) is None
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("1500", 1.5), ("0", 0.0), ("99999999", 30.0), ("soon", 7.0)])
-def test_milliseconds_come_first_where_they_can_be_read(value: str, seconds: float) -> None:
+def test_readable_milliseconds_come_first(value: str, seconds: float) -> None:
     assert retry_after({"retry-after-ms": value, "retry-after": "7"}, NOW, LONGEST) == seconds
 
 
@@ -50,7 +50,7 @@ def test_any_text_is_one_segment_of_a_path(text: str) -> None:
     assert not set(segment(text)) & set("/?#.\\ ")
 
 
-def test_no_header_is_no_wish() -> None:
+def test_no_header_is_none() -> None:
     assert retry_after({}, NOW, LONGEST) is None
 
 

@@ -1,13 +1,11 @@
-"""Edge: the TCP or TLS connection under a live feed: always closed, and clear about its end.
+"""Edge: the TCP or TLS connection under a live feed, which is always closed and reports clearly how it ended.
 
-It is ours because trio-websocket (0.12), given its own, waits for ever on a handshake that was timed out or cut
-off, reads the body of a refusal without a limit, hides what is wrong with TLS, waits without a deadline for a
-peer that said Close to hang up, and leaves the socket open after it.
+It replaces the connection that trio-websocket (0.12) would make, which waits for ever on a handshake that timed
+out or was cut off, reads the body of a refusal without a limit, hides TLS errors, waits without a deadline for a
+peer that sent a close frame to hang up, and leaves the socket open after it.
 """
 
-import errno
 import re
-import socket
 import ssl
 from contextlib import AsyncExitStack
 
@@ -15,24 +13,25 @@ import attrs
 import trio
 
 from ...enums import FeedError
+from ..failures import connect_reason
 from ..proxies import Proxy
-from .batching import Rounds, RoundStream
+from .batching import BatchedStream, ReadBatches
 from .errors import FeedLost
-from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, Sieve
-from .limits import Allowance, Share
-from .mailbox import Inbox
-from .tunnel import through
+from .fast_path import MOST_WORK, PROTOCOL, WORK_PER_SECOND, FrameReader, PassThrough
+from .limits import Allowance, Memory
+from .mailbox import Mailbox
+from .tunnel import open_tunnel
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _STATUS_LINE_LENGTH = 12
-_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, on which the library rests
+_HEAD_END = re.compile(rb"\n\r?\n")  # as h11 reads it, which the library uses
 _HEAD_END_LENGTH = 3
 _ACCEPTED = 101
-LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body that nobody reads
+LARGEST_REFUSAL = 256 * 1024  # bytes of headers and body
 
 
 class Refusal(Exception):
-    """An HTTP answer that is no upgrade, and that was cut off before it was complete."""
+    """An HTTP answer that is no upgrade and was cut off before its end."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -41,7 +40,7 @@ class Refusal(Exception):
 
 @attrs.frozen(kw_only=True)
 class Address:
-    """Where lines lead to, and through which proxy. ``tls`` and ``proxy_tls`` are None for a way in clear."""
+    """Where connections lead to, and through which proxy. ``tls`` and ``proxy_tls`` are None for plaintext."""
 
     host: str
     port: int
@@ -50,76 +49,74 @@ class Address:
     proxy_tls: ssl.SSLContext | None = None
 
 
-async def dial(
-    address: Address, closing: AsyncExitStack, inbox: Inbox, share: Share, rounds: Rounds, max_message: int
-) -> "Line":
-    """Connect, TLS handshake included; ``closing`` gets the means to close it, whatever comes of it.
+async def connect(
+    address: Address,
+    closing: AsyncExitStack,
+    mailbox: Mailbox,
+    memory: Memory,
+    batches: ReadBatches,
+    reader: FrameReader | PassThrough,
+) -> "Connection":
+    """Connect, through the proxy and with the TLS handshake. The caller sets a deadline and leaves ``closing``.
 
-    Raises `FeedLost`. The deadline is the caller's.
+    Raises: `FeedLost`; what was opened until then is closed by ``closing``, too.
     """
-    tcp = RoundStream(await _connected(address))
+    tcp = BatchedStream(await _connected(address))
     closing.push_async_callback(trio.aclose_forcefully, tcp)
     stream: trio.abc.Stream = tcp
     if address.proxy is not None:
-        stream = await through(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
-    if address.tls is None:
-        return Line(stream, tcp, inbox, share, rounds, max_message)
-    secure = trio.SSLStream(stream, address.tls, server_hostname=address.host, https_compatible=True)
+        stream = await open_tunnel(address.proxy, tcp, address.host, address.port, tls=address.proxy_tls)
+    if address.tls is not None:
+        stream = await _secured(stream, address.tls, address.host)
+    connection = Connection(stream, tcp, mailbox, memory, batches, reader)
+    closing.callback(connection.stop_counting)
+    return connection
+
+
+async def _connected(address: Address) -> trio.SocketStream:
+    """Connect to the proxy, or to the address without one."""
+    to = address.proxy or address
+    try:
+        return await trio.open_tcp_stream(to.host, to.port)
+    except (OSError, UnicodeError) as failed:  # UnicodeError: no valid domain name
+        raise FeedLost(FeedError.PROXY if address.proxy else connect_reason(FeedError, failed)) from None
+
+
+async def _secured(stream: trio.abc.Stream, tls: ssl.SSLContext, host: str) -> trio.abc.Stream:
+    secure = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
     try:
         await secure.do_handshake()
     except trio.BrokenResourceError as broken:
         is_tls = isinstance(broken.__cause__, ssl.SSLError)
         raise FeedLost(FeedError.TLS if is_tls else FeedError.CONNECT) from None
-    return Line(secure, tcp, inbox, share, rounds, max_message)
+    return secure
 
 
-async def _connected(address: Address) -> trio.SocketStream:
-    """A connection to the proxy, or to the address where there is none."""
-    to = address.proxy or address
-    try:
-        return await trio.open_tcp_stream(to.host, to.port)
-    except (OSError, UnicodeError) as failed:  # the latter: a name that no name can be
-        raise FeedLost(FeedError.PROXY if address.proxy else _why(failed)) from None
+class Connection(trio.abc.Stream):
+    """The stream that the WebSocket library reads. Its end before the upgrade to WebSocket is an error.
 
-
-def _why(failed: BaseException) -> FeedError:
-    """What kept a connection from being made; of several addresses, a port that is closed says most."""
-    if isinstance(failed, socket.gaierror | UnicodeError):
-        return FeedError.DNS
-    if isinstance(failed, BaseExceptionGroup):
-        reasons = [_why(each) for each in failed.exceptions]
-        return FeedError.REFUSED if FeedError.REFUSED in reasons else reasons[-1]
-    if isinstance(failed, ConnectionRefusedError):
-        return FeedError.REFUSED
-    if isinstance(failed, OSError) and failed.errno == errno.ETIMEDOUT:
-        return FeedError.TIMEOUT
-    return _why(failed.__cause__) if failed.__cause__ is not None else FeedError.CONNECT
-
-
-class Line(trio.abc.Stream):
-    """A connection that knows when it last brought anything, and whose end before the upgrade is an error.
-
-    Messages go into ``inbox``; the library gets to read all else. ``share`` is told what is held of messages that
-    are not complete or wait in the inbox.
+    Whole messages go into ``mailbox`` as far as ``reader`` reads frames; the library gets all other bytes.
+    ``memory`` counts incomplete messages and those that wait in the mailbox. ``last_heard`` is when bytes were
+    last received, in trio's time.
     """
 
     def __init__(
         self,
         stream: trio.abc.Stream,
-        tcp: RoundStream,
-        inbox: Inbox,
-        share: Share,
-        rounds: Rounds,
-        max_message: int,
+        tcp: BatchedStream,
+        mailbox: Mailbox,
+        memory: Memory,
+        batches: ReadBatches,
+        reader: FrameReader | PassThrough,
     ) -> None:
         self._stream = stream
         self._tcp = tcp
-        self._inbox = inbox
-        self._share = share
-        self._rounds = rounds
-        self._sieve = Sieve(inbox.put, max_message)
+        self._mailbox = mailbox
+        self._share = memory.share(lambda: self.give_up(FeedError.TOO_LARGE))
+        self._batches = batches
+        self._reader = reader
         self._allowance = Allowance(MOST_WORK, WORK_PER_SECOND)
-        self._answer = b""  # to the handshake, as far as it is read
+        self._answer = b""  # to the handshake, as far as it was received
         self._status = 0
         self._is_open = False
         self._unfinished = 0
@@ -127,70 +124,79 @@ class Line(trio.abc.Stream):
         self._last_progress = self.last_heard
 
     def join(self) -> None:
-        """Be read in rounds from now on."""
-        self._tcp.join(self._rounds)
+        """Be read in batches from now on."""
+        self._tcp.join(self._batches)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Raises a `FeedLost` or `Refusal` when the connection ends before the upgrade."""
+        """Receive bytes for the library; b"" at the end.
+
+        Raises: `FeedLost` or `Refusal` when the connection ends before the upgrade.
+
+        Cancellation: loses nothing.
+        """
         rest: bytes | bytearray | None = None
         while rest is None:
-            if not self._inbox.has_room:
-                await self._inbox.wait_room()
+            if not self._mailbox.has_room:
+                await self._mailbox.wait_room()
                 self._last_progress = trio.current_time()
-            if self._sieve.is_over:
-                await trio.sleep_forever()  # until the feed is closed, for there is nothing to be heard any more
-            if self._sieve.has_more:
-                await self._rounds.turn()
-                rest = self._sifted() or None
+            if self._reader.is_over:
+                await trio.sleep_forever()  # until the feed is closed: nothing more will be read
+            if self._reader.has_more:
+                await self._batches.heavy_checkpoint()
+                rest = self._read_frames() or None
                 continue
             try:
-                # Never in a variable here, which would keep what came last for as long as a feed is silent.
-                rest = self._heard(await self._stream.receive_some(max_bytes))
+                # Not in a variable, which would keep the last message for as long as the feed is silent.
+                rest = self._take(await self._stream.receive_some(max_bytes))
             except trio.BrokenResourceError:
                 if self._is_open:
                     raise
                 raise self.cut_off(FeedError.CONNECT) from None
         return rest
 
-    def _heard(self, data: bytes | bytearray) -> bytes | bytearray | None:
-        """What of ``data`` is the library's to read; None where that is nothing, and no end either."""
+    def _take(self, data: bytes | bytearray) -> bytes | bytearray | None:
+        """What of ``data`` the library has to read; None for nothing, since b"" is the end."""
         self.last_heard = trio.current_time()
         if not self._is_open:
             return self._read_answer(data)
         if not data:
-            return self._sieve.end()
-        self._sieve.pour(data)
-        return self._sifted() or None
+            return self._reader.end()
+        self._reader.feed(data)
+        return self._read_frames() or None
 
-    def _sifted(self) -> bytes:
-        """What the library has to read of what was heard."""
-        sieve = self._sieve
-        rest = sieve.read()
-        work, sieve.work = sieve.work, 0
+    def _read_frames(self) -> bytes | bytearray:
+        """Read frames, and return what the library has to read."""
+        reader = self._reader
+        rest = reader.read()
+        work, reader.work = reader.work, 0
         if work and not self._allowance.spend(work, self.last_heard):
-            rest = sieve.refuse(PROTOCOL)
-        if sieve.held != self._unfinished:
-            self._unfinished = sieve.held
+            rest = reader.refuse(PROTOCOL)
+        if reader.held != self._unfinished:
+            self._unfinished = reader.held
             self._last_progress = self.last_heard
-        self._tcp.is_awaited = sieve.is_unfinished
+        self._tcp.expects_more = reader.is_unfinished
         self.count_memory()
         return rest
 
     def count_memory(self) -> None:
-        """Tell what is held; called again whenever something was taken out of the inbox."""
-        self._share.resize(self._unfinished + self._inbox.held)
+        """Update the counted memory. To be called whenever a frame was taken out of the mailbox."""
+        self._share.resize(self._unfinished + self._mailbox.held)
+
+    def stop_counting(self) -> None:
+        """Count no memory of this connection any more."""
+        self._share.close()
 
     def is_stuck(self, patience: float) -> bool:
-        """Whether a message has begun, and nothing of it came for ``patience`` seconds."""
-        return self._sieve.is_unfinished and trio.current_time() - self._last_progress >= patience
+        """Whether a message has begun and nothing of it came for ``patience`` seconds."""
+        return self._reader.is_unfinished and trio.current_time() - self._last_progress >= patience
 
     def give_up(self, reason: FeedError) -> None:
-        """Lose the feed now, with all that waits."""
-        self._sieve.refuse(PROTOCOL)
-        self._inbox.drop(FeedLost(reason))
+        """Lose the feed now, and drop all waiting frames."""
+        self._reader.refuse(PROTOCOL)
+        self._mailbox.drop(FeedLost(reason))
 
     def _read_answer(self, data: bytes | bytearray) -> bytes | bytearray:
-        """What of ``data`` is the library's to read: the answer, and what the sieve leaves of all behind it."""
+        """What of ``data`` the library reads: the answer, and what the frame reader leaves of the rest."""
         if not data:
             raise self.cut_off(FeedError.CONNECT)
         seen = max(0, len(self._answer) - _HEAD_END_LENGTH)
@@ -205,21 +211,21 @@ class Line(trio.abc.Stream):
             behind = len(data) - (len(self._answer) - found.end())
             self._is_open = True
             self._answer = b""
-            self._sieve.pour(data[behind:])
-            return data[:behind] + self._sifted()
+            self._reader.feed(data[behind:])
+            return data[:behind] + self._read_frames()
         if len(self._answer) > LARGEST_REFUSAL:
             raise self.cut_off(FeedError.PROTOCOL)
         return data
 
     def cut_off(self, reason: FeedError) -> FeedLost | Refusal:
-        """What an end now means: ``reason``, or the refusal of which at least the status was heard."""
+        """The error that an end now means: the refusal if its status was received, else ``reason``."""
         return Refusal(self._status) if self._status not in (0, _ACCEPTED) else FeedLost(reason)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
             await self._stream.send_all(data)
         except trio.BrokenResourceError:
-            # A server may refuse and hang up before it read the request: its answer says more than this error.
+            # A server may refuse and close before it has read the request. Its answer says more than this error.
             if self._is_open:
                 raise
 

@@ -1,14 +1,17 @@
-"""Pure: how a live feed can end, whatever library carries it.
+"""Pure: how a live feed can end, independent of the library that carries it.
 
-``Lost`` is worth another try, ``Refused`` is not without asking REST first, ``NotFound`` is worth a few tries,
-``Ended`` is the conversation's own end (close code 1000).
+What the watcher does: after `FeedLost` it reconnects; after `FeedRefused` it asks REST before it tries again;
+after `FeedNotFound` it tries a few times; `FeedEnded` is the end of the conversation (close code 1000).
 """
 
 from ...enums import FeedError
 
 
 class FeedClosed(Exception):
-    """A feed came to an end. ``reason`` is a closed label; no text of the peer is kept."""
+    """A feed ended. ``reason`` is the value of a metric label; no text of the peer is kept.
+
+    ``retry_after``: seconds that the server asked to wait, None if it did not ask.
+    """
 
     def __init__(self, reason: FeedError | None, retry_after: float | None = None) -> None:
         super().__init__(reason.value if reason else "ended")
@@ -24,10 +27,9 @@ class FeedEnded(FeedClosed):
 
 
 class FeedLost(FeedClosed):
-    """Network trouble, a restart, an error of the server: reconnect after a while.
+    """A network failure, a restart or an error of the server: reconnect later.
 
-    ``retry_after`` is the server's wish in seconds, if it gave one; ``at_once``: another credential was found,
-    which is worth a try without any wait.
+    ``at_once``: reconnect without any wait, because the credential has been replaced.
     """
 
     def __init__(
@@ -38,8 +40,8 @@ class FeedLost(FeedClosed):
 
 
 class FeedRefused(FeedClosed):
-    """401, 403, close 1008 or an error message that says so: the credential, or the conversation is not ours."""
+    """401, 403, close code 1008 or an error message about access: this credential may not read the feed."""
 
 
 class FeedNotFound(FeedClosed):
-    """404 or 410 at the handshake: unknown, not live yet, or over."""
+    """404, 410 or another 4xx at the handshake: the conversation is unknown, not live yet, or over."""

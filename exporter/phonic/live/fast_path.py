@@ -1,11 +1,26 @@
-"""Pure: whole messages taken out of what a server sends; control frames are left to the WebSocket library.
+"""Pure: reads WebSocket data frames before the library does; control frames are passed to it as they are.
 
-Strategy: almost all that ever comes is text messages of one frame, and a library that can read any frame pays for
-that with each of them: 57 µs of CPU for 18 KB in a flood, of which 20 are left. It also reads all that one read
-brought without a pause, which a peer can make half a second. So data frames are read here, a few at a time, and
-control frames are passed on as they are. What RFC 6455 forbids is refused for good: the library is given a short
-frame that it refuses for the same reason, so that one place closes the connection and tells why. A test holds both
-ways to be equal.
+Why: almost all that ever comes is text messages of one frame, for which the library's general way costs more than
+decoding them. It also reads all frames of one receive without a pause, which a peer can use to hold the event
+loop. See docs/decisions/0003-own-frame-reader.md.
+
+Theory of operation. `FrameReader` gets all bytes that follow the handshake, cut anywhere (`feed`), and processes a
+bounded number of frames at a time (`read`). It is between frames, within a frame (``_missing`` bytes are still to
+come), or within a fragmented message (``_opcode`` is the one of its first frame), or both of the latter; at the
+end it is over (``is_over``), after a close frame or a violation.
+
+- A text message of one frame is decoded straight out of the buffer and put.
+- A fragment is kept, text decoded incrementally, until the last one completes the message.
+- A control frame is returned, for the library to answer.
+- A violation of RFC 6455, invalid UTF-8 or a message that is too large ends the reading for good. The library is
+  given a short frame that it refuses for the same reason. So one place, the library, closes the connection and
+  reports why.
+
+Invariants: each byte of a payload is decoded once, whatever the cuts; a frame that is not complete is bounded by
+``largest`` from its header on; messages and control frames keep their order among themselves, and after `is_over`
+neither comes. A test compares it with the library's own parser for arbitrary bytes and cuts.
+
+`PassThrough` stands in for it to have the library read all frames.
 """
 
 import codecs
@@ -16,36 +31,38 @@ _FINAL, _RESERVED, _OPCODE = 0x80, 0x70, 0x0F
 _CONTINUED, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _WHOLE_TEXT = _FINAL | _TEXT
 _LONGEST_CONTROL = 125
-# Values of the second byte: the length itself, or of how many bytes it is. The highest bit would be a mask's.
+# The second byte is the length, or one of these: then 2 or 8 bytes of length follow. The highest bit is the
+# mask's.
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 
 MOST_AT_ONCE = 32
-"""Frames of one `Sieve.read`: the library takes 15 µs for a pong, 40 for a ping."""
-# Work, in units of about 2 µs: what a frame costs beside its bytes. Long ones are bounded by the network.
+"""Frames of one `FrameReader.read`: they may all be pings, which the library has to answer."""
+# Work, in units of about 2 µs: what a frame costs apart from its bytes. The network bounds the number of long
+# ones.
 _SHORT = 256  # bytes
 _OF_CONTROL, _OF_MESSAGE, _OF_FRAGMENT = 10, 2, 1
 MOST_WORK = 10_000
-"""Units of work that a peer may cause at once: 1,000 pings, or a message in 10,000 fragments of a byte."""
+"""Units of work that a peer may cause at once: 1,000 pings, or a message in 10,000 fragments of one byte."""
 WORK_PER_SECOND = 500
 
 PROTOCOL, NOT_UTF8, TOO_LARGE = 1002, 1007, 1009  # as close codes
-# What the library refuses for each reason: an unknown opcode; text of a byte that none begins with; a message of
-# one byte, since it is told to take none.
+# Frames that the library refuses with each code: an unknown opcode; text that is no UTF-8; a message of one byte,
+# since its limit is 0.
 _REFUSED_FOR = {PROTOCOL: b"\x83\x00", NOT_UTF8: b"\x81\x01\xff", TOO_LARGE: b"\x82\x01x"}
 
 
-class Sieve:
-    """Sees all that a server sends after the handshake, cut anywhere."""
+class FrameReader:
+    """Reads all that a server sends after the handshake."""
 
     def __init__(self, put: Callable[[str | bytes], object], largest: int) -> None:
         """``put`` gets each message of at most ``largest`` bytes."""
         self._put = put
         self._largest = largest
-        self._data: bytes | bytearray = b""  # from `_at` on not looked at, or an incomplete frame
+        self._data: bytes | bytearray = b""  # from `_at` on: frames not read yet, or an incomplete one
         self._at = 0
-        self._missing = 0  # bytes without which that stays incomplete
+        self._missing = 0  # bytes that complete it; 0 or less where that is unknown
         self._parts: list[str | bytes] = []
-        self._opcode = _CONTINUED  # of the message whose first frames these are
+        self._opcode = _CONTINUED  # of the fragmented message in `_parts`; `_CONTINUED` outside of one
         self._length = 0
         self._parts_held = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -55,7 +72,7 @@ class Sieve:
 
     @property
     def held(self) -> int:
-        """Bytes of a message that is not complete, as memory."""
+        """Memory of an incomplete message, in bytes."""
         return self._parts_held + len(self._data) - self._at
 
     @property
@@ -63,8 +80,8 @@ class Sieve:
         """Whether a message has begun."""
         return self._at < len(self._data) or self._opcode != _CONTINUED
 
-    def pour(self, data: bytes | bytearray) -> None:
-        """Take what came; not while it `has_more`."""
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take bytes that arrived. Not allowed while it `has_more`."""
         if self.is_over:
             return
         if self._at < len(self._data):
@@ -77,10 +94,10 @@ class Sieve:
         self._missing -= len(data)
 
     def read(self) -> bytes:
-        """Put what is complete, and return what the library has to read.
+        """Put complete messages, and return what the library has to read.
 
-        After a few frames it stops and `has_more`. ``work`` grows by what they cost. No more comes once it
-        `is_over`.
+        Stops after `MOST_AT_ONCE` frames; then it `has_more`. ``work`` grows by the cost of the frames. Once it
+        `is_over` it returns nothing more.
         """
         self.has_more = False
         if self._missing > 0 or self.is_over:
@@ -92,9 +109,9 @@ class Sieve:
                 break
             begin, end = _payload(data, at)
             if end < begin or not self._is_allowed(data[at], end - begin):
-                return self._over(passed, PROTOCOL)
+                return self._stop(passed, PROTOCOL)
             if data[at] & _OPCODE < _CLOSE and end - begin + self._length > self._largest:
-                return self._over(passed, TOO_LARGE)
+                return self._stop(passed, TOO_LARGE)
             if end > size:
                 self._missing = end - size
                 break
@@ -102,15 +119,15 @@ class Sieve:
                 try:
                     self._put(str(memoryview(data)[begin:end], "utf-8"))
                 except UnicodeDecodeError:
-                    return self._over(passed, NOT_UTF8)
+                    return self._stop(passed, NOT_UTF8)
                 self.work += _OF_MESSAGE if end - begin < _SHORT else 0
             elif data[at] & _OPCODE >= _CLOSE:
                 passed.append(data[at:end])
                 self.work += _OF_CONTROL
                 if data[at] & _OPCODE == _CLOSE:
-                    return self._over(passed, None)
+                    return self._stop(passed, None)
             elif not self._take_part(data[at], bytes(memoryview(data)[begin:end])):
-                return self._over(passed, NOT_UTF8)
+                return self._stop(passed, NOT_UTF8)
             at = end
         else:
             self.has_more = at < size
@@ -136,7 +153,7 @@ class Sieve:
         return opcode == _CONTINUED
 
     def _take_part(self, first: int, payload: bytes) -> bool:
-        """Take a frame of a binary message, or of several; False where it is no text but should be."""
+        """Take a fragment or a binary message; False if it should be text and is no UTF-8."""
         is_last = bool(first & _FINAL)
         opcode = self._opcode or first & _OPCODE
         part: str | bytes = payload
@@ -164,20 +181,20 @@ class Sieve:
         return True
 
     def end(self) -> bytes:
-        """No more will come: what the library has to read of a text that is none already."""
+        """The connection ended: what the library has to read, if an incomplete text is no UTF-8 already."""
         begin, _ = _payload(self._data, self._at) if self.is_unfinished and not self.is_over else (0, 0)
         if self._at < len(self._data) and self._data[self._at] == _WHOLE_TEXT:
             try:
                 codecs.utf_8_decode(memoryview(self._data)[begin:], "strict", False)
             except UnicodeDecodeError:
-                return self._over([], NOT_UTF8)
+                return self._stop([], NOT_UTF8)
         return b""
 
     def refuse(self, reason: int) -> bytes:
-        """Take nothing from now on: what the library has to read to say so."""
-        return self._over([], reason)
+        """Read nothing from now on. Returns what makes the library close the connection with this code."""
+        return self._stop([], reason)
 
-    def _over(self, passed: list[bytes | bytearray], reason: int | None) -> bytes:
+    def _stop(self, passed: list[bytes | bytearray], reason: int | None) -> bytes:
         self.is_over = True
         self.has_more = False
         self._data, self._at, self._missing = b"", 0, 0
@@ -185,10 +202,42 @@ class Sieve:
         return b"".join((*passed, _REFUSED_FOR[reason] if reason else b""))
 
 
-def _payload(data: bytes | bytearray, start: int) -> tuple[int, int]:
-    """Where the payload of a frame begins and ends; it ends before it begins where no server should write so.
+class PassThrough:
+    """Stands in for `FrameReader` and leaves all frames to the library: returns what it is fed."""
 
-    While the header is incomplete, an empty payload that begins behind it.
+    has_more = False
+    is_unfinished = False
+    held = 0
+
+    def __init__(self) -> None:
+        self._data: bytes | bytearray = b""
+        self.is_over = False
+        self.work = 0
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Take bytes that arrived."""
+        self._data = data
+
+    def read(self) -> bytes | bytearray:
+        """Return them."""
+        data, self._data = self._data, b""
+        return b"" if self.is_over else data
+
+    def end(self) -> bytes:
+        """The connection ended."""
+        return b""
+
+    def refuse(self, reason: int) -> bytes:
+        """Read nothing from now on. Returns what makes the library close the connection with this code."""
+        self.is_over = True
+        return _REFUSED_FOR[reason]
+
+
+def _payload(data: bytes | bytearray, start: int) -> tuple[int, int]:
+    """Where the payload of a frame begins and ends.
+
+    The end is before the beginning for a length that RFC 6455 forbids. While the header is incomplete, the payload
+    is empty and begins behind it.
     """
     begin = start + 2
     if len(data) < begin:

@@ -1,78 +1,96 @@
-"""State: decodes the frames of one feed, skipping the turns it has decoded before. Callers' words stay inside.
+"""State: decodes the frames of one feed, and skips the turns that it has decoded before.
 
-Strategy: a snapshot repeats its settled turns byte for byte, and they are most of it. So the text of all turns
-but the last two is remembered, compared in the next frame as memory, and cut out before decoding; what is left
-costs the same however long the call is. Measured on whole calls, decode and derive together: 16 KB (40 turns)
-72 to 22 µs, 72 KB (200 turns) 274 to 42 µs.
+Theory of operation. A snapshot repeats its settled turns byte for byte, and they are most of it. The decoder has
+two states:
 
-Rules for this file, each with a test; any doubt means a full decode of the frame as it came:
-- Only turns of a frame that was decoded as a whole are ever cut, and never the last two: what may still change,
-  and the question to an answer, are decoded every time.
-- Cutting needs identity of the whole range, in one piece, directly before the turn that was remembered to come
-  next, and explicit, ascending ``item_idx``. Nothing is assumed about which fields may change.
-- What is remembered is callers' words: it is in no log, error or checkpoint and goes with the feed.
+- *nothing known* (``_known`` is None): a frame is decoded in full. Then, if it is one snapshot of at least
+  `SHORTEST` and at most `LONGEST` characters, all as documented, with ascending ``item_idx``, the text of all
+  turns but the last `KEPT` is remembered, with the last of these turns and the index of the next.
+- *some known*: the remembered text is looked for in the next frame (one comparison of memory). Found in one piece,
+  at the beginning of ``items`` and directly before the turn that has to come next, it is cut out, and only the
+  rest is decoded. The result must begin with the next index and ascend. Then more turns are remembered, and the
+  state stays. Otherwise the state becomes *nothing known* and the same frame is decoded in full, as it came.
+
+Invariants, and why nothing is counted differently:
+
+- Remembered text was decoded by this decoder, so the caller has derived from each turn in it. The same text would
+  give the same turns, and deriving from a turn again adds nothing.
+- The last `KEPT` turns are never remembered: they may still change, and a turn may be the question to the next.
+  For the first turn that is decoded, `Snapshot.before` is the turn before it.
+- Nothing is assumed about which fields may change: a change anywhere in the remembered text means a full decode.
+- A copy of the text elsewhere in the frame does not mislead: with that cut out, ``items`` still begin with their
+  first turn, whose index is not the next one.
+- The JSON layout may change at any time (`layout`): then the text is not found, and each frame is decoded in full.
+  `Message.path` tells which of the two happened.
+
+The remembered text holds what callers said. It is in no log, error or state file, and goes with the feed. See
+docs/decisions/0005-incremental-decoding.md.
 """
 
 from collections.abc import Iterator
 
 import attrs
 
-from ...enums import Invalid, MessageType
+from ...enums import DecodePath, Invalid, MessageType
 from ..decode import KEPT, PIECE, InvalidMessage, Message, documented_conversation, is_ascending, pieces, read
 from ..schema import Item, Snapshot
+from .layout import SettledTurns, settled_turns, without_settled
 
-SHORTEST = 4096  # characters below which a full decode is cheaper than looking
-LONGEST = 2 * 1024 * 1024  # characters that are remembered at most, for each feed
-_ITEMS = '"items":[{"id":"'
+SHORTEST = 4096  # characters of a frame below which a full decode is cheaper
+LONGEST = (
+    2 * 1024 * 1024
+)  # characters of a frame beyond which nothing is remembered, to bound the memory of a feed
 
 
-@attrs.frozen
-class _Cut:
-    """What is skipped while it stays as it is: `"items":[`, turns, comma; then begins the turn ``after``."""
+@attrs.define  # not frozen, which makes it slower: one is made for each update
+class _Known:
+    """Turns to skip while their text stays the same: the text, the last turn in it, and the index of the next."""
 
-    start: int
-    text: str
-    beginning: str
-    before: Item
-    after: int
+    turns: SettledTurns
+    last: Item
+    next_index: int
 
 
 class IncrementalDecoder:
-    """`read` for the frames of one conversation, in order. ``is_cutting`` can be turned off to compare."""
+    """Decodes the frames of one conversation, in their order."""
 
-    def __init__(self, conversation_id: str, *, is_cutting: bool = True) -> None:
+    def __init__(self, conversation_id: str, *, incremental: bool = True) -> None:
+        """``incremental``: False decodes every frame in full, to compare or debug."""
         self._conversation_id = conversation_id.lower()
-        self._is_cutting = is_cutting
-        self._cut: _Cut | None = None
+        self._incremental = incremental
+        self._known: _Known | None = None
 
     def read(self, frame: str | bytes) -> Iterator[Message | Snapshot | None]:
-        """The messages of one frame; behind one of very many turns further snapshots, which go on with it.
+        """Decode one frame.
 
-        ``None`` is a pause: let others run. Raises `InvalidMessage`, also for a snapshot of another conversation.
+        Yields its messages. A snapshot of very many turns is yielded in pieces, to be derived from one by one: the
+        message with the first piece, then a `Snapshot` for each further piece. ``None`` is a pause, at which the
+        caller should let other tasks run.
+
+        Raises: `InvalidMessage`, also for a snapshot of another conversation.
         """
-        if self._cut is not None:
-            message = self._decode_tail(frame, self._cut) if isinstance(frame, str) else None
+        if self._known is not None:
+            message = self._decode_incrementally(frame, self._known) if isinstance(frame, str) else None
             if message is not None:
                 yield message
                 return
-            self._cut = None
+            self._known = None
         snapshots: list[Snapshot | None] = []
         for message in read(frame):
             if message is None:
                 yield None
                 continue
             snapshots.append(message.snapshot)
+            self._check(message.snapshot)
             if message.snapshot is None or len(message.snapshot.conversation.items or ()) <= PIECE:
-                self._check(message.snapshot)
                 yield message
                 continue
-            self._check(message.snapshot)
             first, *others = pieces(message.snapshot)
             yield attrs.evolve(message, snapshot=first)
             for piece in others:
                 yield None
                 yield piece
-        if self._is_cutting and len(snapshots) == 1 and isinstance(frame, str):
+        if self._incremental and len(snapshots) == 1 and isinstance(frame, str):
             self._begin(frame, snapshots[0])
 
     def _check(self, snapshot: Snapshot | None) -> None:
@@ -80,34 +98,35 @@ class IncrementalDecoder:
             raise InvalidMessage(Invalid.WRONG_CONVERSATION)
 
     def _begin(self, frame: str, snapshot: Snapshot | None) -> None:
+        """Remember the settled turns of a frame that was decoded in full."""
         if snapshot is not None and SHORTEST <= len(frame) <= LONGEST and not snapshot.bad:
             items = snapshot.conversation.items or []
             if is_ascending(items):
-                self._remember(frame, items, frame.find(_ITEMS))
+                self._remember(frame, items, 0)
 
-    def _decode_tail(self, frame: str, cut: _Cut) -> Message | None:
-        start = frame.find(_ITEMS, cut.start)  # what precedes the turns only grows, as a rule
-        end = start + len(cut.text)
-        if start < 0 or not frame.startswith(cut.text, start) or not frame.startswith(cut.beginning, end):
+    def _decode_incrementally(self, frame: str, known: _Known) -> Message | None:
+        """Decode the turns after the known ones; None in any doubt."""
+        found = without_settled(frame, known.turns)
+        if found is None:
             return None
-        conversation = documented_conversation(f'{frame[:start]}"items":[{frame[end:]}')
+        remainder, start = found
+        conversation = documented_conversation(remainder)
         if conversation is None:
             return None
         items = conversation.items
-        if not items or items[0].item_idx != cut.after or not is_ascending(items):
+        if not items or items[0].item_idx != known.next_index or not is_ascending(items):
             return None
-        snapshot = Snapshot(conversation=conversation, before=cut.before, before_index=cut.after - 1)
+        snapshot = Snapshot(conversation=conversation, before=known.last, before_index=known.next_index - 1)
         self._check(snapshot)
         if len(items) > KEPT and len(frame) <= LONGEST:
             self._remember(frame, items, start)
-        return Message(MessageType.CONVERSATION_UPDATED, snapshot)
+        return Message(MessageType.CONVERSATION_UPDATED, snapshot, path=DecodePath.INCREMENTAL)
 
     def _remember(self, frame: str, items: list[Item], start: int) -> None:
-        """Cut before the last two turns from now on, if the frame is written the way this works."""
-        if start < 0 or len(items) <= KEPT:
+        """Skip all but the last `KEPT` turns from now on, if the frame is laid out as expected."""
+        if len(items) <= KEPT:
             return
-        before, after = items[-KEPT - 1], items[-KEPT]
-        beginning = f'{{"id":"{after.id}"'
-        end = frame.rfind(beginning)
-        if end > start and frame[end - 1] == "," and before.item_idx is not None:
-            self._cut = _Cut(start, frame[start:end], beginning, before, before.item_idx + 1)
+        last = items[-KEPT - 1]
+        turns = settled_turns(frame, items[-KEPT].id, start)
+        if turns is not None and last.item_idx is not None:
+            self._known = _Known(turns, last, last.item_idx + 1)

@@ -1,15 +1,15 @@
-"""Pure: how much a peer may have its feed do, and all feeds together hold."""
+"""Pure: bounds on the work that one peer can cause and on the memory that all feeds together hold."""
 
 from collections.abc import Callable
 
 import attrs
 
 MOST_HELD = 256 * 1024 * 1024
-"""Bytes of messages that are not complete, or not read yet, in all feeds together."""
+"""Bytes of incomplete and of waiting messages in all feeds together."""
 
 
 class Allowance:
-    """Work that a peer may cause: ``most`` at once, and ``per_second`` in the long run."""
+    """A token bucket for the work that a peer causes: ``most`` units at once, ``per_second`` in the long run."""
 
     def __init__(self, most: float, per_second: float) -> None:
         self._most = most
@@ -18,7 +18,7 @@ class Allowance:
         self._at: float | None = None
 
     def spend(self, work: float, now: float) -> bool:
-        """Whether so much was left; ``now`` in seconds from any beginning."""
+        """Take ``work`` units; False if there were not that many. ``now`` in seconds of any clock."""
         if self._at is not None:
             self._left = min(self._most, self._left + (now - self._at) * self._per_second)
         self._at = now
@@ -27,7 +27,7 @@ class Allowance:
 
 
 class Memory:
-    """One bound on what all feeds hold. Beyond it the feed that holds most is told to give up."""
+    """One bound in bytes for all feeds. When it is exceeded, the feed that holds most gives up."""
 
     def __init__(self, most: int = MOST_HELD) -> None:
         self.most = most
@@ -35,13 +35,13 @@ class Memory:
         self._shares: set[Share] = set()
 
     def share(self, give_up: Callable[[], object]) -> "Share":
-        """For one feed. ``give_up`` is called once at most, and what was held is not counted from then on."""
+        """The share of one feed. ``give_up`` is called at most once; from then on the share counts nothing."""
         return Share(self, give_up)
 
 
 @attrs.define(eq=False)
 class Share:
-    """What one feed holds."""
+    """The bytes that one feed holds; made by `Memory.share`."""
 
     _memory: Memory
     _give_up: Callable[[], object]
@@ -65,7 +65,7 @@ class Share:
             largest._give_up()
 
     def close(self) -> None:
-        """Nothing is held any more, nor counted. Idempotent."""
+        """Count nothing from now on. Idempotent."""
         self._is_over = True
         self._memory.total -= self.size
         self.size = 0

@@ -1,9 +1,9 @@
-"""State: the frames of one feed that wait for their watcher; of snapshots only the newest.
+"""State: the frames of one feed that wait for the watcher; of several snapshots only the newest.
 
-Strategy: a snapshot is the whole conversation, so it stands for all before it. It waits for the next round
-(`batching`), and a newer one takes its place meanwhile. Anything else is handed out at once, and
-in order. Of large frames only one is handed out at a time in all feeds: the others wait where they are counted and
-can be dropped (`limits`).
+A snapshot is the whole conversation, so it stands for all snapshots before it. It waits for the next batch
+(`batching`), and a newer one replaces it meanwhile (it is superseded). Any other frame is handed out at once, and
+the order of frames is kept: a snapshot never passes another frame. Of large frames only one in all feeds is handed
+out at a time; the others wait where their memory is counted and can be given up (`limits`).
 """
 
 from collections import deque
@@ -12,25 +12,26 @@ from sys import getsizeof
 import trio
 from trio.lowlevel import ParkingLot
 
-from .batching import Rounds
+from .batching import ReadBatches
 from .errors import FeedClosed
+from .layout import is_snapshot
 
-# What waits: a snapshot and an end, as a rule. Beyond it nothing is read from the connection.
+# Frames that wait: a snapshot and an end, as a rule. While there are more, nothing is read from the connection.
 MOST_WAITING = 8
 MOST_BYTES_WAITING = 1024 * 1024
 LARGE = 1024 * 1024  # bytes of a frame
 
 
-class Inbox:
-    """What has come and was not handed out.
+class Mailbox:
+    """The frames that have arrived and were not handed out.
 
-    ``held`` is its memory. ``superseded`` and ``superseded_bytes`` grow by the snapshots that were dropped for a
-    newer one.
+    ``held`` is their memory in bytes. ``superseded`` counts the snapshots that were dropped for a newer one, and
+    ``superseded_bytes`` their characters.
     """
 
-    def __init__(self, conversation_id: str, rounds: Rounds) -> None:
-        self._beginning = f'{{"type":"conversation-updated","conversation":{{"id":"{conversation_id}",'
-        self._rounds = rounds
+    def __init__(self, conversation_id: str, batches: ReadBatches) -> None:
+        self._conversation_id = conversation_id
+        self._batches = batches
         self._frames: deque[str | bytes] = deque()
         self._ends_with_snapshot = False
         self._end: FeedClosed | None = None
@@ -42,8 +43,13 @@ class Inbox:
         self.superseded_bytes = 0
 
     async def receive(self) -> str | bytes:
-        """The next frame; raises the `FeedClosed` that ended it when none is left. Cancellation loses none."""
-        self._has_read()
+        """Wait for the next frame.
+
+        Raises: the `FeedClosed` with which the feed ended, when no frame is left.
+
+        Cancellation: loses no frame.
+        """
+        self._release_large()
         if self._frames or self._end is not None:
             await trio.lowlevel.checkpoint()
         while True:
@@ -60,19 +66,19 @@ class Inbox:
         return frame
 
     async def _may_hand_out(self) -> bool:
-        """Wait until it is the turn of a large frame; False if that is not the first one any more."""
-        await self._rounds.large.acquire_on_behalf_of(self)
+        """Wait until no other large frame is being read; False if the first frame is no large one any more."""
+        await self._batches.large.acquire_on_behalf_of(self)
         self._has_large = True
         if self._frames and getsizeof(self._frames[0]) >= LARGE:
             return True
-        self._has_read()
+        self._release_large()
         return False
 
-    def _has_read(self) -> None:
-        """The large frame that was handed out last has been read, for the reader is back."""
+    def _release_large(self) -> None:
+        """Let the next large frame be handed out: the reader of the last one asks for another, so it is done."""
         if self._has_large:
             self._has_large = False
-            self._rounds.large.release_on_behalf_of(self)
+            self._batches.large.release_on_behalf_of(self)
 
     @property
     def has_room(self) -> bool:
@@ -80,15 +86,17 @@ class Inbox:
         return not self._is_open or (len(self._frames) < MOST_WAITING and self.held < MOST_BYTES_WAITING)
 
     async def wait_room(self) -> None:
-        """Wait until there is room for another frame; no checkpoint where there is."""
+        """Wait until there is room for another frame; no checkpoint when there is."""
         while not self.has_room:
             await self._room.park()
 
     def put(self, frame: str | bytes) -> None:
+        """Add a frame that has arrived; dropped after `end` and `close`."""
         if not self._is_open or self._end is not None:
             return
+        replaces = is_snapshot(frame, self._conversation_id)  # before `getsizeof`: it may add UTF-8 to the string
         self.held += getsizeof(frame)
-        if not self._is_snapshot(frame):
+        if not replaces:
             self._ends_with_snapshot = False
             self._frames.append(frame)
             self._arrival.unpark()
@@ -100,31 +108,24 @@ class Inbox:
         else:
             self._ends_with_snapshot = True
             self._frames.append(frame)
-            self._rounds.promise(self._arrival)
-
-    def _is_snapshot(self, frame: str | bytes) -> bool:
-        """Whether a frame is surely a whole snapshot of this conversation, so that it may stand for earlier ones.
-
-        Told from its ends alone; one that is written in another order is looked at by itself.
-        """
-        return isinstance(frame, str) and frame.startswith(self._beginning) and frame.endswith("}}")
+            self._batches.wake_in_next(self._arrival)
 
     def end(self, closed: FeedClosed) -> None:
-        """No more frames will come, and why; what was told first holds."""
+        """Raise ``closed`` once the waiting frames are handed out. The first call decides."""
         if self._end is None:
             self._end = closed
         self._arrival.unpark()
 
     def drop(self, closed: FeedClosed) -> None:
-        """No frames will come, not even those that wait, and why."""
+        """Drop the waiting frames and raise ``closed`` at once."""
         self._end = None
         self._clear()
         self.end(closed)
 
-    def shut(self) -> None:
-        """Nobody will take any more: what comes is dropped, and nobody waits for room."""
+    def close(self) -> None:
+        """Drop all frames from now on: the watcher has left. `wait_room` returns at once."""
         self._is_open = False
-        self._has_read()
+        self._release_large()
         self._clear()
 
     def _clear(self) -> None:

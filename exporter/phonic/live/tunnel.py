@@ -1,6 +1,7 @@
-"""Edge: a tunnel through an HTTP proxy (CONNECT): what is sent and received in it is Phonic's alone.
+"""Edge: opens a tunnel through an HTTP proxy (CONNECT).
 
-Whatever goes wrong on this side of the tunnel's end is the proxy's doing or its address's, and is called so.
+Every failure before the tunnel is open counts as the proxy's (`FeedError.PROXY`), but for a host that is no valid
+name.
 """
 
 import re
@@ -13,18 +14,20 @@ from ...enums import FeedError
 from ..proxies import Proxy
 from .errors import FeedLost
 
-LARGEST_ANSWER: Final = 16 * 1024  # bytes of an answer to CONNECT
+LARGEST_ANSWER: Final = 16 * 1024  # bytes of the head of an answer to CONNECT
 _ACCEPTED = re.compile(rb"HTTP/1\.[01] 2[0-9]{2}[ \r\n]")
 _HEAD_END = re.compile(rb"\n\r?\n")
 _HEAD_END_LENGTH = 3
 
 
-async def through(
+async def open_tunnel(
     proxy: Proxy, stream: trio.abc.Stream, host: str, port: int, *, tls: ssl.SSLContext | None
 ) -> trio.abc.Stream:
-    """Make ``stream``, connected to the proxy, one to ``host``. ``tls``: for a proxy that is reached over it.
+    """Turn ``stream``, which is connected to the proxy, into a stream to ``host``.
 
-    Raises `FeedLost` (``proxy``). The deadline is the caller's, and so is closing ``stream``.
+    ``tls``: the context for a proxy that is reached over TLS. The caller sets a deadline and closes ``stream``.
+
+    Raises: `FeedLost` with ``proxy``, or ``dns`` for a host that is no valid name.
     """
     try:
         if tls is not None:
@@ -33,7 +36,7 @@ async def through(
             stream = secure
         await stream.send_all(_request(proxy, host, port))
         answer = await _answer(stream)
-    except UnicodeError:  # a name that no name can be
+    except UnicodeError:  # no valid domain name
         raise FeedLost(FeedError.DNS) from None
     except trio.BrokenResourceError:
         raise FeedLost(FeedError.PROXY) from None
@@ -51,7 +54,7 @@ def _request(proxy: Proxy, host: str, port: int) -> bytes:
 
 
 async def _answer(stream: trio.abc.Stream) -> bytes:
-    """The head of the answer. Phonic speaks only when it is spoken to, so nothing may follow it."""
+    """Read the head of the answer. Nothing may follow a success: in the tunnel the client speaks first."""
     head = b""
     while len(head) <= LARGEST_ANSWER:
         data = await stream.receive_some(LARGEST_ANSWER)

@@ -1,0 +1,101 @@
+"""State: one unfinished conversation, and how it goes into the state file and comes back."""
+
+import attrs
+
+from .counting import derive
+from .counting.derive import Progress
+from .counting.labels import UNKNOWN
+from .metrics import catalog
+from .metrics.series import labels_text
+from .metrics.store import LabelSet, MetricStore
+from .state import blob
+from .state.blob import SavedEntry
+
+
+@attrs.define(eq=False)
+class Entry:
+    """A conversation between its first snapshot (or record) and its end. Its labels never change.
+
+    ``is_live``: it counts as live now. ``is_current``: its connection was not lost since the latest snapshot.
+    ``updated_at``: Unix time of the latest snapshot.
+    """
+
+    conversation_id: str
+    label_set: LabelSet
+    project: str
+    agent: str
+    origin: str
+    labels: dict[str, str]
+    progress: Progress = derive.NOTHING
+    is_live: bool = False
+    has_ended: bool = False
+    is_current: bool = True
+    updated_at: float = 0.0
+    live_text: str = ""
+    info_text: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.live_text = labels_text(("conversation_id",), (self.conversation_id,))
+        self.info_text = labels_text(
+            catalog.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
+        )
+
+    def moment(self) -> "Moment":
+        """The entry as it is now."""
+        return self, self.progress, self.has_ended, self.updated_at
+
+
+Moment = tuple[Entry, Progress, bool, float]
+"""An entry at one moment: its progress, whether it has ended and when it was updated. Never changes."""
+
+
+def new_entry(conversation_id: str, labels: dict[str, str], store: MetricStore) -> Entry:
+    """An entry of which nothing was counted yet, with all its labels (`exporter.counting.labels.labels_of`)."""
+    return Entry(
+        conversation_id,
+        store.label_set([labels[name] for name in store.limits.names]),
+        labels["project"],
+        labels["agent"],
+        labels["origin"],
+        labels,
+    )
+
+
+def encode(moment: Moment) -> bytes:
+    """The entry as a state file keeps it. May be called in any thread."""
+    entry, progress, has_ended, updated_at = moment
+    return blob.encode(
+        SavedEntry(
+            project=entry.project,
+            agent=entry.agent,
+            origin=entry.origin,
+            labels=entry.labels,
+            label_values=entry.label_set.values,
+            progress=progress,
+            has_ended=has_ended,
+            updated_at=updated_at,
+        )
+    )
+
+
+def decode(conversation_id: str, encoded: bytes, store: MetricStore, *, now: float, is_relabelled: bool) -> Entry:
+    """The entry that `encode` wrote, in this or an earlier release.
+
+    ``is_relabelled``: the file was written with other ``--metrics.labels``, so its label set is chosen again.
+    ``now``: Unix time of the latest snapshot where the file does not tell it. Raises: UnreadableBlob.
+    """
+    saved = blob.decode(encoded)
+    values = saved.label_values
+    if is_relabelled:
+        values = tuple(saved.labels.get(name, UNKNOWN) for name in store.limits.names)
+    return Entry(
+        conversation_id,
+        store.label_set(values),
+        saved.project,
+        saved.agent,
+        saved.origin,
+        saved.labels,
+        progress=saved.progress,
+        has_ended=saved.has_ended,
+        updated_at=now if saved.updated_at is None else saved.updated_at,
+    )

@@ -1,0 +1,197 @@
+"""Pure: the text of a message with everybody's data replaced, and everything else as it came, byte for byte.
+
+A recording must show how Phonic really writes: spaces, the order of keys, escapes, numbers, lengths. So the text
+is not parsed and written anew; it is walked token by token, and only the inside of strings and numbers changes:
+
+- Strings whose values are closed words of Phonic (types, roles, formats, endings) stay. A word there that could be
+  data is replaced like any text.
+- Times move by one offset for the whole recording, and keep their form: differences stay exact.
+- In all other strings each run of letters and digits is replaced by another of the same length and kind, always
+  the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does the
+  index behind a conversation's id.
+- Keys stay, but those of maps that customers fill. Numbers with seven and more digits in a row become others,
+  except lengths in milliseconds; in customers' maps all numbers do.
+
+What a string is, is decided by the key before it. In a text that is no JSON all letters and digits are replaced.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import attrs
+
+from ..diagnosis import words
+from ..enums import EndedBy, MessageType, Origin, Role
+
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+|\s+', re.DOTALL)
+_RUN: Final = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|[^\W_]+", re.DOTALL)
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
+_ID_PREFIXES: Final = frozenset("conv agent proj org tool call item phone session ws analysis".split())
+_ITEM_INDEX: Final = re.compile(r"-\d{1,6}")
+# Enumerated strings (API 2.4), by key.
+_CLOSED: Final = frozenset(
+    """
+    type role origin ended_by end_reason call_provider input_format output_format intelligence_level
+    multilingual_mode default_language model phonic_model background_noise
+    """.split()
+)
+_CLOSED_VALUES: Final = re.compile(
+    r"[a-z]{2,3}|(pcm|mulaw)_\d{4,5}|phonic-\d(\.\d)?|merritt|coffee-shop|call-center|office|high|standard|initial"
+)
+_KNOWN: Final = frozenset({"", *(each.value for kind in (MessageType, Origin, Role, EndedBy) for each in kind)})
+# Maps whose keys are a customer's.
+_CUSTOMERS_MAPS: Final = frozenset(
+    """
+    template_variables metadata annotations task_results query_params request_body response_body endpoint_headers
+    """.split()
+)
+_LENGTHS: Final = frozenset("duration_ms latencies_ms".split())
+_LONG_NUMBER: Final = re.compile(r"\d{7,}")
+_DIGITS: Final = re.compile(r"\d+")
+_LETTERS, _HEX = "abcdefghijklmnopqrstuvwxyz", "abcdef"
+
+
+@attrs.frozen
+class _Open:
+    """An object or array: its opening mark, the key that it stands under, and whether a customer filled it."""
+
+    mark: str
+    key: str
+    is_customers: bool = attrs.field(kw_only=True)
+
+
+class Anonymiser:
+    """Replaces consistently within one recording. Another ``key`` gives other replacements."""
+
+    def __init__(self, key: bytes, *, begins_at: datetime) -> None:
+        """``key``: secret random bytes, to be forgotten. ``begins_at``: what the first time becomes, in UTC."""
+        self._key = key
+        self._begins_at = begins_at
+        self._offset: timedelta | None = None
+
+    def text(self, text: str) -> str:
+        """The text of a message, or the body of a reply, of the same length."""
+        tokens = _TOKEN.findall(text)
+        if "".join(tokens) != text or not text.lstrip().startswith(("{", "[")):
+            return self.word(text)
+        return "".join(self._walk(tokens))
+
+    def word(self, text: str) -> str:
+        """Any text with all its runs of letters and digits replaced."""
+        return _RUN.sub(lambda found: self._run(found[0]), text)
+
+    def identity(self, text: str) -> str:
+        """An id: as `word`, but its prefix, and the index of an item, stay."""
+        prefix, underscore, rest = text.partition("_")
+        if not underscore or prefix not in _ID_PREFIXES:
+            return self.word(text)
+        index = _ITEM_INDEX.fullmatch(rest[rest.rfind("-") :]) if rest.count("-") in (1, 5) else None
+        stem = rest[: rest.rfind("-")] if index else rest
+        return f"{prefix}_{self.word(stem)}{index[0] if index else ''}"
+
+    def _walk(self, tokens: list[str]) -> Iterator[str]:
+        open_in: list[_Open] = []  # the objects and arrays around this place
+        key = ""
+        for at, found in enumerate(tokens):
+            around = open_in[-1] if open_in else _Open("", "", is_customers=False)
+            match found[0]:
+                case "{" | "[":
+                    is_customers = around.is_customers or key in _CUSTOMERS_MAPS
+                    open_in.append(_Open(found, key, is_customers=is_customers))
+                    yield found
+                case "}" | "]":
+                    key = open_in.pop().key if open_in else ""
+                    yield found
+                case '"' if around.mark == "{" and _is_key(tokens, at):
+                    key = found[1:-1]
+                    yield f'"{self._key_text(key, is_customers=around.is_customers)}"'
+                case '"':
+                    yield f'"{self._value(key, found[1:-1], is_customers=around.is_customers)}"'
+                case "-" | "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9":
+                    yield self._number(key, found, is_customers=around.is_customers)
+                case _:
+                    is_meant = found in ("true", "false", "null", ",", ":") or found.isspace()
+                    yield found if is_meant else self.word(found)
+
+    def _number(self, key: str, text: str, *, is_customers: bool) -> str:
+        if is_customers:
+            return _DIGITS.sub(self._digits, text)
+        return text if key in _LENGTHS else _LONG_NUMBER.sub(self._digits, text)
+
+    def _digits(self, found: re.Match[str]) -> str:
+        """Others, of which none is 0: JSON allows none at the beginning."""
+        return self._run(found[0]).replace("0", "1")
+
+    def _key_text(self, key: str, *, is_customers: bool) -> str:
+        return key if not is_customers and words.field_name(key) == key else self.word(key)
+
+    def _value(self, key: str, text: str, *, is_customers: bool) -> str:
+        if not is_customers and key in _CLOSED and _is_closed_word(text):
+            return text
+        if _TIME.fullmatch(text):
+            return self._time(text)
+        return self.identity(text)
+
+    def _time(self, text: str) -> str:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            return self.word(text)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if self._offset is None:
+            self._offset = self._begins_at - moment
+        moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
+        found = _TIME.fullmatch(text)
+        fraction, zone = (found[1] or "", found[2] or "") if found else ("", "")
+        digits = moved[20:] + "0" * len(fraction)
+        return moved[:19] + (f".{digits[: len(fraction) - 1]}" if fraction else "") + zone
+
+    def _run(self, run: str) -> str:
+        if run[0] == "\\":
+            return r"\u00e4" if run[1:2] == "u" and _is_letter_escape(run) else run
+        digest = hmac.new(self._key, run.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
+        is_hex = any(each.isdigit() for each in run) and all(each in "0123456789abcdef" for each in run)
+        choose = _chooser(digest)
+        return "".join(_another(each, choose, is_hex=is_hex) for each in run)
+
+
+def _chooser(digest: bytes) -> Callable[[int], int]:
+    state = int.from_bytes(digest)
+
+    def choose(count: int) -> int:
+        nonlocal state
+        state, chosen = divmod(state, count)
+        if not state:
+            state = int.from_bytes(hashlib.sha256(digest + bytes([chosen])).digest())
+        return chosen
+
+    return choose
+
+
+def _another(character: str, choose: Callable[[int], int], *, is_hex: bool) -> str:
+    """A character of the same kind, as long in UTF-8."""
+    if character.isascii():
+        if character.isdigit():
+            return str(choose(10))
+        letter = (_HEX if is_hex else _LETTERS)[choose(len(_HEX if is_hex else _LETTERS))]
+        return letter.upper() if character.isupper() else letter
+    return {2: "ä", 3: "語", 4: "𠮷"}[len(character.encode("utf-8", "surrogatepass"))]
+
+
+def _is_key(tokens: list[str], at: int) -> bool:
+    after = at + 1
+    while after < len(tokens) and tokens[after].isspace():
+        after += 1
+    return after < len(tokens) and tokens[after] == ":"
+
+
+def _is_closed_word(text: str) -> bool:
+    return text in _KNOWN or words.enumerated(text) == text or _CLOSED_VALUES.fullmatch(text) is not None
+
+
+def _is_letter_escape(escape: str) -> bool:
+    return chr(int(escape.removeprefix(r"\u"), 16)).isalnum()

@@ -1,0 +1,186 @@
+"""Edge: plays a recording: its one conversation is live from the start, and over when its feed is.
+
+Times in it move so that it begins now. An observer that connects late gets the newest snapshot at once, as at the
+real Phonic, and then every frame when it is due. Before the end REST has the conversation without an end;
+afterwards it has the recorded replies, in their order.
+"""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from ..recording.file import Entry, Kind, Recording
+from .access import Access, bearer
+from .replies import failure, raw_reply, reply
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+_TIME: Final = re.compile(r'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?"')
+_UPDATED: Final = "conversation-updated"
+
+
+class Replay:
+    """The routes of a Phonic that knows one conversation."""
+
+    def __init__(self, recording: Recording, access: Access, *, now: float) -> None:
+        """``now``: Unix time at which the recording begins."""
+        self._id = recording.conversation_id
+        self._access = access
+        self._began = trio.current_time()
+        offset = datetime.fromtimestamp(now, UTC) - _first_time(recording.entries)
+        self._entries = [_moved(each, offset) for each in recording.entries]
+        self._feed = [each for each in self._entries if each.kind is not Kind.RECORD]
+        self._records = [each.body for each in self._entries if each.kind is Kind.RECORD]
+        self._ends_at = self._feed[-1].at if self._feed else 0.0
+        self._live_objects = [
+            (each.at, found) for each in self._feed if (found := _conversation(each)) is not None
+        ]
+
+    def routes(self) -> list[BaseRoute]:
+        return [
+            Route("/v1/workspace", self._guarded(self._workspace)),
+            Route("/v1/projects", self._guarded(self._projects)),
+            Route("/v1/agents", self._guarded(self._agents)),
+            Route("/v1/conversations", self._guarded(self._conversations)),
+            Route("/v1/conversations/{conversation_id}", self._guarded(self._conversation)),
+            WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", self._live),
+        ]
+
+    @property
+    def _elapsed(self) -> float:
+        return trio.current_time() - self._began
+
+    @property
+    def _is_over(self) -> bool:
+        return self._elapsed >= self._ends_at
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: Request) -> Response:
+            if not self._access.is_api_key(bearer(request.headers.get("authorization"))):
+                return failure(401, "Invalid API key")
+            return await handler(request)
+
+        return guarded
+
+    async def _workspace(self, _: Request) -> Response:
+        return reply({"active_conversations": int(not self._is_over), "max_active_conversations": None})
+
+    async def _projects(self, _: Request) -> Response:
+        project = {**self._project(), "default_agent": None, "max_active_conversations": None}
+        return reply({"projects": [{**project, "active_conversations": int(not self._is_over)}]})
+
+    async def _agents(self, _: Request) -> Response:
+        agent = self._newest().get("agent")
+        return reply({"agents": [agent] if isinstance(agent, dict) else []})
+
+    async def _conversations(self, _: Request) -> Response:
+        rows = (
+            [json.loads(self._records[-1])["conversation"]] if self._is_over and self._records else [self._row()]
+        )
+        return reply({"conversations": rows, "pagination": {"prev_cursor": None, "next_cursor": None}})
+
+    async def _conversation(self, request: Request) -> Response:
+        if request.path_params["conversation_id"] != self._id:
+            return failure(404, "Conversation not found")
+        if not self._is_over or not self._records:
+            return reply({"conversation": self._row()})
+        body = self._records.pop(0) if len(self._records) > 1 else self._records[0]
+        return raw_reply(body.encode(), "application/json")
+
+    def _newest(self) -> dict[str, Any]:
+        """The live object of the newest frame that is due."""
+        due = [found for at, found in self._live_objects if at <= self._elapsed]
+        return due[-1] if due else (self._live_objects[0][1] if self._live_objects else {"id": self._id})
+
+    def _row(self) -> dict[str, Any]:
+        """What REST shows of the conversation while there is no record of its end."""
+        found = self._newest()
+        ended_at = found.get("ended_at")
+        if self._is_over and ended_at is None:
+            ended_at = datetime.now(UTC).isoformat()
+        kept = ("id", "agent", "origin", "started_at", "duration_ms")
+        return {**{key: found.get(key) for key in kept}, "project": self._project(), "ended_at": ended_at}
+
+    def _project(self) -> dict[str, Any]:
+        for body in self._records:
+            project = json.loads(body)["conversation"].get("project")
+            if isinstance(project, dict) and project.get("name"):
+                return {"id": project.get("id"), "name": project["name"]}
+        found = self._live_objects[0][1].get("project_id") if self._live_objects else None
+        return {"id": found or "proj_recorded", "name": "main"}
+
+    async def _live(self, websocket: WebSocket) -> None:
+        if not self._access.is_api_key(bearer(websocket.headers.get("authorization"))):
+            return await websocket.send_denial_response(failure(401, "Invalid API key"))
+        if websocket.path_params["conversation_id"] != self._id:
+            return await websocket.send_denial_response(failure(404, "Conversation not found"))
+        refused = next((each for each in self._feed if each.kind is Kind.REFUSED), None)
+        if refused is not None:
+            return await websocket.send_denial_response(failure(refused.code or 500, "Refused when recorded"))
+        await websocket.accept()
+        for entry in self._due_from_now():
+            await trio.sleep_until(self._began + entry.at)
+            if entry.kind is Kind.FRAME:
+                await websocket.send_text(entry.body)
+            elif entry.kind is Kind.CLOSED:
+                return await websocket.close(entry.code or 1006)
+        return await websocket.close(1000)
+
+    def _due_from_now(self) -> Iterator[Entry]:
+        """The newest snapshot that is due, and everything after it."""
+        elapsed = self._elapsed
+        due = [number for number, each in enumerate(self._feed) if each.at <= elapsed]
+        snapshots = [number for number in due if _conversation(self._feed[number]) is not None]
+        return iter(self._feed[snapshots[-1] if snapshots else 0 :])
+
+
+def _conversation(entry: Entry) -> dict[str, Any] | None:
+    """The conversation in a snapshot; None in anything else."""
+    try:
+        content = json.loads(entry.body) if entry.kind is Kind.FRAME else None
+    except ValueError:
+        return None
+    if not isinstance(content, dict) or content.get("type") != _UPDATED:
+        return None
+    found = content.get("conversation")
+    return found if isinstance(found, dict) else None
+
+
+def _first_time(entries: tuple[Entry, ...]) -> datetime:
+    """When the recording began, by its own times: about the newest time in its first snapshot."""
+    for entry in entries:
+        if _conversation(entry) is not None:
+            times = [_time(found) for found in _TIME.finditer(entry.body)]
+            if times:
+                return max(times)
+    return datetime.now(UTC)
+
+
+def _moved(entry: Entry, offset: timedelta) -> Entry:
+    return Entry(
+        at=entry.at,
+        kind=entry.kind,
+        code=entry.code,
+        body=_TIME.sub(lambda found: _written(_time(found) + offset, found), entry.body),
+    )
+
+
+def _time(found: re.Match[str]) -> datetime:
+    moment = datetime.fromisoformat(found[1] + (found[2] or "") + (found[3] or ""))
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _written(moment: datetime, like: re.Match[str]) -> str:
+    """In the form of the time that stood there."""
+    text = moment.isoformat(timespec="microseconds")
+    digits = len(like[2] or "") - 1
+    fraction = f".{text[20:26].ljust(digits, '0')[:digits]}" if digits > 0 else ""
+    return f'"{text[:19]}{fraction}{like[3] or ""}"'

@@ -1,0 +1,56 @@
+"""State: what changed about conversations since the last write of the state file.
+
+One `Unsaved` collects changes. For a write the caller takes it and goes on with a new, empty one; if the write
+fails, the caller puts the taken one back into the new one (`Unsaved.put_back`), so that the next write has both.
+"""
+
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import attrs
+
+from .ended import hash_of, packed
+from .rows import SavedEnds
+
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Unsaved(Generic[T]):
+    """Changes by conversation id.
+
+    ``conversations``: the latest state of each unfinished conversation that changed; a value must never change.
+    ``finished``: ids and Unix times of the ends, oldest first. ``forgotten``: dropped without an end.
+    """
+
+    conversations: dict[str, T] = attrs.Factory(dict)
+    finished: list[tuple[str, float]] = attrs.Factory(list)
+    forgotten: list[str] = attrs.Factory(list)
+
+    def __bool__(self) -> bool:
+        return bool(self.conversations or self.finished or self.forgotten)
+
+    def finish(self, conversation_id: str, at: float) -> None:
+        """The conversation ended at this Unix time."""
+        self.conversations.pop(conversation_id, None)
+        self.finished.append((conversation_id, at))
+
+    def forget(self, conversation_id: str) -> None:
+        """The conversation is dropped, and not remembered as ended."""
+        self.conversations.pop(conversation_id, None)
+        self.forgotten.append(conversation_id)
+
+    def ends(self) -> Sequence[SavedEnds]:
+        """The finished conversations as a row of the state file."""
+        if not self.finished:
+            return ()
+        return (SavedEnds(self.finished[-1][1], packed(hash_of(each) for each, _ in self.finished)),)
+
+    def put_back(self, earlier: "Unsaved[T]") -> None:
+        """Add changes whose write failed. Where both say something about a conversation, the newer one counts."""
+        gone = {each for each, _ in self.finished} | set(self.forgotten)
+        for conversation_id, each in earlier.conversations.items():
+            if conversation_id not in gone:
+                self.conversations.setdefault(conversation_id, each)
+        self.finished[:0] = earlier.finished
+        self.forgotten[:0] = earlier.forgotten

@@ -1,0 +1,191 @@
+"""`record` and `simulate --replay`: a replay gives an exporter the numbers that the real conversation gave."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from exporter.phonic.credentials import ApiKey, Credentials
+from exporter.phonic.proxies import Proxies
+from exporter.recording.file import Kind, Recording, UnreadableRecording, read
+from exporter.recording.record import NotRecorded, record
+from exporter.settings import PhonicSettings
+from exporter.simulator import server as simulator
+from exporter.simulator.scenario import Scenario
+from tests.e2e.pages import Page, scrape_until
+from tests.e2e.programs import KEY, exporting, settings_for
+from tests.e2e.upstream import EXAMPLE, live_object, updated, upstream
+from tests.e2e.upstream import record as rest_record
+
+SECRET = "Quastenflosser"
+# Families that tell what was counted of conversations; labels differ, since names are replaced.
+COUNTED = ("phonic_turn", "phonic_conversation", "phonic_tool", "phonic_silent", "phonic_interruptions")
+
+
+async def recorded(url: str, conversation_id: str, *, seconds: float = 60) -> Recording:
+    lines: list[str] = []
+    await record(
+        PhonicSettings(base_url=url),
+        Credentials(ApiKey(KEY)),
+        Proxies.from_environment({}),
+        conversation_id=conversation_id,
+        seconds=seconds,
+        write=lines.append,
+    )
+    return read(lines)
+
+
+def counted(page: Page) -> dict[str, float]:
+    """Totals over all labels of names, by sample and the labels that are closed."""
+    totals: dict[str, float] = {}
+    for sample in (each for family in page.families for each in family.samples):
+        if sample.name.startswith(COUNTED) and "conversation_id" not in sample.labels:
+            closed = {key: value for key, value in sample.labels.items() if key not in ("project", "agent")}
+            key = f"{sample.name}{sorted(closed.items())}"
+            totals[key] = totals.get(key, 0.0) + sample.value
+    return {key: value for key, value in totals.items() if value}
+
+
+async def numbers_of(url: str) -> dict[str, float]:
+    """What an exporter counts there by the end of its one conversation."""
+    async with exporting(settings_for(url)) as pages, httpx.AsyncClient() as http:
+        page = await scrape_until(http, pages, lambda page: page.total("phonic_conversations_ended_total") == 1)
+        return counted(page)
+
+
+async def test_replay_gives_the_numbers_of_the_conversation_that_was_recorded() -> None:
+    scenario = Scenario(pace=0.05, calls_per_minute=600, total=1, warm_up_s=0, turns=12, seed=5)
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.serve, scenario, api_key=KEY, patient=True))
+        real: list[dict[str, float]] = []
+
+        async def count() -> None:
+            real.append(await numbers_of(url))
+
+        nursery.start_soon(count)
+        identity = await _first_conversation(url)
+        recording = await recorded(url, identity)
+        while not real:  # noqa: ASYNC110  # the other task ends by itself
+            await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    assert recording.conversation_id != identity
+    assert [each.kind for each in recording.entries if each.kind is Kind.RECORD] != []
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.replay, recording, api_key=KEY))
+        replayed = await numbers_of(url)
+        nursery.cancel_scope.cancel()
+    assert replayed == real[0]
+
+
+async def _first_conversation(url: str) -> str:
+    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as http:
+        while True:
+            for project in (await http.get("/v1/projects")).json()["projects"]:
+                rows = (await http.get("/v1/conversations", params={"project": project["name"]})).json()
+                for row in rows["conversations"]:
+                    return str(row["id"])
+            await trio.sleep(0.02)
+
+
+async def test_recording_holds_nothing_that_identifies_anybody(tmp_path: Path) -> None:
+    file = tmp_path / "call.jsonl"
+    conversation = live_object(
+        text=f"I am {SECRET}",
+        from_phone_number="+14155550123",
+        template_variables={SECRET: 77120},
+        metadata={"quastenflosser": ["a"]},
+        unknown_field={"deep": [SECRET]},
+    )
+    async with upstream() as phonic:
+        phonic.records[EXAMPLE] = rest_record(call_info={"from_phone_number": "+14155550123"}, summary=SECRET)
+        phonic.say(EXAMPLE, updated(conversation), f"not json {SECRET}", '{"type":"conversation-ended"}')
+        command = [sys.executable, "-m", "exporter", "record", "--phonic.base-url", phonic.url, "--seconds", "2"]
+        done = await trio.run_process(
+            [*command, "--conversation", EXAMPLE, "--output", str(file)],
+            env={**os.environ, "PHONIC_API_KEY": KEY},
+            capture_stdout=True,
+            check=False,
+        )
+    assert done.returncode == 0
+    text = file.read_text()
+    planted = [
+        "uasten",
+        "4155550123",
+        "77120",
+        KEY,
+        EXAMPLE.removeprefix("conv_"),
+        "support-agent",
+        "customer-support",
+    ]
+    assert [each for each in planted if each in text] == []
+    assert "unknown_field" in text
+    assert len(json.loads(read(text.splitlines()).entries[1].body)["conversation"]["items"]) == 3
+
+
+async def test_refused_feed_is_recorded_and_refused_again() -> None:
+    async with upstream() as phonic:
+        phonic.trouble["/live/ws"] = (403, "no")
+        recording = await recorded(phonic.url, EXAMPLE)
+    assert (recording.entries[0].kind, recording.entries[0].code) == (Kind.REFUSED, 403)
+
+
+async def test_no_server_is_one_error() -> None:
+    with pytest.raises(NotRecorded, match="doctor"):
+        await recorded("http://127.0.0.1:1", EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], "line 1: no JSON object"),
+        (["{}"], "line 1: no recording"),
+        (['{"format":"phonic-exporter recording","version":2}'], "line 1: made by a later version"),
+        (['{"format":"phonic-exporter recording","version":1}'], "line 1: names no conversation"),
+        (
+            [HEAD := '{"format":"phonic-exporter recording","version":1,"conversation_id":"conv_1"}', "x"],
+            "line 2: no JSON",
+        ),
+        ([HEAD, '{"at":1,"kind":"dance"}'], "line 2: no event"),
+        ([HEAD, '{"at":2,"kind":"ping"}', "", '{"at":1,"kind":"ping"}'], "line 4: earlier"),
+        ([HEAD, '{"at":NaN,"kind":"ping"}'], "line 2: earlier"),
+        ([HEAD, '{"at":1,"kind":"frame","body":5}'], "line 2: no event"),
+    ],
+)
+def test_file_that_is_no_recording_is_told_by_line(lines: list[str], words: str) -> None:
+    with pytest.raises(UnreadableRecording, match=words):
+        read(lines)
+
+
+def test_replay_of_no_recording_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_text("hello")
+    for path in (file, tmp_path / "missing", tmp_path):
+        done = _run("simulate", "--replay", str(path), "--simulator.listen-address", "127.0.0.1:0")
+        assert (done[0], done[1].count("\n")) == (2, 1), done
+        assert "--replay" in done[1]
+
+
+def test_recording_never_overwrites_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_text("mine")
+    code, text = _run("record", "--conversation", EXAMPLE, "--output", str(file))
+    assert (code, file.read_text()) == (2, "mine")
+    assert "--output" in text
+
+
+def _run(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter", *arguments],
+        env={**os.environ, "PHONIC_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    return done.returncode, done.stderr

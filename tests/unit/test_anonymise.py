@@ -1,0 +1,141 @@
+"""A recording holds nobody's data, and everything else as it came."""
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.recording.anonymise import Anonymiser
+from tests.e2e.upstream import live_object, record, updated
+
+BEGINS_AT = datetime(2026, 1, 1, tzinfo=UTC)
+SECRET = "Quastenflosser"
+
+
+def anonymiser(key: bytes = b"key") -> Anonymiser:
+    return Anonymiser(key, begins_at=BEGINS_AT)
+
+
+def anonymised(content: Any) -> Any:
+    return json.loads(anonymiser().text(json.dumps(content)))
+
+
+@pytest.mark.parametrize("content", [{"conversation": record()}, json.loads(updated(live_object()))])
+def test_documented_examples_keep_their_shape_lengths_and_closed_words(content: Any) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    other = anonymiser().text(text)
+    assert len(other) == len(text)
+    assert re.sub(r'"[^"]*"|\d+', "", other) == re.sub(r'"[^"]*"|\d+', "", text)
+    for word in ('"assistant"', '"user"', '"inbound"', '"mulaw_8000"', '"conversation-updated"', '"item_idx"'):
+        assert text.count(word) == other.count(word)
+    for secret in ("support-agent", "call-123", "Hello!", "Of course", "12cf6e88-c254", "ad0334f1", "helpful"):
+        assert secret not in other
+
+
+def test_ids_still_match_each_other() -> None:
+    before = live_object()
+    after = anonymised(before)
+    assert after["id"] != before["id"]
+    assert re.fullmatch(r"conv_[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", after["id"])
+    assert [each["id"] for each in after["items"]] == [f"{after['id']}-{number}" for number in range(3)]
+    assert anonymiser().identity(before["id"]) == after["id"]
+
+
+def test_two_recordings_share_no_replacement() -> None:
+    assert anonymiser(b"one").word(SECRET) != anonymiser(b"two").word(SECRET)
+
+
+def test_times_move_together_and_keep_their_form() -> None:
+    content = {
+        "started_at": "2025-07-30T23:45:00.000Z",
+        "ended_at": "2025-07-30T23:45:12.5+00:00",
+        "x": "2025-07-30T23:45:01",
+    }
+    assert anonymised(content) == {
+        "started_at": "2026-01-01T00:00:00.000Z",
+        "ended_at": "2026-01-01T00:00:12.5+00:00",
+        "x": "2026-01-01T00:00:01",
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"text": f"I am {SECRET}"},
+        {"agent": {"name": SECRET}},
+        {"end_reason": SECRET.lower()},
+        {"role": "Quasten Flosser"},
+        {"template_variables": {SECRET: 1}},
+        {"metadata": {"a": [{"quastenflosser": "x"}]}},
+        {SECRET: 1},
+        [SECRET],
+        {"a": [[SECRET]]},
+        {"new": {"deep": [{"x": [SECRET]}]}},
+    ],
+)
+def test_name_is_found_nowhere(content: Any) -> None:
+    assert "uasten" not in json.dumps(anonymised(content)).lower()
+
+
+@pytest.mark.parametrize("number", [14155550123, "+1 415 555 0123", "4155550123"])
+@pytest.mark.parametrize("key", ["from_phone_number", "x", "external_id"])
+def test_number_of_a_phone_becomes_another_of_its_length(key: str, number: object) -> None:
+    after = anonymised({key: number})[key]
+    assert after != number
+    assert type(after) is type(number)
+    assert len(str(after)) == len(str(number))
+
+
+def test_numbers_that_are_measured_stay() -> None:
+    content = {
+        "duration_ms": 12345678,
+        "item_idx": 3,
+        "timings": {"model_generation_time": 450.25},
+        "vad_threshold": 0.5,
+    }
+    assert anonymised(content) == content
+
+
+def test_numbers_in_a_customers_map_become_others() -> None:
+    assert anonymised({"template_variables": {"age": 42}})["template_variables"] != {"age": 42}
+
+
+@given(st.text(), st.binary())
+def test_text_that_is_no_json_keeps_its_length_and_loses_its_letters(text: str, key: bytes) -> None:
+    assert len(anonymiser(key).text(text)) == len(text)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values.filter(lambda each: isinstance(each, dict | list)), st.booleans())
+def test_any_json_stays_json_of_the_same_length_and_types(content: Any, is_ascii: bool) -> None:
+    text = json.dumps(content, ensure_ascii=is_ascii)
+    other = anonymiser().text(text)
+    assert len(other) == len(text)
+    assert shape(json.loads(other)) == shape(content)
+
+
+def shape(content: Any) -> Any:
+    if isinstance(content, dict):
+        return [shape(each) for each in content.values()]
+    if isinstance(content, list):
+        return [shape(each) for each in content]
+    return type(content)
+
+
+@given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzäöü ", min_size=9))
+def test_words_of_a_caller_are_replaced_wherever_they_stand(words: str) -> None:
+    if len(max(words.split(), key=len, default="")) < 9:
+        return
+    secret = max(words.split(), key=len)
+    after = anonymiser().text(json.dumps({"items": [{"text": words, "id": f"conv_{secret}"}]}))
+    assert secret not in after
