@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The wheel is built apart and installed into a clean image: nothing of the source tree runs in production.
+# The wheel is built in its own stage, and the final image contains nothing else of the source tree.
 ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -21,5 +21,5 @@ USER 65532:65532
 VOLUME /var/lib/phonic-exporter
 EXPOSE 10058
 HEALTHCHECK --interval=15s --timeout=6s --start-period=10s CMD ["phonic-exporter", "healthcheck"]
-# Exec form: the exporter is process 1 and handles SIGTERM itself.
+# Exec form, so that the exporter is process 1 and receives SIGTERM.
 ENTRYPOINT ["phonic-exporter"]

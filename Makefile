@@ -1,4 +1,4 @@
-# Everything a developer runs. Python 3.11+ and make are all a fresh machine needs.
+# The commands for developers. They need only make and Python 3.11 or newer.
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
@@ -6,27 +6,28 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit integration test coverage lint check bench soak fuzz dashboards schemas components pictures dist clean
+.PHONY: help demo unit integration test coverage lint check bench soak fuzz dashboards docs schemas components pictures dist clean
 
 help:
-	@echo "make demo        simulated calls and the exporter in one process; the last line says what to open"
-	@echo "make unit        the fast part of the tests"
-	@echo "make integration tests of one part on real sockets, files and processes"
-	@echo "make test        all tests"
-	@echo "make coverage    what unit and integration tests reach; fails below the gate in pyproject.toml"
+	@echo "make demo        exporter and simulated calls in one process; the last line has the address to open"
+	@echo "make unit        the fast tests: tests/unit"
+	@echo "make integration the tests of one part on real sockets, files and processes: tests/integration"
+	@echo "make test        all tests: tests/unit, tests/integration, tests/e2e"
+	@echo "make coverage    coverage of unit and integration tests; fails below the gate in pyproject.toml"
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
-	@echo "make soak        long crash and fault test; prints its seeds"
-	@echo "make fuzz        fuzz what strangers can say, 60 s for each target (SECONDS=600: longer)"
+	@echo "make soak        long test with crashes and faults; prints its seeds"
+	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
-	@echo "make schemas     fetch Grafana's dashboard schema anew for the tests (needs npm)"
-	@echo "make components  Grafana's own components for make pictures (needs npm, 500 MB outside the tree)"
+	@echo "make docs        regenerate docs/metrics.md and docs/configuration.md"
+	@echo "make schemas     update Grafana's dashboard schema for the tests (needs npm)"
+	@echo "make components  install Grafana's components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make dist        sdist and wheel, written to dist/"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
-# What the program needs to run, and nothing else: seconds instead of half a minute. It runs from the source tree.
+# Installs only the runtime dependencies, which is faster; the program runs from the source tree.
 $(RUNTIME): pyproject.toml constraints.txt
-	@echo "Making .venv and installing what the exporter needs (once)"
+	@echo "Creating .venv and installing the runtime dependencies (once)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' >.venv/needed.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile \
@@ -40,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $(RUNTIME) $@
 
-# On loopback only, and quiet, so that the address stays the last line.
+# Listens on loopback only. Logs only warnings, so that the address stays the last line.
 demo: $(RUNTIME)
 	@$(BIN)/python -m exporter demo --web.listen-address=127.0.0.1:10058 --log.level=warn
 
@@ -53,13 +54,13 @@ integration: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
-# Processes that tests start are not measured: following them costs more than it tells.
+# Measures this process only, not the processes that tests start.
 coverage: $(STAMP)
 	$(BIN)/python -m coverage run -m pytest tests/unit tests/integration
 	$(BIN)/python -m coverage report
 
-# promtool comes with Prometheus; where it is missing its check is left out (CI has it). The tests of the rules, half a
-# minute, are run by `make test`.
+# promtool comes with Prometheus; without it the rules are not checked (CI has it). `make test` runs the unit tests of the
+# rules.
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -79,7 +80,7 @@ soak: $(STAMP)
 	$(BIN)/python -m tests.soak
 	@if command -v prometheus >/dev/null; then \
 	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)"; \
-	else echo "prometheus is not installed: what it adds up was not compared"; fi
+	else echo "prometheus is not installed: its sums were not compared"; fi
 	$(BIN)/python -m tests.soak.everything --minutes $(MINUTES)
 
 SECONDS ?= 60
@@ -90,10 +91,13 @@ fuzz: $(STAMP)
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
 
+docs: $(STAMP)
+	$(BIN)/python -m docs
+
 schemas:
 	tests/data/grafana-schema/regenerate
 
-# Outside the tree: half a gigabyte.
+# Half a gigabyte, so outside the source tree.
 COMPONENTS ?= $(HOME)/.cache/phonic-exporter/grafana-components
 components:
 	mkdir -p $(COMPONENTS)

@@ -1,6 +1,7 @@
 """Benchmarks of the exporter: ``python -m benchmarks --list``.
 
-Rules for this package: ratios come from interleaved rounds, each of which runs every variant once in a fresh
-process; cost is the operating system's CPU time of that process; what the variants counted is compared before
-any ratio is taken, because a fast wrong variant is not a variant.
+Each case measures several variants in interleaved rounds: a round runs every variant once, each in a fresh
+process. The cost of a variant is the CPU time that the operating system accounts to its process. A case compares
+what the variants counted before it computes any ratio, because a fast variant that counts wrongly would be no
+comparison.
 """

@@ -43,11 +43,15 @@ CASES: dict[str, Callable[[Options], Report]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the exporter.")
-    parser.add_argument("case", nargs="*", help="all by default; see --list")
-    parser.add_argument("--quick", action="store_true", help="small loads and one round: does it all still work?")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds of each case")
-    parser.add_argument("--results", type=Path, help="folder to write to; by default a quick run writes nothing")
-    parser.add_argument("--list", action="store_true", help="name the cases")
+    parser.add_argument("case", nargs="*", help="cases to run, by default all; see --list")
+    parser.add_argument(
+        "--quick", action="store_true", help="small loads and one round, to check that every case works"
+    )
+    parser.add_argument("--rounds", type=int, help="number of interleaved rounds of each case")
+    parser.add_argument(
+        "--results", type=Path, help="folder for the results; without it a quick run writes nothing"
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases")
     given = parser.parse_args()
     if given.list:
         print("\n".join(CASES))

@@ -1,7 +1,8 @@
-"""Pure: synthetic calls, as the snapshots that Phonic would send of them, one after each turn.
+"""Pure: synthetic calls, as the snapshots that Phonic would send, one after each turn.
 
-Documented fields and plausible timings: 2.1 KB and about 780 B a turn, a fifth of it the transcript, which the
-head repeats in ``text``. So 18 KB is the mean over a call of 40 turns and 81 KB over one of 200.
+Snapshots have the documented fields and plausible timings: 2.1 KB and about 780 B per turn, a fifth of it
+transcript, which the field ``text`` repeats. So the mean snapshot has 18 KB in a call of 40 turns and 81 KB in one
+of 200.
 """
 
 import json
@@ -10,9 +11,9 @@ from random import Random
 from typing import Any
 
 VARIETY = 8
-"""Different calls, of as many agents, that the conversations of a load play in turn."""
+"""Number of different calls, each of another agent, that the conversations of a load share."""
 PROJECTS = ("proj_benchmark-0", "proj_benchmark-1")
-"""Ids, and names too: then a client that never asks REST has the same labels."""
+"""Ids of projects, which are their names too, so that a client without REST has the same labels."""
 
 _BEGIN = datetime(2025, 7, 30, 23, 45, tzinfo=UTC)
 _WORDS = (
@@ -24,23 +25,23 @@ _PROMPT = "You are a helpful support assistant. Be brief, ask one question at a 
 
 
 def conversation_id(number: int) -> str:
-    """All ids have the same length, so that one can replace another in a finished frame."""
+    """Return a conversation's id. All ids have the same length, so that one can replace another in a frame."""
     return f"conv_{number:08x}-0000-4000-8000-{number:012x}"
 
 
 def conversation_number(identity: str) -> int:
-    """The inverse of `conversation_id`."""
+    """Return the number of a conversation; the inverse of `conversation_id`."""
     return int(identity.removeprefix("conv_")[:8], 16)
 
 
 PLACEHOLDER = conversation_id(0).encode()
-"""The id in every snapshot made here, to be replaced by a conversation's own."""
+"""The id in every snapshot, which the sender replaces with a conversation's own."""
 
 
 def snapshots(turns: int, *, seed: int = 0, non_ascii: bool = False) -> list[bytes]:
-    """One message of the live socket after each turn of a call, the conversation's id being `PLACEHOLDER`."""
+    """Return one message of the live socket per turn of a call; the conversation's id is `PLACEHOLDER`."""
     random = Random(f"{turns} {seed}")
-    clock = 0.5  # seconds since the beginning
+    clock = 0.5  # seconds since the start of the call
     words: list[str] = []
     items: list[str] = []
     messages: list[bytes] = []
@@ -56,12 +57,12 @@ def snapshots(turns: int, *, seed: int = 0, non_ascii: bool = False) -> list[byt
 
 
 def calls(turns: int, *, non_ascii: bool = False) -> list[list[bytes]]:
-    """`VARIETY` calls of the same length."""
+    """Return the messages of `VARIETY` calls of the same length."""
     return [snapshots(turns, seed=seed, non_ascii=non_ascii) for seed in range(VARIETY)]
 
 
 def record(snapshot: bytes, started_at: datetime) -> bytes:
-    """The conversation of a snapshot as a row of a REST list: still running, and begun at ``started_at``."""
+    """Return the conversation of a snapshot as a row of a REST list: live, and started at ``started_at``."""
     conversation = json.loads(snapshot)["conversation"]
     for item in conversation["items"]:
         item.pop("timings", None)
@@ -120,7 +121,7 @@ def _head(seed: int, text: str, duration: float) -> dict[str, Any]:
 
 
 def _item(index: int, clock: float, random: Random, non_ascii: bool) -> tuple[dict[str, Any], float]:
-    """A turn that begins at ``clock``, and how long it lasts, in seconds. The assistant has the first word."""
+    """Return a turn that begins at ``clock`` and its duration in seconds. The assistant speaks first."""
     is_assistant = index % 2 == 0
     seconds = round(random.uniform(0.8, 6.0), 1)
     calls_tool = is_assistant and random.random() < 0.1

@@ -1,15 +1,15 @@
-"""Pure: what is played to a client, as a value that harness and server process hand to each other."""
+"""Pure: the load that a server plays to a client, as a value that the harness passes to the server process."""
 
 import attrs
 
 
 @attrs.frozen(kw_only=True)
 class Load:
-    """Conversations 0 to ``conversations`` - 1, of which each gets ``updates`` snapshots of a call of ``turns``.
+    """Conversations 0 to ``conversations`` - 1, each with ``updates`` snapshots of a call of ``turns`` turns.
 
-    ``first`` is the number of turns in the first snapshot. ``period`` is the time in seconds between two
-    snapshots of a conversation, the conversations being spread evenly over it; 0 is as fast as the client reads.
-    ``listed`` makes REST say that all of them are live; otherwise none is.
+    ``first`` is the number of turns in the first snapshot. ``period`` is the time in seconds between two snapshots
+    of a conversation; the conversations are spread evenly over it. 0 means as fast as the client reads.
+    ``listed``: whether REST lists all conversations as live; otherwise it lists none.
     """
 
     conversations: int
@@ -23,14 +23,14 @@ class Load:
 
     @property
     def total(self) -> int:
-        """Snapshots to all conversations together."""
+        """The number of snapshots of all conversations."""
         return self.conversations * self.updates
 
 
 @attrs.frozen(kw_only=True)
 class Played:
-    """How far a server is: feeds ``open`` and for how many seconds they were being opened, snapshots ``sent``
-    and how many seconds the latest of these was ``behind`` its time, at most.
+    """Progress of a server: number of ``open`` feeds, seconds it took to open them, number of snapshots ``sent``,
+    and by how many seconds the most delayed snapshot was ``behind`` its time.
     """
 
     open: int

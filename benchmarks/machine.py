@@ -1,4 +1,4 @@
-"""Edge: where the numbers come from: machine, system, and versions of everything that costs time."""
+"""Edge: describes the machine, the system and the versions of the libraries that a result was measured with."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ _LIBRARIES = (
 
 
 def describe() -> dict[str, str]:
-    """Name and value of everything a reader needs to judge the numbers by."""
+    """Return what a reader needs to interpret the results, by name."""
     processor = _first("/proc/cpuinfo", r"model name\s*: (.+)")
     memory = int(_first("/proc/meminfo", r"MemTotal:\s*(\d+)"))
     return {

@@ -1,4 +1,4 @@
-"""Pure: how thorough a run is."""
+"""Pure: options of a run."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import attrs
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """``rounds`` as asked for, else each case's own number; ``quick`` makes everything small.
+    """Options of a run.
 
-    ``folder`` is for logs and other files of the moment.
+    ``rounds`` replaces each case's own number of rounds; ``quick`` makes all loads small; ``folder`` is for logs
+    and temporary files.
     """
 
     folder: Path
@@ -17,5 +18,5 @@ class Options:
     rounds: int | None = None
 
     def rounds_or(self, usual: int) -> int:
-        """The number of rounds of a case that usually has ``usual``."""
+        """Return the number of rounds of a case whose own number is ``usual``."""
         return self.rounds or (1 if self.quick else usual)

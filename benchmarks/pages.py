@@ -1,4 +1,4 @@
-"""State: a store and its page as a running exporter has them, filled without any network."""
+"""State: a metric store and its page as in a running exporter, filled without a network."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -31,13 +31,13 @@ from .calls import calls, conversation_id
 
 
 def newest(turns: int) -> list[Snapshot]:
-    """The last snapshots of some calls."""
+    """Return the last snapshots of some calls."""
     found = (decode(call[-1]).snapshot for call in calls(turns))
     return [each for each in found if each is not None]
 
 
 def started_calls(count: int, agents: int, snapshots: list[Snapshot]) -> Iterator[tuple[str, Snapshot]]:
-    """Ids and snapshots of different conversations, spread over the agents."""
+    """Yield ids and snapshots of different conversations, spread over the agents."""
     for number in range(count):
         snapshot = snapshots[number % len(snapshots)]
         identity, agent = conversation_id(number), f"agent-{number % agents}"
@@ -48,7 +48,7 @@ def started_calls(count: int, agents: int, snapshots: list[Snapshot]) -> Iterato
 
 
 def filled(*, live: int, agents: int) -> Conversations:
-    """So many live conversations of 40 turns, and more that are over where there are more agents."""
+    """Return ``live`` live conversations of 40 turns, and ended ones so that every agent has one."""
     conversations = Conversations(MetricStore(LabelLimits()), live_limit=live, now=time.time)
     for number, (identity, snapshot) in enumerate(started_calls(max(live, agents), agents, newest(40))):
         conversations.update(identity, snapshot)
@@ -62,7 +62,7 @@ def _no_feed(conversation_id: str) -> AbstractAsyncContextManager[LiveFeed]:
 
 
 def page(conversations: Conversations) -> Page:
-    """The page of an exporter that has no REST, no checkpoint and no process metrics."""
+    """Return the page of an exporter without REST, state file and process metrics."""
     conversations.store.show_counted()
     supervisor = Supervisor(
         open_feed=_no_feed,
@@ -88,9 +88,9 @@ def page(conversations: Conversations) -> Page:
 
 
 class Library:
-    """The same page by prometheus_client: a collector adds label values and numbers, the library writes them.
+    """Renders the same page with prometheus_client: a collector adds labels and numbers, the library formats.
 
-    ``rendered`` is taken apart beforehand, so both sides begin with numbers that are in memory.
+    The constructor parses ``rendered``, so that both variants start from numbers in memory.
     """
 
     def __init__(self, rendered: bytes, form: Format) -> None:
@@ -106,7 +106,7 @@ class Library:
 
 @attrs.frozen(kw_only=True)
 class _Rows:
-    """A family: arguments of ``add_metric`` for each of its series."""
+    """A metric family: arguments of ``add_metric`` for each of its series."""
 
     name: str
     help: str
@@ -147,14 +147,14 @@ _KINDS: dict[str, Callable[..., Any]] = {
 
 
 def _histogram(samples: list[Sample]) -> tuple[list[tuple[str, float, Exemplar | None]], float]:
-    """Buckets and sum, as ``add_metric`` wants them."""
+    """Return buckets and sum as ``add_metric`` takes them."""
     buckets = [(each.labels["le"], each.value, _exemplar(each)) for each in samples if "le" in each.labels]
     (total,) = (each.value for each in samples if each.name.endswith("_sum"))
     return buckets, total
 
 
 def _exemplar(sample: Sample) -> Exemplar | None:
-    """The parser keeps nanoseconds, which would be written where a live client writes a float."""
+    """Convert the timestamp to a float, as a live client has it: the parser keeps nanoseconds."""
     if sample.exemplar is None or sample.exemplar.timestamp is None:
         return sample.exemplar
     return sample.exemplar._replace(timestamp=round(float(sample.exemplar.timestamp), 3))

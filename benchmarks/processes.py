@@ -1,4 +1,4 @@
-"""Edge: other processes, the core they run on, and what the operating system says they cost."""
+"""Edge: starts processes on a given core, and reads their CPU time and memory from the operating system."""
 
 import os
 import re
@@ -15,15 +15,15 @@ STOP_SECONDS = 60.0
 
 _CORES = sorted(os.sched_getaffinity(0))
 CLIENT_CORE, SERVER_CORE = _CORES[0], _CORES[-1]
-"""What is measured has a core of its own; the load and this harness share another, where there are two."""
+"""The measured process has a core of its own; load and harness share another, if there are two."""
 
 
 class Failed(Exception):
-    """A process did not do what it is there for; carries the end of what it said."""
+    """A process failed; the message holds the end of its log."""
 
 
 class Process:
-    """A child process, made by `running`. It logs to a file, so that nobody has to read that in time."""
+    """A child process, made by `running`. It logs to a file, so that it never blocks on a full pipe."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", log: Path) -> None:
         self._child = child
@@ -31,12 +31,12 @@ class Process:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU time, user and system, of all its threads, also of those that have ended; to the nanosecond."""
-        return time.clock_gettime(~self._child.pid << 3 | 2)  # how Linux numbers the CPU clocks of processes
+        """Return the CPU time, user and system, of all its threads, including ended ones, with ns resolution."""
+        return time.clock_gettime(~self._child.pid << 3 | 2)  # Linux's number of the CPU clock of a process
 
     @property
     def waited_seconds(self) -> float:
-        """Time its main thread was ready to run and had no core: what other programs took from it."""
+        """Return how long its main thread was ready to run but waited for the core, because of other programs."""
         return int(Path(f"/proc/{self._child.pid}/schedstat").read_text().split()[1]) / 1e9
 
     @property
@@ -45,7 +45,7 @@ class Process:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def logged(self, pattern: str) -> "re.Match[str]":
-        """The first match in its log, waited for. Errors: Failed when it ends or takes too long."""
+        """Wait for the first match in its log. Raises: Failed if the process ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while (found := re.search(pattern, self._log.read_text())) is None:
             if self._child.poll() is not None or time.monotonic() > deadline:
@@ -54,7 +54,7 @@ class Process:
         return found
 
     def ask(self, line: str) -> bytes:
-        """The line it answers to a line. Errors: Failed when it has ended."""
+        """Send a line to its standard input; return the line it answers. Raises: Failed if it has ended."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(f"{line}\n".encode())
@@ -66,7 +66,7 @@ class Process:
         return answer
 
     def settle(self, seconds: float = 0.3) -> None:
-        """Wait until it has nothing more to do: less than 3 % of a core for a while."""
+        """Wait until it is idle: until it uses less than 3 % of a core."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             before = self.cpu_seconds
@@ -83,9 +83,11 @@ class Process:
 def running(
     module: str, *arguments: str, core: int, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[Process]:
-    """``python -m module`` on one core, asked to end by the end of its input, and killed if the block fails.
+    """Run ``python -m module`` on one core while the block runs.
 
-    Errors: Failed when it does not end, or not with 0.
+    Closes its standard input at the end of the block, which tells it to end; kills it if the block fails.
+
+    Raises: Failed if it does not end, or ends with an exit code other than 0.
     """
     with log.open("wb") as errors:
         child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Pure: what a case found, as values, and how it is written: tables in Markdown, numbers in JSON."""
+"""Pure: the results of a case as values, and their format: tables in Markdown, numbers in JSON."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import attrs
 
 @attrs.frozen
 class Spread:
-    """Median and range of what the rounds measured."""
+    """Median and range of the rounds' measurements."""
 
     median: float
     low: float
@@ -23,12 +23,12 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def ratio(upper: Sequence[float], lower: Sequence[float]) -> Spread:
-    """The spread of the rounds' own ratios: both sides of each were measured one right after the other."""
+    """Return the spread of the ratios of each round, whose two values were measured right after each other."""
     return spread([a / b for a, b in zip(upper, lower, strict=True)])
 
 
 def number(value: float) -> str:
-    """Three digits are all that such measurements are worth."""
+    """Format a number with three significant digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3g}"
@@ -36,7 +36,7 @@ def number(value: float) -> str:
 
 @attrs.frozen(kw_only=True)
 class Table:
-    """Rows of text; the first column names what is measured."""
+    """A table of text; the first column names what is measured."""
 
     title: str
     columns: Sequence[str]
@@ -49,7 +49,7 @@ class Table:
 
 @attrs.frozen(kw_only=True)
 class Plot:
-    """Named lines of (x, y); with ``bars`` each name is one bar of the median with its range as (low, high)."""
+    """A plot of named lines of (x, y), or with ``bars`` of one bar per name: the median and its range."""
 
     title: str
     x_label: str = ""
@@ -61,7 +61,7 @@ class Plot:
 
 @attrs.frozen(kw_only=True)
 class Goal:
-    """What was aimed at, and what it became."""
+    """A goal and its measured value."""
 
     what: str
     measured: float
@@ -87,7 +87,7 @@ GOAL_COLUMNS = ("goal", "aim", "measured", "met")
 
 @attrs.frozen(kw_only=True)
 class Report:
-    """Everything a case found; ``data`` is what JSON gets, in full."""
+    """All results of a case; ``data`` is written to JSON."""
 
     name: str
     title: str
@@ -98,7 +98,7 @@ class Report:
     data: object = None
 
     def markdown(self, machine: Mapping[str, str], pictures: Sequence[str]) -> str:
-        """A page; ``pictures`` are names of files beside it."""
+        """Return the page; ``pictures`` are names of files in the same folder."""
         parts = [f"# {self.title}\n", f"{self.method}\n", *map(str, self.tables)]
         if self.goals:
             parts.append(str(Table(title="Goals", columns=GOAL_COLUMNS, rows=[goal.row for goal in self.goals])))

@@ -1,4 +1,4 @@
-"""Edge: the folder of results: a page, the numbers and the plots of each case, and a page over all of them."""
+"""Edge: writes the folder of results: a page, numbers and plots for each case, and an overview."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from .report import GOAL_COLUMNS, Goal, Plot, Report, Table
 
 
 def write(report: Report, machine: Mapping[str, str], folder: Path) -> None:
-    """Write or replace the files of a case, and the overview."""
+    """Write or replace the files of a case, and update the overview."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = _draw_all(report, folder)
     (folder / f"{report.name}.md").write_text(report.markdown(machine, pictures))

@@ -1,4 +1,4 @@
-"""Edge: a server that plays a load, and a client of one variant that follows it, each in its process."""
+"""Edge: runs a server that plays a load, and a client of one variant that follows it, each in a process."""
 
 import subprocess
 import time
@@ -42,12 +42,12 @@ _LATE_SECONDS = 2.0
 _log_numbers = count()
 
 Totals = dict[tuple[str, tuple[tuple[str, str], ...]], float]
-"""Everything that was counted of conversations and is not 0, by sample name and labels."""
+"""All conversation metrics that are not 0, by sample name and labels."""
 
 
 @attrs.frozen(kw_only=True)
 class Scraped:
-    """A metrics page, unpacked, and how long it took to get it."""
+    """A decompressed metrics page, and how long the scrape took."""
 
     page: bytes
     seconds: float
@@ -55,7 +55,7 @@ class Scraped:
 
 
 def scrape(url: str, *, accept: str = TEXT, gzip: bool = False) -> Scraped:
-    """Get a page as Prometheus does."""
+    """Scrape a page as Prometheus does."""
     headers = {"Accept": accept, "Accept-Encoding": "gzip" if gzip else "identity"}
     start = time.perf_counter()
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:  # noqa: S310  # loopback
@@ -67,7 +67,7 @@ def scrape(url: str, *, accept: str = TEXT, gzip: bool = False) -> Scraped:
 
 @attrs.frozen
 class Server:
-    """A load being played, made by `serving`."""
+    """A server that plays a load, made by `serving`."""
 
     url: str
     load: Load
@@ -80,11 +80,11 @@ class Server:
         return msgspec.json.decode(self._process.ask("status"), type=Played)
 
     def wait_open(self, feeds: int) -> Played:
-        """Wait until so many feeds are open. Errors: Failed."""
+        """Wait until ``feeds`` feeds are open. Raises: Failed."""
         return self._wait("open", feeds)
 
     def wait_sent(self, updates: int) -> Played:
-        """Wait until so many snapshots were sent. Errors: Failed."""
+        """Wait until ``updates`` snapshots were sent. Raises: Failed."""
         return self._wait("sent", updates)
 
     def _wait(self, what: str, wanted: int) -> Played:
@@ -106,7 +106,7 @@ class Client:
     _watch_file: Path
 
     def open(self, feeds: int) -> None:
-        """Begin to follow the conversations 0 to ``feeds`` - 1."""
+        """Start to follow the conversations 0 to ``feeds`` - 1."""
         if self.variant == EXPORTER:
             complete = self._watch_file.with_suffix(".new")
             complete.write_text("".join(f"{conversation_id(number)}\n" for number in range(feeds)))
@@ -115,7 +115,11 @@ class Client:
             self.process.ask(f"open {feeds}")
 
     def updates(self, wanted: int | None = None) -> int:
-        """Snapshots received so far; waits a little for ``wanted``: one held back for a newer counts late."""
+        """Return the number of snapshots received so far.
+
+        Waits a moment for ``wanted``, because the exporter counts a snapshot late that it holds back for a newer
+        one.
+        """
         deadline = time.monotonic() + _LATE_SECONDS
         while (received := self._updates()) != wanted and wanted is not None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -125,7 +129,7 @@ class Client:
         return int(self.process.ask("status")) if self.variant == FLOOR else self._counter(catalog.UPDATES)
 
     def superseded(self) -> int:
-        """Of these, the ones not evaluated because a newer one was there; only the exporter does that."""
+        """Return how many of them were not evaluated because a newer one had arrived (exporter only)."""
         return self._counter(catalog.UPDATES_SUPERSEDED) if self.variant == EXPORTER else 0
 
     def _counter(self, family: Family) -> int:
@@ -133,7 +137,7 @@ class Client:
         return int(float(page.split(f"\n{family.sample_name} ")[1].split("\n")[0]))
 
     def totals(self) -> Totals:
-        """What was counted; not for `FLOOR`, which counts nothing."""
+        """Return what the client counted; not for `FLOOR`, which counts nothing."""
         names = {family.name for family in _COMPARED}
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): round(sample.value, 6)
@@ -146,7 +150,7 @@ class Client:
 
 @contextmanager
 def serving(load: Load, folder: Path) -> Iterator[Server]:
-    """Play a load; ``folder`` is for logs and the certificate."""
+    """Play a load while the block runs; ``folder`` is for logs and the certificate."""
     if load.tls:
         _certify(folder)
     arguments = (msgspec.json.encode(load).decode(), str(folder))
@@ -159,10 +163,15 @@ def serving(load: Load, folder: Path) -> Iterator[Server]:
 def following(
     variant: str, server: Server, folder: Path, *flags: str, discover: bool = False, ticks: Path | None = None
 ) -> Iterator[Client]:
-    """A client that is ready to open feeds. ``flags`` are for the exporter; ``discover`` opens feeds by itself.
+    """Run a client that is ready to open feeds.
 
-    ``ticks``: it runs with a ticker, whose ticks are in that file when the block has been left; ``flags`` is then
-    a state file for the exporter, or nothing.
+    Args:
+        variant: which client.
+        server: the server to follow.
+        folder: for logs.
+        flags: flags of the exporter; with ``ticks`` only a state file for the exporter, or nothing.
+        discover: let the exporter find the conversations itself.
+        ticks: run the client with a ticker, which writes its ticks to this file at the end.
     """
     watch_file = folder / "watched.txt"
     watch_file.write_text("")
@@ -176,7 +185,7 @@ def following(
             *("--phonic.base-url", server.url, "--web.listen-address", "127.0.0.1:0", "--watch.limit", "20000"),
             *(("--watch.discover",) if discover else ("--watch.no-discover", "--watch.file", str(watch_file))),
             *(() if "--state.file" in flags else ("--state.file", "")),
-            *("--metrics.hold-new-series", "0"),  # what was counted is compared at once
+            *("--metrics.hold-new-series", "0"),  # the counts are compared right away
             *flags,
         )
     environment = {"PHONIC_API_KEY": "ph_benchmark", "SSL_CERT_FILE": str(folder / "server.pem")}
@@ -193,7 +202,7 @@ def _log(folder: Path, name: str) -> Path:
 
 
 def _certify(folder: Path) -> None:
-    """``server.pem`` and ``server.key``: a certificate for loopback that is its own authority."""
+    """Write ``server.pem`` and ``server.key``: a self-signed certificate for loopback."""
     if not (folder / "server.pem").exists():
         extensions = ("basicConstraints=critical,CA:TRUE", "subjectAltName=IP:127.0.0.1")
         subprocess.run(

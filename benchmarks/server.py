@@ -1,10 +1,10 @@
 """Edge: the load generator, a process of its own that plays Phonic with prepared bytes.
 
-Strategy: each snapshot is framed once and holds a placeholder for the conversation's id, which is as long as
-every id; so sending is a replacement in memory and a write. REST answers just what an exporter asks of it.
+Each snapshot is framed only once, with a placeholder as long as every conversation id, so that sending is a
+replacement in memory and a write. REST implements only the requests of the exporter.
 
-Speaks with its parent in lines, one answer for each: ``port`` asks for its port, ``go`` makes it begin to send,
-``status`` asks how far it is. It ends when its standard input does.
+The parent sends commands as lines, and gets one line for each: ``port`` returns the port, ``go`` starts sending,
+``status`` returns the progress. The process ends at the end of its standard input.
 """
 
 import json
@@ -27,7 +27,7 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSErr
 
 
 class Server:
-    """One load being played."""
+    """Plays one load."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -41,7 +41,7 @@ class Server:
         made = calls(load.turns, non_ascii=load.non_ascii) if load.updates else []
         self._calls = [[wire.frame(each) for each in call[played]] for call in made]
         if any(len(call) < load.updates for call in self._calls):
-            raise ValueError("the call has fewer turns than updates are wanted")
+            raise ValueError("the call has fewer turns than the load has updates")
         self._rest = _Rest(load)
 
     def go(self) -> None:
@@ -55,7 +55,7 @@ class Server:
         )
 
     async def serve(self, transport: trio.abc.Stream) -> None:
-        """One connection, until the client leaves."""
+        """Serve one connection until the client closes it."""
         received = bytearray()
         try:
             async with transport:
@@ -129,7 +129,7 @@ class _Rest:
         return len(range(PROJECTS.index(project), self._live, len(PROJECTS)))
 
     def _page(self, start: int, limit: int) -> bytes:
-        """``limit`` rows from the conversation ``start``, which is the cursor; a project has every second one."""
+        """Return ``limit`` rows from conversation ``start``, the cursor. A project has every second one."""
         numbers = range(start, self._live, len(PROJECTS))
         rows = (
             self._rows[number % len(self._rows)].replace(PLACEHOLDER, conversation_id(number).encode())
@@ -141,7 +141,7 @@ class _Rest:
 
 
 async def _head(transport: trio.abc.Stream, received: bytearray) -> bytes | None:
-    """The head of a request, removed from ``received``; None when the client has left."""
+    """Read the head of a request and remove it from ``received``; return None if the client has closed."""
     while (end := received.find(b"\r\n\r\n")) < 0:
         more = await transport.receive_some(_LONGEST_HEAD)
         if not more or len(received) > _LONGEST_HEAD:
@@ -153,7 +153,7 @@ async def _head(transport: trio.abc.Stream, received: bytearray) -> bytes | None
 
 
 async def _answer_pings(transport: trio.abc.Stream, sending: trio.Lock, received: bytearray) -> None:
-    """Until the client closes."""
+    """Answer pings until the client closes."""
     while True:
         while (control := wire.take_control_frame(received)) is not None:
             opcode, payload = control
@@ -183,7 +183,7 @@ async def _main(load: Load, certificates: Path) -> None:
         listeners = [trio.SSLListener(each, context, https_compatible=True) for each in listeners]
     async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as commands:
         nursery.start_soon(trio.serve_listeners, server.serve, listeners)
-        async for command in commands:  # one at a time: the parent waits for the answer
+        async for command in commands:  # one at a time, because the parent waits for each answer
             if command == b"go\n":
                 server.go()
             print(port if command == b"port\n" else msgspec.json.encode(server.played).decode(), flush=True)

@@ -1,4 +1,4 @@
-"""Pure: just enough HTTP and WebSocket (RFC 6455) for a server that costs next to nothing."""
+"""Pure: the minimum of HTTP and WebSocket (RFC 6455) for a server with little CPU cost."""
 
 import struct
 from base64 import b64encode
@@ -26,7 +26,7 @@ class Request:
 
 
 def read_request(head: bytes) -> Request:
-    """A request up to and including its blank line."""
+    """Parse a request up to and including the blank line."""
     first, *lines = head.decode("latin-1").split("\r\n")
     target = urlsplit(first.split(" ")[1])
     headers = (line.partition(":") for line in lines if line)
@@ -38,7 +38,7 @@ def read_request(head: bytes) -> Request:
 
 
 def accepting(request: Request) -> bytes:
-    """The answer that makes the connection a WebSocket."""
+    """Return the response that accepts a WebSocket."""
     key = request.headers["sec-websocket-key"].encode()
     accept = b64encode(sha1(key + _GUID, usedforsecurity=False).digest())
     return (
@@ -48,7 +48,7 @@ def accepting(request: Request) -> bytes:
 
 
 def answering(body: bytes | None) -> bytes:
-    """A JSON response, 404 for None."""
+    """Return a JSON response, or a 404 for None."""
     status = "404 Not Found" if body is None else "200 OK"
     body = body or b'{"error":{"message":"not found"}}'
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -56,7 +56,7 @@ def answering(body: bytes | None) -> bytes:
 
 
 def frame(payload: bytes, opcode: int = TEXT) -> bytes:
-    """A whole message as a server sends it: one unmasked frame."""
+    """Return a message as one unmasked frame, as a server sends it."""
     size = len(payload)
     if size < 126:
         length = bytes((size,))
@@ -68,7 +68,7 @@ def frame(payload: bytes, opcode: int = TEXT) -> bytes:
 
 
 def take_control_frame(received: bytearray) -> tuple[int, bytes] | None:
-    """Remove the first short masked frame from ``received``, as (opcode, payload); None until it is complete."""
+    """Remove the first short masked frame from ``received``; return (opcode, payload), or None if incomplete."""
     if len(received) < 6:
         return None
     end = 6 + (received[1] & 0x7F)

@@ -1,4 +1,4 @@
-"""Wiring: write every generated file below ``dashboards/``; exit 2 with one line when ``slo.yml`` is wrong."""
+"""Wiring: writes every generated file below ``dashboards/``. Exits with 2 and one line if ``slo.yml`` is wrong."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from . import files, slo
 
 
 def main() -> int:
-    """Regenerate, and say what changed."""
+    """Regenerate the files, and print those that changed."""
     try:
         rendered = files.render(slo.load())
     except ConfigError as exc:

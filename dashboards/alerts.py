@@ -1,9 +1,12 @@
-"""Pure: the alerts: few, on what callers or operators feel, each with a runbook entry and a dashboard.
+"""Pure: the alerts: a few, on what callers or operators notice, each with a runbook entry and a dashboard.
 
-Rules for this file: a summary is one sentence that names whose trouble it is; a description says what was
-measured, with one unit for what it compares; what a ratio needs at least to mean something is part of the
-expression; what is absent never fires an alert, except where absence is the point; of exporters that watch the
-same conversations the largest number holds. Expressions work on Prometheus 2.42, Prometheus 3, VictoriaMetrics.
+Rules for this file:
+
+- A summary is one sentence that names who is affected. A description states the measured value, in one unit.
+- The expression of a ratio includes the minimum number of events for the ratio to be meaningful.
+- Absent series never fire an alert, unless absence is what the alert is about.
+- If several exporters watch the same conversations, the largest of their values counts.
+- Expressions work on Prometheus 2.42, Prometheus 3 and VictoriaMetrics.
 """
 
 from typing import Any
@@ -24,10 +27,10 @@ REQUESTS_WAITING_SINCE = c.REQUESTS_WAITING_SINCE.name
 EVENT_LOOP_LAG = c.EVENT_LOOP_LAG.name
 CLOCK_OFFSET = c.CLOCK_OFFSET.name
 
-# Each with its own interval: a server's default of one minute would make callers wait for the alert about waiting.
+# Evaluation intervals. The usual default of one minute would delay alerts about seconds of waiting.
 GROUPS = {"phonic-waiting": "5s", "phonic-callers": "15s", "phonic-budgets": "15s", "phonic-exporter": "15s"}
 
-# Whose trouble it is. --metrics.labels may leave either label out.
+# Who is affected. --metrics.labels may omit either label.
 _OF_AGENT = (
     "{{ if $labels.agent }} of agent {{ $labels.agent }}{{ end }}"
     "{{ if $labels.project }} in project {{ $labels.project }}{{ end }}"
@@ -37,7 +40,7 @@ _OF_PROJECT = "{{ if $labels.project }}project {{ $labels.project }}{{ else }}th
 
 @attrs.frozen(kw_only=True)
 class Alert:
-    """One alert. ``board`` is the uid of the dashboard to look at, ``labels`` those the link keeps."""
+    """One alert. ``board`` is the uid of its dashboard; ``labels`` are passed on in the link to it."""
 
     name: str
     group: str
@@ -51,7 +54,7 @@ class Alert:
     keep_firing: str = ""
 
     def annotations(self, slo: Slo) -> dict[str, str]:
-        """Summary, description and links, with Prometheus' templates still in them."""
+        """Return summary, description and links, with Prometheus' templates."""
         query = "&".join(f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in self.labels)
         return {
             "summary": self.summary,
@@ -61,7 +64,7 @@ class Alert:
         }
 
     def rule(self, slo: Slo) -> dict[str, Any]:
-        """The alert as a rule file spells it."""
+        """Return the alert as in a rule file."""
         keep = {"keep_firing_for": self.keep_firing} if self.keep_firing else {}
         return {
             "alert": self.name,
@@ -74,12 +77,12 @@ class Alert:
 
 
 def alerts(slo: Slo) -> tuple[Alert, ...]:
-    """All alerts, the most urgent first within each group."""
+    """Return all alerts, in each group the most urgent first."""
     return (*_waiting(slo), *_callers(slo), *_budgets(slo), *_exporter(slo))
 
 
 def alerting(slo: Slo) -> dict[str, Any]:
-    """The rule file."""
+    """Return the rule file."""
     everything = alerts(slo)
     return {
         "groups": [
@@ -91,7 +94,7 @@ def alerting(slo: Slo) -> dict[str, Any]:
 
 def _waiting(slo: Slo) -> tuple[Alert, ...]:
     of = slo.alerts.callers_waiting
-    # Joined before exporters are compared: two that name the agent of a call differently must not break the rule.
+    # Join before taking the largest value: two exporters may name the agent of a call differently.
     waits = promql.largest(
         f"\n      {promql.age(c.LIVE_WAITING_SINCE.name)}\n"
         f"    * on (job, instance, conversation_id) group_left (project, agent)\n"
@@ -180,7 +183,7 @@ def _concurrency(*, name: str, of: Saturation, compared: str, summary: str) -> A
 
 
 def _share(*, name: str, bad: str, every: str, of: Share, summary: str, what: str, did: str) -> Alert:
-    """Alert on a share of one agent's events; ``bad`` on the left keeps its labels for the description."""
+    """Alert on a share of one agent's events. ``bad`` is on the left, so that its labels reach the description."""
     return Alert(
         name=name,
         group="phonic-callers",
@@ -250,7 +253,7 @@ def _exporter(slo: Slo) -> tuple[Alert, ...]:
 
 
 def _reaching(slo: Slo) -> tuple[Alert, ...]:
-    """Prometheus reaches the exporter, the exporter reaches Phonic."""
+    """Alerts: Prometheus cannot reach the exporter, or the exporter cannot reach Phonic."""
     of = slo.alerts
     return (
         _state(
@@ -295,7 +298,7 @@ def _reaching(slo: Slo) -> tuple[Alert, ...]:
 
 
 def _seeing(slo: Slo) -> tuple[Alert, ...]:
-    """The exporter sees every conversation, and in time."""
+    """Alerts: the exporter misses conversations or is too slow."""
     of = slo.alerts
     feed, lost, short = of.feed_errors, of.conversations_lost, of.watching_falls_short
     active = f"max by (job, project) ({c.PROJECT_ACTIVE.name})"
@@ -319,9 +322,9 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
             ),
             board="phonic-exporter",
         ),
-        # By (job, project) and not without: the two families have different labels of their own. Only where
-        # discovery searches, which --watch.project restricts; where --metrics.labels leaves project out there is
-        # nothing to compare, and no alert.
+        # Aggregates by (job, project), not without labels, because the two families have different labels. Covers
+        # only the projects that discovery searches (--watch.project). Without the label project (--metrics.labels)
+        # nothing can be compared, so the alert cannot fire.
         Alert(
             name="PhonicWatchingFallsShort",
             group="phonic-exporter",
@@ -388,7 +391,7 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
 
 
 def _keeping(slo: Slo) -> tuple[Alert, ...]:
-    """The exporter keeps its files, its counts and its labels."""
+    """Alerts: the exporter has problems with its files, unknown input or label limits."""
     of = slo.alerts
     return (
         _state(
@@ -441,13 +444,13 @@ def _watchdog() -> Alert:
         severity="none",
         lasting="",
         summary="Alerts are evaluated and delivered.",
-        description="This alert always fires. Whoever receives it should tell somebody when it stops coming.",
+        description="This alert always fires. Its receiver should raise an alarm when it stops arriving.",
         board="phonic-exporter",
     )
 
 
 def _state(name: str, expr: str, of: Lasting, summary: str, description: str) -> Alert:
-    """Alert on something that is so."""
+    """Alert on a state."""
     return Alert(
         name=name,
         group="phonic-exporter",
@@ -461,12 +464,12 @@ def _state(name: str, expr: str, of: Lasting, summary: str, description: str) ->
 
 
 def _delay(name: str, expr: str, of: Delay, summary: str, description: str) -> Alert:
-    """Alert on seconds that have become too many."""
+    """Alert on a number of seconds above a limit."""
     return _state(name, f"{expr} > {of.seconds:g}", Lasting(of.severity, of.lasting), summary, description)
 
 
 def _occurred(name: str, expr: str, of: Occurrence, summary: str, description: str) -> Alert:
-    """Alert on something that happened within a window."""
+    """Alert on an event within a window."""
     return _state(
         name,
         expr.replace("$window", of.window),

@@ -1,4 +1,4 @@
-"""Pure: a board in Grafana's classic schema, version 42, which every Grafana imports."""
+"""Pure: renders a board in Grafana's classic schema, version 42, which every Grafana imports."""
 
 from .model import DATASOURCE, PLUGIN, Annotation, Board, Choice, Json, Panel, Query, Text, bottom, lines
 
@@ -7,7 +7,7 @@ _REFRESH_ON_TIME_RANGE, _SORT_WITHOUT_CASE, _CROSSHAIR = 2, 5, 1
 
 
 def render(board: Board) -> Json:
-    """The dashboard as it is imported or provisioned."""
+    """Return the dashboard for import or provisioning."""
     return {
         "schemaVersion": SCHEMA_VERSION,
         "uid": board.uid,
@@ -33,7 +33,7 @@ def render(board: Board) -> Json:
 
 
 def links(board: Board) -> list[Json]:
-    """The way to the other dashboards with the same tags, as both schemas spell it."""
+    """Return the links to the other dashboards with the same tags, which are the same in both schemas."""
     return [
         {
             "title": "Phonic",
@@ -50,12 +50,12 @@ def links(board: Board) -> list[Json]:
 
 
 def datasource() -> Json:
-    """The data source that is chosen at the top of the dashboard."""
+    """Return a reference to the data source selected at the top of the dashboard."""
     return {"type": PLUGIN, "uid": DATASOURCE}
 
 
 def target(query: Query, ref: str) -> Json:
-    """One query as the Prometheus plugin reads it."""
+    """Return a query for the Prometheus plugin."""
     return {
         "refId": ref,
         "datasource": datasource(),
@@ -64,7 +64,7 @@ def target(query: Query, ref: str) -> Json:
 
 
 def query_fields(query: Query) -> Json:
-    """What the Prometheus plugin calls the parts of a query, in either schema."""
+    """Return the Prometheus plugin's fields of a query, which are the same in both schemas."""
     return {
         "expr": query.expr,
         "legendFormat": query.legend,
@@ -134,7 +134,7 @@ def _text(text: Text) -> Json:
 
 
 def _annotation(annotation: Annotation) -> Json:
-    # The last five are the Prometheus plugin's own: it reads them here in every version.
+    # The last five fields belong to the Prometheus plugin, which reads them here in every version.
     return {
         "name": annotation.name,
         "enable": True,

@@ -1,7 +1,7 @@
-"""Wiring: ``phonic-exporter dashboards export``: what a Prometheus and a Grafana need, as files in a folder.
+"""Wiring: ``phonic-exporter dashboards export``: writes the files for a Prometheus and a Grafana into a folder.
 
-Imported by name when the command is used: `exporter.cli` knows nothing else of this package, which is installed as
-``exporter.dashboards``.
+`exporter.cli` imports this module by name when the command is used, and nothing else of this package, which is
+installed as ``exporter.dashboards``.
 """
 
 import sys
@@ -25,30 +25,31 @@ app = App(
     name="dashboards",
     help="Dashboards, rules and alerts for your own Grafana and Prometheus.",
     help_format="plaintext",
-    help_formatter="plain",  # as all other commands: no boxes
+    help_formatter="plain",  # plain text, as for all other commands
     version_flags=(),
-    config=(),  # neither variables nor the TOML file: nothing of this is a setting of the exporter
+    config=(),  # these flags are not settings: no variables, no TOML file
 )
 
 
 @app.command
 def export(
-    folder: Annotated[Path, Parameter(name="DIR", help="Folder to write to; made where it is missing.")],
+    folder: Annotated[Path, Parameter(name="DIR", help="Folder to write to; created if missing.")],
     /,
     *,
     slo: Annotated[
-        Path | None, Parameter(help="Objectives and thresholds; default: DIR/slo.yml, else those shipped.")
+        Path | None, Parameter(help="Objectives and thresholds; default: DIR/slo.yml, else the shipped ones.")
     ] = None,
     job: Annotated[str | None, Parameter(help="Name of the scrape job in Prometheus.")] = None,
-    runbook_url: Annotated[str | None, Parameter(help="Where links to the runbook lead.")] = None,
-    grafana_url: Annotated[str | None, Parameter(help="Root of your Grafana, for links in alerts.")] = None,
+    runbook_url: Annotated[str | None, Parameter(help="Address of the runbook, for links in alerts.")] = None,
+    grafana_url: Annotated[str | None, Parameter(help="Address of your Grafana, for links in alerts.")] = None,
     check: Annotated[
-        bool, Parameter(negative=(), help="Write nothing; say what differs in DIR, exit 1 if something does.")
+        bool,
+        Parameter(negative=(), help="Write nothing; list the files in DIR that differ, and exit 1 if any does."),
     ] = False,
 ) -> int:
     """Write dashboards (classic and v2), rules, alerts, the runbook, examples for Prometheus and Alertmanager.
 
-    A slo.yml that is in DIR already is read and kept: edit it, and export again.
+    A slo.yml that exists in DIR is read and kept: edit it, and export again.
     """
     given = {"job": job, "links.runbook": runbook_url, "links.grafana": grafana_url}
     text = _read(slo, folder)
@@ -68,12 +69,12 @@ def export(
     _say(*(f"wrote {folder / name}" for name in changed))
     for flag, link in (("--grafana-url", chosen.links.grafana), ("--runbook-url", chosen.links.runbook)):
         if _LOOPBACK in link:
-            _say(f"note: links in alerts lead to {link}; {flag} gives another place")
+            _say(f"note: links in alerts lead to {link}; change that with {flag}")
     return 0
 
 
 def content(slo: Slo, text: str) -> dict[str, str]:
-    """Every file by its path below the folder; ``text`` is the slo.yml they come from."""
+    """Return every file by its path below the folder; ``text`` is the content of slo.yml."""
     return {SLO_NAME: text, "RUNBOOK.md": RUNBOOK.read_text(encoding="utf-8"), **files.shipped(slo)}
 
 
@@ -89,7 +90,7 @@ def _read(slo: Path | None, folder: Path) -> str:
 
 
 def _chosen(text: str, given: Mapping[str, str]) -> Slo:
-    """The file's objectives, with flags in place of some of its values; both are held to the same rules."""
+    """Parse slo.yml, with some values replaced by flags. The same rules apply to both."""
     slo = Slo.parse(text)
     if not given:
         return slo

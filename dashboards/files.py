@@ -1,4 +1,4 @@
-"""Pure: every generated file as text, by its path below ``dashboards/``. Same input, same bytes."""
+"""Pure: renders every generated file as text, by its path below ``dashboards/``. Deterministic."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _HEADER = "# Generated from slo.yml by `make dashboards`; changes made here are 
 
 
 def render(slo: Slo) -> dict[str, str]:
-    """All generated files."""
+    """Return all generated files."""
     return {
         **_everywhere(slo),
         **{f"prometheus/tests/{stem}.yml": to_yaml(tests) for stem, tests in rule_tests.rule_tests(slo).items()},
@@ -23,7 +23,7 @@ def render(slo: Slo) -> dict[str, str]:
 
 
 def shipped(slo: Slo) -> dict[str, str]:
-    """What an installed exporter writes for a Prometheus, an Alertmanager and a Grafana elsewhere."""
+    """Return the files that ``phonic-exporter dashboards export`` writes."""
     config = stack.prometheus(slo, exporter="localhost:10058", alertmanager="localhost:9093")
     return {**_everywhere(slo), "prometheus/prometheus.yml": to_yaml(config)}
 
@@ -40,7 +40,7 @@ def _everywhere(slo: Slo) -> dict[str, str]:
 
 
 def to_yaml(document: dict[str, Any]) -> str:
-    """YAML as a person would write it: keys in order, multi-line expressions as blocks, no aliases."""
+    """Format YAML for readers: keys in order, multi-line expressions as blocks, no aliases."""
     return _HEADER + yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)
 
 

@@ -1,4 +1,4 @@
-"""Pure: what all dashboards share: variables, annotations, and how a document is written."""
+"""Pure: the common part of all dashboards: variables, annotations, and the format of the JSON."""
 
 import json
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def board(
     refresh: str = "30s",
     texts: tuple[Text, ...] = (),
 ) -> Board:
-    """A dashboard with what all of them have."""
+    """Make a dashboard with the common variables and annotations."""
     return Board(
         uid=uid,
         title=title,
@@ -48,7 +48,7 @@ def board(
 
 
 def to_json(document: Json) -> str:
-    """The document as Grafana imports it; the same bytes for the same document."""
+    """Format a document as JSON for Grafana. Deterministic."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -62,7 +62,7 @@ def _choices() -> tuple[Choice, ...]:
             query=f'label_values({c.BUILD_INFO.name}{{job=~"$job"}}, instance)',
             every=".+",
         ),
-        # `.*` also selects series without the label: --metrics.labels may leave project or agent out.
+        # `.*` also selects series without the label, because --metrics.labels may omit project or agent.
         Choice(
             name="project",
             label="Project",

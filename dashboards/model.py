@@ -1,6 +1,6 @@
-"""Pure: what a dashboard is before one of Grafana's schemas spells it: rows of panels, variables, annotations.
+"""Pure: the dashboards' data model, independent of Grafana's schemas: rows of panels, variables, annotations.
 
-`classic` and `v2` write the same boards in the two schemas that Grafana reads.
+`classic` and `v2` render the same boards in Grafana's two schemas.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ PLUGIN = "prometheus"
 
 @attrs.frozen
 class Query:
-    """One query of a panel and the name of its series; ``interval`` is its smallest step, which rates span."""
+    """A query of a panel and the name of its series. ``interval`` is the smallest step and range of its rates."""
 
     expr: str
     legend: str
@@ -29,7 +29,7 @@ class Query:
 
 @attrs.frozen(kw_only=True)
 class Panel:
-    """One panel. ``options``, ``defaults`` and ``overrides`` are what the panel plugin of that ``kind`` reads."""
+    """A panel. The panel plugin of its ``kind`` defines ``options``, ``defaults`` and ``overrides``."""
 
     kind: str
     title: str
@@ -45,7 +45,7 @@ class Panel:
 
 @attrs.frozen
 class Row:
-    """A heading and the panels below it, which fill lines of 24 columns."""
+    """A heading and the panels below it, placed in lines of 24 columns."""
 
     title: str
     panels: Sequence[Panel]
@@ -53,7 +53,7 @@ class Row:
 
 @attrs.frozen(kw_only=True)
 class Choice:
-    """A variable whose values are a query's answer; ``every`` is what *All* stands for."""
+    """A variable whose values are the result of a query; ``every`` is the value of *All*."""
 
     name: str
     label: str
@@ -63,7 +63,7 @@ class Choice:
 
 @attrs.frozen(kw_only=True)
 class Text:
-    """A variable that is typed in."""
+    """A variable with a text box."""
 
     name: str
     label: str
@@ -72,7 +72,7 @@ class Text:
 
 @attrs.frozen(kw_only=True)
 class Annotation:
-    """Marks on every graph. With ``at_value`` the sample's value is the time, in milliseconds."""
+    """Marks on every graph. With ``at_value`` the value of a sample is the time of its mark, in milliseconds."""
 
     name: str
     expr: str
@@ -83,13 +83,13 @@ class Annotation:
 
     @property
     def title(self) -> str:
-        """What a single mark is called."""
+        """Text of a single mark."""
         return self.name.removesuffix("s")
 
 
 @attrs.frozen(kw_only=True)
 class Board:
-    """A dashboard; the first row stands without its heading at the top."""
+    """A dashboard. The first row is shown without its heading."""
 
     uid: str
     title: str
@@ -104,7 +104,7 @@ class Board:
 
 
 def lines(panels: Sequence[Panel], top: int = 0) -> Iterator[tuple[Panel, int, int]]:
-    """Each panel with its column and line: side by side while there is room, then below the highest of a line."""
+    """Yield each panel with its column and line: side by side while they fit, else on a new line."""
     x, y, high = 0, top, 0
     for panel in panels:
         if x + panel.width > COLUMNS:
@@ -114,5 +114,5 @@ def lines(panels: Sequence[Panel], top: int = 0) -> Iterator[tuple[Panel, int, i
 
 
 def bottom(panels: Sequence[Panel], top: int = 0) -> int:
-    """The first line below all of ``panels``."""
+    """Return the first line below all ``panels``."""
     return max((y + panel.height for panel, _, y in lines(panels, top)), default=top)

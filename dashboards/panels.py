@@ -1,9 +1,12 @@
-"""Pure: the few kinds of panel the dashboards are made of, each with one look.
+"""Pure: the kinds of panels, each with a fixed style.
 
-Rules for this file: no panel without title, description, unit and data source; every legend is a table with last
-and max; a stat shows now (an instant query), never the last value that once was; colours mean green fine, orange
-look, red act; where an alert asks the same, its threshold is where red begins, and tile and graph look at its
-window; a quantile that a histogram's last boundary cuts off says so.
+Rules for this file:
+
+- Every panel has a title, a description, a unit and a data source. - Every legend is a table with last and max. -
+A stat shows the current value (an instant query), never an old one. - Green means fine, orange look, red act. If
+an alert uses the same expression, red begins at its threshold, and the
+  panel uses its window.
+- A quantile beyond the last boundary of a histogram is marked as such.
 """
 
 from collections.abc import Sequence
@@ -15,15 +18,15 @@ from .model import Json, Panel, Query
 GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 
 Steps = Sequence[tuple[float | None, str]]
-"""Lower bounds and their colours; the first bound is None."""
+"""Lower bounds with their colours; the first bound is None."""
 
-# A stat is about now, but a p95 of the last few seconds of a quiet agent is noise.
+# Window of the quantiles in stats: shorter ones would be noise for an agent with few calls.
 NOW = "5m"
 
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """One column of a table: a query, or with an empty ``expr`` a label, shown under ``title``."""
+    """A column of a table: the result of a query, or a label if ``expr`` is empty."""
 
     title: str
     expr: str = ""
@@ -37,22 +40,22 @@ class Column:
     capped: float | None = None
 
 
-# Where all is 0, Grafana's axis would reach 100, which is 10000 % of a share.
+# Smallest maximum of the axis: if all values are 0, Grafana's axis would reach 100, or 10000 % for a share.
 _AT_LEAST = {"percentunit": 0.05, "cpm": 1.0, "cps": 1.0}
 
 
 def thresholds(steps: Steps) -> Json:
-    """Absolute thresholds."""
+    """Return absolute thresholds."""
     return {"mode": "absolute", "steps": [{"value": _rounded(value), "color": color} for value, color in steps]}
 
 
 def rising(orange: float, red: float) -> Steps:
-    """The more the worse."""
+    """Return thresholds for a value that is worse if higher."""
     return ((None, GREEN), (orange, ORANGE), (red, RED))
 
 
 def falling(red_below: float, green_from: float) -> Steps:
-    """The less the worse."""
+    """Return thresholds for a value that is worse if lower."""
     return ((None, RED), (red_below, ORANGE), (green_from, GREEN))
 
 
@@ -69,9 +72,9 @@ def number(
     names: dict[str, tuple[str, str]] | None = None,
     capped: float | None = None,
 ) -> Panel:
-    """One coloured number. ``names`` maps values to a text and a colour; NaN and absence read as ``empty``.
+    """A coloured number. ``names`` maps values to a text and a colour; NaN and absence are shown as ``empty``.
 
-    ``capped`` is the last boundary of the histogram whose quantile this is, in seconds.
+    ``capped`` is the last boundary in seconds of the histogram whose quantile is shown.
     """
     return Panel(
         kind="stat",
@@ -114,7 +117,7 @@ def trend(
     decimals: int | None = None,
     capped: float | None = None,
 ) -> Panel:
-    """Lines over time, or stacked areas. ``steps`` are drawn as dashed lines: objectives and limits."""
+    """Lines over time, or stacked areas. ``steps`` (objectives, limits) are drawn as dashed lines."""
     if ceiling is None:
         ceiling = _AT_LEAST.get(unit)
     custom: Json = {
@@ -156,7 +159,7 @@ def trend(
 
 
 def heat(title: str, description: str, expr: str, *, width: int = 12) -> Panel:
-    """Heatmap of a latency histogram in seconds, exemplars as diamonds that lead to the conversation."""
+    """A heatmap of a latency histogram in seconds, with exemplars as diamonds that link to their conversation."""
     return Panel(
         kind="heatmap",
         title=title,
@@ -189,7 +192,7 @@ def heat(title: str, description: str, expr: str, *, width: int = 12) -> Panel:
 
 
 def spread(title: str, description: str, expr: str, unit: str, *, width: int = 8) -> Panel:
-    """How the values of many series are distributed right now."""
+    """A histogram of the current values of many series."""
     return Panel(
         kind="histogram",
         title=title,
@@ -223,10 +226,10 @@ def listing(
     empty: str = "-",
     hidden: Sequence[str] = (),
 ) -> Panel:
-    """Table: one row for each combination of the label columns, sorted by ``sort``, without ``hidden`` labels."""
+    """A table with a row for each combination of the label columns, sorted by ``sort``, without ``hidden``."""
     measured = [column for column in columns if column.expr]
     sources = {column.title: column.label for column in columns if column.label}
-    # Several queries yield columns that are called by their query each.
+    # With several queries Grafana names each value column after its query.
     sources |= {column.title: f"Value #{ref}" for ref, column in zip(_REFS, measured, strict=False)}
     return Panel(
         kind="table",
@@ -245,7 +248,7 @@ def listing(
             "unit": "short",
             "noValue": empty,
             "mappings": [_nan("-", "transparent")],
-            # By default no column is narrower than 150 pixels, and the last ones of ten are out of sight.
+            # With the default minimum of 150 pixels the last of ten columns would be out of view.
             "custom": {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False, "minWidth": 70},
         },
         overrides=tuple(
@@ -291,7 +294,7 @@ def _decimals(decimals: int | None) -> Json:
 
 
 def _rounded(value: float | None) -> float | None:
-    """1 - 0.95 is 0.05, and is written so."""
+    """Round away floating-point errors, as of 1 - 0.95."""
     return None if value is None else float(f"{value:.12g}")
 
 
@@ -300,7 +303,7 @@ def _nan(text: str, color: str = GREY) -> Json:
 
 
 def _capped(last: float | None) -> list[Json]:
-    """What lies beyond the last boundary reads as that boundary, which would look like a measured value."""
+    """Map the last boundary to a text: quantiles beyond it have that value, which would look measured."""
     if last is None:
         return []
     return [{"type": "value", "options": {f"{last:g}": {"text": f"≥ {last:g} s"}}}]

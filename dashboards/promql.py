@@ -1,10 +1,10 @@
-"""Pure: PromQL text built from the catalog's families, so that a name cannot be misspelt.
+"""Pure: builds PromQL from the catalog's families, so that names cannot be misspelt.
 
-Two vocabularies. Rules aggregate ``without (instance, pod)``: whatever else a user's Prometheus adds stays.
-Panels select by the dashboard's variables and aggregate ``by`` what they show.
+Rules aggregate ``without (instance, pod)``, which keeps other labels that a user's Prometheus adds. Panels select
+by the dashboard's variables and aggregate ``by`` the labels that they show.
 
-Several exporters may watch the same conversations. Each counts them all, so what they say of conversations is not
-added up: the largest of their numbers holds.
+Several exporters may watch the same conversations. Each counts all of them, so their values must not be added: the
+largest value counts.
 """
 
 from exporter.metrics.catalog import Family, Kind, Scope
@@ -15,45 +15,46 @@ TARGET_LABELS = ("instance", "pod")
 
 
 def bound(value: float) -> str:
-    """A bucket boundary as label ``le`` spells it (``1.0``, ``0.5``)."""
+    """Format a bucket boundary as in the label ``le`` (``1.0``, ``0.5``)."""
     return repr(float(value))
 
 
 def largest(expr: str) -> str:
-    """The largest of what the instances say."""
+    """Take the largest value of the instances."""
     return f"max without ({', '.join(TARGET_LABELS)}) ({expr})"
 
 
 def smallest(expr: str) -> str:
-    """The smallest of what the instances say."""
+    """Take the smallest value of the instances."""
     return f"min without ({', '.join(TARGET_LABELS)}) ({expr})"
 
 
 def counted(expr: str, *labels: str) -> str:
-    """Each instance's sum over ``labels``, of which the largest holds."""
+    """Sum each instance over ``labels``, then take the largest value."""
     return largest(f"sum without ({', '.join(labels)}) ({expr})" if labels else expr)
 
 
 def age(selector: str) -> str:
-    """Seconds from the time that a gauge holds to the moment at which it was scraped.
+    """Seconds from the time that a gauge holds to its scrape.
 
-    ``time()`` in its place would add the age of the sample, up to a whole scrape interval. A sample bears the time
-    at which its scrape began, and its page is made a moment later: what is done in between is 0 seconds old.
+    ``time()`` instead of ``timestamp()`` would add the age of the sample, up to a scrape interval. The timestamp
+    of a sample is the start of its scrape, and the page is rendered a moment later, so that the difference can be
+    negative.
     """
     return f"clamp_min(timestamp({selector}) - {selector}, 0)"
 
 
 def variables(family: Family) -> str:
-    """Matchers of the dashboard variables that the family's labels can follow."""
+    """Return matchers for the dashboard variables that apply to the family's labels."""
     labels = ("project", "agent") if family.scope is Scope.CONVERSATIONS else family.labels
     followed = [f'{label}=~"${label}"' for label in ("project", "agent") if label in labels]
     return ",".join((SELECTED, *followed))
 
 
 def series(family: Family, *matchers: str, part: str = "") -> str:
-    """Selector of the family's series under the dashboard variables.
+    """Return a selector of the family's series with the dashboard variables.
 
-    ``part`` is the suffix of a histogram's series, ``matchers`` are added to those of the variables.
+    ``part`` is the suffix of a histogram's series; ``matchers`` are added.
     """
     name = f"{family.name}_{part}" if part else family.sample_name
     return f"{name}{{{','.join((variables(family), *matchers))}}}"
@@ -66,19 +67,19 @@ def rate(
     part: str = "",
     window: str = "$__rate_interval",
 ) -> str:
-    """Events per second of a counter, or of a part of a histogram, summed by labels."""
+    """Rate per second of a counter, or of a part of a histogram, summed by labels."""
     return _sum(f"rate({series(family, *matchers, part=part)}[{window}])", family, by)
 
 
 def total(family: Family, *by: str, matchers: tuple[str, ...] = (), part: str = "") -> str:
-    """Events within the dashboard's whole time range, for tables."""
+    """Increase within the dashboard's time range, for tables."""
     return _sum(f"increase({series(family, *matchers, part=part)}[$__range])", family, by)
 
 
 def occurring(expr: str, family: Family, *by: str) -> str:
-    """``expr`` for what was counted within the time range at all; 0, not gone, once it is over.
+    """``expr`` for the series that increased within the time range, including the times when they are 0.
 
-    Without the 0 a legend would go on showing the last number of a trouble that has passed.
+    Without the zeros a legend would keep showing the last value of a problem that has ended.
     """
     return f"{expr} and {total(family, *by)} > 0"
 
@@ -91,25 +92,25 @@ def gauge(family: Family, *by: str, operation: str = "sum") -> str:
 
 
 def quantile(q: float, family: Family, *by: str, window: str = "$__rate_interval") -> str:
-    """Quantile of a histogram; NaN where nothing was observed, the last boundary where it lies beyond."""
+    """Quantile of a histogram; NaN without observations; at most the last boundary."""
     return f"histogram_quantile({q}, {rate(family, 'le', *by, part='bucket', window=window)})"
 
 
 def mean(family: Family, *by: str) -> str:
-    """Mean of a histogram; absent where nothing was observed."""
+    """Mean of a histogram; absent without observations."""
     return ratio(rate(family, *by, part="sum"), rate(family, *by, part="count"))
 
 
 def ratio(numerator: str, denominator: str) -> str:
-    """Share; absent, not NaN and not distorted, where the denominator is 0."""
+    """Ratio; absent, not NaN, if the denominator is 0."""
     return f"{numerator} / ({denominator} > 0)"
 
 
 def part_of(part: str, whole: str) -> str:
-    """Share of events that are all counted in the whole; at most 1.
+    """Ratio of a part to the whole that includes it; at most 1.
 
-    Prometheus extrapolates each series of a range by itself, up to a scrape interval beyond its samples, and the
-    smaller one of two young series sometimes further: 1 of 1 would be 133 %.
+    Prometheus extrapolates each series of a range separately, by up to a scrape interval, so that the part of two
+    young series can be extrapolated further than the whole: 1 of 1 could be 133 %.
     """
     return f"clamp_max({ratio(part, whole)}, 1)"
 
@@ -128,7 +129,7 @@ def beyond(family: Family, threshold: float, *by: str, window: str = "$__rate_in
 
 
 def _sum(expr: str, family: Family, by: tuple[str, ...]) -> str:
-    """Added up, but not over exporters that say the same of conversations."""
+    """Sum by labels, except over exporters that watch the same conversations."""
     if family.scope is not Scope.PROCESS and "instance" not in by:
         expr = largest(expr)
     return f"{_aggregate('sum', by)}({expr})"

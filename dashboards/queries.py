@@ -1,4 +1,4 @@
-"""Pure: what a dashboard asks Prometheus: every query with its variables replaced, as Grafana would send it."""
+"""Pure: extracts the queries of a dashboard, with variables replaced as Grafana does."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-# What Grafana puts in where everything is chosen and the last hour is shown.
+# Grafana's values of the variables if *All* is selected and the last hour is shown.
 EVERYTHING: Mapping[str, str] = {
     "job": ".+",
     "instance": ".+",
@@ -20,7 +20,7 @@ EVERYTHING: Mapping[str, str] = {
 
 @attrs.frozen(kw_only=True)
 class PanelQuery:
-    """One query: where it is, what is asked, in which ``unit`` and whether ``instant`` or over a range."""
+    """A query, its panel, its ``unit``, and whether it is ``instant`` or over a range."""
 
     board: str
     panel: str
@@ -33,17 +33,17 @@ class PanelQuery:
 
 
 def substituted(text: str, variables: Mapping[str, str] = EVERYTHING) -> str:
-    """``text`` with ``$name`` and ``${name}`` replaced. Raises KeyError for a variable that is not given."""
+    """Replace ``$name`` and ``${name}`` in ``text``. Raises: KeyError for an unknown variable."""
     return re.sub(r"\$(?:{(\w+)}|(\w+))", lambda m: variables[m[1] or m[2]], text)
 
 
 def panels(board: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Every panel that shows data; rows are only headings."""
+    """Yield every panel except rows, which are only headings."""
     return (panel for panel in board["panels"] if panel["type"] != "row")
 
 
 def panel_queries(board: Mapping[str, Any], variables: Mapping[str, str] = EVERYTHING) -> list[PanelQuery]:
-    """Every query of a dashboard's JSON; one with a minimum step of its own looks back that far."""
+    """Return every query of a dashboard's JSON. A query's minimum step replaces the rate interval."""
     return [
         PanelQuery(
             board=board["uid"],
@@ -64,7 +64,7 @@ def panel_queries(board: Mapping[str, Any], variables: Mapping[str, str] = EVERY
 
 
 def _unit(panel: Mapping[str, Any], ref: str) -> str:
-    """The panel's unit, or that of the table column which shows the query."""
+    """Return the unit of the panel, or of the table column that shows the query."""
     config = panel["fieldConfig"]
     names: Mapping[str, str] = {}
     for step in panel.get("transformations", ()):

@@ -1,12 +1,12 @@
-"""Pure: promtool unit tests of the rules, written from the same numbers as the rules.
+"""Pure: generates promtool unit tests of the rules from the same ``slo.yml`` as the rules.
 
-Every alert has cases in which it fires, stays silent at its edge, and recovers; a ratio also one with too little
-traffic, a burn also one in which only one of its two windows burns.
+Every alert has cases in which it fires, stays silent at its threshold, and recovers. A ratio also has a case with
+too few events, and a burn rate one in which only one of its two windows burns.
 
-Rules for this file: rates are constant around every moment that is looked at, or samples lie between the moments
-of evaluation, so that the half-open ranges of Prometheus 3 give the same answers as the closed ones of Prometheus
-2; for the same reason samples are less than the five minutes apart that Prometheus looks back, and the groups of
-rules are evaluated in order; every number comes from ``slo.yml``.
+Rules for this file: tests must pass with the half-open ranges of Prometheus 3 and the closed ones of Prometheus 2.
+So rates are constant around every moment that is checked, or samples lie between the evaluations; samples are less
+than Prometheus' lookback of five minutes apart; groups of rules are evaluated in order. Every number comes from
+``slo.yml``.
 """
 
 import re
@@ -32,21 +32,21 @@ from .slo import QUICKEST_PAGE_SECONDS, Burn, Lasting, Occurrence, Saturation, S
 
 _JOB = "phonic-exporter"
 _TARGET = f'job="{_JOB}",instance="a:10058"'
-# An agent whose name has to be escaped in a link.
+# The name of this agent must be escaped in a link.
 _AGENT = 'project="main",agent="front desk"'
 _WHO = {"job": _JOB, "project": "main", "agent": "front desk"}
 _FLAT = 10_000
-# Files whose alerts ask for recorded rates.
+# Test files whose alerts use recorded rates.
 _RECORDED = ("replicas", "budgets-fast", "budgets-slow", "pages")
-# Prometheus looks back five minutes, and Prometheus 3 not quite as far.
+# Minutes. Prometheus looks back five, Prometheus 3 a little less.
 _LONGEST_STEP = 4
 
 
 @attrs.frozen(kw_only=True)
 class Expected:
-    """At ``minutes`` and ``seconds`` the alert fires with these labels, its value shown as ``value``.
+    """What the alert does at ``minutes`` and ``seconds``: it fires with these labels and ``value`` in its text.
 
-    Silent without a value.
+    Without a value it is silent.
     """
 
     minutes: int = 0
@@ -56,15 +56,15 @@ class Expected:
 
     @property
     def time(self) -> str:
-        """As promtool spells it."""
+        """The time in promtool's notation."""
         return f"{self.minutes}m{self.seconds}s" if self.seconds else f"{self.minutes}m"
 
 
 @attrs.frozen(kw_only=True)
 class Case:
-    """One situation: series in promtool's notation, and what must follow.
+    """A test case: series in promtool's notation, and the expected alerts.
 
-    One sample every ``step`` minutes, unless ``interval`` says otherwise.
+    The series have one sample every ``step`` minutes, or every ``interval``.
     """
 
     alert: str
@@ -76,7 +76,7 @@ class Case:
 
 
 def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
-    """Test files by stem. The cases of one file share the interval at which the rules are evaluated."""
+    """Return the test files by stem. The cases of a file share the evaluation interval of the rules."""
     known = {alert.name: alert for alert in alerts(slo)}
     files = {
         "waiting": _waiting(slo),
@@ -99,7 +99,7 @@ def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
 
 
 def _evaluation(stem: str, step: int) -> str:
-    """At each sample, but where scrapes come at any second as often as the shipped group is evaluated."""
+    """Return the evaluation interval: that of the samples, or of the shipped group for tests by the second."""
     return GROUPS["phonic-waiting"] if stem == "waiting" else f"{step}m"
 
 
@@ -129,7 +129,7 @@ def _test(case: Case, alert: Alert, slo: Slo) -> dict[str, Any]:
 
 
 def _rendered(template: str, e: Expected) -> str:
-    """What Prometheus makes of the few template forms that alerts use."""
+    """Expand the few template forms that alerts use, as Prometheus does."""
     text = re.sub(
         r"{{ if \$labels\.(\w+) }}(.*?)(?:{{ else }}(.*?))?{{ end }}",
         lambda m: m[2] if e.labels.get(m[1]) else m[3] or "",
@@ -145,14 +145,14 @@ def _percent(ratio: float) -> str:
 
 
 def _minutes(duration: str) -> int:
-    """Whole minutes, rounded up, after which something of that length is over."""
+    """Return a duration in whole minutes, rounded up."""
     return -(-seconds(duration) // 60)
 
 
 def _waiting(slo: Slo) -> tuple[Case, ...]:
-    """Scrapes are seconds apart and begin at any second: no sample need be as old as the next one.
+    """Cases with scrapes every few seconds, starting at any second.
 
-    Series are written second by second, as a scrape at each ``every`` seconds from ``phase`` on sees them.
+    Series have a value for each second: those that a scrape every ``every`` seconds from ``phase`` on sees.
     """
     of = slo.alerts.callers_waiting
     many = of.callers
@@ -161,7 +161,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
     short, long = 0.6 * of.seconds, 2 * of.seconds
 
     def callers(number: int, wait: float, until: int, every: int, phase: int) -> dict[str, str]:
-        """Callers who at each scrape have waited ``wait`` seconds, and nobody after ``until``."""
+        """``number`` callers who at each scrape have waited ``wait`` seconds, and none after ``until``."""
         ids = [f'conversation_id="conv_{n}"' for n in range(number)]
         scrapes = range(phase, until, every)
         gap = f" _x{every - 1} " if every > 1 else " "
@@ -175,7 +175,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
         return Case(alert="PhonicCallersWaiting", title=title, series=series, expected=expected, interval="1s")
 
     def at(moment: float, value: int = 0) -> Expected:
-        """At the first evaluation from then on."""
+        """Expect this at the first evaluation at or after ``moment``."""
         step = seconds(GROUPS["phonic-waiting"])
         minutes, rest = divmod(-(-int(moment) // step) * step, 60)
         return Expected(minutes=minutes, seconds=rest, labels=_WHO if value else {}, value=str(value or ""))
@@ -197,7 +197,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
                     callers(many, long, over, every, phase),
                     at(phase),
                     at(fires + every, many),
-                    # Every phase is as good as another for the long wait that follows.
+                    # One phase is enough for the long wait that follows.
                     *([at(over + 2 * every + keep + 10)] if phase == 1 else []),
                 ),
             ]
@@ -219,7 +219,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
 
 
 def _shares(slo: Slo) -> tuple[Case, ...]:
-    """Bad and good events of the window happen in one minute, long before anybody looks."""
+    """Cases whose events all occur in one minute, long before the moment that is checked."""
     names = (
         (
             "PhonicErrorEndings",
@@ -239,7 +239,7 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
         start = _minutes(of.window)
         look = start + _minutes(of.window) // 2 + _minutes(of.lasting)
         over = start + 2 * _minutes(of.window) + _minutes(of.lasting) + _minutes(of.keep_firing)
-        # Four times the minimum, so that extrapolation cannot decide.
+        # Four times the minimum, so that extrapolation does not matter.
         many, at_edge = 4 * of.minimum, round(4 * of.minimum / of.ratio)
 
         def burst(count: int, start: int = start) -> str:
@@ -315,13 +315,13 @@ def _concurrency(slo: Slo) -> tuple[Case, ...]:
 
 
 def _twice(series: dict[str, str], second: dict[str, str] | None = None) -> dict[str, str]:
-    """The same as two exporters show it, or as the other shows it after its own fashion."""
+    """Return the series of two exporters; those of the second are ``second`` if given, else the same."""
     other = {name.replace('instance="a:10058"', 'instance="b:10058",pod="b"'): v for name, v in series.items()}
     return {**series, **other, **(second or {})}
 
 
 def _replicas(slo: Slo) -> tuple[Case, ...]:
-    """Two exporters that watch the same conversations say everything twice, and nothing happened twice."""
+    """Cases with two exporters that watch the same conversations: every event must count only once."""
     waiting, short = slo.alerts.callers_waiting, slo.alerts.watching_falls_short
     errors, lost, feed = slo.alerts.error_endings, slo.alerts.conversations_lost, slo.alerts.feed_errors
     long = 2 * int(waiting.seconds)
@@ -436,15 +436,15 @@ def _burns(slo: Slo, speed: str, burn: Burn) -> tuple[Case, ...]:
 
 
 def _pages(slo: Slo) -> tuple[Case, ...]:
-    """After hours of calm everything is bad: somebody is told within ten minutes.
+    """Cases of a total outage after hours without errors, which must page within ten minutes.
 
-    A sample in the middle of each minute, so that every range has as many of them in every Prometheus.
+    Samples lie in the middle of each minute, so that every range holds the same number in every Prometheus.
     """
     calm, page = 360, QUICKEST_PAGE_SECONDS // 60
     each, length = 100, calm + page + 1
 
     def counts(before: int, after: int) -> str:
-        # Far above 0: Prometheus extrapolates no counter to below it.
+        # Far above 0, because Prometheus does not extrapolate a counter below 0.
         values = (_FLAT + before * min(i, calm) + after * max(i - calm, 0) for i in range(1, length))
         return "_ " + " _ ".join(map(str, values))
 
@@ -452,7 +452,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
     ended = c.CONVERSATIONS_ENDED.sample_name
 
     def share(budget: float) -> float:
-        """What the first window that burns says; one of n minutes holds n - 1 differences between samples."""
+        """Return the ratio of the first window that burns. A window of n minutes holds n - 1 increases."""
         shares = ((w, page / max(_minutes(w.long) - 1, page)) for w in slo.burn.fast.windows)
         return next(bad for w, bad in shares if bad > slo.factor(w) * budget)
 
@@ -491,10 +491,10 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
 
 
 def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
-    """All windows of a burn share their cases: the largest factor fires them all, the smallest is the edge.
+    """Cases for all windows of a burn rate alert: the largest factor fires all, the smallest is the threshold.
 
-    Traffic is ``each`` events a step, which is half of the shortest window so that days stay hundreds of samples,
-    and less than the five minutes that Prometheus looks back.
+    Traffic is ``each`` events per step. A step is half of the shortest window, so that days need only hundreds of
+    samples, and less than Prometheus' lookback of five minutes.
     """
     shortest = min(_minutes(w.short) for w in burn.windows)
     step = min(max(shortest // 2, 1), _LONGEST_STEP)
@@ -502,16 +502,16 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     budget = 1 - indicator.objective
     smallest = min(slo.factor(w) for w in burn.windows)
     largest = max(slo.factor(w) for w in burn.windows)
-    bad = (1 + largest * budget) / 2  # between the largest threshold and everything
+    bad = (1 + largest * budget) / 2  # halfway between the largest threshold and 1
     long, short = min(_minutes(w.long) for w in burn.windows), max(_minutes(w.short) for w in burn.windows)
-    # Longer windows are only partly filled by then, which changes counts but no share.
+    # Longer windows are only partly filled by then, which changes counts but not ratios.
     settled = max(long, short) + step
     lasting, keep = _minutes(burn.lasting), _minutes(burn.keep_firing)
     recovered = settled + short + keep + 5 * step
     samples = recovered // step
 
     def traffic(share: float, change: float | None = None, at: int = 0, scale: float = 1) -> dict[str, str]:
-        """Cumulative counts of ``each * scale`` events a step, of which ``share`` are bad, then ``change``."""
+        """Return cumulative counts of ``each * scale`` events per step: ``share`` are bad, later ``change``."""
 
         def counts(rate: float, later: float) -> str:
             first = at // step or samples
@@ -561,7 +561,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
         ),
         case(
             "silent when only the short window burns",
-            # Half of what the shortest long window asks for has been spent by then.
+            # By then half of the budget share of the shortest long window has been spent.
             traffic(0, bad, settled),
             Expected(minutes=settled + max(int(long * smallest * budget / bad / 2), step, lasting)),
         ),
@@ -630,7 +630,7 @@ def _up(slo: Slo) -> tuple[Case, ...]:
 
 
 def _states(slo: Slo) -> list[Case]:
-    """Gauges that are 0 or 1."""
+    """Cases of gauges that are 0 or 1."""
     of = slo.alerts
     table: tuple[tuple[str, Lasting, str, int, dict[str, str]], ...] = (
         ("PhonicUpstreamUnreachable", of.upstream_unreachable, c.UP.name, 0, {}),
@@ -665,7 +665,7 @@ def _states(slo: Slo) -> list[Case]:
 
 
 def _delays(slo: Slo) -> list[Case]:
-    """Gauges in seconds, and ages of the times that gauges hold; a minute's multiples, to be read in either."""
+    """Cases of gauges in seconds, and of ages of times that gauges hold, in multiples of a minute."""
     of = slo.alerts
     table = (
         ("PhonicDiscoveryStale", of.discovery_stale, c.DISCOVERY_LAST_SUCCESS.name, True),
@@ -679,7 +679,7 @@ def _delays(slo: Slo) -> list[Case]:
         begin, end = 20, 20 + lasting + 5
 
         def values(wrong: float, is_time: bool = is_time, begin: int = begin, end: int = end) -> str:
-            """``wrong`` seconds between two moments, a tenth of that before and after."""
+            """Return ``wrong`` seconds between two moments, and a tenth of that before and after."""
             delays = [wrong if begin <= m < end else wrong / 10 for m in range(end + 20)]
             return " ".join(f"{60 * m - delay if is_time else delay:g}" for m, delay in enumerate(delays))
 
@@ -712,7 +712,7 @@ def _delays(slo: Slo) -> list[Case]:
 
 
 def _duration(value: float) -> str:
-    """`humanizeDuration` of Prometheus for less than an hour."""
+    """Format as Prometheus' `humanizeDuration`, for less than an hour."""
     if value < 1:
         return f"{1000 * value:.4g}ms"
     if value < 60:
@@ -723,7 +723,7 @@ def _duration(value: float) -> str:
 def _feeds(slo: Slo) -> tuple[Case, ...]:
     of = slo.alerts.feed_errors
     window, lasting = _minutes(of.window), _minutes(of.lasting)
-    watchers = round(4 * of.minimum / of.ratio)  # the ratio asks for four times the minimum
+    watchers = round(4 * of.minimum / of.ratio)  # at the ratio, four times the minimum
 
     def case(title: str, errors: int, watched: int, *expected: Expected) -> Case:
         return Case(
@@ -739,7 +739,7 @@ def _feeds(slo: Slo) -> tuple[Case, ...]:
             expected=expected,
         )
 
-    enough = -(-4 * of.minimum // window) + 1  # a minute: over the ratio within the window
+    enough = -(-4 * of.minimum // window) + 1  # per minute: above the ratio within the window
     look = 11 + window + lasting
     return (
         case(
@@ -852,7 +852,7 @@ def _lost(slo: Slo) -> tuple[Case, ...]:
 
 
 def _humanized(value: float) -> str:
-    """`humanize` of Prometheus for values up to a million."""
+    """Format as Prometheus' `humanize`, for values up to a million."""
     return f"{value / 1000:.4g}k" if value >= 1000 else f"{value:.4g}"
 
 

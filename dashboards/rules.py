@@ -1,6 +1,7 @@
 """Pure: recording rules, one group per window so that long windows are evaluated less often.
 
-Names follow ``level:metric:operations``; the level is what ``without (instance, pod)`` leaves: agent and project.
+Names follow ``level:metric:operations``. The level is agent_project, the labels left by ``without (instance,
+pod)``.
 """
 
 from typing import Any
@@ -12,13 +13,13 @@ from exporter.metrics import catalog
 from . import promql
 from .slo import Slo, seconds
 
-# A rule evaluated more rarely than Prometheus looks back (5 minutes) would have holes.
+# Must be below Prometheus' lookback of 5 minutes, or the recorded series would have gaps.
 _SLOWEST_SECONDS = 120
 
 
 @attrs.frozen(kw_only=True)
 class Indicator:
-    """One objective: rates of ``bad`` and of ``all_events`` over ``$window``, and their recorded names."""
+    """An objective: rates of ``bad`` and of ``all_events`` over ``$window``, and their recorded names."""
 
     name: str
     objective: float
@@ -29,21 +30,21 @@ class Indicator:
     all_events: str
 
     def ratio(self, window: str) -> str:
-        """Recorded name of the bad share over ``window``."""
+        """Return the recorded name of the ratio of bad events over ``window``."""
         return f"agent_project:{self.bad_name}:ratio_rate{window}"
 
     def rates(self, window: str) -> tuple[str, str]:
-        """Recorded names of bad and all events a second over ``window``."""
+        """Return the recorded names of the rates of bad and of all events over ``window``."""
         return f"agent_project:{self.bad_name}:rate{window}", f"agent_project:{self.all_name}:rate{window}"
 
     def enough(self, window: str) -> str:
-        """True where the window holds enough bad events for their share to mean something."""
+        """Return a condition: the window holds enough bad events for their ratio to be meaningful."""
         counted = self.bad.replace("$window", window).replace("rate(", "increase(")
         return f"({' '.join(counted.split())}) >= {self.minimum}"
 
 
 def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
-    """Responses within the threshold, and conversations without an error."""
+    """Return the indicators: responses within the threshold, and conversations without an error."""
     response, errors = catalog.RESPONSE, catalog.CONVERSATION_ERRORS
     ended = catalog.CONVERSATIONS_ENDED
     le = promql.bound(slo.response.threshold_seconds)
@@ -74,11 +75,11 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
 
 
 def budget_left(slo: Slo, indicator: Indicator, matchers: str) -> str:
-    """Share of the period's budget that is left, below 0 when overspent; absent without events.
+    """Return the share of the period's budget that is left: below 0 if overspent, absent without events.
 
-    Reads the recorded five-minute rates at five-minute steps: each event once, and 30 days of a hundred agents
-    stay two orders of magnitude below what the raw series would load. Steps lie on the clock's five minutes, so
-    before the first one has passed the rates of this moment stand in.
+    Uses the recorded five-minute rates at five-minute steps, so that each event counts once and the query loads
+    far fewer samples than with the raw series. Steps are aligned to the clock; before the first one has passed,
+    the current rates are used instead.
     """
     step = slo.burn.ranges()[0]
     bad, every = (
@@ -89,7 +90,7 @@ def budget_left(slo: Slo, indicator: Indicator, matchers: str) -> str:
 
 
 def recording(slo: Slo) -> dict[str, Any]:
-    """The rule file: rates of bad and of all events, apart, and the bad share, for each window."""
+    """Return the rule file: for each window the rates of bad and of all events, and their ratio."""
     return {"groups": [_group(slo, window) for window in slo.burn.ranges()]}
 
 

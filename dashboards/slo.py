@@ -1,6 +1,6 @@
-"""Pure: what ``slo.yml`` may say, as checked values.
+"""Pure: parses and validates ``slo.yml``.
 
-`load` is the only way in; whoever holds an `Slo` holds one whose alerts can fire and whose ratios are honest.
+`load` and `Slo.parse` check every value, so that the alerts of any `Slo` can fire and its ratios are meaningful.
 """
 
 import math
@@ -19,7 +19,7 @@ from exporter.metrics import catalog
 PATH = Path(__file__).with_name("slo.yml")
 SEVERITIES = ("critical", "warning", "info")
 
-# A page that comes later than this after everything has failed is no page. The quickest tier must do better.
+# Every paging window must notice a total outage within this time; the fastest one within QUICKEST_PAGE_SECONDS.
 LATEST_PAGE_SECONDS = 900
 QUICKEST_PAGE_SECONDS = 600
 
@@ -27,7 +27,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(duration: str) -> int:
-    """Length of a Prometheus duration of one unit, such as ``5m``. Raises ValueError for any other text."""
+    """Return the seconds of a Prometheus duration with one unit, such as ``5m``. Raises: ValueError."""
     match = re.fullmatch(r"([1-9][0-9]*)([smhd])", duration)
     if match is None:
         raise ValueError(f"{duration!r} is not a duration such as 30s, 5m, 1h or 3d")
@@ -36,7 +36,7 @@ def seconds(duration: str) -> int:
 
 @attrs.frozen(kw_only=True)
 class Response:
-    """Share of turns that must be answered within the threshold; ``minimum`` counts slow turns."""
+    """Objective: share of turns answered within the threshold. ``minimum`` is a number of slow turns."""
 
     objective: float
     threshold_seconds: float
@@ -45,7 +45,7 @@ class Response:
 
 @attrs.frozen
 class Conversations:
-    """Share of conversations that must end without an error; ``minimum`` counts errors."""
+    """Objective: share of conversations that end without an error. ``minimum`` is a number of errors."""
 
     objective: float
     minimum: int
@@ -53,7 +53,7 @@ class Conversations:
 
 @attrs.frozen(kw_only=True)
 class Window:
-    """A share of the ``budget`` spent within ``long``, and still being spent within ``short``."""
+    """Fires if a share of the ``budget`` is spent within ``long`` and the burn continues within ``short``."""
 
     long: str
     short: str
@@ -62,7 +62,7 @@ class Window:
 
 @attrs.frozen(kw_only=True)
 class Burn:
-    """One burn alert: any of its windows is enough."""
+    """A burn rate alert, which fires if any of its windows does."""
 
     severity: str
     lasting: str
@@ -72,23 +72,23 @@ class Burn:
 
 @attrs.frozen(kw_only=True)
 class Burns:
-    """The two speeds at which a budget is worth an alert."""
+    """The fast and the slow burn rate alert."""
 
     fast: Burn
     slow: Burn
 
     def windows(self) -> tuple[Window, ...]:
-        """All windows, the most urgent first."""
+        """Return all windows, the most urgent first."""
         return (*self.fast.windows, *self.slow.windows)
 
     def ranges(self) -> tuple[str, ...]:
-        """Every range a ratio is recorded over, shortest first."""
+        """Return every range over which a ratio is recorded, shortest first."""
         return tuple(sorted({r for w in self.windows() for r in (w.long, w.short)}, key=seconds))
 
 
 @attrs.frozen
 class Lasting:
-    """A state that must not last."""
+    """Alert on a state that lasts too long."""
 
     severity: str
     lasting: str
@@ -96,7 +96,7 @@ class Lasting:
 
 @attrs.frozen(kw_only=True)
 class Waiting:
-    """Callers of one agent who hear nothing."""
+    """Alert on callers of one agent who wait for an answer."""
 
     severity: str
     seconds: float
@@ -107,7 +107,7 @@ class Waiting:
 
 @attrs.frozen(kw_only=True)
 class Delay:
-    """Something that takes longer, or is further off, than so many seconds."""
+    """Alert on a duration or difference above a number of seconds."""
 
     severity: str
     seconds: float
@@ -116,7 +116,7 @@ class Delay:
 
 @attrs.frozen(kw_only=True)
 class Saturation:
-    """A gauge close to its limit."""
+    """Alert on a gauge close to its limit."""
 
     severity: str
     ratio: float
@@ -126,7 +126,7 @@ class Saturation:
 
 @attrs.frozen(kw_only=True)
 class Shortfall:
-    """A gauge that lags behind another one."""
+    """Alert on a gauge below another one."""
 
     severity: str
     ratio: float
@@ -137,7 +137,7 @@ class Shortfall:
 
 @attrs.frozen(kw_only=True)
 class Share:
-    """Too large a share of events within a window, and not just a handful of them."""
+    """Alert on a share of events within a window, with a minimum number of events."""
 
     severity: str
     window: str
@@ -149,7 +149,7 @@ class Share:
 
 @attrs.frozen
 class Occurrence:
-    """An event that should never happen, within a window."""
+    """Alert on any event within a window."""
 
     severity: str
     window: str
@@ -158,7 +158,7 @@ class Occurrence:
 
 @attrs.frozen(kw_only=True)
 class Alerts:
-    """Thresholds of the alerts that are not about a budget."""
+    """Thresholds of the alerts without an error budget."""
 
     callers_waiting: Waiting
     error_endings: Share
@@ -184,7 +184,7 @@ class Alerts:
 
 @attrs.frozen
 class Links:
-    """Where annotations lead: the root of Grafana, and the page with the runbook."""
+    """Targets of the links in annotations: the root of Grafana, and the page of the runbook."""
 
     grafana: str
     runbook: str
@@ -192,7 +192,7 @@ class Links:
 
 @attrs.frozen(kw_only=True)
 class Slo:
-    """All of ``slo.yml``."""
+    """The content of ``slo.yml``."""
 
     response: Response
     conversations: Conversations
@@ -203,16 +203,16 @@ class Slo:
     links: Links
 
     def factor(self, window: Window) -> float:
-        """How many times too fast the budget goes when ``window`` spends its share of it."""
+        """Return the burn rate at which ``window`` spends its share; 1 spends the budget exactly in the period."""
         return round(window.budget * seconds(self.period) / seconds(window.long), 6)
 
     def notices_after(self, window: Window, objective: float) -> float:
-        """Seconds of a total outage, at steady traffic, after which the long window exceeds its threshold."""
+        """Return the seconds of a total outage, at steady traffic, until the long window exceeds its threshold."""
         return self.factor(window) * (1 - objective) * seconds(window.long)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read the YAML text. Raises ConfigError, one line, naming the key."""
+        """Parse the YAML text. Raises: ConfigError, which names the key."""
         try:
             raw = yaml.safe_load(text)
         except yaml.YAMLError as exc:
@@ -228,12 +228,12 @@ class Slo:
 
 
 def load(path: Path = PATH) -> Slo:
-    """Read ``path``. Raises ConfigError for what it may not say, OSError when it cannot be read."""
+    """Read a file. Raises: ConfigError if its content is invalid, OSError if it cannot be read."""
     return Slo.parse(path.read_text(encoding="utf-8"))
 
 
 def _refuse_unknown_keys(raw: Any, cls: Any, where: str) -> None:
-    """msgspec skips keys that an attrs class lacks; in a file people edit those are misspellings."""
+    """Refuse keys that an attrs class lacks, which are misspellings; msgspec would ignore them."""
     if isinstance(raw, list):
         for index, element in enumerate(raw):
             _refuse_unknown_keys(element, next(iter(typing.get_args(cls)), cls), f"{where}[{index}]")
@@ -277,7 +277,7 @@ def _validate(slo: Slo) -> None:
 
 
 def _check_pages(slo: Slo) -> None:
-    """A page comes soon after a total outage, and one cause is one page."""
+    """Check that a total outage pages soon, and that one cause pages once."""
     for name in ("response", "conversations"):
         objective = getattr(slo, name).objective
         for speed in ("fast", "slow"):
@@ -312,13 +312,13 @@ def _check_pages(slo: Slo) -> None:
 
 
 def _at_most(share: float) -> float:
-    """Rounded down to two digits, so that what a message recommends is accepted."""
+    """Round down to two digits, so that the value that a message recommends is accepted."""
     scale = 10.0 ** (1 - math.floor(math.log10(share)))
     return math.floor(share * scale) / scale
 
 
 def _check_values(value: Any, where: str) -> None:
-    """Ranges follow from names: durations parse, shares lie in (0, 1), counts start at 1."""
+    """Check values by the names of their keys: durations parse, shares are in (0, 1), counts start at 1."""
     for field in attrs.fields(type(value)):
         inner, path = getattr(value, field.name), _path(where, field.name)
         if attrs.has(type(inner)):

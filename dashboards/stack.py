@@ -1,6 +1,6 @@
-"""Pure: files of the stack to try: Prometheus, Alertmanager, and what Grafana is provisioned with.
+"""Pure: the files of the demo stack: configuration of Prometheus and Alertmanager, provisioning of Grafana.
 
-They also serve as examples for those who have their own: each is complete and stands alone.
+Each file is complete, so that it also serves as an example for an existing stack.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from .boards import live
 from .slo import Slo
 
-# Callers notice five seconds; a minute between scrapes would not.
+# Short, because the alerts are about seconds of waiting.
 SCRAPE_INTERVAL = "5s"
 DATASOURCE_UID = "phonic-prometheus"
 EXEMPLAR_LABEL = "conversation_id"
@@ -17,7 +17,7 @@ EXEMPLAR_LABEL = "conversation_id"
 def prometheus(
     slo: Slo, *, exporter: str = "exporter:10058", alertmanager: str = "alertmanager:9093"
 ) -> dict[str, Any]:
-    """Scrapes, evaluates, alerts. Exemplars need the flag ``--enable-feature=exemplar-storage`` as well."""
+    """Return Prometheus' configuration. Exemplars also need the flag ``--enable-feature=exemplar-storage``."""
     return {
         "global": {"scrape_interval": SCRAPE_INTERVAL, "evaluation_interval": SCRAPE_INTERVAL},
         "rule_files": ["recording.yml", "alerts.yml"],
@@ -28,7 +28,7 @@ def prometheus(
     }
 
 
-# What follows when REST gives nothing, for whatever cause.
+# Alerts that follow if REST does not work, for any reason.
 _WITHOUT_REST = (
     "PhonicDiscoveryStale",
     "PhonicRequestsWaiting",
@@ -36,7 +36,7 @@ _WITHOUT_REST = (
     "PhonicWatchingFallsShort",
     "PhonicConversationsLost",
 )
-# What follows from what, and within which labels: the cause notifies, its consequences are held back.
+# Inhibitions: a cause, its consequences, and the labels that must be equal. Only the cause notifies.
 _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("PhonicCredentialRefused", ("PhonicUpstreamUnreachable", *_WITHOUT_REST), ("job",)),
     ("PhonicUpstreamUnreachable", _WITHOUT_REST, ("job",)),
@@ -63,11 +63,11 @@ _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 def alertmanager() -> dict[str, Any]:
-    """One page for one cause; a cause holds back its consequences.
+    """Return Alertmanager's configuration: one page per cause, whose consequences are inhibited.
 
-    What wakes somebody comes in one notification for all agents, since they fail together more often than apart;
-    what is read later comes agent by agent. The receivers notify nobody: alerts are seen on Alertmanager's page
-    until somebody fills them in.
+    Pages are grouped into one notification for all agents, because agents mostly fail together; tickets are
+    grouped by agent. The receivers are empty: until the user configures them, alerts are visible only on
+    Alertmanager's page.
     """
     return {
         "route": {
@@ -88,7 +88,7 @@ def alertmanager() -> dict[str, Any]:
                     "receiver": "wake-somebody",
                     "matchers": ['severity="critical"'],
                     "group_by": ["alertname", "job"],
-                    # More agents with the same trouble are no reason to call again at once.
+                    # Do not page again at once if more agents have the same problem.
                     "group_interval": "5m",
                 },
             ],
@@ -106,7 +106,7 @@ def alertmanager() -> dict[str, Any]:
 
 
 def datasources() -> dict[str, Any]:
-    """Prometheus, with exemplars leading to their conversation."""
+    """Return the provisioning of Prometheus as a data source, with links from exemplars to their conversation."""
     return {
         "apiVersion": 1,
         "datasources": [
@@ -127,7 +127,7 @@ def datasources() -> dict[str, Any]:
                     "exemplarTraceIdDestinations": [
                         {
                             "name": EXEMPLAR_LABEL,
-                            # Doubled: Grafana expands variables in provisioning files.
+                            # Doubled, because Grafana expands variables in provisioning files.
                             "url": f"/d/{live.UID}?var-conversation=$${{__value.raw}}",
                             "urlDisplayLabel": "Conversation",
                         }
@@ -139,7 +139,7 @@ def datasources() -> dict[str, Any]:
 
 
 def dashboards() -> dict[str, Any]:
-    """All dashboards, in a folder of their own."""
+    """Return the provisioning of all dashboards, in a folder of their own."""
     return {
         "apiVersion": 1,
         "providers": [

@@ -1,4 +1,4 @@
-"""Pure: a board as a resource of Grafana's dashboard API, schema v2, which Grafana 13 reads."""
+"""Pure: renders a board as a resource of Grafana's dashboard API, schema v2, which Grafana 13 reads."""
 
 from .classic import REFS, links, query_fields
 from .model import DATASOURCE, PLUGIN, Annotation, Board, Choice, Json, Panel, Text, lines
@@ -8,7 +8,7 @@ _REFRESHES = ["5s", "10s", "30s", "1m", "5m", "15m", "30m", "1h"]
 
 
 def render(board: Board) -> Json:
-    """The resource as it is applied to the API, or imported."""
+    """Return the resource, for the API or for import."""
     return {
         "apiVersion": API_VERSION,
         "kind": "Dashboard",

@@ -1,12 +1,12 @@
-"""Wiring: ``python -m exporter`` is the command ``phonic-exporter``, and signals are heard before all else."""
+"""Wiring: the command ``phonic-exporter``, also ``python -m exporter``. Installs signal handlers first."""
 
 import sys
 
 from . import signals
 
-signals.heed(sys.argv)
+signals.install(sys.argv)
 
-from .cli import main  # noqa: E402  # takes half a second
+from .cli import main  # noqa: E402  # slow, so after the signal handlers
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,10 @@
-"""Wiring: the commands, where their settings come from, and what their exit codes are.
+"""Wiring: the command line: commands, sources of settings, exit codes.
 
-Sources in order of precedence: command line, variable, TOML file, default. Everything heavy is imported by
-the command that needs it, so that --help, --version and a wrong flag answer at once.
+Settings come from, in order of precedence: command line, environment variable, TOML file, default. Each command
+imports its slow dependencies itself, so that --help, --version and a wrong flag respond at once.
+
+All problems with the settings are reported together, not just the first. So the steps that read the settings
+record them (`_is_wrong`), and a command raises them with its own before it starts anything (`_check`).
 """
 
 import difflib
@@ -33,7 +36,7 @@ from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Dict, Env
 
 from . import __version__, logs, settings
-from .errors import ConfigError
+from .errors import ConfigError, raise_all
 from .metrics.catalog import Scope, series_of
 from .phonic import credentials
 from .phonic.proxies import Proxies
@@ -48,11 +51,11 @@ from .settings import (
     RecordSettings,
     Settings,
 )
-from .simulator.settings import SimulatorSettings, staged
+from .simulator.settings import SimulatorSettings, scenario_of
 from .web import healthcheck, running
 from .web.listen import parse_address
 
-# Variables that Kubernetes makes for a Service called phonic-exporter, or phonic-exporter-something.
+# Kubernetes sets such variables for a Service named phonic-exporter or phonic-exporter-*.
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO))?)?)")
 
 _NUMBER_OF_HELP_COLUMNS = 80
@@ -62,7 +65,7 @@ _SIMULATOR = SimulatorSettings()
 
 @attrs.frozen(kw_only=True)
 class _Simulate:
-    """What `simulate` obeys."""
+    """Settings of `simulate`."""
 
     simulator: SimulatorSettings = _SIMULATOR
     log: LogSettings = _DEFAULTS.log
@@ -73,13 +76,13 @@ class _Simulate:
 
 @attrs.frozen(kw_only=True)
 class _Demo(DemoSettings):
-    """What `demo` obeys."""
+    """Settings of `demo`."""
 
     simulator: SimulatorSettings = _SIMULATOR
 
 
-# The settings that each command obeys; the nameless one is the main job.
-_OBEYED: dict[str, type] = {
+# Settings of each command; the empty name is the exporter itself.
+_SETTINGS_OF: dict[str, type] = {
     "": Settings,
     "demo": _Demo,
     "simulate": _Simulate,
@@ -88,16 +91,17 @@ _OBEYED: dict[str, type] = {
     "doctor": DoctorSettings,
     "record": RecordSettings,
 }
-# Commands that take no settings of the exporter, but flags of their own, and what they do.
-_APART = {
+# Commands with flags of their own instead of the exporter's settings, with their help.
+_OWN_FLAGS = {
     "completion": "Write a script with which bash, zsh or fish completes commands and flags.",
     "dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus.",
 }
-# What is wrong with the settings, as far as is known while they are read. Unset: the first one is raised.
+# Problems found while the settings are read. Unset: the first problem is raised at once.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
 
 
 def _is_wrong(problem: ConfigError) -> None:
+    """Record a problem with the settings."""
     found = _wrong.get()
     if found is None:
         raise problem
@@ -109,28 +113,28 @@ def _found() -> list[ConfigError]:
 
 
 def _rows(of: Iterable[type]) -> dict[str, FlagRow]:
-    """The flags of settings, by key."""
+    """Return the flags of settings classes, by key."""
     return {row.key: row for each in of for row in settings.flag_table(each)}
 
 
 def _groups(keys: Iterable[str]) -> set[str]:
-    """The first parts of dotted keys."""
+    """Return the groups of dotted keys, such as ``web`` for ``web.listen-address``."""
     return {".".join(key.split(".")[:length]) for key in keys for length in range(1, key.count(".") + 1)}
 
 
 def _did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """``word`` is without the ``prefix`` that all ``known`` have and that would make each look close."""
+    """Return a hint with the closest known name. ``word`` lacks the ``prefix`` that all ``known`` names share."""
     close = difflib.get_close_matches(word, [name.removeprefix(prefix) for name in known], n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
 def _split_variable(hint: Any, value: str, delimiter: str | None = None) -> list[str]:
-    """A variable holds a list as ``a,b``; an empty one is the empty list, which beats a file's."""
+    """Split a list at commas. An empty variable is an empty list, which overrides the list of a file."""
     return [item.strip() for item in value.split(delimiter or ",")] if get_origin(hint) is tuple else [value]
 
 
-def _from_the_running(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """A health check that is told no address on the command line asks the exporters that run here."""
+def _from_running_exporters(_: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Let `healthcheck` without an address ask the exporters that run on this machine."""
     argument = arguments.get("--web.listen-address", None)
     if commands == ("healthcheck",) and argument is not None and not argument.tokens:
         for found in running.find(os.environ):
@@ -138,8 +142,8 @@ def _from_the_running(_: App, commands: tuple[str, ...], arguments: ArgumentColl
 
 
 def _refuse_unknown_variables(_: App, __: tuple[str, ...], ___: ArgumentCollection) -> None:
-    """As for flags; of all commands together, since one environment serves them all."""
-    rows = _rows(_OBEYED.values())
+    """Refuse variables that belong to no command. All commands share one environment."""
+    rows = _rows(_SETTINGS_OF.values())
     known = {row.variable for row in rows.values()}
     groups = {settings.variable_of(group) for group in _groups(rows)}
     for name in sorted(os.environ):
@@ -153,14 +157,14 @@ def _refuse_unknown_variables(_: App, __: tuple[str, ...], ___: ArgumentCollecti
 
 
 def _refuse_groups(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """``--web x`` would otherwise fill the first field of the group."""
+    """Refuse ``--web x``, which cyclopts would assign to the first field of the group."""
     for argument in arguments:
         if argument.children and argument.tokens:
             raise ConfigError(argument.name, "is a group of flags; see --help")
 
 
 def _from_vendor_variable(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """PHONIC_BASE_URL, which others read too, beats the file and yields to our own variable."""
+    """Read PHONIC_BASE_URL, which Phonic's SDKs use too. It overrides the file, but not our own variable."""
     url = os.environ.get("PHONIC_BASE_URL")
     argument = arguments.get("--phonic.base-url", None)
     if url and argument is not None and not argument.tokens:
@@ -168,13 +172,13 @@ def _from_vendor_variable(_: App, __: tuple[str, ...], arguments: ArgumentCollec
 
 
 def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """The TOML file that an earlier source names; it serves all commands, so only a key of none is wrong."""
+    """Read the TOML file, which a flag or variable has named. All commands share it: refuse only unknown keys."""
     argument = arguments.get("--config.file", None)
     if argument is None or not argument.tokens or not argument.tokens[-1].value:
         return
     path = Path(argument.tokens[-1].value)
     content = _read_toml(path)
-    known = _rows(_OBEYED.values()).keys() - {"config.file"}
+    known = _rows(_SETTINGS_OF.values()).keys() - {"config.file"}
     unknown = [key for key in _leaves(content) if key not in known]
     for key in unknown:
         hint = _did_you_mean(key, known) if key != "config.file" else ""
@@ -184,7 +188,7 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
 
 
 def _refuse_values(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Convert each value here, so that one that cannot be leaves the others to be judged too."""
+    """Convert each value here, so that a value that cannot be converted does not hide other problems."""
     for argument in arguments:
         if not argument.tokens or argument.children:
             continue
@@ -198,7 +202,7 @@ def _refuse_values(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -
 
 
 def _is_whole(text: str) -> bool:
-    """A number like 1.5 would become an int in silence; what is no number at all gets a better text elsewhere."""
+    """Whether a text is a whole number, or no number at all: cyclopts refuses the latter, but would round 1.5."""
     try:
         return float(text).is_integer() and not re.search(r"[.eE]", text)
     except ValueError:
@@ -213,7 +217,7 @@ app = App(
     default_parameter=Parameter(env_var_split=_split_variable, negative_iterable=()),
     config=[
         _refuse_unknown_variables,
-        _from_the_running,
+        _from_running_exporters,
         Env(settings.VARIABLE_PREFIX, command=False),
         _refuse_groups,
         _from_vendor_variable,
@@ -229,7 +233,7 @@ AllSettings = Annotated[Settings, Parameter(name="*")]
 @app.default
 def watch(*, given: AllSettings = _DEFAULTS) -> None:
     """Watch live conversations and serve their metrics."""
-    ready, credential = _judged(given)
+    ready, credential = _checked_settings(given)
     import trio
 
     from .app import run
@@ -239,10 +243,10 @@ def watch(*, given: AllSettings = _DEFAULTS) -> None:
 
 @app.command
 def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
-    """The same against a simulated Phonic in this process: no account, no other server."""
+    """Run the exporter against a simulated Phonic in the same process, without an account."""
     logs.configure(given.log)
     ready = settings.for_demo(given)
-    _judge(partial(_validate, ready), partial(staged, given.simulator))
+    _check(partial(_validate, ready), partial(scenario_of, given.simulator))
     import trio
 
     from . import demo as demonstration
@@ -252,9 +256,9 @@ def demo(*, given: Annotated[_Demo, Parameter(name="*")] = _Demo()) -> None:
 
 @app.command
 def simulate(*, given: Annotated[_Simulate, Parameter(name="*")] = _Simulate()) -> None:
-    """Only the simulated Phonic, for an exporter or a test elsewhere."""
+    """Run only the simulated Phonic, for an exporter or a test to connect to."""
     logs.configure(given.log)
-    _judge(partial(staged, given.simulator))
+    _check(partial(scenario_of, given.simulator))
     import trio
 
     from . import demo as demonstration
@@ -264,10 +268,10 @@ def simulate(*, given: Annotated[_Simulate, Parameter(name="*")] = _Simulate()) 
 
 @app.command
 def check_config(*, given: AllSettings = _DEFAULTS) -> None:
-    """Validate the settings and the files they name, and show what would run; exit 0 or 2."""
+    """Validate the settings and the files that they name, and print them; exit 0 or 2."""
     from .web.endpoints import check_telemetry_path
 
-    ready, _ = _judged(given)
+    ready, _ = _checked_settings(given)
     for variable, reason in Proxies.from_environment(os.environ).warnings:
         structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
@@ -285,7 +289,7 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     label_sets = (ready.metrics.label_set_limit + 1) * series_of(Scope.CONVERSATIONS)
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
     _say(f"at most about {label_sets + live} series: {label_sets} of label sets, {live} of live conversations")
-    sys.stdout.flush()  # here, where a full disk is still an error of ours
+    sys.stdout.flush()  # here, so that a full disk is reported like other errors
 
 
 @app.command(name="healthcheck")
@@ -293,9 +297,9 @@ def check_health(
     *,
     given: Annotated[HealthcheckSettings, Parameter(name="*")] = HealthcheckSettings(),  # noqa: B008  # frozen
 ) -> int:
-    """Ask the exporters that run here, or at an address, whether they are healthy; exit 0 or 1."""
+    """Ask the exporters on this machine, or at an address, whether they are healthy; exit 0 or 1."""
     logs.configure(given.log)
-    _judge()
+    _check()
     maybe_tls = given.web.config_file is not None
     for address in given.web.listen_address or _DEFAULTS.web.listen_address:
         trouble = healthcheck.trouble_at(address, maybe_tls=maybe_tls)
@@ -320,7 +324,7 @@ def doctor(
     def load() -> None:
         found.append(_credentials(given.phonic))
 
-    _judge(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
+    _check(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
     import trio
 
     from .diagnosis.examine import examine
@@ -358,7 +362,7 @@ def record(
     def load() -> None:
         found.append(_credentials(given.phonic))
 
-    _judge(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
+    _check(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
     assert given.output is not None  # noqa: S101  # judged
     import trio
 
@@ -395,7 +399,7 @@ def _note(command: str, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and leave: 0 clean stop, 2 settings that a user can mend, 1 anything else."""
+    """Run one command and exit: 0 after a clean stop, 2 if the settings are wrong, 1 after any other error."""
     sys.exit(_run(sys.argv[1:] if argv is None else argv))
 
 
@@ -403,17 +407,17 @@ def _run(argv: Sequence[str]) -> int:
     logs.configure(LogSettings())
     reading = _wrong.set([])
     try:
-        if argv and argv[0] in _APART:
-            apart = _apart(argv[0])
-            return apart(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
-        command = argv[0] if argv and argv[0] in _OBEYED else ""
+        if argv and argv[0] in _OWN_FLAGS:
+            own = _with_own_flags(argv[0])
+            return own(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
+        command = argv[0] if argv and argv[0] in _SETTINGS_OF else ""
         if not {"--help", "-h"}.isdisjoint(argv):
             sys.stdout.write(_help(command))
             return 0
         return app(_without_unknown_flags(command, argv), exit_on_error=False, print_error=False) or 0
     except CycloptsError as exc:
         problems = [*_found(), ConfigError(*_usage_error(exc))]
-    except KeyboardInterrupt:  # before the program listens to signals
+    except KeyboardInterrupt:  # before trio handles signals
         return 1
     except Exception as exc:
         problems = blamed_settings(exc)
@@ -429,28 +433,28 @@ def _run(argv: Sequence[str]) -> int:
     return max(problem.exit_code for problem in problems)
 
 
-def _apart(name: str) -> App:
-    """A command that takes no settings of the exporter."""
+def _with_own_flags(name: str) -> App:
+    """A command with flags of its own instead of the exporter's settings."""
     if name == "dashboards":
         return _dashboards()
     from . import completion
 
-    return completion.command(app, lambda: map(_apart, _APART))
+    return completion.command(app, lambda: map(_with_own_flags, _OWN_FLAGS))
 
 
 def _dashboards() -> App:
-    """The command of the other package, imported when used: dashboards/ is installed as exporter.dashboards."""
+    """Import the command of dashboards/, which is installed as exporter.dashboards."""
     try:
         return import_module("exporter.dashboards.export").app  # type: ignore[no-any-return]
-    except ModuleNotFoundError:  # run from a source tree that is not installed
+    except ModuleNotFoundError:  # a source tree that is not installed
         return import_module("dashboards.export").app  # type: ignore[no-any-return]
 
 
 def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:
-    """The arguments, but those that are no flag of the command, which are noted."""
-    rows = _rows([_OBEYED[command]])
+    """Return ``argv`` without unknown flags and their values; record those as problems."""
+    rows = _rows([_SETTINGS_OF[command]])
     known = {f"--{key}" for key in rows} | {no_flag for row in rows.values() if (no_flag := _opposite(row))}
-    # Left to others: a group is refused later, --version is the library's.
+    # `_refuse_groups` handles groups, cyclopts --version.
     passed = known | {f"--{group}" for group in _groups(rows)} | {"--version", "--"}
     kept: list[str] = []
     unknown = False
@@ -459,7 +463,7 @@ def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:
         if flag.startswith("--"):
             unknown = flag not in passed
             if unknown:
-                of_others = f"--{flag[2:]}" in {f"--{key}" for key in _rows(_OBEYED.values())}
+                of_others = f"--{flag[2:]}" in {f"--{key}" for key in _rows(_SETTINGS_OF.values())}
                 hint = f" for {command}" if of_others else _did_you_mean(flag, known)
                 _is_wrong(ConfigError(credentials.redact(flag), f"no such flag{hint}"))
                 unknown = "=" not in argument
@@ -472,13 +476,13 @@ def _without_unknown_flags(command: str, argv: Sequence[str]) -> list[str]:
 
 
 def _opposite(row: FlagRow) -> str | None:
-    """The flag that turns off what another turns on."""
+    """Return the ``--no-`` flag of an on-off flag."""
     group, _, name = row.key.rpartition(".")
     return None if row.takes else f"--{group}.no-{name}"
 
 
 def _help(command: str) -> str:
-    """The help of a command: one flag a line, whatever the width, and only those that it obeys."""
+    """Return the help text of a command, with each of its flags on a line of its own."""
     width = max(shutil.get_terminal_size((_NUMBER_OF_HELP_COLUMNS, 24)).columns, 40)
 
     def wrapped(text: str, indent: int) -> str:
@@ -491,7 +495,7 @@ def _help(command: str) -> str:
             break_on_hyphens=False,
         )
 
-    about = {name: (app[name].help if name else watch.__doc__) or "" for name in _OBEYED} | _APART
+    about = {name: (app[name].help if name else watch.__doc__) or "" for name in _SETTINGS_OF} | _OWN_FLAGS
     lines = [f"Usage: phonic-exporter {command} [FLAGS]".replace("  ", " "), "", wrapped(about[command], 0)]
     if not command:
         lines[0] = "Usage: phonic-exporter [COMMAND] [FLAGS]"
@@ -499,7 +503,7 @@ def _help(command: str) -> str:
         for name in filter(None, about):
             lines += [f"  {name}", wrapped(about[name], 6)]
     group = ""
-    for row in settings.flag_table(_OBEYED[command]):
+    for row in settings.flag_table(_SETTINGS_OF[command]):
         if row.key.split(".")[0] != group:
             group = row.key.split(".")[0]
             lines += ["", f"{group.capitalize()}:"]
@@ -515,24 +519,22 @@ def _help(command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _judge(*judges: Callable[[], object]) -> None:
-    """Call each, and raise what they and the reading of the settings have found wrong, all of it."""
+def _check(*checks: Callable[[], object]) -> None:
+    """Call each check; raise all problems that they, and reading the settings, have found."""
     problems = _found()
-    for judge in judges:
+    for check in checks:
         try:
-            judge()
+            check()
         except (ConfigError, ExceptionGroup) as exc:
             found = blamed_settings(exc)
             if not found:
                 raise
             problems += found
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise ExceptionGroup("settings", problems)
+    raise_all(problems)
 
 
-def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
+def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credentials]:
+    """Resolve and check the settings, and load the credential."""
     logs.configure(given.log)
     from .phonic import trust
 
@@ -545,10 +547,10 @@ def _judged(given: Settings) -> tuple[Settings, credentials.Credentials]:
         ready.append(settings.resolve(given, has_api_key=has_api_key))
 
     def find_proxy() -> None:
-        with suppress(ValueError):  # of a base URL that is none, which is found wrong elsewhere
+        with suppress(ValueError):  # a malformed base URL, which `_validate` reports
             Proxies.from_environment(os.environ).for_url(given.phonic.base_url)
 
-    _judge(
+    _check(
         load,
         lambda: _validate(ready[-1]),
         find_proxy,
@@ -568,18 +570,17 @@ def _validate(ready: Settings) -> None:
         for address in ready.web.listen_address:
             parse_address(address)
 
-    problems = []
-    for judge in (partial(settings.validate, ready), parse_addresses):
+    problems: list[Exception] = []
+    for check in (partial(settings.validate, ready), parse_addresses):
         try:
-            judge()
+            check()
         except (ConfigError, ExceptionGroup) as exc:
             problems.append(exc)
-    if problems:
-        raise problems[0] if len(problems) == 1 else ExceptionGroup("settings", problems)
+    raise_all(problems)
 
 
 def blamed_settings(exc: BaseException) -> list[ConfigError]:
-    """The settings to blame when nurseries have wrapped them, and nothing else went wrong."""
+    """Return the ConfigErrors in ``exc``, which nurseries may have wrapped; none if it holds other errors."""
     if isinstance(exc, ConfigError):
         return [exc]
     if not isinstance(exc, BaseExceptionGroup) or exc.split(ConfigError)[1] is not None:
@@ -588,12 +589,10 @@ def blamed_settings(exc: BaseException) -> list[ConfigError]:
 
 
 def _usage_error(exc: CycloptsError) -> tuple[str, str]:
-    """Flag and reason in one line; a stray argument is not quoted, since it may be a misplaced key."""
-    exc.verbose = (
-        False  # which is for those who write a command line, and on unless the library itself has caught it
-    )
+    """Return flag and reason in one line. A stray argument is not quoted, because it may be an API key."""
+    exc.verbose = False  # verbose texts are for developers who use cyclopts
     if isinstance(exc, (UnusedCliTokensError, UnknownCommandError)):
-        commands = [name for name in (*_OBEYED, *_APART) if name]
+        commands = [name for name in (*_SETTINGS_OF, *_OWN_FLAGS) if name]
         stray = sys.argv[1:2] if exc.unused_tokens is None else exc.unused_tokens
         hint = _did_you_mean(stray[0], commands) if stray else ""
         return "command line", f"an argument that is neither a command nor a flag{hint or '; see --help'}"
@@ -606,7 +605,7 @@ def _usage_error(exc: CycloptsError) -> tuple[str, str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))  # Windows editors begin a file with a byte order mark
+        return tomllib.loads(path.read_text("utf-8-sig"))  # some Windows editors write a byte order mark
     except OSError as exc:
         raise ConfigError("--config.file", f"cannot read {str(path)!r}: {exc.strerror}") from exc
     except tomllib.TOMLDecodeError as exc:
@@ -616,6 +615,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all values in nested tables."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from cyclopts import App, Parameter
 
 
-def command(program: App, apart: Callable[[], Iterable[App]]) -> App:
+def command(program: App, others: Callable[[], Iterable[App]]) -> App:
     """The command that writes the script.
 
     Args:
       program: the program whose commands and flags are completed.
-      apart: gives further commands, which ``program`` does not have. Called only when the command runs.
+      others: gives the commands that ``program`` does not have. Called only when the command runs.
     """
     app = App(
         name="completion",
@@ -30,18 +30,18 @@ def command(program: App, apart: Callable[[], Iterable[App]]) -> App:
         shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Shell that will read the script.")], /
     ) -> None:
         """Write a script with which bash, zsh or fish completes commands and flags."""
-        sys.stdout.write(script(program, apart(), shell))
+        sys.stdout.write(script(program, others(), shell))
         sys.stdout.flush()  # here, where a full disk is still an error of ours
 
     return app
 
 
-def script(program: App, apart: Iterable[App], shell: Literal["bash", "zsh", "fish"]) -> str:
-    """The completion script of ``program`` and of the commands ``apart`` from it, to be sourced by ``shell``."""
+def script(program: App, others: Iterable[App], shell: Literal["bash", "zsh", "fish"]) -> str:
+    """The completion script of ``program`` and the ``others`` among its commands, to be sourced by ``shell``."""
     [name] = program.name
     whole = App(name=name, default_command=program.default_command, default_parameter=program.default_parameter)
     whole.command(program, name="*")  # its commands; the default command does not come along
-    for each in apart:
+    for each in others:
         whole.command(each)
     text = whole.generate_completion(prog_name=name, shell=shell)
     if shell == "zsh":

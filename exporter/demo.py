@@ -12,7 +12,7 @@ from .phonic.credentials import ApiKey, Credentials
 from .settings import Settings
 from .shutdown import stopping_on_signals
 from .simulator import server
-from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, recorded, staged
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, recorded, scenario_of
 
 log = structlog.get_logger("exporter")
 
@@ -63,7 +63,7 @@ async def _simulate(
             task_status=task_status,
         )
         return
-    scenario, faults = staged(simulator)
+    scenario, faults = scenario_of(simulator)
     await server.serve(
         scenario,
         listen=simulator.listen_address or LISTEN_ADDRESS,

@@ -1,7 +1,7 @@
-"""Pure: the closed sets of words that may become label values.
+"""Pure: the enums whose members may become label values.
 
-Rules for this file: a set is an enum; what Phonic sends openly has a member ``OTHER`` that unknown words
-become (``Role("robot") is Role.OTHER``), so no payload can ever create a series.
+Enums of words that Phonic sends have a member ``OTHER`` for unknown words (``Role("robot") is Role.OTHER``), so
+that no payload can create a new series.
 """
 
 from enum import StrEnum
@@ -9,10 +9,10 @@ from typing import Self
 
 
 class _Open(StrEnum):
-    """A closed set over an open enums: an unknown word becomes ``OTHER``."""
+    """An enum that maps every unknown word to ``OTHER``."""
 
     @classmethod
-    def _missing_(cls, value: object) -> Self:  # noqa: ARG003  # any unknown word at all
+    def _missing_(cls, value: object) -> Self:  # noqa: ARG003  # any unknown word
         return cls["OTHER"]
 
 
@@ -25,7 +25,7 @@ class Role(_Open):
 
 
 class EndedBy(_Open):
-    """What ended a conversation (API 2.4 ``ended_by``); ``UNKNOWN`` when nobody said."""
+    """What ended a conversation (API 2.4 ``ended_by``); ``UNKNOWN`` if Phonic does not say."""
 
     USER = "user"
     USER_CANCELED = "user_canceled"
@@ -97,7 +97,7 @@ class Invalid(StrEnum):
 
 
 class Field(StrEnum):
-    """Values inside a message that are judged one by one."""
+    """Values of a message that are validated one by one."""
 
     ITEMS = "items"
     ITEM_IDX = "item_idx"
@@ -130,7 +130,7 @@ class Skipped(StrEnum):
 
 
 class Drift(StrEnum):
-    """Objects in which Phonic may add fields we do not know yet."""
+    """Objects to which Phonic may add fields that this exporter does not know."""
 
     CONVERSATION = "conversation"
     ITEM = "item"
@@ -145,7 +145,7 @@ class DecodePath(StrEnum):
 
 
 class UnknownWord(StrEnum):
-    """Enumerations in which a word we do not know became ``other``."""
+    """Enumerations in which an unknown word became ``other``."""
 
     ROLE = "role"
     ENDED_BY = "ended_by"
@@ -153,7 +153,7 @@ class UnknownWord(StrEnum):
 
 
 class FeedError(StrEnum):
-    """What went wrong on a live feed. See `exporter.phonic.live.client` for the translation."""
+    """Errors of a live feed. `exporter.phonic.live.client` maps exceptions to them."""
 
     CONNECT = "connect"
     DNS = "dns"
@@ -183,7 +183,7 @@ class FeedError(StrEnum):
 
 
 class RestError(StrEnum):
-    """What went wrong on a REST request. See `exporter.phonic.rest` for the translation."""
+    """Errors of a REST request. `exporter.phonic.rest` maps exceptions to them."""
 
     CONNECT = "connect"
     DNS = "dns"
@@ -205,7 +205,7 @@ class RestError(StrEnum):
 
 
 class Request(StrEnum):
-    """What REST is asked for."""
+    """Kinds of REST requests."""
 
     PROJECTS = "projects"
     WORKSPACE = "workspace"
@@ -215,7 +215,7 @@ class Request(StrEnum):
 
 
 class Task(StrEnum):
-    """Tasks beside the watchers that go on after a defect."""
+    """Tasks besides the watchers that continue after an unexpected exception."""
 
     DISCOVERY = "discovery"
     SWEEP = "sweep"
@@ -225,7 +225,7 @@ class Task(StrEnum):
 
 
 class Lost(StrEnum):
-    """Why per-turn timings of a conversation were never seen."""
+    """Why the exporter never saw the timings of a conversation's turns."""
 
     NEVER_LIVE = "never_live"
     WATCH_LIMIT = "watch_limit"
@@ -243,7 +243,7 @@ class WatcherState(StrEnum):
 
 
 class Reconciled(StrEnum):
-    """How the REST read after the end of a conversation went."""
+    """Results of reading the REST record after the end of a conversation."""
 
     COMPLETE = "complete"
     INCOMPLETE = "incomplete"
@@ -252,7 +252,7 @@ class Reconciled(StrEnum):
 
 
 class Reset(StrEnum):
-    """Why numbers of a checkpoint were not taken over."""
+    """Why values of a state file were not restored."""
 
     BUCKET_LAYOUT = "bucket_layout"
     LABELS = "labels"
@@ -267,7 +267,7 @@ class ReloadedFile(StrEnum):
 
 
 class Started(StrEnum):
-    """What came of the wish to watch a conversation."""
+    """Results of a request to watch a conversation. The values are texts for the client of the push API."""
 
     STARTED = "started"
     ALREADY_WATCHED = "already watched"

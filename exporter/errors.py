@@ -1,12 +1,14 @@
-"""Pure: the errors that a user can mend, each shown as one line without a traceback."""
+"""Pure: errors that a user can fix, each shown as one line without a traceback."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
 
 
 class ConfigError(Exception):
     """A setting that cannot be used.
 
-    ``str()`` is the whole line shown to the user, so neither part may quote a secret.
+    ``str()`` is the line shown to the user: neither ``flag`` nor ``reason`` may quote a secret. ``exit_code`` is
+    the exit code of the program.
     """
 
     exit_code: ClassVar[int] = 2
@@ -18,6 +20,30 @@ class ConfigError(Exception):
 
 
 class StateUnavailable(ConfigError):
-    """A state file that is there but cannot be read now; a restart may well succeed."""
+    """A state file that exists but cannot be read now; a later start may succeed."""
 
     exit_code: ClassVar[int] = 1
+
+
+def out_of_bounds(
+    values: Mapping[str, float], bounds: Mapping[str, tuple[float, float]], *, prefix: str = ""
+) -> Iterator[ConfigError]:
+    """Yield an error for each value outside its bounds, which are inclusive.
+
+    Args:
+        values: the values by name; those without bounds are not checked.
+        bounds: the smallest and the largest value by name.
+        prefix: the part of the flag between ``--`` and the name.
+    """
+    for name, (low, high) in bounds.items():
+        if not low <= values[name] <= high:  # also refuses NaN
+            yield ConfigError(f"--{prefix}{name}", f"must be from {low:g} to {high:.12g}")
+
+
+def raise_all(problems: Iterable[Exception]) -> None:
+    """Raise the only problem as it is, several as one ExceptionGroup; return if there are none."""
+    found = list(problems)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ExceptionGroup("settings", found)

@@ -1,24 +1,25 @@
-"""Edge: how many files, and so live feeds, the operating system lets this process open."""
+"""Edge: raises the limit of open files, and divides them between live feeds and everything else."""
 
 import resource
 from contextlib import suppress
 
-_FEWEST_OTHERS = 64  # one scrape at a time, REST, the state file, and feeds that are just being closed
+_FEWEST_OTHERS = 64  # one scrape, REST, the state file, and feeds that are closing
 
 
 def files_for_feeds(allowed: int, *, others: int) -> int:
-    """How many of the ``allowed`` files feeds may take: ``others`` are kept back, or half where files are few.
+    """Return how many of the ``allowed`` files live feeds may use.
 
-    Without files in reserve feeds would take them all, and no page would say so until calls end.
+    ``others`` files are reserved for other uses, but no more than the larger of 64 and half of
+    ``allowed``. Without a reserve the feeds would use all files, and Prometheus could not scrape until calls end.
     """
     return max(1, allowed - min(others, max(allowed // 2, _FEWEST_OTHERS)))
 
 
 def allow_files(wanted: int) -> int:
-    """Ask for ``wanted`` open files; returns how many are allowed now, which may be fewer or already more.
+    """Raise the limit of open files to ``wanted`` if possible; return the limit in force, maybe lower or higher.
 
-    Common systems start a program with 1,024 and let it have many more for the asking: that default protects
-    programs that use ``select``, which trio does not.
+    Most systems start a program with a soft limit of 1,024, to protect programs that use ``select``, and allow it
+    to raise the limit. Trio does not use ``select``.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,7 +1,7 @@
-"""Wiring: one line on stderr for each event, logfmt or JSON, whoever logs it.
+"""Wiring: configures logging: one line on stderr for each event, as logfmt or JSON, from any library.
 
-Rules for this file: a line is a line whatever its values hold; an exception is its type and where it
-happened, never its message or its variables, since both may quote what a caller said.
+Values are escaped, so that an event is always one line. An exception is logged as its type and place, never with
+its message or variables, because both may quote what a caller said.
 """
 
 import json
@@ -25,8 +25,8 @@ LEVELS: Final[Mapping[str, int]] = {
 }
 FORMATS: Final = ("logfmt", "json")
 
-# Libraries that write URLs (with their session tokens), headers or frames below this level.
-_TALKATIVE = ("httpx", "httpcore", "hpack", "trio-websocket")
+# Libraries that log URLs (with session tokens), headers or frames below WARNING.
+_VERBOSE_LIBRARIES = ("httpx", "httpcore", "hpack", "trio-websocket")
 # Terminal control characters, every line end that str.splitlines() knows, and what UTF-8 cannot hold.
 _UNPRINTABLE = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 _ESCAPED = re.compile(f"[{_UNPRINTABLE}]")
@@ -36,7 +36,7 @@ _MAX_LEAVES = 3
 
 
 class _Settings(Protocol):
-    """What a log needs to know: a key of ``LEVELS`` and one of ``FORMATS``."""
+    """Settings of logging: a key of ``LEVELS`` and one of ``FORMATS``."""
 
     @property
     def level(self) -> str: ...
@@ -45,7 +45,7 @@ class _Settings(Protocol):
 
 
 def configure(settings: _Settings) -> None:
-    """Send structlog and the standard library's logging to stderr in one format; may be called again."""
+    """Send structlog and the standard library's logging to stderr in one format. May be called again."""
     level = LEVELS[settings.level]
     render = _json if settings.format == "json" else _logfmt
     structlog.configure(
@@ -61,17 +61,17 @@ def configure(settings: _Settings) -> None:
             foreign_pre_chain=[structlog.stdlib.add_logger_name],
         )
     )
-    # Debug output of libraries is about their insides and holds payloads: ours is on at debug, theirs never.
+    # Debug events of libraries hold payloads, so they are never logged, even if our level is debug.
     logging.basicConfig(level=max(level, logging.INFO), handlers=[handler], force=True)
     logging.raiseExceptions = False  # a full disk or closed pipe must not print tracebacks
-    for name in _TALKATIVE:
+    for name in _VERBOSE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def frames(exc: BaseException) -> str:
-    """Where an exception passed, outermost first: ``file:line:function > …``; a group's leaves in brackets.
+    """Return an exception's stack as ``file:line:function > …``, outermost first; a group's leaves in brackets.
 
-    Never contains a message, a value or an absolute path.
+    The text contains no message, value or absolute path.
     """
     path = " > ".join(_frames(exc.__traceback__))
     if not isinstance(exc, BaseExceptionGroup):
@@ -89,11 +89,11 @@ def _frames(traceback: TracebackType | None) -> Iterable[str]:
         file = "/".join(PurePath(code.co_filename).parts[-2:])
         found.append(f"{file}:{traceback.tb_lineno}:{code.co_qualname}")
         traceback = traceback.tb_next
-    return found[-_MAX_FRAMES:]  # the innermost say most
+    return found[-_MAX_FRAMES:]  # the innermost frames tell most
 
 
 class _Stderr:
-    """A structlog logger and a stream for logging that never fails: a lost line costs no conversation."""
+    """Structlog logger and logging stream that ignores write errors, so that logging never stops the exporter."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -107,15 +107,15 @@ class _Stderr:
         try:
             sys.stderr.write(text)
             sys.stderr.flush()
-        except (OSError, ValueError):  # reader gone, disk full; closed stream
+        except (OSError, ValueError):  # broken pipe, full disk, or closed stream
             pass
 
     def flush(self) -> None:
-        """Nothing to do: every write is flushed."""
+        """Do nothing: every write is flushed."""
 
 
 def _complete(_: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Put time and level first, and replace an exception by its type and frames."""
+    """Add time and level, and replace an exception with its type and frames."""
     exc_info = event.pop("exc_info", None)
     event.pop("stack_info", None)
     exc = sys.exception() if exc_info is True else exc_info[1] if isinstance(exc_info, tuple) else exc_info

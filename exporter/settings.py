@@ -1,10 +1,10 @@
-"""Pure: every setting once (flag, variable, default, meaning), and the rules that a set of them must keep.
+"""Pure: declares every setting once (flag, variable, default, meaning), and validates them.
 
-Strategy: the attrs classes below are the one declaration. ``cli`` reads flags, variables, TOML keys and help
-from them; the README's table is compared with ``flag_table``. A field ``listen_address`` of the group ``web``
-is the flag ``--web.listen-address``, the variable ``PHONIC_EXPORTER_WEB_LISTEN_ADDRESS`` and the key
-``listen-address`` of the table ``[web]``. Values arrive unchecked; ``resolve`` and ``validate`` are the only
-judges, because a check inside a class would escape from the command line as a traceback.
+The attrs classes below are the only declaration: `exporter.cli` takes flags, variables, TOML keys and help texts
+from them, and the documented table of flags is generated from `flag_table`. A field ``listen_address`` of the
+group ``web`` is the flag ``--web.listen-address``, the variable ``PHONIC_EXPORTER_WEB_LISTEN_ADDRESS`` and the key
+``listen-address`` of the TOML table ``[web]``. The classes accept any value; `resolve` and `validate` check them,
+because cyclopts would show an error raised inside a class as a traceback.
 """
 
 # ruff: noqa: RUF009  # `_setting` returns an attrs field, which the rule cannot see
@@ -21,19 +21,19 @@ import platformdirs
 from cyclopts import Parameter, Token
 
 from .counting.labels import LABEL_CHOICES
-from .errors import ConfigError
-from .metrics.catalog import RESPONSE_BUCKETS
+from .errors import ConfigError, out_of_bounds, raise_all
+from .metrics.catalog import RESPONSE_BUCKETS, Scope, series_of
 from .phonic.address import normalised
 from .phonic.proxies import is_loopback
 from .phonic.wire import is_conversation_id
 
 VARIABLE_PREFIX: Final = "PHONIC_EXPORTER_"
-CONFIG_FILE_MEANING: Final = "TOML file with the same names: a table for each group."
+CONFIG_FILE_MEANING: Final = "TOML file with the same settings: a table for each group."
 
 
 _PREFIX: Final = re.compile(r"/?|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 
-# Smallest and largest sensible value. The small ends leave room for tests that live faster than people talk.
+# Smallest and largest allowed value. The minima leave room for tests that run faster than real conversations.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "phonic.requests-per-second": (0.1, 500),
     "watch.interval": (0.05, 3600),
@@ -49,7 +49,7 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
 
 
 def _optional_path(_: Any, tokens: Sequence[Token]) -> Path | None:
-    """An empty value means none, so that a variable or a flag can take back what a file says."""
+    """Convert a path. An empty value means none, so that a flag or variable can override a file."""
     return Path(tokens[-1].value) if tokens[-1].value else None
 
 
@@ -58,7 +58,7 @@ def _without_empty(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 
 def _comma_separated(_: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
-    """``a,b`` as well as a TOML list; an empty value is the empty list."""
+    """Convert ``a,b`` or a TOML list. An empty value is an empty list."""
     items = (item.strip() for token in tokens for item in token.value.split(","))
     return tuple(item for item in items if item)
 
@@ -70,12 +70,12 @@ CommaSeparated = Annotated[
 ]
 
 
-# Stands for the default where there is none: a user without a home has no state folder. Only `validate` minds.
+# The default for a user without a home folder, who has no state folder. `validate` refuses it.
 _NOWHERE: Final = Path("~", "phonic-exporter.db")
 
 
 def default_state_file() -> Path:
-    """systemd's StateDirectory= when it has set one, else the user's state folder of the platform."""
+    """Return the default state file: in systemd's StateDirectory= if set, else in the platform's state folder."""
     folder = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     try:
         found = Path(folder or platformdirs.user_state_path("phonic-exporter"))
@@ -85,7 +85,7 @@ def default_state_file() -> Path:
 
 
 def _setting(default: Any, meaning: str, *, shown: str | None = None) -> Any:
-    """An attrs field with its text for --help and README; ``shown`` describes a computed default."""
+    """Declare a setting. ``meaning`` is its help text; ``shown`` describes a default that is computed."""
     return attrs.field(default=default, metadata={"help": meaning, "shown": shown})
 
 
@@ -96,26 +96,26 @@ _NO_CONVERSATION_ID = "not a conversation id (conv_ and up to 100 letters, digit
 class PhonicSettings:
     base_url: str = _setting(
         "https://api.phonic.ai",
-        "Address of the Phonic API; the live feed is on the same host. Also the variable PHONIC_BASE_URL.",
+        "Address of the Phonic API and its live feeds. Can also be set with the variable PHONIC_BASE_URL.",
     )
     allow_http: bool = _setting(
-        False, "Allow an unencrypted base URL that is not loopback; the credential then travels in clear."
+        False, "Allow a plain http base URL that is not loopback; the credential is then sent unencrypted."
     )
     api_key_file: OptionalPath = _setting(
-        None, "File with the API key, read again after a 401. Or set the variable PHONIC_API_KEY."
+        None, "File with the API key, read again after a 401. Can also be set with the variable PHONIC_API_KEY."
     )
     session_token_file: OptionalPath = _setting(
         None,
-        "File with a session token, in place of an API key: no discovery, fewer labels, no data from REST.",
+        "File with a session token, instead of an API key: no discovery, fewer labels, no data from REST.",
     )
     ca_file: OptionalPath = _setting(
         None,
-        "File with the certificates of the authorities to trust (PEM), in place of the system's; for REST, the "
-        "live feed and an https proxy.",
+        "PEM file with the certificate authorities to trust instead of the system's, for REST, live feeds and "
+        "an https proxy.",
     )
     requests_per_second: float = _setting(
         50.0,
-        "Most REST requests in a second, of the 500 that Phonic allows; fewer for a while after a 429.",
+        "Most REST requests per second; Phonic allows 500. The exporter slows down for a while after a 429.",
     )
 
 
@@ -123,34 +123,39 @@ class PhonicSettings:
 class WatchSettings:
     conversation: Repeated = _setting((), "Conversation id to watch; repeatable.")
     file: OptionalPath = _setting(
-        None, "File with one conversation id a line, or a JSON list; read again when it changes."
+        None, "File with one conversation id per line, or a JSON list; read again when it changes."
     )
     discover: bool | None = _setting(None, "Find live conversations over REST.", shown="on with an API key")
-    project: Repeated = _setting((), "Project to discover in; repeatable. None: all projects.")
-    interval: float = _setting(5.0, "Seconds between two looks for live conversations.")
-    limit: int = _setting(5000, "Most conversations watched at once; more are refused and counted.")
+    project: Repeated = _setting(
+        (), "Project in which to discover conversations; repeatable. Without it: all projects."
+    )
+    interval: float = _setting(5.0, "Seconds between two requests for the list of live conversations.")
+    limit: int = _setting(5000, "Most conversations watched at the same time; more are refused and counted.")
     idle_timeout: float = _setting(
-        30.0, "Seconds of silence after which a feed is pinged; without a pong in 10 s it is lost."
+        30.0, "Seconds without a message after which a feed is pinged; without a pong in 10 s it reconnects."
     )
 
 
 @attrs.frozen(kw_only=True)
 class MetricsSettings:
     labels: CommaSeparated = _setting(
-        ("project", "agent"), f"Labels of conversation metrics, of: {', '.join(LABEL_CHOICES)}."
+        ("project", "agent"), f"Labels of conversation metrics, any of: {', '.join(LABEL_CHOICES)}."
     )
-    label_limit: int = _setting(100, "Distinct values of one label; the rest is __other__ and counted.")
+    label_limit: int = _setting(
+        100, "Most distinct values of one label; further values become __other__ and are counted."
+    )
     label_set_limit: int = _setting(
-        200, "Distinct combinations of label values, 167 series each; the rest is __other__."
+        200,
+        f"Most distinct combinations of label values, {series_of(Scope.CONVERSATIONS)} series each; "
+        "further ones become __other__.",
     )
     per_conversation_limit: int = _setting(
-        1000, "Live conversations that get series of their own; 0 turns them off."
+        1000, "Most live conversations with series of their own; 0 turns these series off."
     )
     hold_new_series: float = _setting(
         30.0,
-        "Seconds for which series that could not be known ahead are shown at 0 before their numbers, so that "
-        "Prometheus "
-        "counts their first increase; at least the scrape interval. 0: not at all.",
+        "Seconds for which a new series is exposed as 0 before its value, so that Prometheus counts its first "
+        "increase; at least the scrape interval. 0 turns this off.",
     )
     slo_response: float = _setting(1.5, "Response time objective in seconds; must be a bucket boundary.")
 
@@ -160,28 +165,29 @@ class StateSettings:
     file: OptionalPath = attrs.field(
         factory=default_state_file,
         metadata={
-            "help": "Checkpoint, so that counters survive a restart. Empty turns it off.",
+            "help": "State file, so that counters survive a restart. An empty value turns it off.",
             "shown": "$STATE_DIRECTORY/phonic-exporter.db, else the platform's state folder",
         },
     )
-    interval: float = _setting(1.0, "Longest time in seconds between a change and its checkpoint.")
+    interval: float = _setting(1.0, "Longest time in seconds between a change and its commit to the state file.")
 
 
 @attrs.frozen(kw_only=True)
 class WebSettings:
     listen_address: Annotated[Repeated, Parameter(show_default=",".join)] = _setting(
         (":10058",),
-        "Address to serve on, or vsock://:PORT; repeatable. Without a host: all addresses, IPv4 and IPv6.",
+        "Address to listen on, or vsock://:PORT; repeatable. Without a host: all IPv4 and IPv6 addresses.",
     )
     systemd_socket: bool = _setting(
-        False, "Serve on the sockets that systemd passes (socket activation), in place of listen addresses."
+        False, "Listen on the sockets that systemd passes (socket activation), instead of listen addresses."
     )
     telemetry_path: str = _setting("/metrics", "Path of the metrics page.")
     external_url: str = _setting(
-        "", "URL by which the pages are reached, as through a reverse proxy; its path prefixes links and paths."
+        "",
+        "URL by which browsers reach the pages, e.g. through a reverse proxy; its path prefixes links and paths.",
     )
     route_prefix: str = _setting(
-        "", "Prefix of all paths, where a proxy changes them.", shown="path of --web.external-url"
+        "", "Prefix of all paths, if a proxy changes them.", shown="path of --web.external-url"
     )
     config_file: Annotated[OptionalPath, Parameter(name="config.file")] = _setting(
         None,
@@ -189,23 +195,23 @@ class WebSettings:
         "read again when it changes.",
     )
     disable_exporter_metrics: bool = _setting(
-        False, "Leave out metrics about the exporter itself: process_* and phonic_exporter_* but its version."
+        False, "Omit metrics about the exporter itself: process_* and phonic_exporter_*, except its version."
     )
-    max_requests: int = _setting(40, "Scrapes at the same time; more get a 503. 0: no limit.")
+    max_requests: int = _setting(40, "Most scrapes at the same time; more get a 503. 0: no limit.")
     enable_push_api: bool = _setting(
-        False, "Serve PUT and DELETE of /api/v1/conversations/{id}, which start and stop a watcher."
+        False, "Accept PUT and DELETE of /api/v1/conversations/{id}, which start and stop a watcher."
     )
 
 
 @attrs.frozen
 class LogSettings:
-    level: Literal["debug", "info", "warn", "error"] = _setting("info", "Least severe event to log.")
-    format: Literal["logfmt", "json"] = _setting("logfmt", "One logfmt line or JSON object for each event.")
+    level: Literal["debug", "info", "warn", "error"] = _setting("info", "Lowest severity to log.")
+    format: Literal["logfmt", "json"] = _setting("logfmt", "Write each event as a logfmt line or a JSON object.")
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """What the whole program runs with; one object, passed whole."""
+    """Settings of the exporter."""
 
     phonic: PhonicSettings = PhonicSettings()
     watch: WatchSettings = WatchSettings()
@@ -218,7 +224,7 @@ class Settings:
 
 @attrs.frozen(kw_only=True)
 class DemoSettings:
-    """What `demo` obeys: the API, its credential and the way to it are its own."""
+    """Settings of `demo`, which brings its own API and credential."""
 
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -233,18 +239,18 @@ class AskedWebSettings:
     listen_address: Repeated = attrs.field(
         default=(),
         metadata={
-            "help": "Address to ask, host:port; repeatable.",
-            "shown": "where the exporters of this user serve, else :10058",
+            "help": "Address to check, host:port; repeatable.",
+            "shown": "the addresses of this user's running exporters, else :10058",
         },
     )
     config_file: Annotated[OptionalPath, Parameter(name="config.file")] = _setting(
-        None, "Web config of the exporter: with one, an address is asked over TLS first."
+        None, "Web config of the exporter; if set, an address is tried over TLS first."
     )
 
 
 @attrs.frozen(kw_only=True)
 class HealthcheckSettings:
-    """What `healthcheck` obeys."""
+    """Settings of `healthcheck`."""
 
     web: AskedWebSettings = AskedWebSettings()
     log: LogSettings = LogSettings()
@@ -277,9 +283,10 @@ class RecordSettings:
 
 @attrs.frozen(kw_only=True)
 class FlagRow:
-    """A line of the flag table, as text; ``key`` is the dotted path in the TOML file.
+    """A row of the flag table.
 
-    ``takes`` says what kind of value follows the flag: nothing for one that is on or off.
+    ``key`` is the dotted path in the TOML file. ``takes`` names the kind of value that follows the flag, and is
+    empty for an on-off flag. ``allowed`` holds the smallest and the largest number, if there are bounds.
     """
 
     flag: str
@@ -288,10 +295,11 @@ class FlagRow:
     meaning: str
     key: str
     takes: str
+    allowed: tuple[float, float] | None = None
 
 
 def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
-    """Every flag of a settings class, in order of declaration; ``prefix`` is its group when used alone."""
+    """Return every flag of a settings class in order of declaration. ``prefix`` is the group of a nested class."""
     rows = []
     for key, field, hint, _ in _walk(settings(), prefix):
         default = field.metadata.get("shown")
@@ -305,18 +313,19 @@ def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
                 meaning=field.metadata["help"],
                 key=key,
                 takes=_takes(hint),
+                allowed=_BOUNDS.get(key),
             )
         )
     return rows
 
 
 def variable_of(key: str) -> str:
-    """The variable of a dotted key."""
+    """Return the environment variable of a dotted key."""
     return VARIABLE_PREFIX + re.sub(r"[.-]", "_", key).upper()
 
 
 def describe(settings: Settings) -> dict[str, object]:
-    """Every effective setting under its dotted name, for the log and check-config; credentials masked."""
+    """Return every setting by dotted name, for the log and check-config, with credentials masked."""
     described = {key: value for key, _, _, value in _walk(settings, "")}
     described["phonic.base-url"] = _masked(settings.phonic.base_url)
     described["web.external-url"] = _masked(settings.web.external_url)
@@ -324,12 +333,11 @@ def describe(settings: Settings) -> dict[str, object]:
 
 
 def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
-    """Decide what is left open.
+    """Fill in the settings that depend on the credential.
 
-    Discovery is on exactly when it was asked for, or is possible; the base URL is what was meant by what was
-    pasted.
+    Discovery is on if requested, or by default with an API key. The base URL is normalised.
 
-    Errors: ConfigError when discovery was asked for without an API key.
+    Raises: ConfigError if discovery was requested without an API key.
     """
     discover = settings.watch.discover
     if discover and not has_api_key:
@@ -344,10 +352,10 @@ def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
 
 
 def for_demo(settings: DemoSettings) -> Settings:
-    """The same settings, aimed at the simulator: discovery on, and never the checkpoint of a real exporter.
+    """Return the exporter's settings for a demo.
 
-    New series are shown at once unless something else is asked for: whoever opens a demo wants to see numbers. The
-    base URL and the credential are the simulator's, known once it listens.
+    Discovery is on by default, the default state file is not used, and new series show their values at once unless
+    ``--metrics.hold-new-series`` is changed. The caller sets the base URL once the simulator listens.
     """
     metrics = settings.metrics
     if metrics.hold_new_series == MetricsSettings().hold_new_series:
@@ -367,16 +375,11 @@ def for_demo(settings: DemoSettings) -> Settings:
 
 
 def validate(settings: Settings) -> None:
-    """Refuse resolved settings that cannot work.
+    """Check resolved settings. No error quotes a value that could hold a credential.
 
-    Errors: ConfigError naming the wrong flag, or a group with one for each; no text quotes a value that could
-    hold a credential.
+    Raises: ConfigError, which names the wrong flag, or an ExceptionGroup with one for each.
     """
-    wrong = list(_wrong(settings))
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        raise ExceptionGroup("settings", wrong)
+    raise_all(_wrong(settings))
 
 
 def validate_observation(settings: DoctorSettings | RecordSettings) -> None:
@@ -388,21 +391,15 @@ def validate_observation(settings: DoctorSettings | RecordSettings) -> None:
     is_recording = isinstance(settings, RecordSettings)
     if (settings.conversation or is_recording) and not is_conversation_id(settings.conversation):
         wrong.append(ConfigError("--conversation", _NO_CONVERSATION_ID))
-    if not 1 <= settings.seconds <= 86_400:  # also refuses NaN
-        wrong.append(ConfigError("--seconds", "must be from 1 to 86400"))
+    wrong += out_of_bounds({"seconds": settings.seconds}, {"seconds": (1, 86_400)})
     if isinstance(settings, RecordSettings) and settings.output is None:
         wrong.append(ConfigError("--output", "name the file to write"))
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        raise ExceptionGroup("settings", wrong)
+    raise_all(wrong)
 
 
 def _wrong(settings: Settings) -> Iterator[ConfigError]:
     values = {key: value for key, _, _, value in _walk(settings, "")}
-    for key, (low, high) in _BOUNDS.items():
-        if not low <= values[key] <= high:  # also refuses NaN
-            yield ConfigError(f"--{key}", f"must be from {low:g} to {high:,.12g}".replace(",", ""))
+    yield from out_of_bounds(values, _BOUNDS)
     url = _wrong_base_url(settings.phonic)
     if url is not None:
         yield ConfigError("--phonic.base-url", url)
@@ -411,10 +408,10 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
     if settings.state.file == _NOWHERE:
         yield ConfigError(
             "--state.file",
-            "this user has no home to keep the checkpoint in; name a file, or give an empty value for none",
+            "this user has no home folder for the state file; set a file, or an empty value for none",
         )
     elif settings.state.file is not None and os.path.isdir(settings.state.file):  # noqa: PTH112
-        # Unlike `Path.is_dir` before Python 3.14, this is False where it cannot be told.
+        # Unlike `Path.is_dir` before Python 3.14, this returns False instead of raising OSError.
         yield ConfigError("--state.file", "is a folder; name a file in it")
     if not settings.web.listen_address and not settings.web.systemd_socket:
         yield ConfigError("--web.listen-address", "needs at least one address, such as :10058")
@@ -428,12 +425,12 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
 
 
 def route_prefix(web: WebSettings) -> str:
-    """What all paths begin with: nothing, or a path without a slash at its end."""
+    """Return the prefix of all paths, without a slash at its end; empty for none."""
     return (web.route_prefix or urlsplit(web.external_url).path).rstrip("/")
 
 
 def _wrong_external_url(text: str) -> str | None:
-    """The first thing that is wrong with it."""
+    """Return what is wrong with the URL, or None."""
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
@@ -444,18 +441,18 @@ def _wrong_external_url(text: str) -> str | None:
     is_path = text.startswith("/") and not url.netloc
     has_host = url.scheme in ("http", "https") and host and "@" not in url.netloc
     if not (is_path or has_host) or "?" in text or "#" in text:
-        return "must be http(s)://HOST with a port and a path where needed, or only a path"
+        return "must be http(s)://HOST with an optional port and path, or only a path"
     if not _PREFIX.fullmatch(url.path):
         return "must have a path like /phonic: segments of letters, digits and ._~-"
     return None
 
 
 def _wrong_base_url(phonic: PhonicSettings) -> str | None:
-    """The first thing that is wrong with it."""
+    """Return what is wrong with the URL, or None."""
     base_url = normalised(phonic.base_url)
     try:
         url = urlsplit(base_url)
-        host, _ = url.hostname, url.port  # a bad port shows only when asked for
+        host, _ = url.hostname, url.port  # raises ValueError for a bad port
     except ValueError:
         return "is not a URL"
     if url.scheme not in ("http", "https") or not host:
@@ -467,7 +464,7 @@ def _wrong_base_url(phonic: PhonicSettings) -> str | None:
     if re.search(r"\s", base_url):
         return "must not contain spaces"
     if url.scheme == "http" and not phonic.allow_http and not is_loopback(host):
-        return "plain http would send the credential in clear; use https, or --phonic.allow-http to insist"
+        return "plain http would send the credential unencrypted; use https, or allow it with --phonic.allow-http"
     return None
 
 
@@ -501,7 +498,7 @@ def _wrong_metrics(metrics: MetricsSettings) -> Iterator[ConfigError]:
 
 
 def _masked(url: str) -> str:
-    """A URL without what could be a credential; it need not have passed ``validate``."""
+    """Return a URL without user, password, query and fragment. It need not have passed `validate`."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -511,7 +508,7 @@ def _masked(url: str) -> str:
 
 
 def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[Any]", Any, Any]]:
-    """Each leaf of nested settings as (dotted name, field, type, value)."""
+    """Yield each leaf of nested settings as (dotted name, field, type, value)."""
     hints = get_type_hints(type(settings), include_extras=True)
     for field in attrs.fields(type(settings)):
         value = getattr(settings, field.name)
@@ -524,7 +521,7 @@ def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[An
 
 
 def _takes(hint: Any) -> str:
-    """The kind of value of a flag, for help."""
+    """Return the kind of value that a flag takes, for its help."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
@@ -536,7 +533,7 @@ def _takes(hint: Any) -> str:
 
 
 def _given_name(hint: Any) -> str | None:
-    """The name that an annotation gives its flag, where it is not the field's."""
+    """Return the flag name that an annotation sets, or None if it follows from the field."""
     names = [item.name for item in getattr(hint, "__metadata__", ()) if isinstance(item, Parameter)]
     return next((name[0] for name in names if isinstance(name, tuple) and name), None)
 

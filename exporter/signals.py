@@ -1,20 +1,21 @@
-"""Edge: signals before the program can hear them: its imports take half a second, and process 1 has no defaults.
+"""Edge: handles signals until the program installs its own handlers.
 
-Rules for this file: it imports nothing that takes time, and is the first of ours to be imported.
+Imports take long enough for a signal to arrive, and as process 1 of a container the program has no default
+handlers. So `exporter.__main__` imports this module first, and it imports nothing slow.
 """
 
 import os
 import signal
 from types import FrameType
 
-# Commands that end by themselves: for them a signal means what it always means.
+# Commands that end by themselves keep the default handlers.
 _SHORT = ("check-config", "dashboards", "doctor", "healthcheck", "record")
 
 _hangups: list[int] = []
 
 
-def heed(argv: list[str]) -> None:
-    """Until the program listens itself: SIGTERM and SIGINT end the process with 0, SIGHUP is kept for later."""
+def install(argv: list[str]) -> None:
+    """Install handlers: SIGTERM and SIGINT exit with code 0, SIGHUP is remembered. ``argv`` tells the command."""
     if argv[1:2] and argv[1] in _SHORT:
         return
     signal.signal(signal.SIGTERM, _leave)
@@ -23,14 +24,14 @@ def heed(argv: list[str]) -> None:
 
 
 def missed_hangup() -> bool:
-    """Whether a SIGHUP has come in since `heed`; asked once, the answer is no."""
+    """Whether a SIGHUP has arrived since `install` or the last call of this function."""
     missed = bool(_hangups)
     _hangups.clear()
     return missed
 
 
 def _leave(_: int, __: FrameType | None) -> None:
-    """Nothing has begun that would have to be ended in order, and an exception could be lost in an import."""
+    """Exit at once: nothing needs cleanup yet, and an import could swallow an exception."""
     os._exit(0)
 
 

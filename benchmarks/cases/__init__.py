@@ -1,1 +1,1 @@
-"""What is measured: each module has functions from `Options` to a `Report`."""
+"""The cases: functions that take `Options` and return a `Report`."""

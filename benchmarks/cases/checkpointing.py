@@ -1,4 +1,4 @@
-"""Tasks: what the checkpoint costs: each second, and at the start."""
+"""Tasks: cost of the state file, each second and at the start."""
 
 import time
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _AGENTS = 20
 
 
 def restoring(options: Options) -> Report:
-    """10,000 unfinished conversations in the checkpoint."""
+    """Restore 10,000 unfinished conversations."""
     count = 1000 if options.quick else 10_000
     file = options.folder / "restore.db"
     before = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
@@ -63,7 +63,7 @@ def restoring(options: Options) -> Report:
 
 
 def checkpointing(options: Options) -> Report:
-    """The checkpoint of a second in which 1,000, or 5,000, conversations changed."""
+    """Write the state after a second in which 1,000 or 5,000 conversations changed."""
     rows, data, goals = [], {}, []
     for count in (100,) if options.quick else (1000, 5000):
         collecting, costs, size = _cost(options, count)
@@ -112,7 +112,7 @@ async def _write(file: Path, conversations: Conversations) -> None:
 
 
 async def _restore(file: Path) -> tuple[float, Conversations]:
-    """Seconds, and what was restored."""
+    """Restore a state file; return the seconds it took, and the conversations."""
     start = time.perf_counter()
     conversations = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
     opened = await StateKeeper.open(file, label_names=_LABELS.names, now=time.time)
@@ -126,7 +126,7 @@ async def _restore(file: Path) -> tuple[float, Conversations]:
 async def _checkpoint(
     file: Path, conversations: Conversations, played: Sequence[Sequence[Snapshot]], count: int, writes: int
 ) -> tuple[Spread, Spread, int]:
-    """Milliseconds on the loop, CPU milliseconds altogether, and bytes."""
+    """Return milliseconds on the event loop, CPU milliseconds of all threads, and size in bytes."""
     checkpoint = await _open(file)
     source = _Timed(conversations)
     costs: list[float] = []
@@ -141,7 +141,7 @@ async def _checkpoint(
 
 
 class _Timed:
-    """A conversations, and the milliseconds of the event loop that each write took of it."""
+    """Wraps conversations, and records how many milliseconds of the event loop each write takes."""
 
     def __init__(self, conversations: Conversations) -> None:
         self.loop: list[float] = []

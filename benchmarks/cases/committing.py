@@ -1,4 +1,4 @@
-"""Tasks: what a scrape waits for its commit, and how late the event loop is with the state file on."""
+"""Tasks: duration of a scrape that waits for its commit, and lateness of the event loop with a state file."""
 
 import statistics
 import time
@@ -16,7 +16,7 @@ _PAUSE = 0.2
 
 
 def committing(options: Options) -> Report:
-    """Scrapes with and without a state file, in turns."""
+    """Scrape with and without a state file, alternately."""
     rows, data, goals = [], {}, []
     rounds = options.rounds_or(2)
     for live in (0, 50) if options.quick else _CELLS:
@@ -59,7 +59,7 @@ def committing(options: Options) -> Report:
 
 
 def _measure(live: int, options: Options, *, has_file: bool) -> tuple[list[float], list[float], int]:
-    """Milliseconds of each scrape, milliseconds late of each tick, and how many updates were lost."""
+    """Return the milliseconds of each scrape, the lateness of each tick in ms, and the number of lost updates."""
     load = Load(conversations=live, turns=40, first=14, updates=4 if options.quick else 6, period=_PERIOD)
     ticks = options.folder / "ticks.json"
     state = options.folder / "committing.db"
@@ -70,7 +70,7 @@ def _measure(live: int, options: Options, *, has_file: bool) -> tuple[list[float
         with following(EXPORTER, server, options.folder, *arguments, ticks=ticks) as client:
             client.open(live)
             server.wait_open(live)
-            time.sleep(_PAUSE)  # the ticker keeps the process from ever being idle
+            time.sleep(_PAUSE)  # with the ticker the process is never idle
             server.go()
             pages = []
             start = time.monotonic()
@@ -84,6 +84,6 @@ def _measure(live: int, options: Options, *, has_file: bool) -> tuple[list[float
 
 
 def _quantiles(values: list[float]) -> tuple[float, float]:
-    """The median and the 99th percentile."""
+    """Return the median and the 99th percentile."""
     quantiles = statistics.quantiles(values, n=100, method="inclusive")
     return quantiles[49], quantiles[98]

@@ -1,4 +1,4 @@
-"""Tasks: what open feeds cost: memory, the time to open them, and many of them on one core."""
+"""Tasks: cost of open feeds: memory, time to open them, and the capacity of one core."""
 
 import statistics
 import time
@@ -67,12 +67,12 @@ def _open(variant: str, count: int, tls: bool, options: Options) -> dict[str, fl
 
 
 def _clocks(client: Client) -> tuple[float, float]:
-    """Seconds it ran, and was kept waiting."""
+    """Return the seconds that the client ran, and that it waited for the core."""
     return client.process.cpu_seconds, client.process.waited_seconds
 
 
 def capacity(options: Options) -> Report:
-    """The largest workspace: 5,000 live conversations on one core over TLS."""
+    """Follow 5,000 live conversations on one core over TLS, the default watch limit."""
     count = 250 if options.quick else 5000
     updates = 6 if options.quick else 14
     load = Load(conversations=count, turns=40, first=14, updates=updates, period=2.0, tls=True)

@@ -1,4 +1,4 @@
-"""Tasks: what a message costs once it is in memory, and how that grows with the turns before it."""
+"""Tasks: cost of decoding a message in memory, and how it grows with the number of earlier turns."""
 
 import json
 import statistics
@@ -28,7 +28,7 @@ _TURNS = (5, 20, 50, 200, 500)
 
 
 class _Deriving:
-    """Decodes and derives the snapshots of one call, and keeps what they add."""
+    """Decodes and derives the snapshots of one call, and keeps the increments."""
 
     def __init__(self, read: Callable[[str], Snapshot | None]) -> None:
         self._read = read
@@ -77,7 +77,10 @@ _METHODS: dict[str, Callable[[], Callable[[str], object]]] = {
 
 
 def _play(method: Callable[[str], object], messages: list[bytes]) -> list[float]:
-    """Seconds for each message of a call. Each is a new string: decoders leave caches in the ones they read."""
+    """Return the seconds of each message of a call.
+
+    Each message is a new string, because decoders cache data in the strings that they read.
+    """
     seconds = []
     for message in messages:
         text = message.decode()
@@ -88,7 +91,7 @@ def _play(method: Callable[[str], object], messages: list[bytes]) -> list[float]
 
 
 def check(messages: list[bytes]) -> None:
-    """Errors: Unequal where skipping settled turns changes what is counted."""
+    """Check that full and incremental decoding count the same. Raises: Unequal."""
     full, tail = _Deriving(_fully), _Deriving(_tail_snapshots())
     for message in messages:
         full(message.decode())

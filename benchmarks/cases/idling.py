@@ -1,4 +1,4 @@
-"""Tasks: what an exporter costs before and beside its updates: the start, and looking for conversations."""
+"""Tasks: costs besides updates: the start of the process, and discovery."""
 
 import time
 
@@ -9,7 +9,7 @@ from ..rig import EXPORTER, FLOOR, following, scrape, serving
 
 
 def start_up(options: Options) -> Report:
-    """From the start of the process to its first page."""
+    """Measure the time from the start of the process to its first page."""
     rounds = options.rounds_or(10)
     seconds: dict[str, list[float]] = {FLOOR: [], EXPORTER: []}
     with serving(Load(conversations=1), options.folder) as server:
@@ -34,7 +34,7 @@ def start_up(options: Options) -> Report:
 
 
 def discovering(options: Options) -> Report:
-    """Discovery while nothing is live, and while 1,000 conversations are."""
+    """Run discovery with no live conversation and with 1,000."""
     live = 100 if options.quick else 1000
     short, long = (4.0, 8.0) if options.quick else (15.0, 65.0)
     found = {

@@ -1,4 +1,4 @@
-"""Tasks: how late everything on the event loop is while a page is scraped."""
+"""Tasks: lateness of the event loop during scrapes."""
 
 import json
 import statistics
@@ -16,7 +16,7 @@ _QUIET, _PAUSE = "without a scrape", 0.05
 _KINDS = {"text": (TEXT, False), "OpenMetrics, gzip": (OPENMETRICS, True)}
 
 Window = tuple[float, float]
-"""Beginning and end on the machine's monotonic clock."""
+"""Start and end on the machine's monotonic clock, in seconds."""
 
 
 def lateness(options: Options) -> Report:
@@ -48,7 +48,7 @@ def lateness(options: Options) -> Report:
 
 
 def _measure(variant: str, load: Load, seconds: float, options: Options) -> dict[str, list[float]]:
-    """Milliseconds late, by what was scraped meanwhile."""
+    """Return the lateness of ticks in ms, by what was scraped meanwhile."""
     ticks_file = options.folder / "ticks.json"
     windows: dict[str, list[Window]] = {}
     with (
@@ -78,7 +78,7 @@ def read_ticks(path: Path) -> list[tuple[float, float]]:
 
 
 def within(ticks: Sequence[tuple[float, float]], windows: Sequence[Window]) -> list[float]:
-    """Of the ticks, in order, those that were due in a window."""
+    """Return the lateness of the ticks that were due in a window. ``ticks`` must be in order."""
     times = [due for due, _ in ticks]
     chosen = (ticks[bisect_left(times, start) : bisect_right(times, end)] for start, end in windows)
     return [late for some in chosen for _, late in some]

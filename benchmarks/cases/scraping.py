@@ -1,4 +1,4 @@
-"""Tasks: what a page costs: rendering it, compared with prometheus_client, and packing it."""
+"""Tasks: cost of a page: rendering, compared with prometheus_client, and compression."""
 
 import statistics
 from collections.abc import Callable
@@ -27,10 +27,10 @@ def rendering(options: Options) -> Report:
         conversations = filled(live=live, agents=agents)
         for name, form in _FORMS.items():
             ours = page(conversations)
-            rendered = ours.render(form)  # the first page, which does not yet tell its own duration
+            rendered = ours.render(form)  # the first page lacks the metrics about its own rendering
             library = Library(rendered, form)
             if library.render() != rendered:
-                raise Unequal(f"the library writes another page: {name}, {live} live, {agents} agents")
+                raise Unequal(f"the library renders a different page: {name}, {live} live, {agents} agents")
             milliseconds: dict[str, list[float]] = {"ours": [], "library": []}
             for _ in range(rounds):
                 milliseconds["library"].append(_milliseconds(library.render))
@@ -102,5 +102,5 @@ def _milliseconds(call: Callable[[], object]) -> float:
 
 
 def _burst(call: Callable[[], object]) -> float:
-    """The median of several calls, so that a short one is not lost in noise."""
+    """Return the median of several calls, to reduce the noise of short ones."""
     return statistics.median(_milliseconds(call) for _ in range(5))

@@ -1,8 +1,8 @@
-"""Tasks: CPU time of an update, from the socket to the numbers, for floor, naive and exporter.
+"""Tasks: CPU time of an update, from the socket to the metric store, for floor, naive and exporter.
 
-Saturated: as fast as the client reads, warm caches, several messages for a wake-up. Paced: one conversation's
-snapshots come a second apart, evenly spread over all conversations, and the process sleeps in between. An
-operator lives in the paced case; an overload is the saturated one.
+Saturated cases send as fast as the client reads: caches are warm, and one wake-up reads several messages, as in an
+overload. Paced cases send one snapshot per conversation and second, evenly spread, and the process sleeps in
+between, as in normal operation.
 """
 
 import time
@@ -21,15 +21,16 @@ SCRAPE_SECONDS = 5.0
 
 
 class Unequal(Exception):
-    """The variants did not count the same, so nothing about their cost is worth knowing."""
+    """The variants counted differently, so that their costs cannot be compared."""
 
 
 @attrs.frozen(kw_only=True)
 class Cost:
-    """What a window cost a client: ``cpu_seconds`` for ``updates``, in ``seconds``.
+    """Cost of a client in a window: ``cpu_seconds`` for ``updates`` in ``seconds``.
 
-    ``behind`` as in `Played`. ``superseded``: updates not evaluated, of all of the load. ``waited_seconds`` is for
-    how long other programs had its core, since its start: if it is long, do not trust the round.
+    ``behind`` is as in `Played`. ``superseded`` counts the updates of the whole load that were not evaluated.
+    ``waited_seconds`` is how long the client has waited for its core since its start; if long, the round is not
+    reliable.
     """
 
     cpu_seconds: float
@@ -42,7 +43,7 @@ class Cost:
 
     @property
     def microseconds(self) -> float:
-        """CPU time of one update."""
+        """CPU time of one update in µs."""
         return self.cpu_seconds / self.updates * 1e6
 
     @property
@@ -56,7 +57,7 @@ Rounds = Mapping[str, Sequence[Cost]]
 
 
 def saturated(server: Server, client: Client) -> Cost:
-    """Everything there is to send."""
+    """Measure the whole load."""
     before, start = client.process.cpu_seconds, time.monotonic()
     server.go()
     played = server.wait_sent(server.load.total)
@@ -66,10 +67,10 @@ def saturated(server: Server, client: Client) -> Cost:
 
 
 def paced(server: Server, client: Client) -> Cost:
-    """The middle of the load, scraped now and then as Prometheus does (not the floor, which has no page)."""
+    """Measure the middle of the load, with scrapes as by Prometheus (except for the floor, which has no page)."""
     load = server.load
     server.go()
-    server.wait_sent(2 * load.conversations)  # first snapshots are another matter
+    server.wait_sent(2 * load.conversations)  # the first snapshots cost more
     before, start, first = client.process.cpu_seconds, time.monotonic(), server.played()
     end = start + (load.updates - 3) * load.period
     while time.monotonic() < end:
@@ -96,7 +97,7 @@ def _cost(client: Client, before: float, updates: int, seconds: float, behind: f
 
 
 def measure(load: Load, window: Window, options: Options, variant: str) -> tuple[Cost, Totals]:
-    """One variant, from its start to its end. Errors: Failed, Unequal when updates were lost."""
+    """Run one variant from start to end. Raises: Failed; Unequal if updates were lost."""
     with serving(load, options.folder) as server, following(variant, server, options.folder) as client:
         client.open(load.conversations)
         server.wait_open(load.conversations)
@@ -109,7 +110,7 @@ def measure(load: Load, window: Window, options: Options, variant: str) -> tuple
 
 
 def play(load: Load, window: Window, options: Options, rounds: int) -> Rounds:
-    """Rounds of all variants. Errors: Failed, Unequal."""
+    """Run the rounds of all variants. Raises: Failed, Unequal."""
     costs: dict[str, list[Cost]] = {variant: [] for variant in VARIANTS}
     for _ in range(rounds):
         counted = {}
@@ -165,7 +166,7 @@ def _report(name: str, title: str, load: Load, rounds: Rounds, goals: Sequence[G
 
 
 def _medians(rounds: Rounds) -> tuple[float, float]:
-    """Exporter to floor, and naive to exporter."""
+    """Return the median ratios of exporter to floor, and of naive to exporter."""
     floor, naive, ours = ([cost.microseconds for cost in rounds[variant]] for variant in VARIANTS)
     return ratio(ours, floor).median, ratio(naive, ours).median
 
@@ -173,7 +174,7 @@ def _medians(rounds: Rounds) -> tuple[float, float]:
 def _saturated(
     name: str, title: str, load: Load, options: Options, *, usual: int, to_naive: float | None = None
 ) -> Report:
-    """``to_naive`` is the goal for naive to exporter; None where there are no goals."""
+    """Run a saturated case. ``to_naive`` is the goal for naive to exporter; None: the case has no goals."""
     if options.quick:
         load = attrs.evolve(load, conversations=load.conversations // 10)
     rounds = play(load, saturated, options, options.rounds_or(usual))

@@ -1,1 +1,1 @@
-"""The programs that are compared with the exporter, each a process of its own."""
+"""The clients that the exporter is compared with, each a process of its own."""

@@ -1,7 +1,7 @@
-"""Tasks: what a floor and a naive client have in common: open feeds when told to, hand on every message.
+"""Tasks: the common part of the floor and the naive client: opens feeds on command, passes on every message.
 
-Speaks with its parent in lines: ``open N`` opens the feeds of the conversations 0 to N - 1, and every line is
-answered with the number of messages received so far. Ends when its standard input does.
+The parent sends commands as lines: ``open N`` opens the feeds of the conversations 0 to N - 1. The answer to every
+line is the number of messages received so far. The client ends at the end of its standard input.
 """
 
 import os
@@ -19,7 +19,7 @@ _OPENING_AT_ONCE = 50
 
 
 async def follow(base_url: str, receive: Callable[[str, str | bytes], None], **transport: Any) -> None:
-    """Call ``receive(conversation id, message)`` for each message; ``transport`` is for trio-websocket."""
+    """Call ``receive(conversation id, message)`` for each message. ``transport`` are options of trio-websocket."""
     limiter = trio.CapacityLimiter(_OPENING_AT_ONCE)
     context = ssl.create_default_context() if base_url.startswith("https") else None
     received = 0
@@ -35,7 +35,7 @@ async def follow(base_url: str, receive: Callable[[str, str | bytes], None], **t
             receive(identity, message)
 
     async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as commands:
-        async for command in commands:  # one at a time: the parent waits for the answer
+        async for command in commands:  # one at a time, because the parent waits for each answer
             if command.startswith(b"open "):
                 for number in range(int(command.removeprefix(b"open "))):
                     nursery.start_soon(one, nursery, conversation_id(number))

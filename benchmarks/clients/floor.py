@@ -1,4 +1,4 @@
-"""Tasks: the least a client on trio-websocket can do: receive with a large buffer, and throw away."""
+"""Tasks: the lower bound of a client on trio-websocket: it receives with a large buffer and discards messages."""
 
 import sys
 from functools import partial

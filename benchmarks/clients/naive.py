@@ -1,7 +1,7 @@
-"""Tasks: the exporter as written in an afternoon: defaults, `json`, and prometheus_client for every turn.
+"""Tasks: a naive exporter: default settings of the libraries, `json`, and prometheus_client for every turn.
 
-It counts the same as the exporter, under the same names, from the messages of one connection: each snapshot is
-parsed and walked from the first turn to the last, and a set of what was seen keeps turns from counting twice.
+It counts the same as the exporter, under the same names, from the messages of one connection. It parses each
+snapshot and visits all turns; a set of those already counted keeps it from counting a turn twice.
 """
 
 import json
@@ -33,7 +33,7 @@ _TIMINGS = (
 
 
 class Naive:
-    """Everything is a metric of prometheus_client in ``registry``."""
+    """Counts with metrics of prometheus_client in ``registry``."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -121,7 +121,7 @@ class Naive:
 
 
 def serve(naive: Naive) -> None:
-    """Serve its page from a thread, and say where."""
+    """Serve the page from a thread, and print its URL."""
     server, _ = start_http_server(0, "127.0.0.1", naive.registry)
     print(f"http://127.0.0.1:{server.server_port}/metrics", file=sys.stderr, flush=True)
 

@@ -1,8 +1,8 @@
-"""Tasks: a client with a ticker on its event loop, to learn how late everything on that loop is.
+"""Tasks: a client with a ticker on its event loop, which measures how late tasks on that loop run.
 
 ``python -m benchmarks.clients.ticking exporter|naive TICKS URL FILE [STATE]`` follows the conversations of the
-watch file FILE, or of the commands that `feeds` knows; the exporter has the state file STATE. At the end it
-writes the ticks to the file TICKS: a JSON list of (due, seconds late), times of the machine's monotonic clock.
+watch file FILE (exporter, with the state file STATE) or of the commands of `feeds` (naive). At the end it writes
+the ticks to the file TICKS: a JSON list of (due, seconds late); times are of the machine's monotonic clock.
 """
 
 import json
@@ -40,7 +40,7 @@ async def _tick(ticks: list[tuple[float, float]]) -> None:
 
 
 async def _export(base_url: str, watch_file: Path, state: Path | None) -> None:
-    """The whole exporter until standard input ends."""
+    """Run the whole exporter until the end of standard input."""
     settings = Settings(
         phonic=PhonicSettings(base_url=base_url),
         watch=WatchSettings(file=watch_file, discover=False),

@@ -1,4 +1,4 @@
-"""The four dashboards, one module each, every one a function of the objectives."""
+"""The four dashboards, one module each. Each is a function of the objectives."""
 
 from collections.abc import Callable
 

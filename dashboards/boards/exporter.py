@@ -1,4 +1,4 @@
-"""Pure: dashboard *Exporter*: can the other dashboards be trusted right now, and what does watching cost."""
+"""Pure: the dashboard *Exporter*: whether the other dashboards can be trusted, and the cost of watching."""
 
 from exporter.metrics import catalog as c
 from exporter.metrics.catalog import Family
@@ -18,11 +18,11 @@ REQUESTS_ALLOWED = c.REQUESTS_ALLOWED.name
 
 
 def build(slo: Slo) -> Board:
-    """Is it up, does it see everything, does it lose anything, what does it cost."""
+    """Build the rows: state, completeness, losses, cost."""
     return board(
         uid="phonic-exporter",
         title="Phonic / Exporter",
-        description="Can the other dashboards be trusted right now, and what does watching cost.",
+        description="Whether the other dashboards can be trusted now, and what watching costs.",
         since="now-3h",
         rows=[
             Row("Now", _now(slo)),
@@ -383,7 +383,7 @@ def _health(slo: Slo) -> list[Panel]:
 
 
 def _own(gauge: str) -> str:
-    """A gauge without labels of its own."""
+    """Return a selector of a gauge without labels of its own."""
     return f"{gauge}{{{SELECTED}}}"
 
 
@@ -441,7 +441,7 @@ def _cost() -> list[Panel]:
 
 
 def _reasons(family: Family, label: str, name: str = "all", prefix: str = "") -> tuple[Query, Query]:
-    """A counter each minute: as a whole, so that nothing shows as 0, and by the values that occurred."""
+    """Return two queries of a counter per minute: the sum (0 without events), and by the values that occurred."""
     return (
         Query(per_minute(rate(family)), name),
         Query(occurring(per_minute(rate(family, label)), family, label), f"{prefix}{{{{{label}}}}}"),

@@ -1,4 +1,4 @@
-"""Pure: dashboard *Latency*: how long callers wait for answers, at which agent, and in which stage."""
+"""Pure: the dashboard *Latency*: how long callers wait for answers, by agent and by stage."""
 
 from exporter.metrics import catalog as c
 from exporter.metrics.catalog import Family
@@ -13,7 +13,7 @@ from .questions import LATENCY_LINK, per_minute, share, slow_limit, slow_window
 BY = ("project", "agent")
 NAME = "{{project}} / {{agent}}"
 
-# What Phonic reports of a turn, in the order in which it happens, and how the stages share its first audio.
+# The timings that Phonic reports for a turn, in order of time; the last one contains the others.
 STAGES = (
     (c.MODEL_INPUT, "model input", "from API output to the model's input"),
     (c.MODEL_GENERATION, "model generation", "from the model's input to its first audio"),
@@ -22,7 +22,7 @@ STAGES = (
 
 
 def build(slo: Slo) -> Board:
-    """What the caller feels first, then who causes it, then where the time goes."""
+    """Build the rows: what callers experience, at which agents, in which stage."""
     return board(
         uid="phonic-latency",
         title="Phonic / Latency",
@@ -56,7 +56,7 @@ def _response(slo: Slo) -> list[Panel]:
         number(
             "Answered in time",
             f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
-            f"{share(objective)}; below {share(1 - slow_limit(slo))} somebody is paged.",
+            f"{share(objective)}; below {share(1 - slow_limit(slo))} an alert pages.",
             within(c.RESPONSE, limit, window=slow_window(slo)),
             "percentunit",
             steps=falling(1 - slow_limit(slo), objective),
@@ -75,9 +75,8 @@ def _response(slo: Slo) -> list[Panel]:
         ),
         number(
             "Answers",
-            "Turns with a response time, each minute, over the last five minutes: how much the "
-            "numbers beside this "
-            "one rest on.",
+            "Turns with a response time, each minute, over the last five minutes: the number of turns behind the "
+            "quantiles beside it.",
             per_minute(rate(c.RESPONSE, part="count")),
             "cpm",
             width=4,
@@ -107,7 +106,7 @@ def _agents(slo: Slo) -> list[Panel]:
             "Response p95, the ten slowest agents",
             f"Agents whose callers wait longest. Dashed: the objective, {limit:g} s.",
             "s",
-            # `> 0` drops agents without turns, which are NaN and would take the first places.
+            # `> 0` drops agents without turns: they are NaN, which topk sorts first.
             Query(f"topk(10, {quantile(0.95, c.RESPONSE, *BY)} > 0)", NAME, exemplar=True),
             steps=((None, "transparent"), (limit, RED)),
             capped=c.RESPONSE.buckets[-1],
@@ -115,7 +114,7 @@ def _agents(slo: Slo) -> list[Panel]:
         trend(
             "Share of slow turns, the ten worst agents",
             f"Turns answered later than {limit:g} s, of the {slow_window(slo)} before. Dashed: what the objective "
-            f"allows, {share(allowed)}, and from where somebody is paged, {share(slow_limit(slo))}.",
+            f"allows, {share(allowed)}, and where the paging alert begins, {share(slow_limit(slo))}.",
             "percentunit",
             Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY, window=slow_window(slo))})", NAME),
             steps=((None, "transparent"), (allowed, ORANGE), (slow_limit(slo), RED)),
@@ -151,7 +150,7 @@ def _agents(slo: Slo) -> list[Panel]:
 
 
 def _stages() -> list[Panel]:
-    # Below 0 where first audios of turns whose answer has yet to begin are counted already.
+    # Negative while turns with a first audio whose answer has not begun are counted.
     before = f"clamp_min({mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)}), 0)"
     return [
         trend(

@@ -1,4 +1,4 @@
-"""Pure: dashboard *Live conversations*: the calls going on now, one by one, and the shape of those just ended."""
+"""Pure: the dashboard *Live conversations*: each live call, and distributions of recently ended ones."""
 
 from exporter.metrics import catalog as c
 from exporter.metrics.catalog import Family
@@ -12,7 +12,7 @@ from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zer
 
 UID = "phonic-live"
 
-# Empty selects every conversation; exemplars fill in theirs.
+# An empty value selects every conversation; links of exemplars set it to theirs.
 CHOSEN = 'conversation_id=~"$conversation.*"'
 CONVERSATION_LINK = (
     f"/d/{UID}"
@@ -22,7 +22,7 @@ CONVERSATION_LINK = (
 
 
 def build(slo: Slo) -> Board:
-    """Who waits, then every call, then one of them closely."""
+    """Build the rows: waiting callers, every call, one call in detail."""
     return board(
         uid=UID,
         title="Phonic / Live conversations",
@@ -214,6 +214,6 @@ def _chosen(family: Family) -> str:
 
 
 def _called(expr: str) -> str:
-    """With exactly the labels the table shows, so that all its queries become one row."""
+    """Reduce to the labels that the table shows, so that its queries are merged into one row per call."""
     joined = of_selected_agents(expr).replace("(project, agent)", "(project, agent, origin)")
     return f"max by (conversation_id, project, agent, origin) ({joined})"

@@ -1,4 +1,4 @@
-"""Pure: dashboard *Overview*: are callers suffering, since when, and at which agent."""
+"""Pure: the dashboard *Overview*: whether callers have problems, since when, and at which agent."""
 
 from exporter.metrics import catalog as c
 
@@ -34,11 +34,11 @@ from .questions import (
 
 
 def build(slo: Slo) -> Board:
-    """Colours on top, then since when and at which agent, then everything else."""
+    """Build the rows: state, history and agents, everything else."""
     return board(
         uid="phonic-overview",
         title="Phonic / Overview",
-        description="Are callers suffering, since when, and at which agent.",
+        description="Whether callers have problems, since when, and at which agent.",
         rows=[
             Row("Now", _now(slo)),
             Row("Since when", _suffering(slo)),
@@ -75,7 +75,7 @@ def _now(slo: Slo) -> list[Panel]:
         number(
             "Answered in time",
             f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
-            f"{share(objective)}; below {share(1 - slow_limit(slo))} somebody is paged.",
+            f"{share(objective)}; below {share(1 - slow_limit(slo))} an alert pages.",
             within(c.RESPONSE, limit, window=slow_window(slo)),
             "percentunit",
             steps=falling(1 - slow_limit(slo), objective),

@@ -1,5 +1,5 @@
-"""Pictures of the dashboards without Grafana: their JSON and a Prometheus in, pages and PNGs out.
+"""Draws the dashboards without Grafana: from their JSON and a running Prometheus to HTML pages and PNGs.
 
-``python -m dashboards.pictures --help``. Grafana draws better; this draws anywhere, from the same queries, units,
-thresholds, legends and places on the grid, so that a README can show what real data look like.
+``python -m dashboards.pictures --help``. The pictures use the same queries, units, thresholds, legends and layout
+as Grafana, so that the documentation can show real data without a Grafana server.
 """

@@ -1,4 +1,4 @@
-"""Wiring: draw every dashboard from a running Prometheus, as HTML, and as PNG where there is a Chromium."""
+"""Wiring: draws every dashboard from a running Prometheus as HTML, and as PNG if Chromium is installed."""
 
 import argparse
 import json
@@ -22,13 +22,13 @@ _DRAWING_MILLISECONDS = 10_000
 
 
 def window(end: float, seconds: float, variables: Mapping[str, str]) -> Window:
-    """The last ``seconds`` before ``end``; variables that are not given select everything."""
+    """Return the window of ``seconds`` before ``end``. Variables that are not given select everything."""
     known = {**queries.EVERYTHING, **variables, "__range": f"{seconds:.0f}s"}
     return Window(start=end - seconds, end=end, variables=known)
 
 
 def components() -> str:
-    """Address of the bundle of Grafana's components that `make components` made; empty where there is none."""
+    """Return the address of the bundle that `make components` has built, or an empty string without one."""
     folder = Path(
         os.environ.get("GRAFANA_COMPONENTS") or "~/.cache/phonic-exporter/grafana-components"
     ).expanduser()
@@ -36,13 +36,13 @@ def components() -> str:
 
 
 def draw(board: Mapping[str, object], url: str, shown: Window, bundle: str = "") -> str:
-    """One dashboard as an HTML page, from the Prometheus at ``url``, by the components of ``bundle`` if given."""
+    """Draw a dashboard as HTML from the Prometheus at ``url``, with the components of ``bundle``, if any."""
     with httpx.Client(timeout=30) as http:
         return page(board, shown, Server(http, url, shown), bundle)
 
 
 def picture(html: Path, png: Path, pixels: int) -> None:
-    """Photograph a page. Raises FileNotFoundError without Chromium, CalledProcessError when it fails."""
+    """Take a screenshot of a page. Raises: FileNotFoundError without Chromium, CalledProcessError if it fails."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         raise FileNotFoundError("chromium")
@@ -53,7 +53,7 @@ def picture(html: Path, png: Path, pixels: int) -> None:
             "--no-sandbox",
             "--disable-gpu",
             "--hide-scrollbars",
-            "--allow-file-access-from-files",  # the page's script lies in another folder
+            "--allow-file-access-from-files",  # the script of the page is in another folder
             f"--virtual-time-budget={_DRAWING_MILLISECONDS}",
             f"--window-size={WIDTH},{pixels}",
             f"--screenshot={png}",
@@ -66,7 +66,7 @@ def picture(html: Path, png: Path, pixels: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw them all into a folder."""
+    """Draw all dashboards into a folder."""
     parser = argparse.ArgumentParser(prog="python -m dashboards.pictures", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--prometheus", default="http://localhost:9090", metavar="URL")

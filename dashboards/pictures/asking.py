@@ -1,4 +1,4 @@
-"""Edge: a Prometheus asked over HTTP for what panels show within one window of time."""
+"""Edge: queries a Prometheus over HTTP for the data of panels in one window of time."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ POINTS = 240
 
 @attrs.frozen(kw_only=True)
 class Window:
-    """What is looked at: Unix seconds, and the values of the dashboard's variables."""
+    """A window of time in Unix seconds, and the values of the dashboard's variables."""
 
     start: float
     end: float
@@ -31,7 +31,7 @@ class Window:
 
 
 class Ask(Protocol):
-    """Whoever answers queries; all over the same window."""
+    """Answers queries over one window."""
 
     def over_time(self, expr: str) -> Results:
         """Series with ``values``."""
@@ -48,7 +48,7 @@ class Ask(Protocol):
 
 @attrs.frozen
 class Server:
-    """A Prometheus. Raises httpx.HTTPError when it does not answer, ValueError with its words when it refuses."""
+    """A Prometheus. Raises: httpx.HTTPError without an answer, ValueError with its message for a bad query."""
 
     http: httpx.Client
     url: str

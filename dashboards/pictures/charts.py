@@ -1,4 +1,4 @@
-"""Pure: series as SVG: lines, stacked areas, heatmaps with exemplars, histograms."""
+"""Pure: draws series as SVG: lines, stacked areas, heatmaps with exemplars, histograms."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ BARS = "#5794f2"
 
 @attrs.frozen
 class Line:
-    """One series: times and values, NaN where there was none."""
+    """A series: times and values, NaN for missing ones."""
 
     name: str
     points: list[tuple[float, float]]
@@ -34,7 +34,7 @@ class Line:
 
 @attrs.frozen(kw_only=True)
 class Plane:
-    """Where values lie in pixels: ``top`` is the value at the upper edge."""
+    """Maps times and values to pixels; ``top`` is the value at the upper edge."""
 
     width: float
     height: float
@@ -59,10 +59,10 @@ def lines(
     exemplars: Sequence[tuple[float, float]],
     ceiling: float | None,
 ) -> str:
-    """Lines or stacked areas from 0 up, dashed limits, diamonds."""
+    """Draw lines or stacked areas from 0 up, dashed limits, and exemplars as diamonds."""
     drawn = _stacked(series) if stacked else [(line, line.points, []) for line in series]
     highest = max((value for _, points, _ in drawn for _, value in points if not math.isnan(value)), default=0.0)
-    # A limit far above everything would flatten what there is to see.
+    # A limit far above all values would make the lines flat.
     near = [value for value, _ in limits if value <= 3 * highest]
     top = max([1.08 * highest, *(1.15 * value for value in near), *(value for _, value in exemplars)]) or 1.0
     plane = Plane(width=size[0], height=size[1], window=window, top=max(top, ceiling or 0.0))
@@ -96,7 +96,7 @@ def heat(
     size: tuple[float, float],
     exemplars: Sequence[tuple[float, float]],
 ) -> str:
-    """Columns in time, a cell for each bucket (upper ``bounds``, lowest first); brighter is more."""
+    """Draw columns over time with a cell for each bucket (upper ``bounds``, lowest first); brighter means more."""
     plane = Plane(width=size[0], height=size[1], window=window, top=len(bounds))
     most = max((count for _, counts in columns for count in counts), default=0.0) or 1.0
     parts = [_times(plane)]
@@ -123,7 +123,7 @@ def heat(
 
 
 def spread(values: Sequence[float], size: tuple[float, float], unit: str) -> str:
-    """How many values lie in each of a dozen equal ranges."""
+    """Draw how many values are in each of a dozen equal ranges."""
     step = ticks(max(values) or 1.0, unit, 12)[1]
     counts = [0] * (int(max(values) / step) + 1)
     for value in values:
@@ -144,7 +144,7 @@ def spread(values: Sequence[float], size: tuple[float, float], unit: str) -> str
 
 
 def _stacked(series: Sequence[Line]) -> list[tuple[Line, list[tuple[float, float]], list[tuple[float, float]]]]:
-    """Each line with its points on top of those before, and what it stands on; no value counts as 0."""
+    """Return each line with its points on top of the previous lines, and the points below; missing counts as 0."""
     times = sorted({time for line in series for time, _ in line.points})
     below = dict.fromkeys(times, 0.0)
     result = []
@@ -157,7 +157,7 @@ def _stacked(series: Sequence[Line]) -> list[tuple[Line, list[tuple[float, float
 
 
 def _pieces(points: Sequence[tuple[float, float]], step: float) -> list[list[tuple[float, float]]]:
-    """Without values there is no line, neither is there one over a hole."""
+    """Split points into pieces at missing values and gaps."""
     pieces: list[list[tuple[float, float]]] = []
     before = -math.inf
     for time, value in points:

@@ -1,4 +1,4 @@
-"""Pure: a dashboard's JSON and its answers as one self-contained HTML page in Grafana's dark look."""
+"""Pure: renders a dashboard's JSON and its data as one self-contained HTML page in Grafana's dark theme."""
 
 import json
 import math
@@ -49,15 +49,15 @@ svg { display: block; }
 
 
 def height(board: Json) -> int:
-    """Pixels of the whole page."""
+    """Return the height of the whole page in pixels."""
     lowest = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
     return int(HEAD + lowest * (CELL + GAP) + 30)
 
 
 def page(board: Json, window: Window, ask: Ask, components: str = "") -> str:
-    """The dashboard over ``window``, by Grafana's components where their bundle is at the address ``components``.
+    """Render the dashboard over ``window``, with the bundle of Grafana's components at ``components``, if any.
 
-    What ``ask`` raises is raised.
+    Raises: the errors of ``ask``.
     """
     panels = "".join(_placed(panel, window, ask, components=bool(components)) for panel in board["panels"])
     script = (
@@ -105,7 +105,7 @@ _NOTHING = '<div class="none">No data</div>'
 
 
 def _dimmed(hue: str) -> str:
-    """A background on which white text can be read."""
+    """Return a darker background on which white text is readable."""
     return f"color-mix(in srgb, {hue} 72%, black)" if hue != COLORS["text"] else "#22252b"
 
 
@@ -234,7 +234,7 @@ _DRAWN = {"timeseries": _trend, "heatmap": _heat, "histogram": _spread, "table":
 
 
 def _points(series: Json) -> list[tuple[float, float]]:
-    """What cannot be drawn counts as no value: NaN, and the infinite."""
+    """Return the points of a series. Infinite values become NaN, which is not drawn."""
     points = ((float(time), float(value)) for time, value in series["values"])
     return [(time, value if math.isfinite(value) else math.nan) for time, value in points]
 

@@ -1,4 +1,4 @@
-"""Pure: a panel and its answers as `components/app.jsx` takes them, for the kinds of panel that it draws."""
+"""Pure: converts a panel and its data into the input of `components/app.jsx`, for the panels that it draws."""
 
 import math
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ Json = Mapping[str, Any]
 
 
 def expression(target: Json, window: Window) -> str:
-    """The query with the window's variables in it; one with a smallest step of its own looks back that far."""
+    """Return the query with the window's variables. Its own smallest step replaces the rate interval."""
     rate = target.get("interval") or window.variables["__rate_interval"]
     return substituted(target["expr"], {**window.variables, "__rate_interval": rate})
 
 
 def rows(panel: Json, window: Window, ask: Ask) -> list[dict[str, Any]]:
-    """A table's rows, merged by their labels, as values by source column."""
+    """Return the rows of a table, merged by labels, as values by source column."""
     merged: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
     for target in panel["targets"]:
         for each in ask.at_the_end(expression(target, window)):
@@ -28,7 +28,7 @@ def rows(panel: Json, window: Window, ask: Ask) -> list[dict[str, Any]]:
 
 
 def payload(panel: Json, window: Window, ask: Ask) -> dict[str, Any] | None:
-    """What is drawn, or None for a kind of panel that is not among the components, and where there is no data."""
+    """Return the input, or None without data or for a kind of panel without a component."""
     made = _MADE.get(panel["type"])
     content = made(panel, window, ask) if made else None
     if content is None:

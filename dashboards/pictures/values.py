@@ -1,11 +1,11 @@
-"""Pure: how a panel's JSON wants its values to look: units, decimals, colours, names."""
+"""Pure: formats values as a panel's JSON demands: units, decimals, colours, names."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Grafana's dark look.
+# Grafana's dark theme.
 COLORS = {
     "green": "#73bf69",
     "orange": "#ff9830",
@@ -25,7 +25,7 @@ _SUFFIXES = {"cpm": " /min", "cps": " /s", "Bps": "B/s"}
 
 
 def shown(value: float, unit: str, decimals: int | None = None) -> str:
-    """A number as Grafana writes it, near enough."""
+    """Format a number approximately as Grafana does."""
     if not math.isfinite(value):
         return "-"
     if unit == "percentunit":
@@ -53,13 +53,13 @@ def _digits(value: float, decimals: int | None) -> str:
 
 
 def color(value: float, steps: Sequence[Mapping[str, Any]]) -> str:
-    """The colour of the highest threshold step that ``value`` reaches."""
+    """Return the colour of the highest threshold step that ``value`` reaches."""
     reached = [step for step in steps if step.get("value") is None or value >= step["value"]]
     return COLORS[reached[-1]["color"]] if reached else COLORS["text"]
 
 
 def mapped(value: float | None, defaults: Mapping[str, Any]) -> tuple[str, str]:
-    """Text and colour of one number under a panel's mappings, unit and thresholds."""
+    """Return text and colour of a number by a panel's mappings, unit and thresholds."""
     missing = value is None or math.isnan(value)
     for mapping in defaults.get("mappings", ()):
         options = mapping["options"]
@@ -80,12 +80,12 @@ def _steps(defaults: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def legend(target: Mapping[str, Any], metric: Mapping[str, str]) -> str:
-    """The name of a series."""
+    """Return the name of a series."""
     return re.sub(r"{{(\w+)}}", lambda m: metric.get(m[1], ""), target["legendFormat"])
 
 
 def ticks(top: float, unit: str, most: int) -> list[float]:
-    """Round values from 0 up to ``top``, as many as ``most`` or a few less."""
+    """Return at most ``most`` round values from 0 up to ``top``."""
     whole = _whole(top, unit)
     rough = top / whole / most
     size = 10 ** math.floor(math.log10(rough))
@@ -94,7 +94,7 @@ def ticks(top: float, unit: str, most: int) -> list[float]:
 
 
 def _whole(top: float, unit: str) -> float:
-    """What counts as one: minutes and mebibytes are not decimal."""
+    """Return the base of round values: minutes and mebibytes are not decimal."""
     if unit == "bytes":
         return next((size for size, _ in _BINARY if top >= 2 * size), 1.0)
     if unit == "s":

@@ -126,7 +126,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @attrs.define(kw_only=True)
 class LiveState:
-    """What the live gauges show of a conversation, at its newest snapshot.
+    """What the live gauges show of a conversation, at its newest snapshot (semantics 17).
 
     ``duration``, ``model_generation``, ``first_audio``: seconds, the last two of the newest turn that has them.
     ``waiting_since``: Unix time at which the user's turn ended, while the newest turn is the user's.

@@ -1,7 +1,7 @@
 """Pure: whether the end of a conversation is counted, and what it adds (semantics 7).
 
 The live feed says only that a conversation is over. Who ended it, interruptions and failures of tools are in its
-REST record (API 2.3, 2.4), which is read once after the end. A conversation that was never watched is counted from
+REST record (API 2.2, 2.3), which is read once after the end. A conversation that was never watched is counted from
 its record alone.
 """
 

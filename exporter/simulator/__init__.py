@@ -1,1 +1,1 @@
-"""Edge: a Phonic to try things on. Knows nothing of the exporter."""
+"""Edge: a simulated Phonic for the demo and the tests. Independent of the exporter's code."""

@@ -1,4 +1,4 @@
-"""State: who may ask the simulated Phonic for what: one API key, and the session tokens minted with it."""
+"""State: the credentials of the simulated Phonic: one API key, and the session tokens created with it."""
 
 import secrets
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ _USUAL_S: Final = 300
 
 
 class BadTokenRequest(Exception):
-    """A request for a session token that fails validation; ``problems`` maps parameter to reason."""
+    """An invalid request for a session token; ``problems`` maps parameters to reasons."""
 
     def __init__(self, problems: dict[str, str]) -> None:
         super().__init__("invalid session token request")
@@ -22,7 +22,7 @@ class BadTokenRequest(Exception):
 
 @attrs.frozen(kw_only=True)
 class Token:
-    """A session token; ``conversations`` is None when it reads every conversation."""
+    """A session token. ``conversations`` are the ids that it may read; None means all."""
 
     text: str
     expires_at: float
@@ -30,7 +30,7 @@ class Token:
 
 
 class Access:
-    """Judges credentials. Lives on the trio thread."""
+    """Checks credentials. Used on the trio thread only."""
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key
@@ -40,14 +40,16 @@ class Access:
         return text is not None and secrets.compare_digest(text.encode(), self._api_key.encode())
 
     def token(self, text: str | None) -> Token | None:
-        """The session token with this text, unless unknown or expired."""
+        """Return the session token with this text, or None if it is unknown or expired."""
         token = self._tokens.get(text or "")
         return token if token is not None and trio.current_time() < token.expires_at else None
 
     def mint(self, request: object) -> tuple[Token, int]:
-        """A new session token and its lifetime in seconds, from the decoded body of a request.
+        """Create a session token; return it with its lifetime in seconds.
 
-        Raises BadTokenRequest.
+        ``request`` is the decoded JSON body.
+
+        Raises: BadTokenRequest.
         """
         body: Mapping[str, Any] = request if isinstance(request, dict) else {}
         seconds, conversations = body.get("ttl_seconds", _USUAL_S), body.get("conversation_ids")
@@ -72,6 +74,6 @@ class Access:
 
 
 def bearer(authorization: str | None) -> str | None:
-    """The credential of an ``Authorization`` header; None when there is none of this scheme."""
+    """Return the credential of an ``Authorization`` header with the Bearer scheme, or None."""
     scheme, _, credential = (authorization or "").partition(" ")
     return credential.strip() if scheme.lower() == "bearer" else None

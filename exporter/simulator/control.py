@@ -1,22 +1,24 @@
-"""Edge: what a test harness can see and do to a running simulator, under ``/simulator/``. No credential needed.
+"""Edge: the control API of a running simulator for tests, under ``/simulator/``. Needs no credential.
 
 ``GET /simulator/state``
-    ``now_ms`` (plan time), ``epoch_ms`` (Unix time of plan time 0), ``held``, ``complete`` (the plan is played
-    to its end), ``open_sockets``, ``sent`` (frames and faults by kind), ``faults``, ``absences`` (pairs of plan
-    times, the second null while it lasts), and for each conversation that has begun ``live``, ``connections``
-    (handshakes so far) and ``last_snapshot_sent`` (to an observer who stayed).
+    ``now_ms`` (plan time), ``epoch_ms`` (Unix time of plan time 0), ``held``, ``complete`` (all planned
+    conversations are over), ``open_sockets``, ``sent`` (frames and faults by kind), ``faults``, ``absences``
+    (pairs of plan times; the second is null for the present absence), and for each conversation that has begun
+    ``live``, ``connections`` (handshakes so far) and ``last_snapshot_sent`` (to an observer that is still
+    connected).
 ``PUT /simulator/faults``
-    A JSON list of transport faults (``["drop=0.01", "outage=1@30:60"]``) that replaces the present ones; 400 with
-    the reason otherwise. Planned faults (slow-model, latency-spike, error-wave) belong to the scenario: refused.
+    Replaces the transport faults with a JSON list (``["drop=0.01", "outage=1@30:60"]``); 400 with the reason if
+    the list is invalid or holds a planned fault (slow-model, latency-spike, error-wave), which belongs to the
+    scenario.
 ``POST /simulator/drop``
-    Drops every open live socket at once. Replies ``{"dropped": n}``.
+    Drops every open live socket. Replies ``{"dropped": n}``.
 ``POST /simulator/hold``, ``POST /simulator/release``
-    While held no conversation ends; everything else goes on. Upon release those whose time has passed end, with
-    the values that were planned.
+    While held, no conversation ends; everything else continues. On release, the conversations whose planned end
+    has passed end with their planned values.
 ``POST /simulator/leave``
-    The observers are away, until ``hold`` or ``release``: conversations that begin and end meanwhile do so unseen,
-    also with ``--simulator.patient``; those that began before wait for their return. Open sockets are dropped.
-    Call it after the observers were stopped.
+    Tells the simulator that all observers are away until ``hold`` or ``release``: conversations that begin and end
+    meanwhile are never observed, even with ``--simulator.patient``; those that began before do not end until the
+    observers return. Drops open sockets. Call it after stopping the observers.
 """
 
 import msgspec
@@ -25,15 +27,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .faults import PLANNED, parse_fault
+from .playback import Playback
 from .replies import failure, reply
-from .stage import Stage
 
 
 class Control:
-    """Handlers over a stage."""
+    """The handlers of the control API."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, playback: Playback) -> None:
+        self._playback = playback
 
     def routes(self) -> list[Route]:
         return [
@@ -46,7 +48,7 @@ class Control:
         ]
 
     async def _state(self, _: Request) -> Response:
-        return reply(self._stage.report())
+        return reply(self._playback.report())
 
     async def _faults(self, request: Request) -> Response:
         try:
@@ -56,20 +58,20 @@ class Control:
         planned = [fault.kind for fault in faults if fault.kind in PLANNED]
         if planned:
             return failure(400, f"{planned[0]} belongs to the scenario")
-        self._stage.switch(faults)
-        return reply(self._stage.report())
+        self._playback.switch(faults)
+        return reply(self._playback.report())
 
     async def _drop(self, _: Request) -> Response:
-        return reply({"dropped": self._stage.drop_all()})
+        return reply({"dropped": self._playback.drop_all()})
 
     async def _hold(self, _: Request) -> Response:
-        self._stage.hold()
-        return reply(self._stage.report())
+        self._playback.hold()
+        return reply(self._playback.report())
 
     async def _leave(self, _: Request) -> Response:
-        self._stage.leave()
-        return reply(self._stage.report())
+        self._playback.leave()
+        return reply(self._playback.report())
 
     async def _release(self, _: Request) -> Response:
-        self._stage.release()
-        return reply(self._stage.report())
+        self._playback.release()
+        return reply(self._playback.report())

@@ -1,8 +1,8 @@
-"""Pure: the ways in which the simulated Phonic can misbehave, as values, and what they do to a frame.
+"""Pure: the faults of the simulated Phonic: their notation, and what they do to a frame.
 
-Two families. *Planned* faults change what happens in conversations (slow answers, error endings), so they are
-part of the plan and an oracle knows them. *Transport* faults change only how the story is told; whoever reads
-to the end learns the same story.
+There are two kinds. *Planned* faults change what happens in conversations (slow answers, error endings). They are
+part of the plan, so that a test's oracle knows them. *Transport* faults change only how conversations are
+transmitted: an observer that reads to the end learns the same values with and without them.
 """
 
 import random
@@ -20,14 +20,14 @@ PLANNED: Final = {
 TRANSPORT: Final = {
     "drop": "share of updates after which the socket is dropped: reset, 1001, 1011 or 1012",
     "duplicate": "share of updates sent twice",
-    "stale": "share of updates followed by the one before",
+    "stale": "share of updates followed by the previous one",
     "gap": "share of updates left out; never the first or the last of a connection",
-    "garbage": "share of updates preceded by noise: no JSON, a wrong shape, impossible timings",
-    "silence": "share of sockets that say nothing",
+    "garbage": "share of updates preceded by garbage: invalid JSON, a wrong shape, impossible timings",
+    "silence": "share of sockets that send nothing",
     "storm": "share of sockets dropped when the window opens",
     "outage": "share of requests and handshakes answered with 503; open sockets are dropped",
-    "slow-open": "share of handshakes answered a second late, as over a real network",
-    "unlisted-agents": "share of agents that the list of agents leaves out",
+    "slow-open": "share of handshakes answered a second late",
+    "unlisted-agents": "share of agents missing from the list of agents",
     "reject-401": "share of handshakes refused with this status",
     "reject-403": "share of handshakes refused with this status",
     "reject-404": "share of handshakes refused with this status",
@@ -38,7 +38,7 @@ TRANSPORT: Final = {
     "rest-429": "share of requests answered with 429 and Retry-After",
     "rest-timeout": "share of requests never answered",
     "rest-html": "share of requests answered with a page of HTML",
-    "rest-truncated": "share of requests whose body stops half-way",
+    "rest-truncated": "share of requests whose body is cut in half",
 }
 REST_FAULTS: Final = tuple(kind for kind in TRANSPORT if kind.startswith("rest-"))
 REJECTIONS: Final = tuple(kind for kind in TRANSPORT if kind.startswith("reject-"))
@@ -64,7 +64,7 @@ _NOISE: Final = (
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """``kind`` at strength ``value`` (a share from 0 to 1, or a factor) in a window of ms after the start."""
+    """A fault: ``value`` is a share from 0 to 1, or a factor. Active in a window of plan time."""
 
     kind: str
     value: float
@@ -72,13 +72,14 @@ class Fault:
     until_ms: float = _NEVER
 
     def active(self, at_ms: float) -> bool:
+        """Whether the window includes a plan time in ms."""
         return self.since_ms <= at_ms < self.until_ms
 
 
 def parse_fault(text: str) -> Fault:
-    """Read ``kind=value`` or ``kind=value@from:to`` (seconds after the start; either may be left out).
+    """Parse ``kind=value`` or ``kind=value@from:to`` (seconds after the start; either may be left out).
 
-    Raises ValueError with a reason a user can act on.
+    Raises: ValueError with a reason for the user.
     """
     match = _NOTATION.fullmatch(text.strip())
     if match is None:
@@ -98,25 +99,28 @@ def parse_fault(text: str) -> Fault:
     elif value > 1:
         raise ValueError(f"{kind} is a share from 0 to 1")
     if kind == "storm" and since_ms < 0:
-        raise ValueError("storm needs the second at which it breaks out: storm=1@30:")
+        raise ValueError("storm needs the second at which it starts: storm=1@30:")
     if since_ms >= until_ms:
         raise ValueError(f"the window of {text!r} is empty")
     return Fault(kind=kind, value=value, since_ms=since_ms, until_ms=until_ms)
 
 
 def strength(faults: Iterable[Fault], kind: str, at_ms: float) -> float:
-    """The largest value among the active faults of this kind; 0 when there is none."""
+    """Return the largest value of the active faults of this kind, or 0."""
     return max((fault.value for fault in faults if fault.kind == kind and fault.active(at_ms)), default=0.0)
 
 
 def next_edge_ms(faults: Iterable[Fault], after_ms: float) -> float:
-    """When the next window opens or closes; infinity when none will."""
+    """Return the plan time at which the next window opens or closes, or infinity."""
     edges = (edge for fault in faults for edge in (fault.since_ms, fault.until_ms) if edge > after_ms)
     return min(edges, default=_NEVER)
 
 
 def chosen(faults: Iterable[Fault], kinds: Iterable[str], at_ms: float, rng: random.Random) -> str | None:
-    """The first of ``kinds`` that strikes, or None. Draws once per kind, so one rate does not move another."""
+    """Return the first of ``kinds`` that occurs, or None.
+
+    Draws one random number per kind, so that the rate of one kind does not change when another occurs.
+    """
     draws = [(kind, rng.random()) for kind in kinds]
     active = tuple(faults)
     return next((kind for kind, draw in draws if draw < strength(active, kind, at_ms)), None)
@@ -125,10 +129,15 @@ def chosen(faults: Iterable[Fault], kinds: Iterable[str], at_ms: float, rng: ran
 def disturbed(
     frame: bytes, previous: bytes | None, faults: Iterable[Fault], at_ms: float, rng: random.Random, *, last: bool
 ) -> Iterator[tuple[str, bytes]]:
-    """What is really sent for one update: ``(what, frame)`` pairs.
+    """Yield what is sent for one update, as pairs of kind and frame.
 
-    ``previous`` is the update before on this connection (None for the first), ``last`` says that nothing newer
-    will come: then neither a gap nor a stale frame may hide it.
+    Args:
+        frame: the update.
+        previous: the previous update of this connection; None for the first one.
+        faults: transport faults.
+        at_ms: plan time.
+        rng: random numbers of this connection.
+        last: whether no newer update follows; then neither a gap nor a stale frame may hide this one.
     """
     active = tuple(faults)
     gap, garbage, duplicate, stale = (
@@ -146,7 +155,7 @@ def disturbed(
 
 
 def _garbage(frame: bytes, rng: random.Random) -> bytes:
-    """Noise, or the frame with one timing that cannot be."""
+    """Return invalid text, or the frame with one impossible timing."""
     places = list(_TIMING.finditer(frame))
     if not places or rng.random() < 0.5:
         return rng.choice(_NOISE)

@@ -1,7 +1,7 @@
-"""Edge: the live WebSocket of the simulated Phonic.
+"""Edge: the live WebSocket of the simulated Phonic (API 1).
 
-The server alone speaks: the whole conversation at once and again at every change, then the end. What goes wrong on
-purpose is decided in `exporter.simulator.faults`; this file carries it out.
+Only the server sends: the whole conversation after the handshake and again after every change, then the end. The
+faults of `exporter.simulator.faults` are applied here.
 """
 
 from bisect import bisect_right
@@ -14,14 +14,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from .access import Access, bearer
 from .faults import REJECTIONS, chosen, disturbed, strength
+from .playback import Playback, Socket
 from .replies import failure
 from .scenario import Conversation, change_times_ms
-from .stage import Socket, Stage
 from .views import LiveView
 
 _SAVED: Final = {"type": "conversation-saved"}
 _ENDED: Final = {"type": "conversation-ended"}
-# How the end is told; the documentation says the first, newer examples of the vendor the second.
+# Messages at the end of a conversation: Phonic's documentation shows the first kind, newer examples the second.
 _ENDINGS: Final = ((_ENDED,), (_ENDED,), (_ENDED,), (_ENDED,), (_SAVED,), (_ENDED, _SAVED))
 _CUTS: Final = (None, None, 1001, 1011, 1012)
 _FOREVER: Final = float("inf")
@@ -29,16 +29,19 @@ _SLOW_OPEN_S: Final = 1.0
 
 
 class LiveEndpoint:
-    """``/v1/conversations/{id}/live/ws``. ``refuse_ended``: an ended conversation is an error, else just saved."""
+    """``/v1/conversations/{id}/live/ws``.
 
-    def __init__(self, stage: Stage, access: Access, *, refuse_ended: bool) -> None:
-        self._stage = stage
+    ``refuse_ended``: answer for an ended conversation with an error, not with ``conversation-saved``.
+    """
+
+    def __init__(self, playback: Playback, access: Access, *, refuse_ended: bool) -> None:
+        self._playback = playback
         self._access = access
         self._refuse_ended = refuse_ended
 
     async def handle(self, websocket: WebSocket) -> None:
-        """One socket from its handshake to its end. Returns when either side has closed."""
-        stage, access = self._stage, self._access
+        """Serve one socket from its handshake until either side closes."""
+        playback, access = self._playback, self._access
         identity = websocket.path_params["conversation_id"]
         credential, query = (
             bearer(websocket.headers.get("authorization")),
@@ -46,30 +49,30 @@ class LiveEndpoint:
         )
         token = access.token(query)
         if query is not None and "authorization" in websocket.headers:
-            return await _turn_away(websocket, {"error": {"message": "More than one authentication mechanism"}})
+            return await _refuse(websocket, {"error": {"message": "More than one authentication mechanism"}})
         if not access.is_api_key(credential) and token is None:
-            return await _turn_away(websocket, {"error": {"message": "Invalid token"}})
+            return await _refuse(websocket, {"error": {"message": "Invalid token"}})
         if token is not None and token.conversations is not None and identity not in token.conversations:
-            return await _turn_away(websocket, {"message": "Unauthorized access to conversation"})
-        conversation = stage.conversation(identity)
+            return await _refuse(websocket, {"message": "Unauthorized access to conversation"})
+        conversation = playback.conversation(identity)
         if conversation is None:
             return await websocket.send_denial_response(failure(404, "Conversation not found"))
-        socket = stage.knock(conversation)
+        socket = playback.connect(conversation)
         status = self._refusal(socket)
         if status is not None:
-            stage.owe(conversation)
-            stage.sent[f"refused-{status}"] += 1
+            playback.defer_end(conversation)
+            playback.sent[f"refused-{status}"] += 1
             return await websocket.send_denial_response(failure(status, "Try again later"))
-        if stage.over_ms(conversation) is not None:
+        if playback.over_ms(conversation) is not None:
             if self._refuse_ended:
-                return await _turn_away(websocket, {"error": {"message": "Conversation is not live"}})
+                return await _refuse(websocket, {"error": {"message": "Conversation is not live"}})
             await websocket.accept()
             await self._send(websocket, _SAVED)
             return await websocket.close(1000)
-        if socket.luck < strength(stage.faults, "slow-open", stage.now_ms()):
+        if socket.draw < strength(playback.faults, "slow-open", playback.now_ms()):
             await trio.sleep(_SLOW_OPEN_S)
         await websocket.accept()
-        with stage.attached(socket):
+        with playback.attached(socket):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_watch_for_close, websocket, nursery.cancel_scope)
                 await self._play(websocket, socket, reduced=token is not None)
@@ -77,78 +80,79 @@ class LiveEndpoint:
         return None
 
     def _refusal(self, socket: Socket) -> int | None:
-        faults, now_ms = self._stage.faults, self._stage.now_ms()
-        if socket.luck < strength(faults, "outage", now_ms):
+        """Return the status with which a fault refuses the handshake, or None."""
+        faults, now_ms = self._playback.faults, self._playback.now_ms()
+        if socket.draw < strength(faults, "outage", now_ms):
             return 503
         rejection = chosen(faults, REJECTIONS, now_ms, socket.rng)
         return None if rejection is None else int(rejection.removeprefix("reject-"))
 
     async def _play(self, websocket: WebSocket, socket: Socket, *, reduced: bool) -> None:
-        """Send updates until the conversation is over or a fault ends the socket."""
-        stage, conversation, rng = self._stage, socket.conversation, socket.rng
-        view = LiveView(conversation, stage.workspace, stage.epoch_ms)
+        """Send updates until the conversation is over or a fault drops the socket."""
+        playback, conversation, rng = self._playback, socket.conversation, socket.rng
+        view = LiveView(conversation, playback.workspace, playback.epoch_ms)
         times = change_times_ms(conversation)
         shown, previous = 0, None
         while True:
-            now_ms = stage.now_ms()
-            if stage.cut(socket):
+            now_ms = playback.now_ms()
+            if playback.cut(socket):
                 return await self._cut(websocket, socket)
-            silent = socket.luck < strength(stage.faults, "silence", now_ms)
+            silent = socket.draw < strength(playback.faults, "silence", now_ms)
             position = bisect_right(times, now_ms)
             if silent:
-                stage.owe(conversation)
+                playback.defer_end(conversation)
             elif position > shown:
                 last = position == len(times)
                 frame = _update(view.at(now_ms, reduced=reduced))
-                frames = list(disturbed(frame, previous, stage.faults, now_ms, rng, last=last))
-                stage.sent["gap"] += all(what == "garbage" for what, _ in frames)
+                frames = list(disturbed(frame, previous, playback.faults, now_ms, rng, last=last))
+                playback.sent["gap"] += all(what == "garbage" for what, _ in frames)
                 for what, data in frames:
-                    stage.sent[what] += 1
+                    playback.sent[what] += 1
                     await websocket.send_text(data.decode())
                 if shown == 0:
                     await self._send(websocket, _audio(websocket, conversation))
                 shown, previous = position, frame
                 if last:
-                    stage.deliver(conversation)
-                elif rng.random() < strength(stage.faults, "drop", now_ms):
+                    playback.mark_delivered(conversation)
+                elif rng.random() < strength(playback.faults, "drop", now_ms):
                     return await self._cut(websocket, socket)
-            over_ms = stage.over_ms(conversation)
+            over_ms = playback.over_ms(conversation)
             if over_ms is not None and not silent:
                 frame = _update(view.at(max(now_ms, conversation.ended_ms), over_ms=over_ms, reduced=reduced))
-                stage.sent["conversation-updated"] += 1
+                playback.sent["conversation-updated"] += 1
                 await websocket.send_text(frame.decode())
                 for message in rng.choice(_ENDINGS):
                     await self._send(websocket, message)
                 return await websocket.close(1000)
-            await stage.wait(times[position] if position < len(times) else _FOREVER)
+            await playback.wait(times[position] if position < len(times) else _FOREVER)
 
     async def _cut(self, websocket: WebSocket, socket: Socket) -> None:
-        """Drop the socket, with a close code or without any."""
-        self._stage.owe(socket.conversation)
-        self._stage.sent["cut"] += 1
+        """Drop the socket, with or without a close frame."""
+        self._playback.defer_end(socket.conversation)
+        self._playback.sent["cut"] += 1
         code = socket.rng.choice(_CUTS)
         if code is not None:
             return await websocket.close(code)
-        # ASGI has no word for a lost connection. A close code that is no number makes hypercorn give up the
-        # connection before it has written a close frame, which is what a lost connection looks like.
+        # ASGI cannot express a lost connection. A close code that is not a number makes hypercorn close the
+        # connection without a close frame, as if the connection were lost.
         with suppress(ValueError):
             await websocket.send({"type": "websocket.close", "code": "none"})
         return None
 
     async def _send(self, websocket: WebSocket, message: dict[str, Any]) -> None:
-        self._stage.sent[message["type"]] += 1
+        self._playback.sent[message["type"]] += 1
         await websocket.send_text(msgspec.json.encode(message).decode())
 
 
-async def _turn_away(websocket: WebSocket, problem: dict[str, Any]) -> None:
-    """An error frame in one of its two shapes, then close 1008."""
+async def _refuse(websocket: WebSocket, problem: dict[str, Any]) -> None:
+    """Send an error frame in one of its two shapes, then close with 1008."""
     await websocket.accept()
     await websocket.send_text(msgspec.json.encode({"type": "error", **problem}).decode())
     await websocket.close(1008)
 
 
 async def _watch_for_close(websocket: WebSocket, scope: trio.CancelScope) -> None:
-    """Cancel ``scope`` when the observer has gone. What observers send is not for us."""
+    """Cancel ``scope`` when the observer disconnects. Ignores what observers send."""
     with suppress(WebSocketDisconnect):
         while True:
             message = await websocket.receive()

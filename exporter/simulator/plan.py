@@ -1,7 +1,7 @@
-"""Pure: writes the plan of a scenario: who speaks when, how fast answers come, what fails, how each call ends.
+"""Pure: generates the plan of a scenario: turns, latencies, tool calls and the end of each conversation.
 
-Each conversation has a random generator of its own, seeded with its number, so the plan is the same however far
-and by whom it is read.
+Each conversation has its own random generator, seeded with its number, so that a conversation does not depend on
+how much of the plan has been generated.
 """
 
 import itertools
@@ -40,7 +40,7 @@ _AGENT_NAMES: Final = (
     "intake-agent",
     "collections-agent",
 )
-# The mix of a busy workspace: mostly people and agents saying goodbye, every documented ending now and then.
+# Weights of endings as in a busy workspace: mostly regular ones, every documented one sometimes.
 _ENDINGS: Final = {
     "user": 50,
     "assistant": 37,
@@ -75,11 +75,11 @@ _WORDS: Final = (
 ).split()
 _TEST_ORIGINS: Final = ("web-playground", "replay")
 _WORD_MS: Final = 380  # conversational English, about 160 words a minute
-_LONGEST_TURNS: Final = 8  # times the median; bounds one conversation
+_LONGEST_TURNS: Final = 8  # most turns of a conversation, as a multiple of the median
 
 
 def workspace(scenario: Scenario) -> Workspace:
-    """The projects and agents of a scenario; the first project is always ``main``."""
+    """Return the projects and agents of a scenario. The first project is always ``main``."""
     rng = random.Random(f"{scenario.seed}/workspace")
     projects = tuple(
         Project(
@@ -114,19 +114,19 @@ def workspace(scenario: Scenario) -> Workspace:
 
 
 def plan(scenario: Scenario) -> Iterator[Conversation]:
-    """All conversations in the order in which they begin; endless unless ``total`` is set."""
-    stage = workspace(scenario)
+    """Yield all conversations in the order in which they begin; endless unless ``total`` is set."""
+    projects_and_agents = workspace(scenario)
     arrivals = random.Random(f"{scenario.seed}/arrivals")
     created_ms = -scenario.warm_up_s * 1000
     for number in itertools.count() if scenario.total is None else range(scenario.total):
-        yield _conversation(scenario, stage, number, round(created_ms))
+        yield _conversation(scenario, projects_and_agents, number, round(created_ms))
         created_ms += arrivals.expovariate(scenario.calls_per_minute) * 60_000
 
 
-def _conversation(scenario: Scenario, stage: Workspace, number: int, created_ms: int) -> Conversation:
+def _conversation(scenario: Scenario, within: Workspace, number: int, created_ms: int) -> Conversation:
     rng = random.Random(f"{scenario.seed}/{number}")
     identity = _id("conv", rng)
-    agent = rng.choice(stage.agents)
+    agent = rng.choice(within.agents)
     ended_by = _pick(rng, _ENDINGS)
     script = _Script(scenario, agent, rng, identity)
     ringing = script.scaled(_around(rng, 2500, 0.5))
@@ -163,7 +163,7 @@ def _conversation(scenario: Scenario, stage: Workspace, number: int, created_ms:
 
 
 class _Script:
-    """Writes the turns of one conversation; ``at_ms`` is where the last one has ended."""
+    """Generates the turns of one conversation. ``at_ms`` is the end of the last turn in plan time."""
 
     def __init__(self, scenario: Scenario, agent: Agent, rng: random.Random, identity: str) -> None:
         self._scenario = scenario
@@ -175,19 +175,20 @@ class _Script:
         self.interruptions = 0
 
     def scaled(self, real_ms: float) -> int:
-        """A duration at the scenario's pace, at least 1 ms."""
+        """Scale a duration by the scenario's pace; at least 1 ms."""
         return max(1, round(real_ms * self._scenario.pace))
 
     def play(self, length: int, ended_by: str) -> None:
+        """Generate about ``length`` turns."""
         rng = self._rng
         if length and rng.random() < 0.8:
             self._assistant(self.scaled(_around(rng, 500, 0.3)), timed=rng.random() < 0.9)
         while len(self._turns) < length:
             self._user()
             if len(self._turns) >= length and ended_by != "assistant":
-                return  # the last word was the user's
+                return  # the conversation ends with a user turn
             self._answer()
-            if rng.random() < 0.02:  # nobody said anything: the assistant pokes
+            if rng.random() < 0.02:  # the user is silent, so the assistant asks again
                 self._assistant(self.scaled(8000), timed=True)
 
     def finished(self) -> tuple[Turn, ...]:
@@ -198,7 +199,7 @@ class _Script:
         last = self._turns[-1] if self._turns else None
         started_ms = self.at_ms + self.scaled(_around(rng, 700, 0.6))
         if last is not None and last.role == "assistant" and last.duration_ms > 10 and rng.random() < 0.07:
-            # The caller barges in: the assistant falls silent a little after the caller has begun.
+            # The caller interrupts: the assistant stops a moment after the caller has started.
             cut_ms = int(last.duration_ms * rng.uniform(0.3, 0.9))
             started_ms = last.started_ms + max(1, int(cut_ms * 0.8))
             self.at_ms = max(last.started_ms + cut_ms, last.visible_ms)
@@ -228,7 +229,7 @@ class _Script:
         )
 
     def _timings(self) -> dict[str, int]:
-        """Reported latencies in ms, log-normal with a slow tail; the third is near the sum of the others."""
+        """Return latencies in ms: log-normal with a slow tail; the third is about the sum of the others."""
         rng, agent, faults = self._rng, self._agent, self._scenario.faults
         entering = _around(rng, agent.model_input_ms, 0.35)
         generating = _around(rng, agent.generation_ms, agent.spread)
@@ -290,7 +291,7 @@ class _Script:
 
 
 def _length(rng: random.Random, median: int, ended_by: str) -> int:
-    """How many turns: few where something went wrong at the start."""
+    """Return the number of turns: few if the conversation fails at its start."""
     if ended_by.startswith("configuration_endpoint"):
         return 0
     if ended_by in ("user_canceled", "user_validation_failed"):
@@ -299,7 +300,7 @@ def _length(rng: random.Random, median: int, ended_by: str) -> int:
 
 
 def _around(rng: random.Random, median: float, sigma: float) -> float:
-    """Log-normal about a median, as human and machine delays are."""
+    """Draw from a log-normal distribution with this median, which models human and machine delays."""
     return rng.lognormvariate(math.log(median), sigma)
 
 

@@ -1,4 +1,4 @@
-"""Edge: HTTP replies in Phonic's shapes, used by REST and by refused handshakes alike."""
+"""Edge: HTTP replies in Phonic's shapes, for REST and refused handshakes."""
 
 import uuid
 
@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 
 def reply(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON with the ``X-Request-Id`` that every reply has."""
+    """Return a JSON reply with an ``X-Request-Id``, as every reply has."""
     return raw_reply(msgspec.json.encode(content), "application/json", status, headers)
 
 
 def raw_reply(body: bytes, media_type: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Any body, with the ``X-Request-Id`` that every reply has."""
+    """Return a reply with any body and an ``X-Request-Id``."""
     return Response(
         body,
         status_code=status,
@@ -24,7 +24,7 @@ def raw_reply(body: bytes, media_type: str, status: int = 200, headers: dict[str
 def failure(
     status: int, message: str, *, problems: dict[str, str] | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    """``{"error": {"message": …}}``, with ``param_errors`` where single parameters are wrong."""
+    """Return ``{"error": {"message": …}}``, with ``param_errors`` for invalid parameters."""
     content: dict[str, object] = {"error": {"message": message}}
     if problems is not None:
         content["param_errors"] = problems

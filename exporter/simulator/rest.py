@@ -1,4 +1,4 @@
-"""Edge: the REST API of the simulated Phonic, as far as an observer needs it."""
+"""Edge: the REST API of the simulated Phonic (API 2), limited to what observers use."""
 
 import datetime as dt
 import random
@@ -15,9 +15,9 @@ from starlette.routing import Route
 
 from .access import Access, BadTokenRequest, bearer
 from .faults import REST_FAULTS, chosen, strength
+from .playback import Playback
 from .replies import failure, raw_reply, reply
 from .scenario import Conversation, Project
-from .stage import Stage
 from .views import Json, agent_object, analysis, iso, project_object, rest_object, workspace_object
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -29,7 +29,7 @@ _HTML: Final = b"<!doctype html><title>502 Bad Gateway</title><h1>502 Bad Gatewa
 
 
 class Refused(Exception):
-    """A request that ends in this reply."""
+    """Ends a request with this reply."""
 
     def __init__(self, response: Response) -> None:
         super().__init__(response.status_code)
@@ -37,10 +37,10 @@ class Refused(Exception):
 
 
 class Rest:
-    """Handlers over a stage. They all go through ``_guarded``: faults first, then the credential."""
+    """The REST handlers. ``_guarded`` wraps each: it applies the faults, then checks the credential."""
 
-    def __init__(self, stage: Stage, access: Access) -> None:
-        self._stage = stage
+    def __init__(self, playback: Playback, access: Access) -> None:
+        self._playback = playback
         self._access = access
 
     def routes(self) -> list[Route]:
@@ -56,14 +56,14 @@ class Rest:
 
     def _guarded(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
-            stage, path = self._stage, request.url.path
-            rng = stage.request_rng(path)
-            if rng.random() < strength(stage.faults, "outage", stage.now_ms()):
-                stage.sent["rest-503"] += 1
+            playback, path = self._playback, request.url.path
+            rng = playback.request_rng(path)
+            if rng.random() < strength(playback.faults, "outage", playback.now_ms()):
+                playback.sent["rest-503"] += 1
                 return failure(503, "Service unavailable")
-            fault = chosen(stage.faults, REST_FAULTS, stage.now_ms(), rng)
+            fault = chosen(playback.faults, REST_FAULTS, playback.now_ms(), rng)
             if fault is not None:
-                stage.sent[fault] += 1
+                playback.sent[fault] += 1
             match fault:
                 case "rest-500":
                     return failure(500, "Internal server error")
@@ -92,25 +92,25 @@ class Rest:
             raise Refused(failure(401, "Invalid API key"))
 
     async def _workspace(self, _: Request) -> Response:
-        return reply(workspace_object(self._stage.workspace, self._stage.active()))
+        return reply(workspace_object(self._playback.workspace, self._playback.active()))
 
     async def _projects(self, _: Request) -> Response:
-        stage = self._stage
+        playback = self._playback
         return reply(
             {
                 "projects": [
-                    project_object(project, stage.workspace.agents, stage.active(project))
-                    for project in stage.workspace.projects
+                    project_object(project, playback.workspace.agents, playback.active(project))
+                    for project in playback.workspace.projects
                 ]
             }
         )
 
     async def _agents(self, request: Request) -> Response:
         project = self._project(request)
-        unlisted = strength(self._stage.faults, "unlisted-agents", self._stage.now_ms())
+        unlisted = strength(self._playback.faults, "unlisted-agents", self._playback.now_ms())
         agents = (
             agent
-            for agent in self._stage.workspace.agents
+            for agent in self._playback.workspace.agents
             if agent.project.id == project.id and random.Random(agent.id).random() >= unlisted
         )
         return reply({"agents": [agent_object(agent) for agent in agents]})
@@ -128,17 +128,17 @@ class Rest:
             raise Refused(failure(400, "Invalid parameters", problems=problems))
         external = query.get("external_id")
         if external is not None:
-            found = [each for each in self._stage.newest_first(project) if f"call-{each.number}" == external]
+            found = [each for each in self._playback.newest_first(project) if f"call-{each.number}" == external]
             if len(found) == 1:
                 return reply({"conversation": self._object(found[0])})
             return reply(_page([], None, None))
-        rows: Iterator[Conversation] = filter(matches, self._stage.newest_first(project))
+        rows: Iterator[Conversation] = filter(matches, self._playback.newest_first(project))
         if "before" in query:
             return self._page_before(list(rows), query["before"], limit)
         if "after" in query:
             cursor = self._cursor(query["after"])
             rows = (each for each in rows if each.number < cursor.number)
-        # One more row than asked for tells whether there is an older page.
+        # One more row than requested tells whether there is an older page.
         page = list(islice(rows, limit + 1))
         return reply(
             _page(
@@ -149,18 +149,18 @@ class Rest:
         )
 
     def _filter(self, query: QueryParams, problems: dict[str, str]) -> Callable[[Conversation], bool]:
-        """The conditions of a list request; what is wrong with them goes into ``problems``."""
+        """Return the filter of a list request; add invalid parameters to ``problems``."""
         shortest = _whole(query.get("duration_min"), "duration_min", problems)
         longest = _whole(query.get("duration_max"), "duration_max", problems)
         earliest = _moment(query.get("started_at_min"), "started_at_min", problems)
         latest = _moment(query.get("started_at_max"), "started_at_max", problems)
-        stage = self._stage
+        playback = self._playback
 
         def matches(conversation: Conversation) -> bool:
             started_ms, duration_ms = conversation.started_ms, conversation.duration_ms
-            if started_ms is None or started_ms > stage.now_ms():  # null while it rings: no bound on it holds
+            if started_ms is None or started_ms > playback.now_ms():  # null while ringing, which matches no bound
                 return earliest is None and latest is None
-            unix_ms = stage.epoch_ms + started_ms
+            unix_ms = playback.epoch_ms + started_ms
             return (
                 (earliest is None or earliest <= unix_ms)
                 and (latest is None or unix_ms <= latest)
@@ -171,7 +171,7 @@ class Rest:
         return matches
 
     def _page_before(self, rows: list[Conversation], before: str, limit: int) -> Response:
-        """The newer page: the rows right before the cursor in a newest-first list."""
+        """Return the newer page: the rows right before the cursor in a newest-first list."""
         cursor = self._cursor(before)
         newer = [each for each in rows if each.number > cursor.number]
         page = newer[-limit:]
@@ -188,8 +188,8 @@ class Rest:
 
     async def _analysis(self, request: Request) -> Response:
         conversation = self._cursor(request.path_params["conversation_id"])
-        over_ms = self._stage.over_ms(conversation)
-        if over_ms is None or self._stage.now_ms() < over_ms + conversation.settle_ms:
+        over_ms = self._playback.over_ms(conversation)
+        if over_ms is None or self._playback.now_ms() < over_ms + conversation.settle_ms:
             raise Refused(failure(404, "Analysis not found"))
         return reply({"analysis": analysis(conversation)})
 
@@ -200,23 +200,23 @@ class Rest:
             raise Refused(failure(400, "Invalid parameters", problems=bad.problems)) from bad
         except msgspec.DecodeError as bad:
             raise Refused(failure(400, "Invalid JSON")) from bad
-        expires_ms = self._stage.epoch_ms + self._stage.now_ms() + seconds * 1000
+        expires_ms = self._playback.epoch_ms + self._playback.now_ms() + seconds * 1000
         return reply({"session_token": token.text, "expires_at": iso(expires_ms)})
 
     def _object(self, conversation: Conversation) -> Json:
-        stage = self._stage
-        over_ms = stage.over_ms(conversation)
-        return rest_object(conversation, stage.workspace, stage.epoch_ms, stage.now_ms(), over_ms=over_ms)
+        playback = self._playback
+        over_ms = playback.over_ms(conversation)
+        return rest_object(conversation, playback.workspace, playback.epoch_ms, playback.now_ms(), over_ms=over_ms)
 
     def _project(self, request: Request) -> Project:
         name = request.query_params.get("project", "main")
-        for project in self._stage.workspace.projects:
+        for project in self._playback.workspace.projects:
             if project.name == name:
                 return project
         raise Refused(failure(404, "Project not found"))
 
     def _cursor(self, identity: str) -> Conversation:
-        conversation = self._stage.conversation(identity)
+        conversation = self._playback.conversation(identity)
         if conversation is None:
             raise Refused(failure(404, "Conversation not found"))
         return conversation
@@ -227,6 +227,7 @@ def _page(rows: list[Json], newer: str | None, older: str | None) -> Json:
 
 
 def _whole(text: str | None, name: str, problems: dict[str, str]) -> int | None:
+    """Parse a non-negative integer parameter."""
     if text is None:
         return None
     if text.isascii() and text.isdigit():
@@ -236,7 +237,7 @@ def _whole(text: str | None, name: str, problems: dict[str, str]) -> int | None:
 
 
 def _moment(text: str | None, name: str, problems: dict[str, str]) -> float | None:
-    """A date or date-time in Unix ms; without a zone it is UTC."""
+    """Parse a date or date-time, in UTC by default; return Unix time in ms."""
     if text is None:
         return None
     try:

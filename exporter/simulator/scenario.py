@@ -1,7 +1,7 @@
-"""Pure: what can happen: a scenario, its projects and agents, and conversations with their whole timelines.
+"""Pure: the values of a plan: a scenario, its projects and agents, and conversations with their whole timelines.
 
-The plan is the single truth: the live feed, REST and the oracle of a test are three views of it. Times are whole
-milliseconds after the epoch of the run (negative before it), so a plan does not depend on when it is played.
+The live feed, REST and the oracle of a test are three views of the same plan. Times are whole milliseconds since
+the epoch of the run (negative before it), so that a plan does not depend on when it is played.
 """
 
 import itertools
@@ -16,7 +16,7 @@ MODEL_INPUT: Final = "phonic_api_output_to_modal_input"
 MODEL_GENERATION: Final = "model_generation_time"
 FIRST_AUDIO: Final = "phonic_api_output_to_first_audio_chunk"
 
-# A turn being spoken is transcribed as it goes: between two updates its end so far must not look like silence.
+# A turn grows while it is spoken. Its updates are at most this far apart, so that no pause appears between them.
 _GROWTH_MS: Final = 1000
 
 
@@ -24,10 +24,10 @@ _GROWTH_MS: Final = 1000
 class Scenario:
     """What to play. Equal scenarios give equal plans.
 
-    ``calls_per_minute`` is the mean arrival rate in real time; ``pace`` scales what happens inside a call, turns
-    and pauses (1 is life-like, 0.02 makes calls of seconds), but not the reported timings. ``turns`` is the median
-    number of turns. ``warm_up_s`` seconds of calls lie before the epoch, so that some are under way when it
-    starts. ``total`` ends the plan after that many conversations; None never does. ``faults`` are planned faults.
+    ``calls_per_minute`` is the mean arrival rate in real time. ``pace`` scales the turns and pauses of a call (1
+    is realistic, 0.02 makes calls of a few seconds), but not the reported timings. ``turns`` is the median number
+    of turns. Calls begin ``warm_up_s`` seconds before the epoch, so that some are live at the start. ``total``
+    limits the number of conversations; None means no limit. ``faults`` are planned faults.
     """
 
     seed: int = 1
@@ -50,7 +50,7 @@ class Project:
 
 @attrs.frozen(kw_only=True)
 class Agent:
-    """An agent and its temper: latency medians in ms, words per turn, how often it calls tools."""
+    """An agent and its behaviour: latency medians in ms, words per turn, rate of tool calls."""
 
     id: str
     name: str
@@ -75,7 +75,7 @@ class Workspace:
 
 @attrs.frozen(kw_only=True)
 class ToolCall:
-    """``failure`` is None, ``timeout``, ``http_4xx``, ``http_5xx`` or ``error``."""
+    """A tool call. ``failure`` is None, ``timeout``, ``http_4xx``, ``http_5xx`` or ``error``."""
 
     id: str
     name: str
@@ -85,10 +85,10 @@ class ToolCall:
 
 @attrs.frozen(kw_only=True)
 class Turn:
-    """One item. It shows from ``visible_ms``, growing to ``duration_ms``; its timings show from ``timings_ms``.
+    """One item. It appears at ``visible_ms`` and grows to ``duration_ms``; its timings appear at ``timings_ms``.
 
-    A turn shows only after the one before has ended, so a settled turn never changes again but for late timings.
-    ``timings`` is None where the real service sends none (user turns, silent turns, some welcome messages).
+    A turn appears only after the previous one has ended, so that an ended turn changes only by late timings.
+    ``timings`` is None if the real service sends none (user turns, silent turns, some welcome messages).
     """
 
     index: int
@@ -109,9 +109,9 @@ class Turn:
 
 @attrs.frozen(kw_only=True)
 class Conversation:
-    """One planned conversation. ``started_ms`` is None when nobody answered; ``agent`` may be missing.
+    """One planned conversation. ``started_ms`` is None for an unanswered call; ``agent`` may be missing.
 
-    ``settle_ms`` after the end ``ended_by`` and ``analysis`` appear in REST.
+    ``ended_by`` and ``analysis`` appear in REST ``settle_ms`` after the end.
     """
 
     id: str
@@ -133,16 +133,17 @@ class Conversation:
 
     @property
     def duration_ms(self) -> int:
-        """Final ``duration_ms``: 0 for a call that nobody answered."""
+        """The final ``duration_ms``: 0 for an unanswered call."""
         return 0 if self.started_ms is None else self.ended_ms - self.started_ms
 
     @property
     def by_phone(self) -> bool:
+        """Whether the origin is inbound or outbound telephony."""
         return "bound" in self.origin
 
 
 def response_gaps_ms(turns: Sequence[Turn]) -> list[int]:
-    """``analysis.latencies_ms``: silence between a user's turn and the spoken answer right after it."""
+    """Return ``analysis.latencies_ms``: the pauses between a user turn and the spoken answer right after it."""
     gaps = (
         after.started_ms - before.ended_ms
         for before, after in itertools.pairwise(turns)
@@ -152,7 +153,7 @@ def response_gaps_ms(turns: Sequence[Turn]) -> list[int]:
 
 
 def change_times_ms(conversation: Conversation) -> list[int]:
-    """When the live object changes: answered, each turn appearing, growing and settling, late timings, the end."""
+    """Return the plan times at which the live object changes: start, turns that appear and grow, timings, end."""
     times = {conversation.created_ms, conversation.ended_ms}
     if conversation.started_ms is not None:
         times.add(conversation.started_ms)

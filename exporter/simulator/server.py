@@ -1,7 +1,7 @@
-"""Edge: one port that plays Phonic: REST, the live WebSocket, and the controls of a test harness.
+"""Edge: the server of the simulated Phonic: REST, live WebSocket and control API on one port.
 
-Strategy: hypercorn speaks HTTP and WebSocket on each connection (``TCPServer``); the accept loop around it is
-ours, since in its own one connection's trouble ends the server: it answers a close while another task sends.
+Hypercorn's ``TCPServer`` speaks HTTP and WebSocket on each connection. The accept loop is our own, because in
+hypercorn's an error of one connection ends the whole server.
 """
 
 import errno
@@ -27,12 +27,12 @@ from .access import Access
 from .control import Control
 from .faults import Fault
 from .live import LiveEndpoint
+from .playback import Playback
 from .replay import Replay
 from .rest import Rest
 from .scenario import Scenario
-from .stage import Stage
 
-_BACKLOG: Final = 1024  # a reconnect storm arrives at once
+_BACKLOG: Final = 1024  # in a reconnect storm all clients connect together
 
 
 async def serve(
@@ -46,24 +46,32 @@ async def serve(
     refuse_ended: bool = False,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Play ``scenario`` on ``listen`` (``host:port``, loopback without a host) until cancelled.
+    """Play a scenario until cancelled. An error on a connection ends only that connection.
 
-    Reports the base URL as soon as it listens.
+    Args:
+        scenario: what to play.
+        listen: address to listen on, ``host:port``; loopback without a host.
+        api_key: API key to accept.
+        faults: transport faults.
+        epoch: Unix time in seconds of plan time 0, now by default; with a past time the plan starts in the middle.
+        patient: end no conversation before an observer has been sent its last snapshot.
+        refuse_ended: answer a live socket to an ended conversation with an error and close code 1008, not with
+            ``conversation-saved``.
+        task_status: ``started`` is called with the base URL once the server listens.
 
-    ``faults`` are transport faults. ``epoch`` is the Unix time of plan time 0, now by default; with one in the
-    past the play begins in the middle. ``patient``: no conversation ends before an observer has its last snapshot.
-    ``refuse_ended``: a live socket to an ended conversation gets an error and 1008, not ``conversation-saved``.
-    Raises ConfigError when the address cannot be used. What goes wrong on a connection ends that connection.
+    Raises: ConfigError if the address cannot be used.
+
+    Cancellation: closes all connections.
     """
     wall = time.time()
     epoch_ms = math.floor((wall if epoch is None else epoch) * 1000)
     now_ms = 0.0 if epoch is None else wall * 1000 - epoch_ms
-    stage = Stage(scenario, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
+    playback = Playback(scenario, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
     access = Access(api_key)
-    live = LiveEndpoint(stage, access, refuse_ended=refuse_ended)
+    live = LiveEndpoint(playback, access, refuse_ended=refuse_ended)
     routes = [
-        *Rest(stage, access).routes(),
-        *Control(stage).routes(),
+        *Rest(playback, access).routes(),
+        *Control(playback).routes(),
         WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", live.handle),
     ]
     await _serve(Starlette(routes=routes), listen, task_status)
@@ -94,7 +102,7 @@ async def _serve(app: Starlette, listen: str, task_status: trio.TaskStatus[str])
     config = Config()
     config.errorlog = _errors()
     config.include_server_header = False
-    # Cast: hypercorn has types of its own for ASGI.
+    # Hypercorn declares its own ASGI types.
     served = partial(_serve_connection, ASGIWrapper(cast(ASGIFramework, app)), config, WorkerContext(None))
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
     async with trio.open_nursery() as connections:
@@ -105,11 +113,11 @@ async def _serve(app: Starlette, listen: str, task_status: trio.TaskStatus[str])
 async def _serve_connection(
     app: ASGIWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
 ) -> None:
-    """Speak HTTP until the connection ends; trouble on it ends this connection only."""
+    """Serve one connection until it ends. An error ends only this connection."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_close_at_last, stream.socket)
+        nursery.start_soon(_close_when_cancelled, stream.socket)
         try:
-            # Cast: declared for TLS streams, takes both.
+            # Declared for TLS streams, but takes both.
             tls_or_not = cast("trio.SSLStream[trio.SocketStream]", stream)
             await TCPServer(app, config, context, ConnectionState({}), tls_or_not)
         except* Exception:
@@ -117,8 +125,8 @@ async def _serve_connection(
         nursery.cancel_scope.cancel()
 
 
-async def _close_at_last(socket: trio.socket.SocketType) -> None:
-    """Close the socket when cancelled: hypercorn shields its sends, and only this makes them give up."""
+async def _close_when_cancelled(socket: trio.socket.SocketType) -> None:
+    """Close the socket when cancelled, which ends the sends that hypercorn shields from cancellation."""
     try:
         await trio.sleep_forever()
     finally:
@@ -126,7 +134,7 @@ async def _close_at_last(socket: trio.socket.SocketType) -> None:
 
 
 def _errors() -> logging.Logger:
-    """Where hypercorn complains; its announcement of an address is ours to make."""
+    """Return hypercorn's logger, at WARNING: hypercorn would announce an address at INFO."""
     logger = logging.getLogger(__name__)
     logger.setLevel(logging.WARNING)
     return logger

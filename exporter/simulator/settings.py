@@ -1,7 +1,6 @@
-"""Pure: what can be set about the simulator, and what it becomes.
+"""Pure: the settings of the simulator, and the scenario and faults that they describe.
 
-The classes of `exporter.settings` are the model: help texts are field metadata, values arrive unchecked, and one
-function judges them.
+As in `exporter.settings`, help texts are field metadata, and one function checks the values.
 """
 
 from collections.abc import Iterator
@@ -11,14 +10,14 @@ from typing import Annotated, Any, Final
 import attrs
 from cyclopts import Parameter
 
-from ..errors import ConfigError
+from ..errors import ConfigError, out_of_bounds, raise_all
 from ..recording.file import Recording, UnreadableRecording, read
 from .faults import PLANNED, TRANSPORT, Fault, parse_fault
 from .scenario import Scenario
 
 LISTEN_ADDRESS: Final = "127.0.0.1:10059"
 
-# The ends are wide enough for a test that plays a day in a minute, and narrow enough to keep the machine alive.
+# Wide enough for a test that plays a day in a minute, and narrow enough not to overload the machine.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "projects": (1, 100),
     "agents": (1, 10_000),
@@ -30,51 +29,54 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
 
 
 def _setting(default: Any, meaning: str) -> Any:
-    """An attrs field with the text for --help."""
+    """Declare a setting with its help text."""
     return attrs.field(default=default, metadata={"help": meaning})
 
 
 @attrs.frozen(kw_only=True)
 class SimulatorSettings:
-    """What the simulated Phonic plays, and where."""
+    """Settings of the simulated Phonic."""
 
     listen_address: str = attrs.field(
         default="",
         metadata={
-            "help": "Address to serve on, host:port; port 0 takes a free one.",
-            "shown": f"{LISTEN_ADDRESS}, in a demo any free port of 127.0.0.1",
+            "help": "Address to listen on, host:port; port 0 takes a free port.",
+            "shown": f"{LISTEN_ADDRESS}, in a demo a free port of 127.0.0.1",
         },
     )
     api_key: str = _setting("ph_simulated_key", "API key to accept.")
-    seed: int = _setting(1, "Seed: the same settings play the same conversations.")
+    seed: int = _setting(1, "Random seed; the same settings and seed play the same conversations.")
     projects: int = _setting(3, "Number of projects; the first is called main.")
     agents: int = _setting(6, "Number of agents, spread over the projects.")
-    calls_per_minute: float = _setting(12.0, "Mean number of calls that begin in a minute.")
-    turns: int = _setting(14, "Median number of turns of a call.")
+    calls_per_minute: float = _setting(12.0, "Mean number of calls that begin per minute.")
+    turns: int = _setting(14, "Median number of turns per call.")
     pace: float = _setting(
-        1.0, "Factor on turns and pauses, not on reported timings: 1 is life-like, 0.02 makes calls of seconds."
+        1.0,
+        "Factor on turns and pauses, not on reported timings: 1 is realistic, 0.02 makes calls of a few seconds.",
     )
-    warm_up: float = _setting(300.0, "Seconds of calls before the start, so that some are under way.")
-    total: int | None = _setting(None, "Number of calls after which no more begin. None: endless.")
+    warm_up: float = _setting(
+        300.0, "Seconds of calls before the start, so that some calls are live at the start."
+    )
+    total: int | None = _setting(None, "Number of calls after which no more begin. Without it: endless.")
     fault: tuple[str, ...] = _setting(
         (),
-        "What goes wrong: kind=value or kind=value@from:to in seconds after the start; repeatable. "
+        "Fault to simulate: kind=value or kind=value@from:to in seconds after the start; repeatable. "
         f"Kinds: {', '.join((*PLANNED, *TRANSPORT))}.",
     )
     replay: Annotated[Path | None, Parameter(name="--replay")] = attrs.field(
-        default=None, metadata={"help": "Play this recording (see `record`) in place of simulated calls."}
+        default=None, metadata={"help": "Play this recording (see `record`) instead of simulated calls."}
     )
-    patient: bool = _setting(False, "End no call before an observer has been sent its last snapshot.")
+    patient: bool = _setting(False, "Do not end a call before an observer has been sent its last snapshot.")
     refuse_ended: bool = _setting(
         False,
         "Answer a live socket to an ended call with an error and close code 1008, not with conversation-saved.",
     )
 
 
-def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
-    """The scenario, planned faults included, and the transport faults.
+def scenario_of(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
+    """Return the scenario with its planned faults, and the transport faults.
 
-    Raises ConfigError naming the wrong flag, or a group with one for each.
+    Raises: ConfigError, which names the wrong flag, or an ExceptionGroup with one for each.
     """
     wrong = list(_wrong(settings))
     faults = []
@@ -83,10 +85,7 @@ def staged(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...]]:
             faults.append(parse_fault(text))
         except ValueError as bad:
             wrong.append(ConfigError("--simulator.fault", str(bad)))
-    if len(wrong) == 1:
-        raise wrong[0]
-    if wrong:
-        raise ExceptionGroup("settings", wrong)
+    raise_all(wrong)
     scenario = Scenario(
         seed=settings.seed,
         projects=settings.projects,
@@ -114,9 +113,8 @@ def recorded(file: Path) -> Recording:
 
 
 def _wrong(settings: SimulatorSettings) -> Iterator[ConfigError]:
-    for name, (low, high) in _BOUNDS.items():
-        if not low <= getattr(settings, name.replace("-", "_")) <= high:  # also refuses NaN
-            yield ConfigError(f"--simulator.{name}", f"must be from {low:g} to {high:.12g}")
+    values = {name: getattr(settings, name.replace("-", "_")) for name in _BOUNDS}
+    yield from out_of_bounds(values, _BOUNDS, prefix="simulator.")
     if settings.total is not None and settings.total < 0:
         yield ConfigError("--simulator.total", "must not be negative")
     if not settings.api_key.isascii() or not settings.api_key.isprintable() or not settings.api_key.strip():

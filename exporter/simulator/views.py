@@ -1,7 +1,7 @@
-"""Pure: a planned conversation as Phonic's two APIs would show it at a given time. The two shapes differ.
+"""Pure: renders a planned conversation as the live object or the REST object at a given time.
 
-Times come in as plan milliseconds; ``epoch_ms`` is the Unix time of plan time 0. All functions return plain JSON
-values. ``over_ms`` is when the conversation really ended for observers (None while it is live).
+Times are milliseconds of plan time; ``epoch_ms`` is the Unix time of plan time 0. ``over_ms`` is the time at which
+the conversation ended for observers (None while it is live). All functions return JSON values.
 """
 
 import datetime as dt
@@ -12,7 +12,7 @@ from .scenario import Agent, Conversation, Project, ToolCall, Turn, Workspace, r
 
 Json = dict[str, Any]
 
-# Section 1.5 of what is known of the API: all that a session token may see.
+# Fields that a session token may read (API 1.5).
 _REDUCED_FIELDS: Final = (
     "id",
     "external_id",
@@ -32,12 +32,12 @@ _TOOL_TIMEOUT_MS: Final = 5000
 
 
 def iso(unix_ms: int) -> str:
-    """ISO 8601 in UTC with milliseconds. Integer arithmetic: a float would lose some of them."""
+    """Format Unix milliseconds as ISO 8601 in UTC, with integer arithmetic, because floats lose milliseconds."""
     return (_EPOCH + dt.timedelta(milliseconds=unix_ms)).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 class LiveView:
-    """The live object of one conversation, cheap to take again: settled items are built once."""
+    """The live object of one conversation. Builds items that cannot change any more only once."""
 
     def __init__(self, conversation: Conversation, workspace: Workspace, epoch_ms: int) -> None:
         self._conversation = conversation
@@ -46,7 +46,10 @@ class LiveView:
         self._frame = _live_frame(conversation, workspace)
 
     def at(self, now_ms: int, *, over_ms: int | None = None, reduced: bool = False) -> Json:
-        """The object at ``now_ms``; ``reduced`` is what a session token gets. Do not change what is returned."""
+        """Return the object at ``now_ms``; the caller must not modify it.
+
+        ``reduced``: only the fields that a session token may read.
+        """
         conversation, epoch_ms = self._conversation, self._epoch_ms
         items = self._items(now_ms)
         view = {
@@ -101,7 +104,7 @@ class LiveView:
 def rest_object(
     conversation: Conversation, workspace: Workspace, epoch_ms: int, now_ms: int, *, over_ms: int | None
 ) -> Json:
-    """The REST shape. ``ended_at`` is null while live; ``ended_by`` and ``analysis`` come ``settle_ms`` later."""
+    """Return the REST object. ``ended_by`` and ``analysis`` appear ``settle_ms`` after ``ended_at``."""
     shown = [turn for turn in conversation.turns if turn.visible_ms <= now_ms]
     complete = over_ms is not None and now_ms >= over_ms + conversation.settle_ms
     transcript = _transcript(shown, lambda turn: _spoken(turn, now_ms - turn.started_ms))
@@ -163,7 +166,7 @@ def rest_object(
 
 
 def analysis(conversation: Conversation) -> Json:
-    """What Phonic works out after the end."""
+    """Return the analysis that Phonic makes after the end."""
     return {
         "id": conversation.id,
         "latencies_ms": response_gaps_ms(conversation.turns),
@@ -172,6 +175,7 @@ def analysis(conversation: Conversation) -> Json:
 
 
 def project_object(project: Project, agents: Iterable[Agent], active: int) -> Json:
+    """Return the REST object of a project."""
     default = next((agent for agent in agents if agent.project.id == project.id), None)
     return {
         "id": project.id,
@@ -183,6 +187,7 @@ def project_object(project: Project, agents: Iterable[Agent], active: int) -> Js
 
 
 def workspace_object(workspace: Workspace, active: int) -> Json:
+    """Return the REST object of a workspace."""
     return {
         "active_conversations": active,
         "max_active_conversations": workspace.max_active_conversations,
@@ -193,6 +198,7 @@ def workspace_object(workspace: Workspace, active: int) -> Json:
 
 
 def agent_object(agent: Agent) -> Json:
+    """Return the REST object of an agent."""
     return {
         "id": agent.id,
         "name": agent.name,
@@ -234,7 +240,7 @@ def agent_object(agent: Agent) -> Json:
 
 
 def _live_frame(conversation: Conversation, workspace: Workspace) -> Json:
-    """The documented fields, in the documented order, with what does not change while the call goes on."""
+    """Return all documented fields in the documented order. `LiveView.at` sets those that change."""
     phone = conversation.by_phone
     return {
         "id": conversation.id,
@@ -333,7 +339,7 @@ def _agent_reference(agent: Agent | None) -> Json | None:
 
 
 def _settled_ms(turn: Turn) -> int:
-    """From when on an item never changes again."""
+    """Return the plan time after which an item does not change."""
     return max(turn.visible_ms, turn.ended_ms, turn.timings_ms)
 
 
@@ -348,7 +354,7 @@ def _elapsed_ms(conversation: Conversation, now_ms: int) -> int:
 
 
 def _spoken(turn: Turn, elapsed_ms: int) -> str:
-    """What has been said of a turn after ``elapsed_ms``."""
+    """Return the part of a turn's text that has been spoken after ``elapsed_ms``."""
     if elapsed_ms >= turn.duration_ms:
         return turn.text
     return turn.text[: len(turn.text) * elapsed_ms // turn.duration_ms]

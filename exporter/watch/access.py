@@ -1,7 +1,7 @@
 """Tasks: checking the credential, and holding all requests and feeds back while Phonic refuses it.
 
 A refusal of one feed proves nothing about the credential, because Phonic may refuse an unknown conversation in the
-same way (API 1.4). So when a request or a feed is refused, `Access` probes REST for something that every
+same way (API 1.2). So when a request or a feed is refused, `Access` probes REST for something that every
 credential may read. If REST refuses that too, all requests and feeds wait until the key file holds another
 credential or REST accepts the old one again (semantics 10).
 

@@ -1,7 +1,7 @@
 """Tasks: reading the REST record of a conversation after its end, until the record is complete (semantics 7).
 
 The record follows the end with a delay: it may be missing at first, call the conversation running, or lack who
-ended it or the analysis (API 2.3, 4). What only the record has (who ended the conversation, interruptions,
+ended it or the analysis (API 2.2, 3.2). What only the record has (who ended the conversation, interruptions,
 failures of tools) is lost if it never becomes complete; what was seen live stays counted.
 """
 
@@ -19,7 +19,7 @@ from .interfaces import RecordState, Sink
 
 log = structlog.get_logger("exporter.watch")
 
-# Seconds to wait for an incomplete record. In Phonic's example the webhooks come 6.6 s after the end (API 4).
+# Seconds to wait for an incomplete record. In Phonic's example the webhooks come 6.6 s after the end (API 3.2).
 INCOMPLETE_TIMEOUT = 30.0
 # Seconds to wait for an answer of REST. Also bounds how many reads can queue, where more conversations end than
 # the rate limit allows to read.

@@ -13,7 +13,7 @@ A round compares two numbers: ``active``, the conversations of the project that 
     active < believed        Some of those believed live are over, although their feed may still be open. After
                              `EXCESS_ROUNDS` such rounds, read further for their rows, and request the records of
                              those that are not listed. The supervisor finishes what REST calls over
-                             (semantics 10).
+                             (semantics 7).
 
 Why it is right:
 

@@ -25,7 +25,7 @@ Why no row escapes, by induction over completed sweeps:
 
 - The first sweep reads down to `CALL` before the time at which history ends. A conversation that ended after that
   time and lasted at most `CALL`, ringing included, was created after the horizon, so the first sweep reads its
-  row. Longer calls that were over before the exporter's first look may be missed: the one exception.
+  row. Longer calls that were over before the exporter's first look may be missed.
 - The list is ordered by creation, and a row is listed from its creation on. `started_at` follows at most
   `OVERLAP` later (the phone rings) and is empty until then.
 - A later sweep may leave out rows below the first one whose start lies before ``swept_to - OVERLAP``. These were
@@ -40,6 +40,8 @@ Why no row escapes, by induction over completed sweeps:
   later than the beginning of the sweep, by Phonic's clock: what was created before that had been listed when the
   sweep read its first page, and what is created during a long sweep is left to the next one. A step of our own
   clock does not move ``swept_to``.
+- A list that repeats itself or is longer than `MAX_PAGES` is left before the horizon. `Rest.paged_without_end`
+  counts that; it is the other way in which a row may be missed.
 
 A restart forgets ``swept_to`` and `Project.running`; the next sweep is a first sweep again. It reads as far back
 as history reaches, and what was counted before the restart is known from the state file.

@@ -5,7 +5,6 @@ parsed changes nothing: the ids of its last good version stay watched.
 """
 
 import codecs
-import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import msgspec
 import structlog
 import trio
 
+from ..files import UnreadableFile, read_bounded, signature
 from .interfaces import Requester, Targets
 
 log = structlog.get_logger("exporter.watch")
@@ -59,14 +59,9 @@ def parse(content: bytes, is_conversation_id: Callable[[str], bool]) -> WatchLis
 def read(path: Path, is_conversation_id: Callable[[str], bool]) -> WatchList:
     """Read and parse a watch file (blocking). Raises: `UnreadableList`."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # opening a pipe blocks until another process writes to it
-            raise UnreadableList("is not a regular file")
-        if status.st_size > LARGEST_FILE:
-            raise UnreadableList("is too large")
-        content = path.read_bytes()
-    except OSError as failed:
-        raise UnreadableList(failed.strerror or "cannot be read") from None
+        content = read_bounded(path, LARGEST_FILE)
+    except UnreadableFile as failed:
+        raise UnreadableList(str(failed)) from None
     return parse(content, is_conversation_id)
 
 
@@ -111,7 +106,7 @@ class WatchFile:
         An id that stays in the file is not started again after its watcher has finished or given up, unless the
         watch limit kept it out.
         """
-        version = await trio.to_thread.run_sync(_version, self._path)
+        version = await trio.to_thread.run_sync(signature, self._path)
         if version == self._version:
             self._start(each for each in self._ids if self._targets.is_over_limit(each))  # there may be room now
             return
@@ -133,11 +128,3 @@ class WatchFile:
     def _start(self, ids: Iterable[str]) -> None:
         for each in sorted(ids):
             self._targets.start(each, Requester.FILE)
-
-
-def _version(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

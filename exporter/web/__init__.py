@@ -1,1 +1,1 @@
-"""Edge: the HTTP side that Prometheus and people see."""
+"""Edge: the HTTP server that Prometheus scrapes and people open in a browser."""

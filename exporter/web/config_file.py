@@ -1,7 +1,7 @@
-"""Pure: the Prometheus web configuration file (exporter-toolkit), from text to checked values.
+"""Pure: parses the Prometheus web configuration file (exporter-toolkit) into checked values.
 
-Rules for this file: the toolkit's keys and meanings, nothing more; a key that is unknown, or whose value
-Python's ssl cannot honour, is refused by name and never ignored; no error quotes a value: any may be a secret.
+The keys and their meanings are the toolkit's. A key that is unknown, or whose value Python's ssl module cannot
+implement, is refused by name and never ignored. No error quotes a value, because any value may be a secret.
 """
 
 import re
@@ -33,7 +33,8 @@ _TLS_KEYS: Final = (
     "prefer_server_cipher_suites",
 )
 
-# Suites that may be named, and what OpenSSL calls them; those of TLS 1.3 (None) are always on, in Go as here.
+# Cipher suites by the name that Go gives them, with OpenSSL's name. Those of TLS 1.3 (None) are always on, as in
+# Go.
 _CIPHERS: Final[dict[str, str | None]] = {
     "TLS_AES_128_GCM_SHA256": None,
     "TLS_AES_256_GCM_SHA384": None,
@@ -49,7 +50,7 @@ _CIPHERS: Final[dict[str, str | None]] = {
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
-# One of these is what HTTP/2 demands of TLS 1.2 (RFC 7540, 9.2.2).
+# HTTP/2 over TLS 1.2 requires one of these (RFC 7540, 9.2.2).
 _HTTP2_CIPHERS: Final = {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"}
 _CURVES: Final = {
     "CurveP256": "prime256v1",
@@ -64,10 +65,10 @@ _CLIENT_AUTH: Final = (
     "VerifyClientCertIfGiven",
     "RequireAndVerifyClientCert",
 )
-# Python's ssl cannot insist on a certificate without verifying it.
+# Python's ssl module cannot require a client certificate without verifying it.
 _ANY_CLIENT_CERT: Final = ("RequireAnyClientCert", "RequireClientCert")
 
-# Headers that may be added, and the values allowed where they form a closed set.
+# Headers that may be added, with the allowed values where the toolkit limits them.
 _HEADERS: Final[dict[str, tuple[str, ...]]] = {
     "Strict-Transport-Security": (),
     "X-Content-Type-Options": ("nosniff",),
@@ -96,13 +97,13 @@ _SECONDS: Final = {
     "h": 3600.0,
 }
 
-# A PEM: the file that holds it, or the text itself.
+# A PEM: the path of a file, or the text itself.
 Pem = Path | str
 
 
 @attrs.frozen(kw_only=True)
 class TlsSettings:
-    """``tls_server_config``; names of ciphers and curves are OpenSSL's."""
+    """The section ``tls_server_config``, with OpenSSL's names of ciphers and curves."""
 
     certificate: Pem
     key: Pem = attrs.field(repr=False)
@@ -118,7 +119,7 @@ class TlsSettings:
 
 @attrs.frozen
 class RateLimit:
-    """One request per ``interval_seconds`` in the long run, ``burst`` at once; none at all where that is 0."""
+    """One request per ``interval_seconds`` on average, ``burst`` at once. A burst of 0 allows no request."""
 
     interval_seconds: float
     burst: int
@@ -126,7 +127,7 @@ class RateLimit:
 
 @attrs.frozen(kw_only=True)
 class WebConfig:
-    """A whole file; ``users`` maps names to bcrypt hashes."""
+    """A whole web configuration file. ``users`` maps names to bcrypt hashes."""
 
     tls: TlsSettings | None = None
     headers: Mapping[str, str] = attrs.field(factory=dict)
@@ -135,15 +136,19 @@ class WebConfig:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The other files that this one names."""
+        """The files that the web configuration file names."""
         pems = (self.tls.certificate, self.tls.key, self.tls.client_ca) if self.tls else ()
         return tuple(pem for pem in pems if isinstance(pem, Path))
 
 
 def parse(text: str, directory: Path) -> WebConfig:
-    """Read a web configuration; relative paths in it start at ``directory``.
+    """Parse a web configuration file.
 
-    Errors: ConfigError naming the key.
+    Args:
+        text: content of the file.
+        directory: folder that relative paths in the file start from.
+
+    Raises: ConfigError, which names the key.
     """
     document = _section("", _load(text), _SECTIONS)
     tls = document.section("tls_server_config", _TLS_KEYS)
@@ -158,13 +163,13 @@ def parse(text: str, directory: Path) -> WebConfig:
 
 
 class _Plain(str):
-    """A scalar without quotes: only such ones are booleans and numbers."""
+    """A scalar without quotes. Only such scalars can be booleans or numbers."""
 
     __slots__ = ()
 
 
 class _Loader(yaml.BaseLoader):
-    """Every scalar is a string or null, no tag makes an object, no key comes twice."""
+    """Loads every scalar as a string or null, constructs no objects from tags, and refuses duplicate keys."""
 
     def construct_scalar(self, node: yaml.ScalarNode) -> str | None:  # type: ignore[override]
         text = str(super().construct_scalar(node))
@@ -175,7 +180,7 @@ class _Loader(yaml.BaseLoader):
     def construct_mapping(
         self,
         node: yaml.MappingNode,
-        deep: bool = False,  # noqa: ARG002  # always: merging needs whole values
+        deep: bool = False,  # noqa: ARG002  # always deep: merging needs whole values
     ) -> dict[Hashable, Any]:
         merged: dict[Hashable, Any] = {}
         own: dict[Hashable, Any] = {}
@@ -193,7 +198,7 @@ class _Loader(yaml.BaseLoader):
 
 
 def _merged(value: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    """What a merge key stands for: a mapping, or several of which the first wins."""
+    """Resolve a merge key: a mapping, or a list of mappings in which the first one with a key wins."""
     merged: dict[Hashable, Any] = {}
     for each in value if isinstance(value, list) else [value]:
         if not isinstance(each, dict):
@@ -210,7 +215,7 @@ def _load(text: str) -> Any:
         where = f" at or after line {mark.line + 1}" if mark else ""
     except RecursionError:
         raise ConfigError(FLAG, "nested too deeply") from None
-    except (ValueError, OverflowError):  # an escape for a character that there is not
+    except (ValueError, OverflowError):  # an escape sequence for a character that does not exist
         where = ""
     # Not chained: PyYAML's message quotes the text around the mark.
     raise ConfigError(FLAG, f"not valid YAML, or a key given twice{where}")
@@ -222,7 +227,7 @@ def _refuse(where: str, reason: str) -> NoReturn:
 
 @attrs.frozen
 class _Section:
-    """A mapping of the file, read key by key; an absent key is an empty value."""
+    """A mapping of the file, read key by key. An absent key counts as empty."""
 
     name: str
     values: dict[str, Any]
@@ -266,14 +271,14 @@ class _Section:
 
 
 def _section(name: str, value: Any, known: tuple[str, ...] | None) -> _Section:
-    """``known`` None: any key is."""
+    """Check that ``value`` is a mapping with only ``known`` keys; None allows any key."""
     if value is None:
         return _Section(name, {})
     if not isinstance(value, dict):
         _refuse(name, "must be a mapping")
     for key in value:
         if known is not None and key not in known:
-            shown = f" {key!r}" if _KEY.fullmatch(key) else ""  # anything else may be a value, for want of a colon
+            shown = f" {key!r}" if _KEY.fullmatch(key) else ""  # other text may be a value whose colon is missing
             _refuse(name, f"unknown key{shown}; known are {', '.join(known)}")
     return _Section(name, value)
 
@@ -289,13 +294,13 @@ def _tls(section: _Section, directory: Path, *, http2: bool) -> TlsSettings:
     if client_auth_type == "RequestClientCert" and client_allowed_sans:
         section.refuse("client_allowed_sans", "needs client certificates that are verified")
     if client_auth_type == "NoClientCert" and (client_ca or client_allowed_sans):
-        section.refuse("client_auth_type", "needed where client_ca, client_ca_file or client_allowed_sans is")
+        section.refuse("client_auth_type", "required with client_ca, client_ca_file or client_allowed_sans")
     min_version = section.choice("min_version", _VERSIONS, "TLS12")
     max_version = section.choice("max_version", _VERSIONS, "TLS13")
     if min_version > max_version:
         section.refuse("min_version", "must not be above max_version")
     ciphers = _ciphers(section)
-    if ciphers == ():  # only suites of TLS 1.3: nothing older can be spoken
+    if ciphers == ():  # only suites of TLS 1.3 are named, so older versions cannot be used
         if max_version != "TLS13":
             section.refuse("cipher_suites", "needs a suite for TLS 1.2")
         min_version = "TLS13"
@@ -330,14 +335,14 @@ def _client_auth_type(section: _Section) -> str:
     if section.string("client_auth_type") in _ANY_CLIENT_CERT:
         section.refuse(
             "client_auth_type",
-            "Python's ssl cannot insist on a client certificate without verifying it; use"
-            " RequireAndVerifyClientCert, or RequestClientCert where none is needed",
+            "Python's ssl module cannot require a client certificate without verifying it; use"
+            " RequireAndVerifyClientCert, or RequestClientCert if a certificate is optional",
         )
     return section.choice("client_auth_type", _CLIENT_AUTH, "NoClientCert")
 
 
 def _ciphers(section: _Section) -> tuple[str, ...] | None:
-    """OpenSSL's names of the suites for TLS 1.2; None where no suite at all is named."""
+    """Return OpenSSL's names of the suites for TLS 1.2, or None if the file names no suite."""
     suites = section.strings("cipher_suites")
     if not set(suites) <= set(_CIPHERS):
         section.refuse("cipher_suites", f"unknown cipher suite; known are {', '.join(_CIPHERS)}")
@@ -345,7 +350,7 @@ def _ciphers(section: _Section) -> tuple[str, ...] | None:
 
 
 def _curves(section: _Section) -> tuple[str, ...]:
-    """The curves to be limited to, the best one first; all of them are as good as none."""
+    """Return the curves to allow, in order of preference. Naming all of them means no limit: an empty tuple."""
     names = list(dict.fromkeys(section.strings("curve_preferences")))
     if not set(names) <= set(_CURVES):
         section.refuse("curve_preferences", f"unknown curve; known are {', '.join(_CURVES)}")
@@ -364,8 +369,8 @@ def _headers(section: _Section) -> dict[str, str]:
 
 def _users(section: _Section) -> dict[str, str]:
     for number, (name, password) in enumerate(section.values.items(), start=1):
-        if not name or ":" in name:  # what comes before the first colon of a login is its name
-            _refuse(section.name, f"name {number} is empty or has a colon, so nobody could log in with it")
+        if not name or ":" in name:  # basic auth ends the name at the first colon
+            _refuse(section.name, f"name {number} is empty or has a colon, which basic auth does not allow")
         if not isinstance(password, str) or not _BCRYPT.fullmatch(password):
             _refuse(section.name, f"password {number} is not a bcrypt hash, as `htpasswd -nBC 10 name` prints it")
     return section.values
@@ -378,13 +383,13 @@ def _rate_limit(section: _Section) -> RateLimit | None:
     burst = section.string("burst") or "0"
     if not re.fullmatch("[0-9]{1,9}", burst):
         section.refuse("burst", "must be a whole number")
-    if interval_seconds == 0:  # the toolkit's way to turn it off
+    if interval_seconds == 0:  # the toolkit turns the limit off this way
         return None
     return RateLimit(interval_seconds, int(burst))
 
 
 def _duration(text: str) -> float | None:
-    """Seconds of a Go duration such as ``1s``, ``500ms`` or ``1m30s``; None for anything else."""
+    """Return the seconds of a Go duration such as ``1s``, ``500ms`` or ``1m30s``; None for anything else."""
     parts = list(_DURATION.finditer(text))
     if text != "0" and "".join(part[0] for part in parts) != text:
         return None

@@ -1,8 +1,8 @@
-"""State: which connections there are, and which of them gives way when there are too many.
+"""State: the open HTTP connections, and which one is closed when there are too many.
 
-A client that is slow, silent or idle must not keep others out, and connections must not eat the descriptors of
-feeds and of the state file. So a new connection is always let in while any other one is only waiting, and the
-one that has waited longest is cut for it.
+Connections are limited, because each uses a file descriptor that feeds and the state file need too. A slow, silent
+or idle client must not keep others out. So a new connection is accepted as long as any other one is waiting for
+its client, and the connection that has waited longest is closed to make room.
 """
 
 from enum import Enum, auto
@@ -13,51 +13,54 @@ import trio
 
 MOST_CONNECTIONS: Final = 250
 _SHARE_WITHOUT_REQUEST: Final = 0.4
-_LEAST_WITHOUT_REQUEST: Final = 32  # where there may be so many: scrapers that connect at once have yet to ask
+_LEAST_WITHOUT_REQUEST: Final = 32  # if the limit allows: several scrapers may connect at the same moment
 
 
 class Phase(Enum):
     """What a connection is doing."""
 
-    NEW = auto()  # it has not sent a whole request yet, be it in its TLS handshake or silent
-    IDLE = auto()  # it has been answered and may ask again
-    SENDING = auto()  # it is given its answer and has to take it
-    ANSWERING = auto()  # its answer is being made
+    NEW = auto()  # no complete request yet: in the TLS handshake, or silent
+    IDLE = auto()  # answered; the client may send another request
+    SENDING = auto()  # the response is being sent; the client has to read it
+    ANSWERING = auto()  # the response is being computed
 
 
-# Who gives way first.
+# Phases in which a connection may be closed to make room, in this order.
 _PATIENT: Final = (Phase.IDLE, Phase.NEW, Phase.SENDING)
 
 
 @attrs.define(eq=False)
-class Visit:
-    """One connection; ``scope`` ends it."""
+class Connection:
+    """One connection. Cancelling ``scope`` closes it."""
 
     scope: trio.CancelScope
     phase: Phase = Phase.NEW
 
 
 class Connections:
-    """All connections of a server. The oldest of a phase is the one that entered it first."""
+    """All connections of a server, by phase, in the order in which they entered it. Not thread-safe."""
 
     def __init__(self, *, most: int = MOST_CONNECTIONS, most_without_request: int | None = None) -> None:
-        """Of ``most`` connections two in five, and 32 at least, may be without a request, unless it is said.
+        """Limit the connections.
 
-        ``most_without_request`` says how many instead.
+        Args:
+            most: how many connections may be open.
+            most_without_request: how many of them may not have sent a request yet; by default two in five,
+                but at least 32.
         """
         self._most = most
         share = max(int(most * _SHARE_WITHOUT_REQUEST), min(most, _LEAST_WITHOUT_REQUEST))
         self._most_new = most_without_request or max(1, share)
-        self._by_phase: dict[Phase, dict[Visit, None]] = {phase: {} for phase in Phase}
+        self._by_phase: dict[Phase, dict[Connection, None]] = {phase: {} for phase in Phase}
         self._is_closing = False
 
     @property
     def is_closing(self) -> bool:
-        """Whether answers are the last ones of their connections."""
+        """Whether the server is closing, so that every response is the last one of its connection."""
         return self._is_closing
 
-    def enter(self, scope: trio.CancelScope) -> Visit | None:
-        """Let a connection in; None where it is the one that gives way, since all others are being answered."""
+    def enter(self, scope: trio.CancelScope) -> Connection | None:
+        """Register a connection; return None if it must be closed because all others are being answered."""
         if len(self._by_phase[Phase.NEW]) >= self._most_new:
             self._cut_oldest(Phase.NEW)
         elif sum(map(len, self._by_phase.values())) >= self._most:
@@ -65,31 +68,32 @@ class Connections:
             if waiting is None:
                 return None
             self._cut_oldest(waiting)
-        visit = Visit(scope)
-        self._by_phase[visit.phase][visit] = None
-        return visit
+        connection = Connection(scope)
+        self._by_phase[connection.phase][connection] = None
+        return connection
 
-    def move(self, visit: Visit, phase: Phase) -> None:
-        """``visit`` begins a phase, or begins it again. When the server is closing, waiting ends the visit."""
-        self.leave(visit)
-        if visit.scope.cancel_called:  # it has given way and is on its way out
+    def move(self, connection: Connection, phase: Phase) -> None:
+        """Record that ``connection`` enters a phase, maybe again. Close it if it becomes idle while closing."""
+        self.leave(connection)
+        if connection.scope.cancel_called:  # it was closed to make room and is about to leave
             return
-        visit.phase = phase
-        self._by_phase[phase][visit] = None
+        connection.phase = phase
+        self._by_phase[phase][connection] = None
         if self._is_closing and phase is Phase.IDLE:
-            visit.scope.cancel()
+            connection.scope.cancel()
 
-    def leave(self, visit: Visit) -> None:
-        self._by_phase[visit.phase].pop(visit, None)
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection; does nothing if it has left already."""
+        self._by_phase[connection.phase].pop(connection, None)
 
     def close(self) -> None:
-        """End every connection that waits for its client to ask; the others end after their answer."""
+        """Close the connections that wait for a request. The others close after their response."""
         self._is_closing = True
         for phase in (Phase.NEW, Phase.IDLE):
-            for visit in self._by_phase[phase]:
-                visit.scope.cancel()
+            for connection in self._by_phase[phase]:
+                connection.scope.cancel()
 
     def _cut_oldest(self, phase: Phase) -> None:
-        visit = next(iter(self._by_phase[phase]))
-        self.leave(visit)
-        visit.scope.cancel()
+        connection = next(iter(self._by_phase[phase]))
+        self.leave(connection)
+        connection.scope.cancel()

@@ -1,7 +1,7 @@
-"""Edge: what is answered at which path.
+"""Edge: the HTTP endpoints: metrics page, health and readiness, list of conversations, push API.
 
-Rules for this file: it knows nothing of what the numbers mean, the rest of the program comes in as
-``Exported``. Every endpoint runs on the trio thread, which owns the numbers, and waits for its own answer only.
+The rest of the program comes in as `Exported`, so this module knows nothing about what the metrics mean. Every
+endpoint runs on the trio thread, which owns the metrics.
 """
 
 import math
@@ -27,18 +27,18 @@ from ..metrics.formats import Format
 from ..phonic.wire import is_conversation_id
 from .negotiation import accepts_gzip, negotiate
 from .pages import landing_page
-from .same_origin import Fence
+from .same_origin import SameOrigin
 
 log = structlog.get_logger()
 
 _TELEMETRY_PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
 _TAKEN = re.compile(r"/(-|api|livez|readyz)(/|$)")
 
-_GZIP_FROM_BYTES: Final = 1024  # below, the headers weigh more than what is saved
-_GZIP_IN_THREAD_FROM_BYTES: Final = 256 * 1024  # level 1 does about 100 KB/ms: a few ms, longer would be felt
+_GZIP_FROM_BYTES: Final = 1024  # smaller pages gain nothing
+_GZIP_IN_THREAD_FROM_BYTES: Final = 256 * 1024  # larger pages would block the event loop for too long
 _HEALTH_MAX_AGE_SECONDS: Final = 5.0
 _PLACE_WAIT_SECONDS: Final = 3.0
-_A_FEW: Final = 8
+_MOST_AT_ONCE: Final = 8
 
 
 _STATUS_OF: Final = {
@@ -51,41 +51,43 @@ _STATUS_OF: Final = {
 
 
 class PushTargets(Protocol):
-    """Starts and stops watchers by conversation id; both calls may be repeated."""
+    """Starts and stops watchers by conversation id. Both calls are idempotent."""
 
-    def start(self, conversation_id: str) -> Started: ...
+    def start(self, conversation_id: str) -> Started:
+        """Start a watcher, unless the id is watched already, its conversation is over or a limit is reached."""
+        ...
 
     def stop(self, conversation_id: str) -> bool:
-        """False where it was not watched."""
+        """Stop a watcher; return False if the id was not watched."""
         ...
 
 
-async def _at_once(_: float | None) -> None:
-    """Nothing to prepare."""
+async def _prepare_nothing(_: float | None) -> None:
+    """Prepare nothing."""
 
 
 def _nothing() -> None:
-    """Nothing to say."""
+    """Do nothing."""
 
 
 @attrs.frozen(kw_only=True)
 class Exported:
-    """What the rest of the program offers to HTTP. All but ``prepare`` is sync; all runs on the trio thread."""
+    """What the rest of the program offers over HTTP. Every callable runs on the trio thread."""
 
     page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]
-    """The page of this moment in parts, whole or restricted to the families of these names."""
+    """Render the current page in parts: the whole page, or only the metric families with these names."""
     not_ready: Callable[[], Sequence[str]]
-    """Short reasons why the numbers are not complete yet; empty when ready."""
+    """Return short reasons why the metrics are not complete yet; empty when ready."""
     conversations: Callable[[], Sequence[dict[str, object]]]
-    """One JSON object for each conversation that is watched; no content of it."""
+    """Return a JSON object for each watched conversation, without what was said in it."""
     push: PushTargets | None
-    """None: conversations cannot be named from outside."""
+    """Where the push API starts and stops watchers; None turns the push API off."""
     version: str
-    prepare: Callable[[float | None], Awaitable[None]] = _at_once
-    """Brings the numbers of a scrape's page up to date; gets the scrape's time-out in seconds, if it has one."""
+    prepare: Callable[[float | None], Awaitable[None]] = _prepare_nothing
+    """Update the metrics before a page is rendered. Called with the scrape timeout in seconds, or None."""
     whole_page: Callable[[bool], Callable[[], None]] = lambda _: _nothing
-    """Called when a client takes a whole page, with whether it scrapes as Prometheus does; what it returns is
-    called when the client has got all of it."""
+    """Called when a whole page is rendered for a GET request, with whether the client sends a scrape timeout as
+    Prometheus does. The function that it returns is called once the whole response has been sent."""
 
 
 def build_app(
@@ -95,26 +97,32 @@ def build_app(
     max_requests: int,
     route_prefix: str = "",
     link_prefix: str | None = None,
-    fence: Fence | None = None,
+    same_origin: SameOrigin | None = None,
 ) -> Starlette:
-    """The application; ``max_requests`` scrapes at once (0: any number).
+    """Build the ASGI application.
 
-    ``route_prefix`` is what paths begin with here, ``link_prefix`` what they begin with for whoever opens a page,
-    where a proxy changes them; ``fence`` decides who may push.
-    Errors: ConfigError for a telemetry path or a number that cannot be used.
+    Args:
+        exported: what to serve.
+        telemetry_path: path of the metrics page.
+        max_requests: most scrapes at the same time; 0 means no limit.
+        route_prefix: prefix of every path that this application serves.
+        link_prefix: prefix of links, if a proxy makes it differ from ``route_prefix``.
+        same_origin: rule that requests to the push API must satisfy.
+
+    Raises: ConfigError for an unusable telemetry path or number of requests.
     """
     check_telemetry_path(telemetry_path)
     if max_requests < 0:
         raise ConfigError("--web.max-requests", "must be 0 (no limit) or more")
     pages = _Pages(exported.page)
-    seen_from_outside = route_prefix if link_prefix is None else link_prefix
+    shown_prefix = route_prefix if link_prefix is None else link_prefix
 
     async def landing(_: Request) -> Response:
-        page = landing_page(telemetry_path=telemetry_path, version=exported.version, prefix=seen_from_outside)
+        page = landing_page(telemetry_path=telemetry_path, version=exported.version, prefix=shown_prefix)
         return HTMLResponse(page, headers={"Content-Security-Policy": _LANDING_POLICY})
 
     async def to_landing(_: Request) -> Response:
-        return RedirectResponse(f"{seen_from_outside}/", 302)
+        return RedirectResponse(f"{shown_prefix}/", 302)
 
     async def healthy(_: Request) -> Response:
         if await pages.can_be_rendered():
@@ -129,31 +137,34 @@ def build_app(
     async def conversations(_: Request) -> Response:
         return _json({"conversations": exported.conversations()})
 
-    # Probes of a container need not know a prefix.
+    # Health and readiness are served without the prefix too, so that container probes need not know it.
     prefixes = dict.fromkeys((route_prefix, ""))
     routes = [
         Route(route_prefix + telemetry_path, _Scrape(pages, exported, max_requests), methods=["GET"]),
         *(Route(prefix + path, healthy, methods=["GET"]) for prefix in prefixes for path in _HEALTHY),
         *(Route(prefix + path, ready, methods=["GET"]) for prefix in prefixes for path in _READY),
-        Route(f"{route_prefix}/api/v1/conversations", _AFew(conversations), methods=["GET"]),
+        Route(f"{route_prefix}/api/v1/conversations", _Limited(conversations), methods=["GET"]),
     ]
     if telemetry_path != "/":
         routes.append(Route(f"{route_prefix}/", landing, methods=["GET"]))
     if route_prefix:
         routes += [Route(path, to_landing, methods=["GET"]) for path in ("/", route_prefix)]
     if exported.push is not None:
-        routes.append(_push_route(exported.push, fence or Fence(), route_prefix))
+        routes.append(_push_route(exported.push, same_origin or SameOrigin(), route_prefix))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _say_error, 500: _say_crash})
-    app.router.redirect_slashes = False  # another path is another resource: 404
+    app.router.redirect_slashes = False  # a path with another slash gets 404
     return app
 
 
 def check_telemetry_path(path: str) -> None:
-    """Errors: ConfigError for a path that is malformed or taken by another page."""
+    """Check the path of the metrics page.
+
+    Raises: ConfigError if it is malformed or belongs to another endpoint.
+    """
     if not _TELEMETRY_PATH.fullmatch(path):
         raise ConfigError("--web.telemetry-path", "must be like /metrics: segments of letters, digits and ._~-")
     if _TAKEN.match(path):
-        raise ConfigError("--web.telemetry-path", "must not be another page's: /-, /api, /livez, /readyz")
+        raise ConfigError("--web.telemetry-path", "must not be a path of another page: /-, /api, /livez, /readyz")
 
 
 _HEALTHY: Final = ("/-/healthy", "/livez")
@@ -162,7 +173,7 @@ _LANDING_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-a
 
 
 class _Pages:
-    """Renders pages, and remembers for the health check how that went."""
+    """Renders pages, and remembers for the health check whether that worked."""
 
     def __init__(self, page: Callable[[Format, frozenset[str] | None], Iterable[bytes]]) -> None:
         self._page = page
@@ -171,9 +182,10 @@ class _Pages:
         self._tried_at = -float("inf")
 
     async def render(self, form: Format, names: frozenset[str] | None) -> bytes | None:
-        """None where it went wrong, which is logged. Others on the loop have their turn after each part.
+        """Render a page; return None after an error, which is logged.
 
-        The caller holds ``turn``: there is one loop, so that two pages at the same time would both be late.
+        Lets other tasks run after each part. The caller must hold ``turn``: two pages rendered at the same time
+        share one CPU, so that both would be late.
         """
         page: bytes | None = None
         parts = []
@@ -184,11 +196,12 @@ class _Pages:
             page = b"".join(parts)
         except Exception:
             log.error("metrics page cannot be rendered", exc_info=True)
-        if names is None:  # a part of the page that works says nothing about the whole
+        if names is None:  # rendering a part tells nothing about the whole page
             self._worked, self._tried_at = page is not None, trio.current_time()
         return page
 
     async def can_be_rendered(self) -> bool:
+        """Whether the page can be rendered: the last result if it is recent, else another attempt."""
         if self._is_old():
             async with self.turn:
                 if self._is_old():
@@ -200,7 +213,7 @@ class _Pages:
 
 
 class _Scrape:
-    """The metrics page. A scrape holds its place until the client has taken the answer, which takes memory."""
+    """The metrics page. A scrape counts against the limit until the client has received its response."""
 
     def __init__(self, pages: _Pages, exported: Exported, max_requests: int) -> None:
         self._pages = pages
@@ -221,7 +234,7 @@ class _Scrape:
                 self._places.release()
 
     async def _take_place(self) -> bool:
-        """Whether there is a place, at once or soon; whoever has waited longest is next."""
+        """Wait for a place in order of arrival; return False if there is none within a few seconds."""
         with trio.move_on_after(_PLACE_WAIT_SECONDS):
             if self._places is not None:
                 await self._places.acquire()
@@ -229,7 +242,7 @@ class _Scrape:
         return False
 
     async def _answer(self, request: Request) -> tuple[Response, Callable[[], None]]:
-        """The answer, and what to call once it is sent."""
+        """Return the response and the function to call once it is sent."""
         negotiated = negotiate(_header(request, "accept"))
         names = request.query_params.getlist("name[]")
         scrape_timeout = _scrape_timeout(request)
@@ -251,15 +264,15 @@ class _Scrape:
         return Response(page, headers=headers), sent
 
 
-class _AFew:
-    """An endpoint whose answer is large for a small question: a few at a time, the rest are told to come back."""
+class _Limited:
+    """Limits the concurrent requests of an endpoint with large responses; the others get 503 and Retry-After."""
 
     def __init__(self, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
         self._endpoint = endpoint
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._under_way >= _A_FEW:
+        if self._under_way >= _MOST_AT_ONCE:
             busy = _json({"error": "too many requests at once"}, 503)
             busy.headers["Retry-After"] = "1"
             await busy(scope, receive, send)
@@ -272,14 +285,14 @@ class _AFew:
             self._under_way -= 1
 
 
-def _push_route(push: PushTargets, fence: Fence, route_prefix: str) -> Route:
+def _push_route(push: PushTargets, same_origin: SameOrigin, route_prefix: str) -> Route:
     below = f"{route_prefix}/api/v1/conversations/"
 
     async def conversation(request: Request) -> Response:
-        # Not the path parameter, which lacks a line end that the path has.
+        # Not the path parameter: Starlette drops a newline at the end of the path.
         conversation_id = request.scope["path"].removeprefix(below)
         names = {name.lower() for name in request.headers}
-        if objection := fence.objection({name: request.headers.getlist(name) for name in names}):
+        if objection := same_origin.objection({name: request.headers.getlist(name) for name in names}):
             return _json({"error": objection}, 403)
         if not is_conversation_id(conversation_id):
             return _json({"error": "not a conversation id: conv_ and up to 100 letters, digits, _ or -"}, 400)
@@ -294,12 +307,12 @@ def _push_route(push: PushTargets, fence: Fence, route_prefix: str) -> Route:
             return Response(status_code=204)
         return _json({"conversation_id": conversation_id, "error": "not watched"}, 404)
 
-    # `path` takes slashes too: an id that holds an encoded one is told that it is malformed.
+    # `path` matches slashes too, so that an id with an encoded slash gets 400, not 404.
     return Route(below + "{conversation_id:path}", conversation, methods=["PUT", "DELETE"])
 
 
 def _scrape_timeout(request: Request) -> float | None:
-    """Seconds after which Prometheus gives the scrape up, as it says itself; None where it does not."""
+    """Return the scrape timeout in seconds that Prometheus sends as a header, or None without one."""
     try:
         seconds = float(request.headers.get("X-Prometheus-Scrape-Timeout-Seconds", ""))
     except ValueError:
@@ -308,7 +321,7 @@ def _scrape_timeout(request: Request) -> float | None:
 
 
 def _header(request: Request, name: str) -> str | None:
-    """All headers of a name as one, which HTTP declares to be the same."""
+    """Join all headers of a name, which is equivalent (RFC 9110, 5.3)."""
     return ", ".join(request.headers.getlist(name)) or None
 
 
@@ -326,8 +339,8 @@ def _json(body: object, status: int = 200) -> Response:
 
 
 async def _say_error(request: Request, error: Exception) -> Response:
-    """404 and 405, in the language of the path."""
-    assert isinstance(error, HTTPException)  # noqa: S101  (registered for it)
+    """Answer 404 and 405, as JSON under /api/ and else as text."""
+    assert isinstance(error, HTTPException)  # noqa: S101  (Starlette calls it only for this class)
     return _said(request, error.detail, error.status_code, error.headers)
 
 

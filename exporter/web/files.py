@@ -1,56 +1,30 @@
-"""Edge: reads small files that somebody names, whatever they turn out to be."""
+"""Edge: reads the web configuration file and the files that it names, with its errors."""
 
-import os
-import stat
 from pathlib import Path
 from typing import Final
 
 from ..errors import ConfigError
+from ..files import UnreadableFile, read_bounded
 from .config_file import FLAG
 
 MOST_BYTES: Final = 1024 * 1024
 
-# Times of modification and of change, inode and size; None for what cannot be looked at.
-Signature = tuple[int, int, int, int] | None
 
+def read_config(path: Path, where: str = "") -> bytes:
+    """Read a regular file of at most ``MOST_BYTES``. Blocks on the disk, never on a FIFO or a device.
 
-def read_bounded(path: Path, where: str = "") -> bytes:
-    """The content of a regular file of at most ``MOST_BYTES``. Blocks on the disk, never on a FIFO or a device.
+    ``where`` names the key of the web configuration file that named the path; empty for the file itself.
 
-    Errors: ConfigError that says ``where`` the path was named.
+    Raises: ConfigError.
     """
-    said = f"{where} cannot be read" if where else "cannot be read"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
-            kind = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(kind):
-                raise ConfigError(FLAG, f"{said}: Is a directory: {shown(path)}")
-            if not stat.S_ISREG(kind):
-                raise ConfigError(FLAG, f"{said}: not a regular file: {shown(path)}")
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(MOST_BYTES + 1)
-        finally:
-            os.close(descriptor)
-    except OSError as bad:
-        raise ConfigError(FLAG, f"{said}: {bad.strerror}: {shown(path)}") from None
-    except ValueError:  # NUL or a lone surrogate
-        raise ConfigError(FLAG, f"{said}: not a path") from None
-    if len(content) > MOST_BYTES:
-        raise ConfigError(FLAG, f"{said}: larger than {MOST_BYTES} bytes: {shown(path)}")
-    return content
+        return read_bounded(path, MOST_BYTES)
+    except UnreadableFile as bad:
+        reason = f"{where} cannot be read: {bad}".lstrip()
+    raise ConfigError(FLAG, f"{reason}: {_printable(path)}")
 
 
-def signature(path: Path) -> Signature:
-    """How a file looks from outside: it changes when the content does. Blocks on the disk."""
-    try:
-        found = path.stat()
-    except (OSError, ValueError):
-        return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
-
-
-def shown(path: Path) -> str:
+def _printable(path: Path) -> str:
     """A path as one line that any log can take."""
     text = str(path)
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

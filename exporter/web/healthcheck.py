@@ -1,4 +1,4 @@
-"""Edge: asks the exporter on this machine whether it is healthy, for container health checks."""
+"""Edge: the client of ``phonic-exporter healthcheck``: asks the exporter on this machine whether it is healthy."""
 
 import http.client
 import ssl
@@ -11,24 +11,27 @@ from .listen import parse_address
 
 TIMEOUT_SECONDS = 5.0
 
-# 401: basic auth covers every path; a server that asks for a password is up.
+# 401: basic auth covers every path, so a server that asks for a password is healthy.
 _UP = (200, 401)
-_SEVERAL = {
+_LOOPBACK = {
     "": ("127.0.0.1", "::1"),
     "localhost": ("127.0.0.1", "::1"),
-    "0.0.0.0": ("127.0.0.1",),  # noqa: S104  # compared, not bound
+    "0.0.0.0": ("127.0.0.1",),  # noqa: S104  # only compared, never bound
     "::": ("::1", "127.0.0.1"),
 }
 
 
 def trouble_at(address: str, *, maybe_tls: bool) -> str | None:
-    """GET /-/healthy at a listen address or URL: None if the exporter is healthy, else what was tried and why not.
+    """Request /-/healthy; return None if the exporter is healthy, else the URLs tried and what failed.
 
-    ``maybe_tls``: a listen address is asked over TLS first, and in clear if that fails. The certificate is not
-    verified, as the peer is this machine. A server that insists on a client certificate counts as healthy, like
-    one that insists on a password. Blocks at most about ``TIMEOUT_SECONDS``.
+    The certificate is not verified, because the peer is this machine. A server that requires a client certificate
+    counts as healthy, like one that requires a password. Blocks for at most about ``TIMEOUT_SECONDS``.
 
-    Errors: ConfigError when the address is malformed or has no fixed port.
+    Args:
+        address: a listen address or a URL.
+        maybe_tls: try a listen address over TLS first, then over plain HTTP.
+
+    Raises: ConfigError if the address is malformed or has no fixed port.
     """
     deadline = time.monotonic() + TIMEOUT_SECONDS
     troubles: list[str] = []
@@ -43,26 +46,26 @@ def trouble_at(address: str, *, maybe_tls: bool) -> str | None:
 
 
 def _targets(address: str, *, maybe_tls: bool) -> Iterator[tuple[bool, str, int, str]]:
-    """Over TLS or not, host, port and what comes before the path."""
+    """Yield each target to try: whether over TLS, host, port, prefix of the path."""
     if "://" in address:
         parts = urlsplit(address)
         tls, host = parts.scheme == "https", parts.hostname or ""
-        for candidate in _SEVERAL.get(host, (host,)):
+        for candidate in _LOOPBACK.get(host, (host,)):
             yield tls, candidate, parts.port or (443 if tls else 80), parts.path.rstrip("/")
         return
     host, port = parse_address(address)
     if port == 0:
         raise ConfigError("--web.listen-address", "has no fixed port, so there is nothing to ask")
-    for candidate in _SEVERAL.get(host, (host,)):
+    for candidate in _LOOPBACK.get(host, (host,)):
         for tls in (True, False) if maybe_tls else (False,):
             yield tls, candidate, port, ""
 
 
 def _ask(host: str, port: int, path: str, *, tls: bool, deadline: float) -> str | None:
-    """What is wrong, if anything is."""
+    """Return what is wrong, or None if the server is healthy."""
     timeout = deadline - time.monotonic()
     if timeout <= 0:
-        return "not asked, the time is up"
+        return "not asked, the time ran out"
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     if tls:
         connection = http.client.HTTPSConnection(host, port, timeout=timeout, context=_unverified_context())
@@ -75,10 +78,10 @@ def _ask(host: str, port: int, path: str, *, tls: bool, deadline: float) -> str 
         except TimeoutError:
             return "no answer in time"
         except (OSError, http.client.HTTPException):
-            # Dropped after the handshake, as TLS 1.3 does for want of a client certificate.
+            # With TLS 1.3 a server that requires a client certificate closes the connection after the handshake.
             return None if tls else "no HTTP answer"
     except ssl.SSLError as exc:
-        # TLS 1.2 refuses a missing client certificate in the handshake.
+        # With TLS 1.2 it sends an alert during the handshake.
         return None if "ALERT" in (exc.reason or "") else "no TLS there"
     except TimeoutError:
         return "no connection in time"

@@ -1,9 +1,15 @@
 """Edge: HTTP/1.1 on one connection: h11 between a stream and the ASGI application.
 
-Strategy: one request at a time. A request is read whole, head and body, within bounds and a deadline, before the
-application sees it. While the application answers, a second task reads on, only to notice that the client has
-left: that cancels the application. What a client sends ahead of its turn waits, and beyond a bound it is dropped
-and ends the connection. A client that does not take its answer counts as one that has left.
+Theory of operation. A connection serves one request at a time. It reads a request completely, head and body,
+within size limits and a deadline, before it calls the application. While the application runs, a second task
+(`_watch_client`) reads on, to notice when the client closes; it then cancels the application. Bytes of the next
+requests that arrive meanwhile (pipelining) are buffered up to a bound; beyond it they are dropped, and the
+connection closes after the response. A client that does not read its response in time is treated as one that has
+left.
+
+The phases of a connection are those of `Phase`: NEW or IDLE while it waits for a request, ANSWERING while the
+application runs, SENDING while bytes are written. Invariants: `_watch_client` never writes, and reads only while
+the application runs; a connection whose h11 state is not DONE after a response is never used again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,30 +23,30 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
-from .connections import Connections, Phase, Visit
+from .connections import Connection, Connections, Phase
 
 FIRST_REQUEST_SECONDS: Final = 30
-NEXT_REQUEST_SECONDS: Final = 150  # longer than common scrape intervals, so that connections are used again
+NEXT_REQUEST_SECONDS: Final = 150  # longer than common scrape intervals, so that scrapers can reuse connections
 REQUEST_SECONDS: Final = 10  # from the first byte of a request to its last
-UNREAD_SECONDS: Final = 10  # for a piece of an answer
-ANSWER_SECONDS: Final = 60  # for the whole of it, from its first byte
+UNREAD_SECONDS: Final = 10  # for one piece of a response
+ANSWER_SECONDS: Final = 60  # for a whole response, from its first byte
 LINGER_SECONDS: Final = 1
-# A client that has closed looks like one that has only closed its sending side and still waits, as socat does.
+# End of file does not tell whether a client has left or only shut down its sending side, as socat does.
 HALF_CLOSED_SECONDS: Final = 0.5
 
 MOST_HEAD_BYTES: Final = 16 * 1024
 MOST_TARGET_BYTES: Final = 8 * 1024
-MOST_BODY_BYTES: Final = 16 * 1024  # no page takes one
-MOST_AHEAD_BYTES: Final = 4 * 1024  # some requests; nobody needs to send ahead
+MOST_BODY_BYTES: Final = 16 * 1024  # no endpoint uses a body
+MOST_AHEAD_BYTES: Final = 4 * 1024  # a few pipelined requests
 _PIECE_BYTES: Final = 64 * 1024
 
 
 class _Left(Exception):
-    """The client has gone, or may as well have."""
+    """The client has closed the connection or does not read its response."""
 
 
 class _Refused(Exception):
-    """What came is not a request that can be answered; the connection ends with this status."""
+    """The request cannot be served; the connection ends with this status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -48,22 +54,37 @@ class _Refused(Exception):
 
 
 async def serve_http(
-    stream: trio.abc.Stream, app: ASGIApp, *, crowd: Connections, visit: Visit, is_tls: bool = False
+    stream: trio.abc.Stream,
+    app: ASGIApp,
+    *,
+    connections: Connections,
+    connection: Connection,
+    is_tls: bool = False,
 ) -> bool:
-    """Answer requests until the client leaves, has nothing to ask any more, or is cut.
+    """Serve requests until the client leaves, stays idle too long, or the connection must close.
 
-    True where a last answer has been sent and the client should be given time to take it (`linger`). The stream
-    is left open. ``app`` is cancelled when its client leaves or does not take what ``send`` is given: when the
-    last ``send`` returns, the system has it all, for a client that was there.
+    ``app`` is cancelled when the client leaves or does not read the response. When the last ``send`` returns, the
+    operating system has taken the whole response.
+
+    Args:
+        stream: the connection, which this function does not close.
+        app: the ASGI application.
+        connections: all connections of the server.
+        connection: this connection, entered in ``connections``.
+        is_tls: whether the scheme is https.
+
+    Returns: whether a last response was sent that the client needs time to receive (`linger`).
+
+    Cancellation: ends the connection at once, in the middle of a response.
     """
-    wire = _Wire(stream, crowd, visit)
+    wire = _Wire(stream, connections, connection)
     scheme = "https" if is_tls else "http"
     patience = FIRST_REQUEST_SECONDS
     try:
         while True:
             await _wait_for_request(wire, patience)
             request, body = await _read_request(wire)
-            await _Exchange(wire, request, body, scheme=scheme, is_last=crowd.is_closing).run(app)
+            await _Exchange(wire, request, body, scheme=scheme, is_last=connections.is_closing).run(app)
             wire.move(Phase.IDLE)
             if wire.http.our_state is not h11.DONE or wire.ahead_bytes > MOST_AHEAD_BYTES:
                 return True
@@ -76,9 +97,9 @@ async def serve_http(
 
 
 async def linger(transport: trio.SocketStream) -> None:
-    """Say that nothing more comes, and wait a moment for the client to close.
+    """Shut down sending, and wait up to ``LINGER_SECONDS`` for the client to close.
 
-    Closing while unread data waits makes the system send a reset, which can destroy an answer on its way.
+    Closing a socket with unread data makes the system send a reset, which can destroy a response in flight.
     """
     with trio.move_on_after(LINGER_SECONDS):
         try:
@@ -90,21 +111,23 @@ async def linger(transport: trio.SocketStream) -> None:
 
 
 class _Wire:
-    """A connection's stream, and what h11 makes of it. Every end of the stream is `_Left`."""
+    """A connection's stream with its h11 state. Raises `_Left` when the stream ends in any way."""
 
-    def __init__(self, stream: trio.abc.Stream, crowd: Connections, visit: Visit) -> None:
+    def __init__(self, stream: trio.abc.Stream, connections: Connections, connection: Connection) -> None:
         self.http = h11.Connection(h11.SERVER, MOST_HEAD_BYTES)
         self.ahead_bytes = 0
         self.is_half_closed = False
-        self.is_head = False  # the request is, so that its answer has no body
+        self.is_head = False  # a HEAD request, whose response has no body
         self._stream = stream
-        self._crowd = crowd
-        self._visit = visit
+        self._connections = connections
+        self._connection = connection
 
     def move(self, phase: Phase) -> None:
-        self._crowd.move(self._visit, phase)
+        """Record the phase of this connection."""
+        self._connections.move(self._connection, phase)
 
     async def read(self) -> bytes:
+        """Return the next bytes, never none."""
         if data := await self._read():
             return data
         raise _Left
@@ -120,7 +143,7 @@ class _Wire:
         return data
 
     async def read_ahead(self) -> None:
-        """Read until the client has closed. What it sends within the bound is for the next request."""
+        """Read until the client closes its side. Buffer up to ``MOST_AHEAD_BYTES`` for the next request."""
         self.ahead_bytes = len(self.http.trailing_data[0])
         while data := await self._read():
             self.ahead_bytes += len(data)
@@ -128,7 +151,7 @@ class _Wire:
                 self.http.receive_data(data)
 
     async def write(self, data: Iterable[bytes], *, deadline: float = inf) -> None:
-        """Return when the system has taken it all."""
+        """Send ``data``; return when the operating system has taken all of it."""
         for piece in _pieces(data):
             self.move(Phase.SENDING)
             with trio.move_on_at(min(deadline, trio.current_time() + UNREAD_SECONDS)) as patience:
@@ -141,7 +164,7 @@ class _Wire:
 
 
 class _Exchange:
-    """One request and its answer, as the application sees them."""
+    """One request and its response, as the application sees them."""
 
     def __init__(self, wire: _Wire, request: h11.Request, body: bytes, *, scheme: str, is_last: bool) -> None:
         self._wire = wire
@@ -149,17 +172,17 @@ class _Exchange:
         self._body = body
         self._scheme = scheme
         self._is_last = is_last
-        self._is_asked_for = False
+        self._body_was_received = False
         self._head = b""
         self._deadline = inf
         self._answering = trio.CancelScope()
         self._client_left = False
 
     async def run(self, app: ASGIApp) -> None:
-        """Have the request answered.
+        """Run the application for the request.
 
-        Errors: _Left where the client did not wait for it, or where it is not whole; _Refused where the
-        application was silent.
+        Raises: _Left if the client left or the application ended in the middle of the response; _Refused if the
+        application sent nothing.
         """
         self._wire.move(Phase.ANSWERING)
         async with trio.open_nursery() as nursery:
@@ -177,7 +200,7 @@ class _Exchange:
         try:
             await self._wire.read_ahead()
             await trio.sleep(HALF_CLOSED_SECONDS)
-            if self._is_being_sent:  # which fails by itself if the client has gone
+            if self._is_being_sent:  # sending fails by itself if the client has left
                 return
         except _Left:
             pass
@@ -189,9 +212,9 @@ class _Exchange:
         return self._deadline < inf
 
     async def _receive(self) -> Message:
-        if self._is_asked_for:  # that a client has left is told by cancellation
+        if self._body_was_received:  # the application is cancelled when the client leaves
             await trio.sleep_forever()
-        self._is_asked_for = True
+        self._body_was_received = True
         return {"type": "http.request", "body": self._body, "more_body": False}
 
     async def _send(self, message: Message) -> None:
@@ -218,11 +241,11 @@ class _Exchange:
         may_have_left = is_whole and self._wire.is_half_closed
         if self._client_left or may_have_left:
             self._answering.cancel()
-            await trio.sleep_forever()  # until the cancellation, which is due at once
+            await trio.sleep_forever()  # until the cancellation arrives
 
 
 async def _wait_for_request(wire: _Wire, patience_seconds: float) -> None:
-    """Return when a request has begun. Blank lines before it are no part of it."""
+    """Return when the first byte of a request has arrived. Skips blank lines before it."""
     if wire.http.trailing_data[0]:
         return
     with trio.move_on_after(patience_seconds):
@@ -235,6 +258,7 @@ async def _wait_for_request(wire: _Wire, patience_seconds: float) -> None:
 
 
 async def _read_request(wire: _Wire) -> tuple[h11.Request, bytes]:
+    """Read a complete request: head and body."""
     wire.is_head = False
     try:
         with trio.move_on_after(REQUEST_SECONDS):
@@ -259,13 +283,13 @@ async def _read_request(wire: _Wire) -> tuple[h11.Request, bytes]:
 
 
 async def _next(wire: _Wire) -> h11.Event | type[h11.PAUSED]:
-    """The next part of the request, as soon as it is there."""
+    """Wait for the next event of the request."""
     while (event := wire.http.next_event()) is h11.NEED_DATA:
         if wire.http.they_are_waiting_for_100_continue:
             go_on = h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[], reason=b"Continue")
             await wire.write([wire.http.send(go_on) or b""])
         wire.http.receive_data(await wire.read())
-    return event  # type: ignore[return-value]  # neither sentinel is an event
+    return event  # type: ignore[return-value]  # h11 declares its sentinels as part of the union
 
 
 def _check(request: h11.Request) -> None:
@@ -276,14 +300,16 @@ def _check(request: h11.Request) -> None:
     if sum(len(name) + len(value) for name, value in request.headers) > MOST_HEAD_BYTES:
         raise _Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
     headers = dict(request.headers)
-    if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may have read it otherwise
+    if (
+        b"transfer-encoding" in headers and b"content-length" in headers
+    ):  # request smuggling: a proxy may use the other one
         raise _Refused(HTTPStatus.BAD_REQUEST)
     if int(headers.get(b"content-length", 0)) > MOST_BODY_BYTES:
         raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
 
 async def _send_refusal(wire: _Wire, status: HTTPStatus) -> bool:
-    """Say why the connection ends; whether that was possible."""
+    """Send an error response, if h11's state allows; return whether it was sent."""
     if wire.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
         return False
     text = f"{status.phrase}\n".encode()
@@ -310,7 +336,10 @@ def _response(status: int, headers: Iterable[tuple[bytes, bytes]]) -> h11.Respon
 
 def _scope(request: h11.Request, scheme: str) -> Scope:
     target = request.target
-    if target.partition(b"://")[0].lower() in (b"http", b"https"):  # as proxies are asked
+    if target.partition(b"://")[0].lower() in (
+        b"http",
+        b"https",
+    ):  # the absolute form, which clients send to proxies
         target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
     raw_path, _, query = target.partition(b"?")
     return {
@@ -330,7 +359,7 @@ def _scope(request: h11.Request, scheme: str) -> Scope:
 
 
 def _pieces(data: Iterable[bytes]) -> Iterator[memoryview]:
-    """The same bytes in pieces of a size that even a slow client takes in time; small ones together."""
+    """Cut ``data`` into pieces small enough for a slow client to read in time; join small ones."""
     small = b""
     for each in data:
         if len(small) + len(each) <= _PIECE_BYTES:

@@ -1,4 +1,4 @@
-"""Edge: listen addresses, or what systemd passes, become listening sockets."""
+"""Edge: opens the listening sockets, from listen addresses or from systemd's socket activation."""
 
 import errno
 import os
@@ -19,21 +19,23 @@ SYSTEMD_FLAG: Final = "--web.systemd-socket"
 
 _VSOCK = re.compile(r"vsock://(?P<cid>[0-9]{0,10}):(?P<port>[0-9]{1,10})")
 _VSOCK_HOST: Final = "vsock://"
-_MOST_VSOCK: Final = 2**32 - 1  # and at once "any" as a context id
+_MOST_VSOCK: Final = 2**32 - 1  # as a context id this value means any
 _FIRST_PASSED: Final = 3  # descriptors 0 to 2 are the standard ones
 
 _ADDRESS = re.compile(r"(?P<host>|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\s:\[\]/@%]+):(?P<port>[0-9]{1,5})")
-# This machine lacks the address or its whole family, while another one of the same name may do.
+# This machine lacks the address or its family; another address of the same host may work.
 _UNAVAILABLE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
-_ALL_ADDRESSES: Final = ("::", "0.0.0.0")  # noqa: S104  (compared, not bound)
-_BACKLOG: Final = 1024  # so that a flood does not keep others from connecting
+_ALL_ADDRESSES: Final = ("::", "0.0.0.0")  # noqa: S104  (only compared, never bound)
+_BACKLOG: Final = 1024  # so that a burst of connections does not keep others out
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """Host (empty for all of them) and port of ``:9100``, ``127.0.0.1:9100``, ``[::1]:9100`` or ``name:9100``.
+    """Split ``:9100``, ``127.0.0.1:9100``, ``[::1]:9100`` or ``name:9100`` into host and port.
 
-    The host of ``vsock://:9100`` is ``vsock://``, with a context id that is given after it.
-    Errors: ConfigError.
+    An empty host means all addresses. The host of ``vsock://CID:9100`` is ``vsock://CID``; the context id may be
+    left out.
+
+    Raises: ConfigError.
     """
     if address.startswith(_VSOCK_HOST):
         virtual = _VSOCK.fullmatch(address)
@@ -47,9 +49,9 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def bind(addresses: Iterable[str]) -> list[socket.socket]:
-    """Listen on every address; all or none. Blocks on the resolver for host names.
+    """Listen on every address, or on none if one fails. Blocks on the resolver for host names.
 
-    Errors: ConfigError in one line for an address that is malformed, unknown, taken or not allowed.
+    Raises: ConfigError for an address that is malformed, unknown, in use or not allowed.
     """
     sockets: list[socket.socket] = []
     try:
@@ -63,14 +65,14 @@ def bind(addresses: Iterable[str]) -> list[socket.socket]:
 
 
 def inherit(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that systemd has passed to this process; their variables are taken out of ``environ``.
+    """Return the sockets that systemd has passed to this process; remove its variables from ``environ``.
 
-    Errors: ConfigError where there is none, or where one is not listening.
+    Raises: ConfigError if there is no socket, or if one is not a listening stream socket.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal() or int(count) == 0:
-        raise ConfigError(SYSTEMD_FLAG, "no socket was passed; start it by a systemd socket unit")
+        raise ConfigError(SYSTEMD_FLAG, "no socket was passed; start the exporter from a systemd socket unit")
     return [_inherited(descriptor) for descriptor in range(_FIRST_PASSED, _FIRST_PASSED + int(count))]
 
 
@@ -88,7 +90,7 @@ def _inherited(descriptor: int) -> socket.socket:
 
 
 def url(listening: socket.socket, *, tls: bool) -> str:
-    """An address to open in a browser, with the real port where 0 was asked for."""
+    """Return the URL to open in a browser, with the real port where port 0 was requested."""
     if listening.family not in (socket.AF_INET, socket.AF_INET6):
         return _other_url(listening)
     host, port = listening.getsockname()[:2]
@@ -106,7 +108,7 @@ def _other_url(listening: socket.socket) -> str:
 
 
 def _bind_everywhere(port: int) -> socket.socket:
-    """One socket for both families, as Go does; IPv4 alone where the machine has no IPv6."""
+    """Open one socket for IPv4 and IPv6, as Go does, or for IPv4 only if the machine has no IPv6."""
     if socket.has_dualstack_ipv6():
         try:
             return _listen(socket.AF_INET6, ("::", port), dualstack_ipv6=True)
@@ -121,7 +123,7 @@ def _bind_everywhere(port: int) -> socket.socket:
 
 
 def _bind_host(host: str, port: int) -> list[socket.socket]:
-    """Every address that the host has; one that this machine lacks is left out if another is there."""
+    """Listen on every address of the host. Skip those that this machine lacks, unless it lacks them all."""
     if host.startswith(_VSOCK_HOST):
         return [_bind_vsock(host.removeprefix(_VSOCK_HOST), port)]
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

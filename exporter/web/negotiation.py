@@ -1,7 +1,7 @@
-"""Pure: which format and encoding a request's Accept headers ask for.
+"""Pure: chooses the format and encoding of a response from the request's Accept headers.
 
-Rules for this file: whatever a client sends gets an answer, never an error; nothing is claimed that is not
-served. What cannot be parsed, and every version that is not spoken here, is as if it had not been sent.
+Every header value leads to a response, never to an error. Entries that cannot be parsed, and versions that this
+exporter does not serve, are ignored. The Content-Type claims only what the page really is.
 """
 
 import re
@@ -15,7 +15,7 @@ from ..metrics.formats import Format
 # Our order of preference; a tie in weight goes to the first.
 _PREFERENCE: Final = (Format.OPENMETRICS_1_0_0, Format.TEXT_1_0_0, Format.TEXT_0_0_4)
 
-# (media range, version) to format; None: the client named no version.
+# Format by (media range, version); the version is None if the client named none.
 _FORMATS: Final[dict[tuple[str, str | None], Format]] = {
     ("application/openmetrics-text", None): Format.OPENMETRICS_1_0_0,
     ("application/openmetrics-text", "1.0.0"): Format.OPENMETRICS_1_0_0,
@@ -27,7 +27,7 @@ _FORMATS: Final[dict[tuple[str, str | None], Format]] = {
     ("*/*", None): Format.TEXT_0_0_4,
 }
 
-# All names of ours are legal in every scheme, so each of them yields the same bytes and may be promised.
+# All our metric names are legal in every escaping scheme, so the page is the same in each of them.
 _ESCAPINGS: Final = frozenset({"allow-utf-8", "underscores", "dots", "values"})
 
 _WEIGHT = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
@@ -35,14 +35,14 @@ _WEIGHT = re.compile(r"0(\.[0-9]*)?|1(\.0*)?")
 
 @attrs.frozen
 class Negotiated:
-    """What to render, and what to call it."""
+    """The format to render and its Content-Type."""
 
     format: Format
     content_type: str
 
 
 def negotiate(accept: str | None) -> Negotiated:
-    """The best format for an ``Accept`` header; text 0.0.4 where nothing better is asked for."""
+    """Return the best format for an ``Accept`` header, or text 0.0.4 if the client asks for nothing better."""
     chosen = Negotiated(Format.TEXT_0_0_4, Format.TEXT_0_0_4.content_type)
     best = (0.0, 0)  # weight, then preference
     for media_range, parameters, weight in _entries(accept or ""):
@@ -56,7 +56,7 @@ def negotiate(accept: str | None) -> Negotiated:
 
 
 def accepts_gzip(accept_encoding: str | None) -> bool:
-    """Whether an ``Accept-Encoding`` header allows gzip: by name, else by ``*``."""
+    """Whether an ``Accept-Encoding`` header allows gzip, by name or else by ``*``."""
     weights = {coding: weight for coding, _, weight in _entries(accept_encoding or "")}
     return weights.get("gzip", weights.get("*", 0.0)) > 0
 
@@ -66,7 +66,7 @@ def _content_type(form: Format, escaping: str | None) -> str:
 
 
 def _entries(header: str) -> Iterator[tuple[str, dict[str, str], float]]:
-    """The well-formed entries of a header with their parameters and weight (0 to 1; 1 if absent)."""
+    """Yield each well-formed entry of a header with its parameters and its weight (0 to 1, by default 1)."""
     for entry in header.split(","):
         name, *rest = (part.strip() for part in entry.split(";"))
         parameters = {}

@@ -1,4 +1,4 @@
-"""Pure: the page at ``/``, for people who open the address in a browser."""
+"""Pure: the landing page at ``/``, for people who open the address in a browser."""
 
 import html
 from string import Template
@@ -33,15 +33,18 @@ _LINK: Final = Template('<dt><a href="$path">$path</a></dt><dd>$meaning</dd>')
 
 
 def landing_page(*, telemetry_path: str, version: str, prefix: str = "") -> str:
-    """A whole HTML document without anything loaded from elsewhere; arguments are escaped.
+    """Return a complete HTML document that loads no other resource. Arguments are escaped.
 
-    ``prefix`` is what links begin with for whoever opens the page, maybe through a proxy.
+    Args:
+        telemetry_path: path of the metrics page.
+        version: version of the exporter.
+        prefix: prefix of the links, as the browser must request them, maybe through a proxy.
     """
     links = {
         telemetry_path: "metrics for Prometheus",
-        "/-/healthy": "whether this process works",
-        "/-/ready": "whether its numbers are complete yet",
-        "/api/v1/conversations": "what is being watched now, as JSON",
+        "/-/healthy": "whether this process is healthy",
+        "/-/ready": "whether the metrics are complete",
+        "/api/v1/conversations": "the conversations being watched, as JSON",
     }
     return _PAGE.substitute(
         version=html.escape(version),

@@ -1,8 +1,9 @@
-"""State: the budget of conversation ids that are named over HTTP, so that made-up ones do not cost the real ones.
+"""State: the budget for conversation ids pushed over HTTP, so that made-up ids do not starve real conversations.
 
-Whoever may push can name ids that nobody has; each costs attempts to connect and REST requests until Phonic has
-denied it often enough. So new ids come out of a bucket that fills slowly. An id that Phonic has answered for is
-real, and its place in the bucket is given back: an application that pushes its own calls does not notice.
+A client of the push API can name ids that do not exist. Each costs connection attempts and REST requests until
+Phonic has rejected it often enough. So each new id takes a token from a bucket that fills slowly. When Phonic
+confirms that an id exists, its token is returned: an application that pushes its own calls does not notice the
+limit.
 """
 
 from collections.abc import Callable
@@ -23,14 +24,14 @@ _LEAST_BURST: Final = 10
 
 @attrs.frozen(kw_only=True)
 class PushBudget:
-    """``rate`` of new ids, and ``most`` of them that Phonic has not answered for."""
+    """``rate`` limits new ids; at most ``most`` of them may wait for Phonic to confirm that they exist."""
 
     rate: RateLimit
     most: int
 
 
 def budget(*, requests_per_second: float, watch_limit: int) -> PushBudget:
-    """A tenth of the REST requests and of the watch limit."""
+    """Give pushed ids a tenth of the REST requests and of the watch limit."""
     ids_per_second = requests_per_second * SHARE_OF_REQUESTS / REQUESTS_FOR_A_MADE_UP_ID
     burst = max(_LEAST_BURST, round(2 * requests_per_second))
     return PushBudget(
@@ -40,7 +41,7 @@ def budget(*, requests_per_second: float, watch_limit: int) -> PushBudget:
 
 
 class BudgetedTargets:
-    """Targets that take new ids within a budget. Implements `exporter.web.endpoints.PushTargets`."""
+    """Wraps push targets with a budget for new ids. Implements `exporter.web.endpoints.PushTargets`."""
 
     def __init__(
         self,
@@ -51,7 +52,15 @@ class BudgetedTargets:
         is_real: Callable[[str], bool],
         now: Callable[[], float],
     ) -> None:
-        """``is_real``: whether Phonic has answered for an id; ``now``: seconds that never go back."""
+        """Wrap ``targets``.
+
+        Args:
+            targets: where accepted ids go.
+            budget: limits of new ids.
+            is_watched: whether an id is being watched.
+            is_real: whether Phonic has confirmed that an id exists.
+            now: monotonic clock, in seconds.
+        """
         self._targets = targets
         self._most = budget.most
         self._bucket = TokenBucket(budget.rate)
@@ -61,6 +70,7 @@ class BudgetedTargets:
         self._unproven: set[str] = set()
 
     def start(self, conversation_id: str) -> Started:
+        """Start a watcher if the budget allows; an id that is watched already costs nothing."""
         self._settle()
         if self._is_watched(conversation_id):
             return self._targets.start(conversation_id)
@@ -76,10 +86,11 @@ class BudgetedTargets:
         return started
 
     def stop(self, conversation_id: str) -> bool:
+        """Stop a watcher; return False if the id was not watched."""
         return self._targets.stop(conversation_id)
 
     def _settle(self) -> None:
-        """Forget the ids about which something is known by now."""
+        """Forget the ids that Phonic has confirmed, returning their tokens, and those no longer watched."""
         for each in list(self._unproven):
             if self._is_real(each):
                 self._bucket.give_back()

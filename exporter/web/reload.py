@@ -1,4 +1,9 @@
-"""State: the web configuration in force, read again when it or a file that it names has changed."""
+"""State: the web configuration in force, reloaded when its file or a file that it names changes.
+
+`ReloadedConfig.current` is called for every connection and request. It compares the files' metadata with the last
+look, in a thread, and reads them only if the metadata differs. A look that hangs (a dead network mount) delays one
+call by a few seconds; until it returns, later calls use the configuration in force without another look.
+"""
 
 import ssl
 import time
@@ -11,20 +16,21 @@ import structlog
 import trio
 
 from ..errors import ConfigError
+from ..files import Signature, signature
 from .config_file import FLAG, WebConfig, parse
-from .files import Signature, read_bounded, signature
+from .files import read_config
 from .security import Passwords, Protection, TokenBucket
 from .tls import Contexts, build_contexts
 
 log = structlog.get_logger()
 
-LOOK_SECONDS: Final = 2.0  # for all the files, which may be on a disk that hangs
-_BLANK_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 2.0  # for all files together; the disk may hang
+_BLANK_SECONDS: Final = 1.0  # an empty file counts only once it is this old
 
 
 @attrs.frozen(kw_only=True)
 class InForce:
-    """A web configuration made ready: ``contexts`` for handshakes, ``protection`` for requests."""
+    """A loaded web configuration: ``contexts`` for TLS handshakes, ``protection`` for requests."""
 
     config: WebConfig
     contexts: Contexts | None
@@ -32,13 +38,13 @@ class InForce:
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """None: plain HTTP."""
+        """Any of the TLS contexts; None for plain HTTP."""
         return self.contexts.first if self.contexts else None
 
 
 @attrs.frozen(kw_only=True)
 class _Look:
-    """What a look at the files found: how they look, and what they say if that is new."""
+    """Result of a look at the files: their metadata, and their content if the metadata is new."""
 
     files: tuple[Path, ...]
     seen: tuple[Signature, ...]
@@ -46,11 +52,11 @@ class _Look:
 
 
 class ReloadedConfig:
-    """The web configuration file, or none (plain HTTP for everybody).
+    """The web configuration file, or none (plain HTTP without authentication).
 
-    A changed file that cannot be used, or that would turn TLS on or off, leaves the old one in force.
-    ``last_success`` says how the last look went, ``last_success_timestamp`` is the Unix time at which what is in
-    force was read; without a file both stay at their start.
+    If the file changes and cannot be used, or would turn TLS on or off, the old configuration stays in force.
+    ``last_success`` tells whether the last reload worked; ``last_success_timestamp`` is the Unix time in seconds
+    at which the configuration in force was read. Without a file neither ever changes.
     """
 
     def __init__(
@@ -60,9 +66,14 @@ class ReloadedConfig:
         now: Callable[[], float] = time.time,
         patience_seconds: float = LOOK_SECONDS,
     ) -> None:
-        """Read the file and what it names. Blocks on files.
+        """Read the file and the files that it names. Blocks on the disk.
 
-        Errors: ConfigError naming the key, which is also what ``check-config`` reports.
+        Args:
+            path: the web configuration file; None for plain HTTP.
+            now: clock, Unix time in seconds.
+            patience_seconds: how long `current` waits for the disk.
+
+        Raises: ConfigError, which names the key.
         """
         self._path = path
         self._now = now
@@ -83,15 +94,20 @@ class ReloadedConfig:
 
     @property
     def in_force(self) -> InForce:
-        """What was in force at the last look."""
+        """The configuration in force at the last look."""
         return self._in_force
 
     async def current(self) -> InForce:
-        """What is in force now, after a look at the files in a thread, which is waited for a while only."""
+        """Reload changed files and return the configuration in force.
+
+        Waits for the disk at most ``patience_seconds``.
+
+        Cancellation: abandons the thread that looks at the files; the configuration does not change.
+        """
         if self._path is None:
             return self._in_force
         async with self._one_at_a_time:
-            if self._one_thread.borrowed_tokens:  # an earlier look hangs
+            if self._one_thread.borrowed_tokens:  # an earlier look still hangs
                 return self._in_force
             with trio.move_on_after(self._patience_seconds) as patience:
                 look = await trio.to_thread.run_sync(
@@ -105,12 +121,12 @@ class ReloadedConfig:
                 )
                 self._take(look)
             if patience.cancelled_caught:
-                self._seen = ()  # so that the next look that ends says how things are
+                self._seen = ()  # so that the next look reads the files again
                 self._fail("takes too long to read")
         return self._in_force
 
     async def reread(self) -> None:
-        """Read the files again, changed or not: a mended permission or mount changes none of what is looked at."""
+        """Read the files again even if their metadata is unchanged: a repaired mount may not change it."""
         self._seen = ()
         await self.current()
 
@@ -119,7 +135,7 @@ class ReloadedConfig:
         if isinstance(look.found, ConfigError):
             self._fail(look.found.reason)
         elif look.found is not None and (look.found.contexts is None) != (self._in_force.contexts is None):
-            self._fail("tls_server_config: turning TLS on or off takes a restart")
+            self._fail("tls_server_config: turning TLS on or off requires a restart")
         elif look.found is not None:
             self._in_force = look.found
             self.last_success, self.last_success_timestamp = True, self._now()
@@ -132,30 +148,32 @@ class ReloadedConfig:
 
 
 def _look(path: Path, files: tuple[Path, ...], seen: tuple[Signature, ...], before: InForce) -> _Look:
-    """Look whether the files have changed, and read them if so. Blocks on files; nothing escapes it.
+    """Read the files if they have changed. Blocks on the disk. Returns every error instead of raising it.
 
-    How the files look is taken before they are read: a change meanwhile is seen next time.
+    The metadata is taken before the files are read, so that the next look sees a change made in between.
     """
     files = files or (path,)
     now_seen = tuple(map(signature, files))
     if now_seen == seen:
         return _Look(files=files, seen=seen, found=None)
     try:
-        content = read_bounded(path)
+        content = read_config(path)
         if before.config.users and _is_being_written(path, content):
-            return _Look(files=files, seen=(), found=ConfigError(FLAG, "is empty, as while it is being written"))
+            return _Look(
+                files=files, seen=(), found=ConfigError(FLAG, "is empty, perhaps because it is being written")
+            )
         config = parse(_text(content), path.parent)
         files = (path, *config.files)
         now_seen = (now_seen[0], *map(signature, config.files))
         return _Look(files=files, seen=now_seen, found=_ready(config, before))
     except ConfigError as bad:
         return _Look(files=files, seen=now_seen, found=bad)
-    except Exception as bad:  # YAML nested too deeply, out of memory: the old configuration outlives them all
+    except Exception as bad:  # such as out of memory: keep the old configuration
         return _Look(files=files, seen=now_seen, found=ConfigError(FLAG, f"cannot be used: {type(bad).__name__}"))
 
 
 def _is_being_written(path: Path, content: bytes) -> bool:
-    """An empty file lifts basic auth only once it has been empty for a while: an editor may just have begun."""
+    """Whether the file is empty but recent: an editor may be writing it, and empty means no basic auth."""
     return not content.strip() and time.time() - path.stat().st_mtime < _BLANK_SECONDS
 
 
@@ -167,7 +185,7 @@ def _text(content: bytes) -> str:
 
 
 def _ready(config: WebConfig, before: InForce) -> InForce:
-    """Make a configuration ready. What has not changed is kept, with the verdicts and tokens it holds."""
+    """Load a configuration. Unchanged sections keep their state: remembered logins, rate limit tokens."""
     passwords, bucket = before.protection.passwords, before.protection.bucket
     if config.users != before.config.users:
         passwords = Passwords(config.users) if config.users else None

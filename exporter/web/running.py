@@ -1,8 +1,8 @@
-"""Edge: where an exporter serves, written down for as long as it does, for `healthcheck` to find.
+"""Edge: announces where this exporter serves, so that the command `healthcheck` finds it without an address.
 
-Strategy: a file for each process in every folder of this user that a health check may look into: what systemd or
-the image provides, and one under /tmp. What a killed exporter left behind is told by its process, which is gone
-or began at another time.
+Each exporter writes a file into every folder of this user that a health check may look into: those that systemd or
+the image provides, and one under /tmp. The file names the process and its start time, so that the file of a killed
+exporter is recognised: its process has gone, or its id belongs to a process that started at another time.
 """
 
 import json
@@ -22,7 +22,7 @@ _LARGEST: Final = 64 * 1024  # bytes
 
 @attrs.frozen(kw_only=True)
 class Running:
-    """An exporter that runs: where it serves, and the file that says so."""
+    """A running exporter: the URLs at which it serves, and the file that announces them."""
 
     file: Path
     urls: tuple[str, ...]
@@ -30,14 +30,14 @@ class Running:
 
 @contextmanager
 def announced(urls: Sequence[str], environ: Mapping[str, str]) -> Iterator[None]:
-    """Say where this process serves while the block runs. A folder that cannot be written is left out."""
+    """Announce ``urls`` while the block runs. Skips folders that cannot be written."""
     content = json.dumps({"pid": os.getpid(), "began": _began(os.getpid()), "urls": list(urls)})
     written: list[Path] = []
     for folder in _folders(environ):
         with suppress(OSError):
             folder.mkdir(mode=0o700, exist_ok=True)
             if _is_ours(folder):
-                _forget_the_gone(folder)
+                _remove_stale(folder)
                 written.append(_write(folder / _PATTERN.replace("*", str(os.getpid())), content))
     try:
         yield
@@ -48,7 +48,7 @@ def announced(urls: Sequence[str], environ: Mapping[str, str]) -> Iterator[None]
 
 
 def find(environ: Mapping[str, str]) -> list[Running]:
-    """The exporters of this user that run now, each once."""
+    """Return the running exporters of this user, each once."""
     found: dict[tuple[str, ...], Running] = {}
     for folder in _folders(environ):
         if _is_ours(folder):
@@ -60,7 +60,7 @@ def find(environ: Mapping[str, str]) -> list[Running]:
 
 
 def _folders(environ: Mapping[str, str]) -> list[Path]:
-    """systemd's folders of a service, the session's, and one of the user's own that needs nobody's help."""
+    """Return systemd's folders of the service, the session's folder, and one under /tmp, which always exists."""
     of_service = (environ.get(name, "").split(":")[0] for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
     session = environ.get("XDG_RUNTIME_DIR", "")
     folders = [Path(folder) for folder in of_service if folder]
@@ -70,7 +70,7 @@ def _folders(environ: Mapping[str, str]) -> list[Path]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can have put a file there: /tmp is everybody's."""
+    """Whether only this user can write to the folder, since any user can make folders in /tmp."""
     try:
         status = folder.lstat()
     except OSError:
@@ -79,7 +79,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _write(file: Path, content: str) -> Path:
-    """Whole or not at all."""
+    """Write atomically."""
     beside = file.with_suffix(".new")
     beside.unlink(missing_ok=True)
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -88,14 +88,14 @@ def _write(file: Path, content: str) -> Path:
     return file
 
 
-def _forget_the_gone(folder: Path) -> None:
+def _remove_stale(folder: Path) -> None:
     for file in folder.glob(_PATTERN):
         if _read(file) is None:
             file.unlink()
 
 
 def _read(file: Path) -> tuple[str, ...] | None:
-    """Where the exporter serves that wrote the file; None if it has gone, or the file makes no sense."""
+    """Return the URLs that the file announces, or None if its exporter has gone or the file is malformed."""
     try:
         if not file.is_file() or file.stat().st_size > _LARGEST:
             return None
@@ -103,7 +103,7 @@ def _read(file: Path) -> tuple[str, ...] | None:
         pid, began, urls = said["pid"], said["began"], said["urls"]
         if not isinstance(pid, int) or pid <= 0 or not all(isinstance(url, str) for url in urls):
             return None
-        with suppress(PermissionError):  # there, and another's
+        with suppress(PermissionError):  # the process exists and belongs to another user
             os.kill(pid, 0)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
@@ -111,7 +111,7 @@ def _read(file: Path) -> tuple[str, ...] | None:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in the system's own terms; None where it has none to tell."""
+    """Return the start time of a process as /proc gives it, or None on systems without /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,7 +1,7 @@
-"""Pure: whether a request that changes something comes from somebody who may, and not from a web page elsewhere.
+"""Pure: refuses requests that another web site makes a browser send (CSRF and DNS rebinding).
 
-A browser that shows an attacker's page can be made to send requests to the exporter, by another site's script
-(which the header Origin tells) or under a name that the attacker's DNS points at it (which Host tells).
+A page of another site can make the browser that shows it send requests to the exporter. A script of that site
+gives itself away by the header Origin, a name that the attacker's DNS points at the exporter by the header Host.
 """
 
 import ipaddress
@@ -11,36 +11,36 @@ from urllib.parse import urlsplit
 
 import attrs
 
-# Names of these ends are nobody's to register, so no attacker's DNS answers for them.
-_PRIVATE_ENDS: Final = (".localhost", ".local", ".internal", ".svc", ".cluster.local", ".home.arpa")
+# Names with these suffixes cannot be registered, so an attacker's DNS cannot answer for them.
+_PRIVATE_SUFFIXES: Final = (".localhost", ".local", ".internal", ".svc", ".cluster.local", ".home.arpa")
 _FOREIGN_SITES: Final = ("cross-site", "same-site")
 
 
 @attrs.frozen(kw_only=True)
-class Fence:
-    """What is known of the names under which the exporter is reached."""
+class SameOrigin:
+    """The names by which clients reach the exporter."""
 
     hosts: frozenset[str] = frozenset()
-    """Names that are trusted besides addresses, names without a dot, and private ones; in lower case."""
+    """Trusted names in lower case, besides IP addresses, names without a dot and private names."""
     origin: str | None = None
-    """Scheme and host, maybe with a port, of the external URL."""
+    """Scheme, host and optional port of the external URL."""
 
     def objection(self, headers: Mapping[str, Sequence[str]]) -> str | None:
-        """Why a request is refused; None where it is not. ``headers`` by name in lower case."""
+        """Return why a request is refused, or None if it is not. ``headers`` maps lower-case names to values."""
         hosts, origins = headers.get("host", ()), headers.get("origin", ())
         if len(hosts) != 1 or not self._is_trusted(hosts[0]):
-            return "this host name is not known here; give it with --web.external-url, or use an address"
+            return "unknown host name; set it with --web.external-url, or use an IP address"
         if any(not self._is_ours(origin, hosts[0]) for origin in origins):
-            return "requests of other web sites are refused"
+            return "requests from other web sites are refused"
         if any(site in _FOREIGN_SITES for site in headers.get("sec-fetch-site", ())):
-            return "requests of other web sites are refused"
+            return "requests from other web sites are refused"
         return None
 
     def _is_trusted(self, host: str) -> bool:
         name = _name(host)
         if name is None:
             return False
-        return _is_address(name) or "." not in name or name.endswith(_PRIVATE_ENDS) or name in self.hosts
+        return _is_address(name) or "." not in name or name.endswith(_PRIVATE_SUFFIXES) or name in self.hosts
 
     def _is_ours(self, origin: str, host: str) -> bool:
         try:
@@ -52,18 +52,24 @@ class Fence:
         )
 
 
-def fence(*, external_url: str, listen_hosts: Sequence[str], machine: str) -> Fence:
-    """The fence of an exporter that listens on these hosts of a machine of this name."""
+def same_origin(*, external_url: str, listen_hosts: Sequence[str], machine: str) -> SameOrigin:
+    """Build the rule from the settings.
+
+    Args:
+        external_url: value of ``--web.external-url``; may be empty.
+        listen_hosts: hosts of the listen addresses.
+        machine: host name of this machine.
+    """
     url = urlsplit(external_url.lower())
     names = {url.hostname or "", machine.lower(), *(host.lower() for host in listen_hosts)}
-    return Fence(hosts=frozenset(names - {""}), origin=f"{url.scheme}://{url.netloc}" if url.netloc else None)
+    return SameOrigin(hosts=frozenset(names - {""}), origin=f"{url.scheme}://{url.netloc}" if url.netloc else None)
 
 
 def _name(host: str) -> str | None:
-    """The name or address in a Host header, None where it is malformed."""
+    """Return the name or address in a Host header, or None if the header is malformed."""
     try:
         parts = urlsplit(f"//{host.lower()}")
-        _ = parts.port  # a bad one shows only when asked for
+        _ = parts.port  # raises ValueError for a bad port
     except ValueError:
         return None
     if parts.netloc != host.lower() or "@" in host or not parts.hostname:

@@ -1,7 +1,7 @@
-"""Edge: what stands before every page: rate limit, added headers, basic auth.
+"""Edge: the rate limit, response headers and basic auth of the web configuration file.
 
-Strategy: ``guard`` wraps the whole application, so no path can be forgotten. It asks at each request for the
-protection that is in force, because the web configuration file may have changed since the last one.
+`guard` wraps the whole application, so that it covers every path. It asks for the protection in force at each
+request, because the web configuration file may have changed.
 """
 
 import base64
@@ -25,14 +25,14 @@ from .config_file import RateLimit
 
 log = structlog.get_logger()
 
-_MAX_WRONG: Final = 1000  # 32-byte keys: about 100 KB
-_MOST_WAITING: Final = 16  # for one user, or for nobody: about a second at cost 10
-_NOBODY: Final = b"$2b$10$" + b"." * 53
-_BCRYPT_BYTES: Final = 72  # what lies beyond takes no part in the hash; bcrypt 5 raises instead
+_MAX_WRONG: Final = 1000  # keys of 32 bytes, so about 100 KB
+_MOST_WAITING: Final = 16  # for each user, and for all unknown names together
+_UNKNOWN_USER: Final = b"$2b$10$" + b"." * 53
+_BCRYPT_BYTES: Final = 72  # bcrypt ignores the rest of a password; version 5 of the library raises instead
 
 
 class TokenBucket:
-    """Allows ``burst`` requests at once and one per interval in the long run."""
+    """Allows ``burst`` requests at once and one per interval on average."""
 
     def __init__(self, limit: RateLimit) -> None:
         self._limit = limit
@@ -40,7 +40,7 @@ class TokenBucket:
         self._filled_at: float | None = None
 
     def allow(self, now: float) -> bool:
-        """Take a token if there is one; ``now`` in seconds of any clock that never goes back."""
+        """Take a token if there is one. ``now`` is a monotonic time in seconds."""
         if self._filled_at is not None:
             gained = (now - self._filled_at) / self._limit.interval_seconds
             self._tokens = min(float(self._limit.burst), self._tokens + gained)
@@ -51,22 +51,25 @@ class TokenBucket:
         return True
 
     def give_back(self) -> None:
-        """Undo an ``allow`` that was not needed after all."""
+        """Return a token that `allow` took."""
         self._tokens = min(float(self._limit.burst), self._tokens + 1)
 
 
 class TooManyLogins(Exception):
-    """So many logins wait to be checked that one more would only wait too."""
+    """Too many logins are waiting to be checked."""
 
 
 class Passwords:
-    """Checks logins against bcrypt hashes, off the event loop.
+    """Checks logins against bcrypt hashes, in threads.
 
-    Verdicts are remembered under a keyed hash of the login, never the login itself: bcrypt costs 70 ms of CPU
-    and more, which a scrape every few seconds must not pay each time. A right login is remembered for good, wrong
-    ones push out each other only. Each user's logins are checked one at a time, and so are those of nobody
-    together: whoever guesses waits for guesses. Nobody's hash has the cost of `htpasswd -BC 10`, so that a costly
-    hash of one user is not paid for every made-up name.
+    Results are cached, because bcrypt is too slow to run at every scrape. The cache key is a keyed hash of the
+    login, never the login itself. Correct logins stay cached; the cache of wrong ones is bounded, and evicts only
+    wrong ones.
+
+    Logins of one user are checked one at a time, and so are those of all unknown names together, so that a client
+    that guesses passwords delays only others that guess for the same name. Unknown names are checked too, so that
+    they are not rejected faster than wrong passwords, against a hash with the cost of `htpasswd -BC 10`, so that
+    one user's more expensive hash does not make every unknown name expensive.
     """
 
     def __init__(self, users: Mapping[str, str]) -> None:
@@ -78,10 +81,12 @@ class Passwords:
         self._lanes: dict[bytes | None, trio.CapacityLimiter] = {}
 
     async def accept(self, authorization: str | None) -> bool:
-        """Whether the value of an ``Authorization`` header is a login of one of the users.
+        """Whether the value of an ``Authorization`` header is a correct login.
 
-        Errors: TooManyLogins. Cancellation: at once; a check that has begun goes on in its thread, and whoever
-        is next waits for it.
+        Raises: TooManyLogins.
+
+        Cancellation: returns at once. A check that has begun continues in its thread, and the next login of the
+        same user waits for it.
         """
         login = _basic_login(authorization or "")
         if login is None:
@@ -102,12 +107,14 @@ class Passwords:
         return True if key in self._right else False if key in self._wrong else None
 
     def _check(self, key: bytes, password: bytes, hashed: bytes | None) -> bool:
-        """In a thread: blocks for as long as the hash, or nobody's, says."""
-        if (verdict := self._verdict(key)) is not None:  # found by whom we waited for
+        """Check a login (in a thread) and cache the result. Blocks as long as bcrypt takes."""
+        if (
+            verdict := self._verdict(key)
+        ) is not None:  # an earlier check of the same login has finished meanwhile
             return verdict
         try:
-            matches = bcrypt.checkpw(password, hashed or _NOBODY)
-        except ValueError:  # a password or a hash that bcrypt cannot work with
+            matches = bcrypt.checkpw(password, hashed or _UNKNOWN_USER)
+        except ValueError:  # bcrypt refuses the password or the hash
             matches = False
         verdict = matches and hashed is not None
         with self._writing:
@@ -122,7 +129,7 @@ class Passwords:
 
 @attrs.frozen(kw_only=True)
 class Protection:
-    """What ``guard`` applies to a request."""
+    """What `guard` applies to a request."""
 
     headers: Mapping[str, str] = attrs.field(factory=dict)
     passwords: Passwords | None = None
@@ -130,7 +137,7 @@ class Protection:
 
 
 def guard(app: ASGIApp, current: Callable[[], Awaitable[Protection]]) -> ASGIApp:
-    """Protect an application; an exception that leaves it is logged and contained."""
+    """Wrap an application with the protection in force. Log exceptions that leave it, and do not re-raise them."""
 
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         protection = await current()
@@ -146,7 +153,7 @@ def guard(app: ASGIApp, current: Callable[[], Awaitable[Protection]]) -> ASGIApp
         try:
             await (response or app)(scope, receive, send_with_headers)
         except Exception:
-            # Contained here, since the server would log the message, which may quote anything.
+            # Logged without its message, which may quote a request.
             log.error("request failed", exc_info=True)
 
     return guarded
@@ -167,7 +174,7 @@ async def _refusal(protection: Protection, scope: Scope) -> PlainTextResponse | 
 
 
 def _basic_login(authorization: str) -> bytes | None:
-    """``name:password`` of a Basic credential, None where it is none."""
+    """Return ``name:password`` of a Basic credential, or None if it is malformed or of another scheme."""
     scheme, _, credential = authorization.partition(" ")
     if scheme.lower() != "basic":
         return None

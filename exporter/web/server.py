@@ -1,8 +1,8 @@
 """Edge: the HTTP server, from listen addresses to a graceful stop.
 
-Strategy: a small server of our own on h11 (`http1`), since every limit has to be exact: see
-docs/decisions/0001-http-server.md. Each connection is one task that contains its crashes and always closes its
-socket; `crowd` says which connections there may be.
+A small server of our own on h11 (`http1`), because its limits have to be exact: see
+docs/decisions/0001-http-server.md. Each connection is one task, which logs its own errors and always closes its
+socket. `connections` limits them.
 """
 
 import os
@@ -17,12 +17,12 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from .connections import MOST_CONNECTIONS, Connections, Visit
+from .connections import MOST_CONNECTIONS, Connection, Connections
 from .endpoints import Exported, build_app
 from .http1 import linger, serve_http
 from .listen import bind, inherit, parse_address, url
 from .reload import ReloadedConfig
-from .same_origin import fence
+from .same_origin import same_origin
 from .security import Protection, guard
 from .tls import HandshakeFailed, handshake
 
@@ -32,9 +32,9 @@ _GRACE_SECONDS: Final = 3
 
 
 def validate(config_file: Path) -> None:
-    """Check a web configuration file, and load what it names. Blocks on files.
+    """Check a web configuration file, and load the files that it names. Blocks on the disk.
 
-    Errors: ConfigError.
+    Raises: ConfigError.
     """
     ReloadedConfig(config_file)
 
@@ -53,14 +53,26 @@ async def serve(
     max_connections: int = MOST_CONNECTIONS,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until ``stop`` is set, then return within a few seconds; ``started`` gets one URL for each socket.
+    """Serve until ``stop`` is set, then stop gracefully within a few seconds.
 
-    With ``systemd_socket`` the sockets are those that systemd passed, and not of ``listen_addresses``.
-    ``route_prefix`` begins every path here, the path of ``external_url`` every link. ``max_connections`` are open
-    at the same time; where more come, those that only wait give way.
-    After ``stop`` no connection is accepted, answers under way are finished, idle connections are closed.
-    Errors: ConfigError for addresses, path or limit that cannot be used, before ``started``.
-    Cancellation: cuts every connection at once.
+    A graceful stop accepts no connection, closes idle ones and finishes the responses in progress.
+
+    Args:
+        exported: what to serve.
+        listen_addresses: addresses to listen on.
+        telemetry_path: path of the metrics page.
+        max_requests: most scrapes at the same time; 0 means no limit.
+        web_config: the web configuration file.
+        stop: set this event to stop.
+        systemd_socket: use the sockets that systemd has passed instead of ``listen_addresses``.
+        route_prefix: prefix of every path.
+        external_url: URL by which browsers reach this server; its path prefixes the links.
+        max_connections: most open connections; a new one replaces the one that has been idle longest.
+        task_status: ``started`` is called with one URL for each socket.
+
+    Raises: ConfigError for an unusable address, path or limit, before ``started``.
+
+    Cancellation: closes every connection at once.
     """
     app = build_app(
         exported,
@@ -68,7 +80,7 @@ async def serve(
         max_requests=max_requests,
         route_prefix=route_prefix,
         link_prefix=urlsplit(external_url).path.rstrip("/") if external_url else None,
-        fence=fence(
+        same_origin=same_origin(
             external_url=external_url,
             listen_hosts=[parse_address(address)[0] for address in listen_addresses],
             machine=gethostname(),
@@ -84,45 +96,50 @@ async def serve(
         sockets = await trio.to_thread.run_sync(bind, listen_addresses)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
-    crowd = Connections(most=max_connections)
-    receive_client = partial(_receive_client, guard(app, protection), web_config, crowd)
-    async with trio.open_nursery() as connections:
+    connections = Connections(most=max_connections)
+    receive_client = partial(_receive_client, guard(app, protection), web_config, connections)
+    async with trio.open_nursery() as handlers:
         async with trio.open_nursery() as accepting:
-            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=connections)
+            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=handlers)
             accepting.start_soon(serve_listeners)
             task_status.started(urls)
             await stop.wait()
             accepting.cancel_scope.cancel()
-        crowd.close()
-        connections.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
+        connections.close()
+        handlers.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
 
 
 async def _receive_client(
-    app: ASGIApp, web_config: ReloadedConfig, crowd: Connections, transport: trio.SocketStream
+    app: ASGIApp, web_config: ReloadedConfig, connections: Connections, transport: trio.SocketStream
 ) -> None:
-    """Serve one connection to its end; errors end only this one."""
+    """Serve one connection until it ends. An error ends only this connection."""
     with trio.CancelScope() as scope:
-        visit = crowd.enter(scope)
+        connection = connections.enter(scope)
         try:
-            if visit is not None and await _serve_client(app, web_config, crowd, visit, transport):
+            if connection is not None and await _serve_client(app, web_config, connections, connection, transport):
                 await linger(transport)
         except Exception:
             log.warning("connection failed", exc_info=True)
         finally:
-            if visit is not None:
-                crowd.leave(visit)
+            if connection is not None:
+                connections.leave(connection)
             transport.socket.close()
 
 
 async def _serve_client(
-    app: ASGIApp, web_config: ReloadedConfig, crowd: Connections, visit: Visit, transport: trio.SocketStream
+    app: ASGIApp,
+    web_config: ReloadedConfig,
+    connections: Connections,
+    connection: Connection,
+    transport: trio.SocketStream,
 ) -> bool:
+    """Serve one connection; return whether the client needs time to receive the last response (`linger`)."""
     in_force = await web_config.current()
     if in_force.contexts is None or in_force.config.tls is None:
-        return await serve_http(transport, app, crowd=crowd, visit=visit)
+        return await serve_http(transport, app, connections=connections, connection=connection)
     try:
         secured = await handshake(transport, in_force.contexts, in_force.config.tls)
     except HandshakeFailed as failed:
         log.debug("TLS handshake failed", reason=failed.reason)
         return True
-    return await serve_http(secured, app, crowd=crowd, visit=visit, is_tls=True)
+    return await serve_http(secured, app, connections=connections, connection=connection, is_tls=True)

@@ -1,4 +1,8 @@
-"""Edge: TLS: settings become contexts, a context a handshake; and who may connect with a certificate."""
+"""Edge: TLS of the HTTP server: loads the contexts, performs handshakes, checks client certificates.
+
+Python's ssl module can restrict a context to only one curve. So a setting that allows several curves makes one
+context each (`Contexts`), and `handshake` reads the ClientHello to choose among them before OpenSSL sees it.
+"""
 
 import contextlib
 import ipaddress
@@ -16,7 +20,7 @@ import trio
 
 from ..errors import ConfigError
 from .config_file import FLAG, Pem, TlsSettings
-from .files import read_bounded
+from .files import read_config
 
 log = structlog.get_logger()
 
@@ -29,20 +33,20 @@ _VERSIONS: Final = {
     "TLS13": ssl.TLSVersion.TLSv1_3,
 }
 _OLD_VERSIONS: Final = ("TLS10", "TLS11")
-# OpenSSL 3 signs nothing with SHA-1, as TLS 1.0 and 1.1 must, unless told that security does not matter.
+# TLS 1.0 and 1.1 need SHA-1 signatures, which OpenSSL 3 allows only at security level 0.
 _OLD_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!eNULL"
 _NO_SECURITY_LEVEL: Final = ":@SECLEVEL=0"
 _VERIFY: Final = {
     "NoClientCert": ssl.CERT_NONE,
-    # Asks for a certificate and then takes any, or none: everybody is served just the same without asking.
+    # Go requests a certificate and accepts any or none; not requesting one has the same effect.
     "RequestClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
 }
-# What a client calls the curves (IANA's TLS supported groups).
+# Numbers of the curves in a ClientHello (IANA, TLS supported groups).
 _GROUPS: Final = {"prime256v1": 23, "secp384r1": 24, "secp521r1": 25, "X25519": 29}
 
-_TLS_HANDSHAKE: Final = 22  # the first byte of whoever speaks TLS
+_TLS_HANDSHAKE: Final = 22  # the first byte of a TLS handshake
 _SUPPORTED_GROUPS: Final = 10
 _MOST_HELLO_BYTES: Final = 16 * 1024 + 5
 _HTTP_ON_TLS: Final = (
@@ -52,7 +56,7 @@ _HTTP_ON_TLS: Final = (
 
 
 class HandshakeFailed(Exception):
-    """There will be no TLS connection; ``reason`` for the log."""
+    """The TLS handshake failed; ``reason`` is for the log."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -61,7 +65,7 @@ class HandshakeFailed(Exception):
 
 @attrs.frozen
 class Contexts:
-    """What handshakes are made with: one for each curve, since Python's ssl limits a context to a single one."""
+    """The TLS contexts, one for each allowed curve; key None: no limit on curves."""
 
     by_curve: Mapping[str | None, ssl.SSLContext]
 
@@ -74,16 +78,16 @@ class Contexts:
         return len(self.by_curve) > 1
 
     def choose(self, hello: bytes) -> ssl.SSLContext:
-        """The one with the first of our curves that the client has; the first where it has none."""
+        """Return the context of the first of our curves that the client offers, or the first context."""
         offered = supported_groups(hello)
         usable = (each for curve, each in self.by_curve.items() if curve and _GROUPS[curve] in offered)
         return next(usable, self.first)
 
 
 def build_contexts(settings: TlsSettings) -> Contexts:
-    """Load certificates and keys. Blocks on files.
+    """Load certificates and keys. Blocks on the disk.
 
-    Errors: ConfigError naming the key of the web configuration file.
+    Raises: ConfigError, which names the key of the web configuration file.
     """
     return Contexts({curve: _build_context(settings, curve) for curve in settings.curves or (None,)})
 
@@ -91,7 +95,7 @@ def build_contexts(settings: TlsSettings) -> Contexts:
 def _build_context(settings: TlsSettings, curve: str | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TLS 1.0 and 1.1, which the user asks for
+        warnings.simplefilter("ignore", DeprecationWarning)  # for TLS 1.0 and 1.1, which the user has configured
         context.minimum_version = _VERSIONS[settings.min_version]
         context.maximum_version = _VERSIONS[settings.max_version]
     if not settings.prefer_server_ciphers:
@@ -104,15 +108,15 @@ def _build_context(settings: TlsSettings, curve: str | None) -> ssl.SSLContext:
         if ciphers:
             context.set_ciphers(ciphers)
     except ssl.SSLError:
-        raise ConfigError(FLAG, "tls_server_config.cipher_suites: OpenSSL here lacks these ciphers") from None
+        raise ConfigError(FLAG, "tls_server_config.cipher_suites: this OpenSSL lacks these ciphers") from None
     try:
         if curve:
             context.set_ecdh_curve(curve)
     except (ssl.SSLError, ValueError):
         raise ConfigError(
             FLAG,
-            f"tls_server_config.curve_preferences: Python's ssl module here cannot be limited to {curve};"
-            " a newer Python can, or leave it out",
+            f"tls_server_config.curve_preferences: this Python's ssl module cannot be limited to {curve};"
+            " use a newer Python, or leave the curve out",
         ) from None
     _load_certificate(context, settings)
     _load_client_ca(context, settings)
@@ -122,10 +126,12 @@ def _build_context(settings: TlsSettings, curve: str | None) -> ssl.SSLContext:
 async def handshake(
     transport: trio.SocketStream, contexts: Contexts, settings: TlsSettings
 ) -> trio.SSLStream[trio.SocketStream]:
-    """Speak TLS with a client that has just connected.
+    """Perform the server's side of a TLS handshake.
 
-    A client that is refused has been told so, by an alert or in plain HTTP, and needs time to take that.
-    Errors: HandshakeFailed, also when it takes longer than ``HANDSHAKE_SECONDS``.
+    A client that is refused gets an alert, or a plain HTTP error if it sent no TLS. It needs time to receive that:
+    the caller should linger before closing.
+
+    Raises: HandshakeFailed, also if the handshake takes longer than ``HANDSHAKE_SECONDS``.
     """
     with trio.move_on_after(HANDSHAKE_SECONDS):
         try:
@@ -145,7 +151,7 @@ async def handshake(
 
 
 async def _read_hello(transport: trio.SocketStream, *, whole: bool) -> bytes:
-    """The first bytes, or the whole first record."""
+    """Read at least one byte, or the whole first TLS record if ``whole``."""
     received = b""
     while True:
         data = await transport.receive_some(_MOST_HELLO_BYTES - len(received))
@@ -168,14 +174,14 @@ async def _shake_hands(transport: trio.SocketStream, bios: "_Bios") -> trio.SSLS
         cause = broken.__cause__
         if not isinstance(cause, ssl.SSLError):
             raise
-        await transport.send_all(bios.unsent())  # trio leaves OpenSSL's last word, the alert, unsent
+        await transport.send_all(bios.unsent())  # trio does not send the alert that OpenSSL has written
         raise HandshakeFailed(cause.reason or "protocol") from None
     return secured
 
 
 @attrs.define
 class _Bios:
-    """Stands in for a context, to have a hand on what OpenSSL reads first and what it has to say last."""
+    """Stands in for an SSLContext: feeds OpenSSL the bytes already read, and gives access to its unsent output."""
 
     _context: ssl.SSLContext
     _received: bytes
@@ -191,7 +197,7 @@ class _Bios:
 
 
 def supported_groups(hello: bytes) -> frozenset[int]:
-    """The groups that a ClientHello offers, a TLS record; empty for anything else."""
+    """Return the groups that a ClientHello (a TLS record) offers; empty if ``hello`` is anything else."""
     try:
         return frozenset(_groups(_Reader(hello)))
     except IndexError:
@@ -213,7 +219,7 @@ def _groups(record: "_Reader") -> Iterator[int]:
 
 
 class _Reader:
-    """Takes bytes from the front; IndexError where there are too few."""
+    """Reads bytes from the front. Raises IndexError if there are too few."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -237,7 +243,7 @@ class _Reader:
 def has_allowed_san(certificate: Mapping[str, Any] | None, allowed: frozenset[str]) -> bool:
     """Whether a subject alternative name (DNS, e-mail, IP address, URI) of a verified certificate is allowed.
 
-    No certificate is allowed: whether there must be one is the handshake's decision.
+    A missing certificate passes, because the handshake decides whether a certificate is required.
     """
     if not certificate:
         return True
@@ -249,7 +255,7 @@ def _load_certificate(context: ssl.SSLContext, settings: TlsSettings) -> None:
     where = "tls_server_config: certificate and key"
     try:
         with _as_file(settings.certificate, where) as certificate, _as_file(settings.key, where) as key:
-            # The empty password makes a locked key an error, where OpenSSL would ask on the terminal.
+            # With an empty password an encrypted key is an error; without one OpenSSL would ask on the terminal.
             context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as bad:
         raise ConfigError(FLAG, f"{where} do not load: {bad.reason or 'not a pair of PEMs'}") from None
@@ -261,7 +267,7 @@ def _load_client_ca(context: ssl.SSLContext, settings: TlsSettings) -> None:
     context.verify_mode = _VERIFY[settings.client_auth_type]
     if context.verify_mode is ssl.CERT_NONE:
         return
-    if settings.client_ca is None:  # as in Go: the system's authorities
+    if settings.client_ca is None:  # as in Go, the system's authorities
         context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         return
     where = "tls_server_config: client CA"
@@ -276,11 +282,11 @@ def _load_client_ca(context: ssl.SSLContext, settings: TlsSettings) -> None:
 
 @contextlib.contextmanager
 def _as_file(pem: Pem, where: str) -> Iterator[str]:
-    """A path to read a PEM from, since ssl takes no text: a file without a name, in memory where there is that.
+    """Yield a path from which ssl can load the PEM: an anonymous file, in memory where the system has memfd.
 
-    A file is read here too, and not by OpenSSL, which would wait for a FIFO and read a device without end.
+    Files are read here and not by OpenSSL, which would block on a FIFO and read a device without end.
     """
-    text = read_bounded(pem, where) if isinstance(pem, Path) else pem.encode(errors="replace")
+    text = read_config(pem, where) if isinstance(pem, Path) else pem.encode(errors="replace")
     with _nameless() as file:
         file.write(text)
         file.flush()
@@ -294,7 +300,7 @@ def _nameless() -> BinaryIO:
 
 
 def _address(text: str) -> str:
-    """An IP address as people write it; OpenSSL prints IPv6 without ``::``."""
+    """Normalise an IP address: OpenSSL prints IPv6 addresses without ``::``."""
     try:
         return str(ipaddress.ip_address(text.strip()))
     except ValueError:

@@ -12,7 +12,7 @@ from tests.e2e.pages import OPENMETRICS, Page, scrape, scrape_until
 from tests.e2e.programs import exporting, settings_for
 from tests.e2e.upstream import EXAMPLE, Json, apart, live_object, updated, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 NAMES = [
     'a "quoted" name',

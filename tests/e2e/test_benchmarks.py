@@ -8,7 +8,7 @@ from benchmarks.cases import updates
 from benchmarks.load import Load
 from benchmarks.options import Options
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 
 def test_variants_count_the_same_on_a_tiny_load(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dashboards.slo import Slo
 from tests.e2e.prometheus import INSTALLED, RELEASES, Release, needs
 from tests.e2e.verdicts import TRIED, Server, verdict
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(files.__file__).parent
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT.parent / "compose.yaml").read_text())["services"]

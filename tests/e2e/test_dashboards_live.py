@@ -39,7 +39,7 @@ from tests.e2e.scenario import (
     stage,
 )
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 FIRES: Mapping[str, set[str]] = {
     DAY: set(),

@@ -10,7 +10,7 @@ import trio
 from tests.e2e.pages import OPENMETRICS, scrape, scrape_until
 from tests.e2e.programs import program
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 # Calls of seconds instead of minutes.
 LIVELY = (

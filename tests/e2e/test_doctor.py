@@ -223,7 +223,7 @@ async def test_report_holds_nothing_that_identifies_anybody(as_json: bool) -> No
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--seconds", "0"], "--seconds: must be from 1 to 3600"),
+        (["--seconds", "0"], "--seconds: must be from 1 to 86400"),
         (["--conversation", "../x"], "--conversation: not a conversation id"),
         (["--phonic.base-url", "ftp://x"], "--phonic.base-url: must be https://HOST"),
     ],

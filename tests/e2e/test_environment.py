@@ -14,7 +14,7 @@ from tests.e2e.programs import ANY_PORT, outcome, program
 from tests.e2e.upstream import EXAMPLE, live_object, record, updated, upstream
 from tests.servers import rude_server
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 KEY = {"PHONIC_API_KEY": "ph_test"}
 QUICK = ("--state.file=", "--watch.interval=0.1", "--web.listen-address", ANY_PORT)

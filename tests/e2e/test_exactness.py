@@ -14,7 +14,7 @@ from tests.soak.disk import SmallDisk, small_disk
 from tests.soak.harness import Failed, Outcome, Run, play
 from tests.soak.mutations import HOLD_NOTHING, SHOW_COUNTED
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 
 def run(

@@ -9,7 +9,7 @@ from tests.e2e.pages import OPENMETRICS, Page, scrape, scrape_until
 from tests.e2e.programs import exporting, settings_for
 from tests.e2e.upstream import ENDED, EXAMPLE, PAYLOADS, record, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 FRAME = (PAYLOADS / "live_conversation_updated.co.json").read_text()
 NAMED = {"project": "customer-support", "agent": "support-agent"}

@@ -15,7 +15,7 @@ from dashboards import files
 from dashboards.slo import PATH, Slo
 from tests.e2e.prometheus import needs
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300

@@ -10,7 +10,7 @@ from tests.e2e.pages import scrape, scrape_until
 from tests.e2e.programs import ANY_PORT, program
 from tests.e2e.upstream import live_object, updated, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 CALLS = [f"conv_{number}" for number in range(140)]
 FEW = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))"

@@ -15,7 +15,7 @@ from tests.e2e.pages import scrape_until
 from tests.e2e.programs import ANY_PORT, bare_environment, exporting, program, settings_for, unread_scrape
 from tests.e2e.upstream import ENDED, PROJECT, Upstream, live_object, updated, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 THREE = ("conv_a", "conv_b", "conv_c")
 

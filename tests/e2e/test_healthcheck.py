@@ -10,7 +10,7 @@ from tests.e2e.programs import outcome, program
 from tests.e2e.upstream import upstream
 from tests.unit.certificates import make_authority, make_certificate
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 ANY = "127.0.0.1:0"
 KEY = {"PHONIC_API_KEY": "ph_test"}

@@ -13,7 +13,7 @@ from dashboards.alerts import alerts
 from tests.e2e.between import Inbox, inbox
 from tests.e2e.prometheus import RELEASES, Release, alertmanager
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 SEVERITY = {alert.name: alert.severity for alert in alerts(slo.load())}
 AGENTS = [("main", "front desk"), ("main", "billing"), ("sales", "outbound")]

@@ -23,7 +23,7 @@ from readme_renderer import markdown
 from exporter import __version__, cli
 from exporter.settings import Settings
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

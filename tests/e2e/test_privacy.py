@@ -14,7 +14,7 @@ from tests.e2e.pages import OPENMETRICS, TEXT, TEXT_UTF8, Page, scrape, scrape_u
 from tests.e2e.programs import ANY_PORT, program
 from tests.e2e.upstream import ENDED, EXAMPLE, Json, apart, live_object, record, updated, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 SECRET = "Zq-secret"
 PHONE = "+49171555"
@@ -185,7 +185,7 @@ async def test_trouble_is_told_without_quoting_anybody(http: httpx.AsyncClient) 
 
 async def test_crash_tells_where_but_not_what_and_the_others_go_on(http: httpx.AsyncClient) -> None:
     sabotage = f"""\
-from exporter import derive
+from exporter.counting import derive
 whole = derive.derive
 def broken(progress, snapshot):
     if snapshot.conversation.id == "conv_a":

@@ -16,7 +16,7 @@ from tests.e2e.programs import ANY_PORT, outcome, program, unread_scrape
 from tests.e2e.upstream import EXAMPLE, PROJECT, live_object, record, updated, upstream
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 KEY = {"PHONIC_API_KEY": "ph_test"}
 QUICK = (f"--web.listen-address={ANY_PORT}", "--watch.interval=0.1")

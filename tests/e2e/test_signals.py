@@ -16,7 +16,7 @@ from tests.e2e.pages import scrape_until
 from tests.e2e.programs import ANY_PORT, bare_environment, program
 from tests.e2e.upstream import live_object, updated, upstream
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 KEY = {"PHONIC_API_KEY": "ph_test"}
 SCRIPT = str(Path(sys.executable).parent / "phonic-exporter")

@@ -10,7 +10,7 @@ import trio
 from tests.e2e.pages import scrape_until
 from tests.e2e.programs import ANY_PORT, Program, outcome, program
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 BUSY = ("--simulator.calls-per-minute=900", "--simulator.pace=0.3", "--simulator.listen-address", ANY_PORT)
 KEY = {"PHONIC_API_KEY": "ph_simulated_key"}

@@ -11,7 +11,7 @@ from tests.attacks import ATTACKS
 from tests.soak.everything import Plan, soak
 from tests.soak.harness import Run, play
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 
 def test_totals_are_those_of_the_plan_whatever_went_wrong(tmp_path: Path) -> None:

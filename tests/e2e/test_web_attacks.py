@@ -21,7 +21,7 @@ from tests.e2e.programs import ANY_PORT, Program, program
 from tests.e2e.upstream import Upstream, live_object, updated, upstream
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 6.0

@@ -62,10 +62,10 @@ async def _serve(data: bytes, parts: int) -> bytes:
 
         async def serve() -> None:
             with trio.CancelScope() as scope:
-                crowd = Connections()
-                visit = crowd.enter(scope)
-                assert visit is not None
-                await serve_http(ours, app, crowd=crowd, visit=visit)
+                connections = Connections()
+                connection = connections.enter(scope)
+                assert connection is not None
+                await serve_http(ours, app, connections=connections, connection=connection)
             await ours.aclose()
 
         nursery.start_soon(serve)

@@ -471,7 +471,7 @@ def test_help_says_of_each_flag_what_it_takes_and_its_variable(capsys: pytest.Ca
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     shown = capsys.readouterr().out
-    assert "\n  --watch.limit NUMBER\n      Most conversations watched at once" in shown
+    assert "\n  --watch.limit NUMBER\n      Most conversations watched at the same time" in shown
     assert "\n      Default: 5000\n      Variable: PHONIC_EXPORTER_WATCH_LIMIT\n" in shown
     assert "\n  --web.enable-push-api, --web.no-enable-push-api\n" in shown
     assert "\n  --log.level debug|info|warn|error\n" in shown

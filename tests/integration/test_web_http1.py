@@ -47,17 +47,17 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def connected(app: Any, crowd: Connections | None = None) -> AsyncIterator[trio.SocketStream]:
+async def connected(app: Any, connections: Connections | None = None) -> AsyncIterator[trio.SocketStream]:
     """A client's end of a connection that is served."""
-    crowd = crowd or Connections()
+    connections = connections or Connections()
 
     async def handle(stream: trio.SocketStream) -> None:
         with trio.CancelScope() as scope:
-            visit = crowd.enter(scope)
-            assert visit is not None
-            if await serve_http(stream, app, crowd=crowd, visit=visit):
+            connection = connections.enter(scope)
+            assert connection is not None
+            if await serve_http(stream, app, connections=connections, connection=connection):
                 await linger(stream)
-        crowd.leave(visit)
+        connections.leave(connection)
 
     with trio.fail_after(1000):  # of a clock that may jump
         async with trio.open_nursery() as nursery:
@@ -371,58 +371,58 @@ def scopes(count: int) -> list[trio.CancelScope]:
 
 
 async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
-    crowd = Connections(most=10, most_without_request=3)
+    connections = Connections(most=10, most_without_request=3)
     entered = scopes(5)
     for scope in entered:
-        assert crowd.enter(scope)
+        assert connections.enter(scope)
     assert [scope.cancel_called for scope in entered] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(("most", "silent"), [(250, 100), (60, 32), (10, 10)])
 async def test_two_in_five_and_32_at_least_may_be_silent_unless_said_otherwise(most: int, silent: int) -> None:
-    crowd = Connections(most=most)
+    connections = Connections(most=most)
     entered = scopes(silent + 1)
     for scope in entered:
-        assert crowd.enter(scope)
+        assert connections.enter(scope)
     assert [scope.cancel_called for scope in entered] == [True, *[False] * silent]
 
 
 async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() -> None:
-    crowd = Connections(most=10, most_without_request=3)
+    connections = Connections(most=10, most_without_request=3)
     kept = scopes(5)
     for scope in kept:
-        visit = crowd.enter(scope)
-        assert visit
-        crowd.move(visit, Phase.ANSWERING)
-        crowd.move(visit, Phase.IDLE)
+        connection = connections.enter(scope)
+        assert connection
+        connections.move(connection, Phase.ANSWERING)
+        connections.move(connection, Phase.IDLE)
     for scope in scopes(100):
-        assert crowd.enter(scope)
+        assert connections.enter(scope)
     assert not any(scope.cancel_called for scope in kept)
 
 
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.SENDING])
 async def test_whoever_waits_gives_way_when_all_places_are_taken(phase: Phase) -> None:
-    crowd = Connections(most=3, most_without_request=3)
+    connections = Connections(most=3, most_without_request=3)
     entered = scopes(3)
     for scope in entered:
-        visit = crowd.enter(scope)
-        assert visit
-        crowd.move(visit, Phase.ANSWERING)
-        crowd.move(visit, phase)
-    assert crowd.enter(trio.CancelScope())
+        connection = connections.enter(scope)
+        assert connection
+        connections.move(connection, Phase.ANSWERING)
+        connections.move(connection, phase)
+    assert connections.enter(trio.CancelScope())
     assert [scope.cancel_called for scope in entered] == [True, False, False]
 
 
 async def test_whoever_is_being_answered_never_gives_way() -> None:
-    crowd = Connections(most=2, most_without_request=2)
-    visits = [crowd.enter(scope) for scope in scopes(2)]
-    for visit in visits:
-        assert visit
-        crowd.move(visit, Phase.ANSWERING)
-    assert crowd.enter(trio.CancelScope()) is None
-    assert visits[0]
-    crowd.leave(visits[0])
-    assert crowd.enter(trio.CancelScope())
+    connections = Connections(most=2, most_without_request=2)
+    entered = [connections.enter(scope) for scope in scopes(2)]
+    for connection in entered:
+        assert connection
+        connections.move(connection, Phase.ANSWERING)
+    assert connections.enter(trio.CancelScope()) is None
+    assert entered[0]
+    connections.leave(entered[0])
+    assert connections.enter(trio.CancelScope())
 
 
 def test_connections_leave_descriptors_for_everything_else() -> None:

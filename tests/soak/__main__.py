@@ -9,9 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from exporter.harness import Failed, Run, play
-
-from exporter import mutations
+from . import mutations
+from .harness import Failed, Run, play
 
 
 def main() -> int:

@@ -29,12 +29,13 @@ from urllib.parse import urlsplit
 import attrs
 import bcrypt
 import httpx
-from exporter.harness import KEY, Failed, Phone, Process, simulating, started
-from exporter.slopes import Bound, floors, second_half, slope
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.simulator.settings import SimulatorSettings
 from tests.attacks import ATTACKS
+
+from .harness import KEY, Failed, Phone, Process, simulating, started
+from .slopes import Bound, floors, second_half, slope
 
 FAULTS: Final = (
     "drop=0.01", "duplicate=0.03", "stale=0.03", "gap=0.03", "garbage=0.03", "silence=0.01", "slow-open=0.05",

@@ -20,14 +20,15 @@ from typing import Any, Final
 
 import attrs
 import httpx
-from exporter.disk import SmallDisk
-from exporter.oracle import Absences, Totals, differences, expected, is_history
-from exporter.schedule import Life, lives
-from exporter.scraping import SCRAPE_S, Prometheus, scraping
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.simulator.plan import plan
-from exporter.simulator.settings import SimulatorSettings, staged
+from exporter.simulator.settings import SimulatorSettings, scenario_of
+
+from .disk import SmallDisk
+from .oracle import Absences, Totals, differences, expected, is_history
+from .schedule import Life, lives
+from .scraping import SCRAPE_S, Prometheus, scraping
 
 KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
@@ -87,7 +88,7 @@ class Run:
 
     def simulator(self) -> SimulatorSettings:
         endless = self._simulator()
-        begun = takewhile(lambda each: each.created_ms <= 0, plan(staged(endless)[0]))
+        begun = takewhile(lambda each: each.created_ms <= 0, plan(scenario_of(endless)[0]))
         return attrs.evolve(endless, total=self.conversations + sum(is_history(each) for each in begun))
 
     def _simulator(self) -> SimulatorSettings:
@@ -155,7 +156,7 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
             phone.post("hold")
         phone.faults(*run.lasting_faults())
         absences: Absences = phone.state()["absences"]
-        wanted = expected(plan(staged(run.simulator())[0]), absences)
+        wanted = expected(plan(scenario_of(run.simulator())[0]), absences)
         say(f"life {number + 1}: until all is over")
         with start(number + 1) as exporter:
             _see_to_the_end(exporter, phone, wanted, prometheus, run)

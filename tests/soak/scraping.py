@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import attrs
 import httpx
-from exporter.oracle import SampleKey, Totals
+
+from .oracle import SampleKey, Totals
 
 SCRAPE_S: Final = 0.25
 _CONFIG: Final = """\

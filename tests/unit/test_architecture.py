@@ -18,6 +18,7 @@ PARTS: dict[str, set[str]] = {
     "errors": set(),
     "enums": set(),
     "filelimit": set(),
+    "files": set(),
     "logs": set(),
     "signals": set(),
     # What Phonic sends, what it adds, what was counted.
@@ -35,8 +36,8 @@ PARTS: dict[str, set[str]] = {
         "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows",
     },
     # What waits. The watching side knows neither numbers nor HTTP servers.
-    "watch": {"counting", "enums", "errors", "logs", "phonic", "phonic.schema", "phonic.wire"},
-    "web": {"enums", "errors", "logs", "metrics.formats", "phonic.wire"},
+    "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
+    "web": {"enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
     "recording.file": set(),
     "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.

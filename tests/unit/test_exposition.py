@@ -320,7 +320,7 @@ def test_a_page_tells_what_the_one_before_it_cost() -> None:
     assert b"\nphonic_exporter_render_duration_seconds 0.0" in page.render(Format.TEXT_0_0_4)
 
 
-@pytest.mark.real
+@pytest.mark.e2e
 def test_promtool_finds_nothing_to_complain_about_on_a_full_page() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

@@ -178,7 +178,7 @@ async def test_the_watcher_counts_how_each_snapshot_was_decoded(name: str, incre
         retry=Retry(),
         rng=Random(0),
         set_state=lambda _: None,
-        heard=lambda _: None,
+        on_snapshot=lambda _: None,
     )
     paths = sink.of("decoded")
     assert (len(paths), paths.count(DecodePath.INCREMENTAL)) == (10, incremental)

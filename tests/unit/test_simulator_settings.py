@@ -9,11 +9,11 @@ from exporter.errors import ConfigError
 from exporter.simulator.faults import PLANNED, TRANSPORT, Fault, parse_fault
 from exporter.simulator.plan import plan, workspace
 from exporter.simulator.scenario import Scenario
-from exporter.simulator.settings import SimulatorSettings, staged
+from exporter.simulator.settings import SimulatorSettings, scenario_of
 
 
 def test_defaults_are_those_of_a_scenario() -> None:
-    assert staged(SimulatorSettings()) == (Scenario(), ())
+    assert scenario_of(SimulatorSettings()) == (Scenario(), ())
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,11 @@ def test_defaults_are_those_of_a_scenario() -> None:
 def test_each_setting_of_the_plan_changes_it(change: dict[str, Any], measure: Any) -> None:
     usual = SimulatorSettings(total=40)
     changed = attrs.evolve(usual, **change)
-    assert measure(list(plan(staged(usual)[0]))) != measure(list(plan(staged(changed)[0])))
+    assert measure(list(plan(scenario_of(usual)[0]))) != measure(list(plan(scenario_of(changed)[0])))
 
 
 def test_faults_are_split_into_planned_and_transport() -> None:
-    scenario, faults = staged(SimulatorSettings(fault=("drop=0.01", "slow-model=3@60:120", "outage=1@5:")))
+    scenario, faults = scenario_of(SimulatorSettings(fault=("drop=0.01", "slow-model=3@60:120", "outage=1@5:")))
     assert scenario.faults == (Fault(kind="slow-model", value=3.0, since_ms=60_000, until_ms=120_000),)
     assert faults == (
         Fault(kind="drop", value=0.01),
@@ -71,7 +71,7 @@ def test_faults_are_split_into_planned_and_transport() -> None:
 )
 def test_a_wrong_setting_is_named(change: dict[str, Any], flag: str) -> None:
     with pytest.raises(ConfigError) as wrong:
-        staged(SimulatorSettings(**change))
+        scenario_of(SimulatorSettings(**change))
     assert wrong.value.flag == flag
     assert "\n" not in str(wrong.value)
 

@@ -131,9 +131,9 @@ def test_only_regular_files_up_to_a_size_are_read(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     for path, reason in [
         (tmp_path / "missing", "No such file or directory"),
-        (tmp_path, "is not a regular file"),
-        (pipe, "is not a regular file"),
-        (large, "is too large"),
+        (tmp_path, "Is a directory"),
+        (pipe, "not a regular file"),
+        (large, f"larger than {LARGEST_FILE} bytes"),
     ]:
         with pytest.raises(UnreadableList, match=reason):
             read(path, is_conversation_id)

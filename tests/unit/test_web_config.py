@@ -154,8 +154,8 @@ def test_good_file_is_accepted(pems: Path, text: str) -> None:
         ("tls_server_config: {cert_file: server.pem, key_file: locked.key}", "do not load"),
         ("tls_server_config: {cert: abc, key: hunter2}", "do not load"),
         ("tls_server_config: {cert_file: ., key_file: server.key}", "Is a directory"),
-        (TLS % ", client_ca_file: ca.pem", "client_auth_type: needed where client_ca"),
-        (TLS % ", client_allowed_sans: [one]", "client_auth_type: needed where client_ca"),
+        (TLS % ", client_ca_file: ca.pem", "client_auth_type: required with client_ca"),
+        (TLS % ", client_allowed_sans: [one]", "client_auth_type: required with client_ca"),
         (
             TLS % ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: x",
             "client CA cannot be read: No such",
@@ -218,7 +218,7 @@ def test_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(can_be_limited_to_x25519(), reason="this Python's ssl can set X25519")
 def test_curve_that_python_cannot_set_is_refused_and_python_is_named(pems: Path) -> None:
-    with pytest.raises(ConfigError, match="Python's ssl module here cannot be limited to X25519"):
+    with pytest.raises(ConfigError, match="this Python's ssl module cannot be limited to X25519"):
         check(pems, TLS % ", curve_preferences: [X25519]")
 
 

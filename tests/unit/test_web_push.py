@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from exporter.enums import Started
 from exporter.web.push import BudgetedTargets, budget
-from exporter.web.same_origin import Fence, fence
+from exporter.web.same_origin import SameOrigin, same_origin
 
-FENCE = fence(
+SAME_ORIGIN = same_origin(
     external_url="https://Calls.example.com:8443/phonic",
     listen_hosts=["", "metrics.example.net"],
     machine="Box.lan",
@@ -41,7 +41,7 @@ FENCE = fence(
     ],
 )
 def test_names_that_no_attacker_can_point_here_are_trusted(host: str) -> None:
-    assert FENCE.objection({"host": [host]}) is None
+    assert SAME_ORIGIN.objection({"host": [host]}) is None
 
 
 @pytest.mark.parametrize(
@@ -66,12 +66,12 @@ def test_names_that_no_attacker_can_point_here_are_trusted(host: str) -> None:
     ],
 )
 def test_other_names_are_not(host: str) -> None:
-    assert FENCE.objection({"host": [host]})
+    assert SAME_ORIGIN.objection({"host": [host]})
 
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"]])
 def test_there_is_one_host(hosts: list[str]) -> None:
-    assert FENCE.objection({"host": hosts})
+    assert SAME_ORIGIN.objection({"host": hosts})
 
 
 @pytest.mark.parametrize(
@@ -90,24 +90,24 @@ def test_there_is_one_host(hosts: list[str]) -> None:
     ],
 )
 def test_browsers_may_push_from_our_own_pages_only(host: str, origin: str, is_allowed: bool) -> None:
-    assert (FENCE.objection({"host": [host], "origin": [origin]}) is None) is is_allowed
+    assert (SAME_ORIGIN.objection({"host": [host], "origin": [origin]}) is None) is is_allowed
 
 
 @pytest.mark.parametrize(
     ("site", "is_allowed"), [("same-origin", True), ("none", True), ("same-site", False), ("cross-site", False)]
 )
 def test_what_a_browser_says_of_the_site_is_believed(site: str, is_allowed: bool) -> None:
-    assert (FENCE.objection({"host": ["localhost"], "sec-fetch-site": [site]}) is None) is is_allowed
+    assert (SAME_ORIGIN.objection({"host": ["localhost"], "sec-fetch-site": [site]}) is None) is is_allowed
 
 
 def test_external_url_may_be_a_path() -> None:
-    without_host = fence(external_url="/phonic/", listen_hosts=[], machine="")
-    assert without_host == Fence()
+    without_host = same_origin(external_url="/phonic/", listen_hosts=[], machine="")
+    assert without_host == SameOrigin()
 
 
 @given(st.text(), st.text())
 def test_any_header_gets_an_answer_and_a_strange_origin_never_a_good_one(host: str, origin: str) -> None:
-    for each in (FENCE, Fence()):
+    for each in (SAME_ORIGIN, SameOrigin()):
         each.objection({"host": [host]})
         assert each.objection({"host": ["localhost"], "origin": [origin]})
 

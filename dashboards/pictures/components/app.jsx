@@ -1,4 +1,4 @@
-// Draws panels with Grafana's own components: one for each element that carries a panel's JSON and its answers.
+// Draws a panel with Grafana's own components in each element that carries a panel's JSON and data.
 import React from 'react';
 import { createRoot } from 'react-dom/client';
 import { createTheme, dateTime, FieldType, getDisplayProcessor, ThemeContext, toDataFrame } from '@grafana/data';

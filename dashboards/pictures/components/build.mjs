@@ -1,4 +1,4 @@
-// Bundles app.jsx for a browser. Grafana's packages are taken in their CommonJS form: the other one does not bundle.
+// Bundles app.jsx for a browser, with the CommonJS form of Grafana's packages, because the other form does not bundle.
 import { build } from 'esbuild';
 
 await build({

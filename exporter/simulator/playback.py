@@ -1,11 +1,11 @@
-"""State: the plan against the clock: which conversations have begun, who watches them, which are over.
+"""State: the progress of a plan: which conversations have begun, which are observed, which are over.
 
-Conversations end as planned, with the planned values, but for observers an end may come later than planned:
-while ends are held, and while an observer that is attached, or that a fault has cut off, has not yet been sent the
-last snapshot. So no transport fault can change what a patient observer learns.
+Conversations end with their planned values, but observers may see the end later than planned: while ends are held,
+and while an observer that is connected, or that a fault has disconnected, has not been sent the last snapshot. So
+no transport fault changes what an observer that reads to the end learns.
 
-The exception is an absence: a window in which all observers are known to be away. What begins and ends within it
-ends as planned, unseen; what began before it waits for their return.
+The exception is an absence: a time in which all observers are known to be away. A conversation that begins and
+ends within it ends as planned; one that began before it does not end until the observers return.
 """
 
 import itertools
@@ -23,9 +23,9 @@ from .faults import Fault, next_edge_ms, strength
 from .plan import plan, workspace
 from .scenario import Conversation, Project, Scenario
 
-# How long an end waits for an observer that a fault has cut off: twice the longest customary backoff and more.
+# How long an end waits for an observer that a fault has disconnected: more than twice a usual longest backoff.
 _GRACE_MS: Final = 120_000
-# An endless plan forgets what ended this long ago; a finite one keeps everything for its oracle.
+# An endless plan forgets conversations this long after their end; a finite one keeps all for the test's oracle.
 _RETENTION_MS: Final = 3_600_000
 _NEVER: Final = float("inf")
 
@@ -34,21 +34,22 @@ _NEVER: Final = float("inf")
 class Socket:
     """One attempt to observe a conversation, from its handshake on.
 
-    ``rng`` depends on seed, conversation and connection number alone; ``luck`` is its first number, against which
-    the faults that strike a share of all sockets are held: who is lucky stays so for the life of the socket.
+    ``rng`` depends only on the seed, the conversation and the number of the connection. ``draw`` is its first
+    number: a fault that affects a share of sockets affects those whose ``draw`` is below the share, for all their
+    life.
     """
 
     conversation: Conversation
     rng: random.Random
-    luck: float
+    draw: float
     opened_ms: int
     drops: int
 
 
-class Stage:
-    """Plays one scenario. Lives on the trio thread; everything but ``wait`` is synchronous.
+class Playback:
+    """Plays one scenario. Used on the trio thread only.
 
-    ``patient``: no conversation ends before an observer has been sent its last snapshot.
+    ``patient``: end no conversation before an observer has been sent its last snapshot.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Stage:
         self._live: dict[str, Conversation] = {}
         self._over: dict[str, int] = {}
         self._delivered: dict[str, int] = {}
-        self._owed: dict[str, int] = {}
+        self._deferred: dict[str, int] = {}
         self._attached: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
@@ -79,26 +80,26 @@ class Stage:
         self._changed = trio.Event()
 
     def now_ms(self) -> int:
-        """Plan time. Monotonic, whatever the wall clock does."""
+        """Return the plan time, which is monotonic."""
         return math.floor((trio.current_time() - self._origin) * 1000)
 
     def conversation(self, identity: str) -> Conversation | None:
-        """The conversation with this id, if it has begun."""
+        """Return the conversation with this id, or None if it has not begun."""
         self._advance()
         return self._begun.get(identity)
 
     def newest_first(self, project: Project) -> Iterator[Conversation]:
-        """What a list shows: everything begun in a project, live or over."""
+        """Yield the conversations of a project that have begun, live or over, newest first."""
         self._advance()
         return (each for each in reversed(self._begun.values()) if each.project.id == project.id)
 
     def active(self, project: Project | None = None) -> int:
-        """Live conversations, of one project or of all."""
+        """Return the number of live conversations, of one project or of all."""
         self._advance()
         return sum(project is None or each.project.id == project.id for each in self._live.values())
 
     def over_ms(self, conversation: Conversation) -> int | None:
-        """When it was over for observers; None while it is live. Once over, over for good."""
+        """Return the plan time at which the conversation ended for observers, or None while it is live."""
         identity, now_ms = conversation.id, self.now_ms()
         if identity in self._over:
             return self._over[identity]
@@ -108,28 +109,28 @@ class Stage:
             conversation.ended_ms, self._released_ms, self._delivered.get(identity, conversation.ended_ms)
         )
         if conversation.ended_ms <= self._opened_ms or self._was_missed(conversation):
-            over_ms = conversation.ended_ms  # it was over before anyone could watch
+            over_ms = conversation.ended_ms  # it ended before anyone could observe it
         elif self._held or self._awaited(identity, now_ms):
             return None
         self._over[identity] = over_ms
         self._live.pop(identity, None)
         return over_ms
 
-    def knock(self, conversation: Conversation) -> Socket:
-        """Somebody wants to observe this conversation."""
+    def connect(self, conversation: Conversation) -> Socket:
+        """Register an attempt to observe this conversation."""
         self._connections[conversation.id] += 1
         rng = random.Random(f"{self.scenario.seed}/{conversation.id}/{self._connections[conversation.id]}")
         return Socket(
             conversation=conversation,
             rng=rng,
-            luck=rng.random(),
+            draw=rng.random(),
             opened_ms=self.now_ms(),
             drops=self._drops,
         )
 
     @contextmanager
     def attached(self, socket: Socket) -> Iterator[None]:
-        """While inside, the conversation has an observer for whom its end waits."""
+        """Count an observer, for whom the end of the conversation waits, while the block runs."""
         identity = socket.conversation.id
         self._attached[identity] += 1
         try:
@@ -138,43 +139,43 @@ class Stage:
             self._attached[identity] -= 1
             self._attached += Counter()  # keeps positive counts only
             if not self._attached[identity] and identity not in self._over:
-                self._delivered.pop(identity, None)  # whether it was read before it left, nobody knows
+                self._delivered.pop(identity, None)  # the observer may have left before it read the snapshot
             self._notify()
 
     def request_rng(self, path: str) -> random.Random:
-        """A generator for the next request of this path."""
+        """Return the random generator for the next request of this path."""
         self._requests[path] += 1
         return random.Random(f"{self.scenario.seed}/{path}/{self._requests[path]}")
 
     def cut(self, socket: Socket) -> bool:
-        """Whether a storm, an outage or a call for it has ended this socket."""
+        """Whether a storm, an outage or `drop_all` drops this socket."""
         now_ms = self.now_ms()
         return (
             socket.drops < self._drops
-            or socket.luck < strength(self.faults, "outage", now_ms)
+            or socket.draw < strength(self.faults, "outage", now_ms)
             or any(
-                fault.kind == "storm" and socket.opened_ms < fault.since_ms <= now_ms and socket.luck < fault.value
+                fault.kind == "storm" and socket.opened_ms < fault.since_ms <= now_ms and socket.draw < fault.value
                 for fault in self.faults
             )
         )
 
-    def owe(self, conversation: Conversation) -> None:
-        """A fault keeps an observer from this conversation: its end waits, for a while, until one is back."""
-        self._owed[conversation.id] = self.now_ms() + _GRACE_MS
+    def defer_end(self, conversation: Conversation) -> None:
+        """Let the end wait for a while for an observer that a fault has disconnected."""
+        self._deferred[conversation.id] = self.now_ms() + _GRACE_MS
 
-    def deliver(self, conversation: Conversation) -> None:
-        """An attached observer has been sent the last snapshot. Forgotten if all leave before the end."""
+    def mark_delivered(self, conversation: Conversation) -> None:
+        """Record that an observer was sent the last snapshot. Forgotten if all observers leave before the end."""
         self._delivered.setdefault(conversation.id, self.now_ms())
         self._notify()
 
     def hold(self) -> None:
-        """From now on no conversation ends."""
+        """Let no conversation end until `release`."""
         self._advance()
         self._return()
         self._held = True
 
     def leave(self) -> None:
-        """All observers are away until ``hold`` or ``release``; sockets still open are dropped."""
+        """Begin an absence, which lasts until `hold` or `release`. Drops open sockets."""
         self._advance()
         self.drop_all()
         self._return()
@@ -182,7 +183,7 @@ class Stage:
         self._absences.append((self.now_ms(), _NEVER))
 
     def release(self) -> None:
-        """Conversations end again, those whose time has passed at once."""
+        """Let conversations end again, at once if their planned end has passed."""
         self._return()
         if self._held:
             self._held = False
@@ -190,7 +191,7 @@ class Stage:
         self._notify()
 
     def drop_all(self) -> int:
-        """End every open socket; returns how many."""
+        """Drop every open socket; return how many."""
         self._drops += 1
         self._notify()
         return self._attached.total()
@@ -201,13 +202,13 @@ class Stage:
         self._notify()
 
     async def wait(self, until_ms: float) -> None:
-        """Until plan time ``until_ms``, the edge of a fault's window, or any change, whichever is first."""
+        """Wait until plan time ``until_ms``, the edge of a fault's window or any change, whichever is first."""
         edge_ms = min(until_ms, next_edge_ms(self.faults, self.now_ms()))
         with trio.move_on_at(self._origin + (edge_ms + 0.5) / 1000):
             await self._changed.wait()
 
     def report(self) -> dict[str, object]:
-        """What a test harness wants to know; see `exporter.simulator.control`."""
+        """Return the state for tests; see `exporter.simulator.control`."""
         self._advance()
         return {
             "now_ms": self.now_ms(),
@@ -229,23 +230,24 @@ class Stage:
         }
 
     def _was_missed(self, conversation: Conversation) -> bool:
-        """Whether it began and ended within an absence; asked when its planned end has passed."""
+        """Whether a conversation whose planned end has passed began and ended within an absence."""
         return any(
             since < conversation.created_ms and conversation.ended_ms <= until for since, until in self._absences
         )
 
     def _return(self) -> None:
-        """The present absence, if there is one, ends now."""
+        """End the present absence, if there is one."""
         if self._absences and self._absences[-1][1] == _NEVER:
             self._absences[-1] = (self._absences[-1][0], self.now_ms())
 
     def _awaited(self, identity: str, now_ms: int) -> bool:
+        """Whether the end waits for an observer to be sent the last snapshot."""
         if identity in self._delivered:
             return False
-        return self._patient or identity in self._attached or self._owed.get(identity, now_ms) > now_ms
+        return self._patient or identity in self._attached or self._deferred.get(identity, now_ms) > now_ms
 
     def _advance(self) -> None:
-        """Let begin what has begun and end what is over."""
+        """Begin and end the conversations whose time has come."""
         now_ms = self.now_ms()
         while self._next is not None and self._next.created_ms <= now_ms:
             self._begun[self._next.id] = self._live[self._next.id] = self._next
@@ -256,9 +258,9 @@ class Stage:
             self._forget(now_ms - _RETENTION_MS)
 
     def _forget(self, before_ms: int) -> None:
-        # In the order in which they ended, near enough: the first young one ends the search.
+        # ``_over`` is roughly in order of the ends, so stop at the first recent one.
         for identity, _ in list(itertools.takewhile(lambda each: each[1] < before_ms, self._over.items())):
-            for memory in (self._begun, self._over, self._delivered, self._owed, self._connections):
+            for memory in (self._begun, self._over, self._delivered, self._deferred, self._connections):
                 memory.pop(identity, None)
 
     def _notify(self) -> None:
