@@ -1,4 +1,4 @@
-"""The README as an index page shows it: what pyproject.toml, which says all else, has no way to say.
+"""Builds the long description, which pyproject.toml cannot: the README with absolute links.
 
 In the repository the README's links are relative, so that they stay on the branch that is looked at. On an index
 page they have to be absolute: they lead to the tag of the release.

@@ -32,7 +32,7 @@ from tests.e2e.prometheus import (
     vmagent,
 )
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.e2e
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "without-prometheus.md"
 CALLS = 8

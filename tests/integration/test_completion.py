@@ -30,7 +30,7 @@ INTERACTIVE = {
     "zsh": ["zsh", "-f", "-i"],
 }
 SECONDS = 20.0
-# What a shell says to the terminal between the letters: colours, positions, the bell.
+# Control sequences between the letters: colours, positions, the bell.
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x07\x08]")
 
 
@@ -47,7 +47,7 @@ def need(shell: str) -> None:
 
 
 class Terminal:
-    """A shell that believes that a person types."""
+    """An interactive shell in a pseudo-terminal."""
 
     def __init__(self, command: list[str], home: Path) -> None:
         self.pid, self.descriptor = pty.fork()
