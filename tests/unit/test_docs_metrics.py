@@ -9,7 +9,8 @@ from dashboards import slo
 from docs import examples, metrics
 from docs.examples import SECTIONS, Example
 from docs.markdown import prose, rewritten, slug, table
-from exporter.metrics.catalog import CATALOG, LABEL_CHOICES
+from exporter.counting.labels import LABEL_CHOICES
+from exporter.metrics.catalog import CATALOG
 from tests.unit.promql_reading import family_of, problems, selectors
 
 PAGE = Path(metrics.__file__).with_name("metrics.md")
