@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,12 @@ async def prometheus(
     config: str | None = None,
     release: Release = INSTALLED,
     features: str = "exemplar-storage",
+    flags: Sequence[str] = (),
 ) -> AsyncIterator[Prometheus]:
     """Run Prometheus with its data in ``folder`` until the block ends.
 
     It scrapes ``target`` (host:port) four times a second, unless ``config`` is given, whose paths are relative to
-    ``folder``.
+    ``folder``. ``flags`` are further ones of Prometheus.
     """
     path = folder / "prometheus.yml"
     path.write_text(config or _CONFIG.format(target=target))
@@ -110,6 +111,7 @@ async def prometheus(
         f"--config.file={path}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--enable-feature={features}",
+        *flags,
         *_LISTEN,
     ) as url:
         await _ready(url, http)
@@ -132,6 +134,33 @@ async def victoria_metrics(folder: Path, http: httpx.AsyncClient, *, config: str
     ) as url:
         await _ready(url, http)
         yield Prometheus(url, http)
+
+
+@contextlib.asynccontextmanager
+async def vmagent(*flags: str) -> AsyncIterator[str]:
+    """Run it until the block ends. Yields its URL."""
+    async with _listening(needs("vmagent", NEXT), *flags, "-httpListenAddr=127.0.0.1:0") as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def prometheus_agent(config: Path, data: Path, release: Release) -> AsyncIterator[str]:
+    """Run Prometheus in agent mode, with exemplars, until the block ends. Yields its URL."""
+    found = needs("prometheus", release)
+    said = await trio.run_process([found, "--version"], capture_stdout=True, capture_stderr=True)
+    is_2 = b"version 2." in said.stdout + said.stderr
+    async with _listening(
+        found,
+        f"--config.file={config}",
+        f"--storage.agent.path={data}",
+        *(
+            ("--enable-feature=agent,exemplar-storage",)
+            if is_2
+            else ("--agent", "--enable-feature=exemplar-storage")
+        ),
+        *_LISTEN,
+    ) as url:
+        yield url
 
 
 @contextlib.asynccontextmanager
