@@ -278,10 +278,12 @@ class HealthcheckSettings:
 
 @attrs.frozen(kw_only=True)
 class DoctorSettings:
-    """What `doctor` obeys."""
+    """Settings of `doctor`."""
 
     phonic: PhonicSettings = PhonicSettings()
-    conversation: str = _setting("", "Conversation id whose live feed is observed; else one that goes on.")
+    conversation: str = _setting(
+        "", "Id of the conversation whose live feed is observed; by default any live one."
+    )
     seconds: float = _setting(60.0, "Longest time to observe the live feed.")
     json: bool = _setting(False, "Write the report as one JSON object.")
     log: LogSettings = LogSettings()
@@ -290,10 +292,10 @@ class DoctorSettings:
 
 @attrs.frozen(kw_only=True)
 class RecordSettings:
-    """What `record` obeys."""
+    """Settings of `record`."""
 
     phonic: PhonicSettings = PhonicSettings()
-    conversation: str = _setting("", "Conversation id to record, while it is live.")
+    conversation: str = _setting("", "Id of the live conversation to record.")
     output: OptionalPath = _setting(None, "File to write; it must not exist yet.")
     seconds: float = _setting(3600.0, "Longest time to record.")
     log: LogSettings = LogSettings()

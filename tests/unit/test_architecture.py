@@ -69,9 +69,10 @@ PARTS: dict[str, set[str]] = {
         "people", "settings", "shutdown", "state", "state.rows", "watching", "web",
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
+    "completion": set(),
     "cli": {
-        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "recording",
-        "settings", "simulator", "state", "web",
+        "__init__", "app", "completion", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic",
+        "recording", "settings", "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -91,7 +92,7 @@ LIBRARIES: dict[str, set[str]] = {
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "settings", "simulator.settings"},
+    "cyclopts": {"cli", "completion", "settings", "simulator.settings"},
     "msgspec": {
         "phonic.decode",
         "phonic.schema",

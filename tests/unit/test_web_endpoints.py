@@ -1,4 +1,4 @@
-"""Routing and answers, in process: what is at which path, with which status, headers and body."""
+"""The endpoints, in process: paths, statuses, headers and bodies."""
 
 import gzip
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +21,7 @@ ID = "conv_0a-B_9"
 
 @attrs.define
 class Program:
-    """What the endpoints show: plain state that a test changes."""
+    """The data that the endpoints show, which a test can change."""
 
     page: bytes = b"up 1\n"
     crash: Exception | None = None
@@ -165,9 +165,7 @@ async def test_page_is_compressed_when_offered_and_worth_it(
     assert (gzip.decompress(raw) if compressed else raw) == program.page
 
 
-async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
-    program: Program, client: Client
-) -> None:
+async def test_error_of_rendering_is_a_500_without_details(program: Program, client: Client) -> None:
     program.crash = KeyError("+4915112345678")
     async with client() as http:
         with capture_logs() as logs:
@@ -182,7 +180,7 @@ async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
         assert (await http.get("/metrics")).status_code == 200
 
 
-async def test_others_have_their_turn_between_the_parts_of_a_page() -> None:
+async def test_other_tasks_run_between_the_parts_of_a_page() -> None:
     turns = 0
     seen: list[int] = []
 
@@ -203,10 +201,10 @@ async def test_others_have_their_turn_between_the_parts_of_a_page() -> None:
         nursery.start_soon(take_turns)
         assert (await http.get("http://exporter/metrics")).text == 5 * "part"
         nursery.cancel_scope.cancel()
-    assert seen[-1] - seen[0] >= 3  # one for each of four steps, give or take the order in which two tasks run
+    assert seen[-1] - seen[0] >= 3  # one for each of four steps, except for the order of two tasks
 
 
-async def test_health_check_before_the_first_page_is_finished_waits_for_one_of_its_own(client: Client) -> None:
+async def test_health_check_during_the_first_page_waits_for_its_own(client: Client) -> None:
     async with client() as http, trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(http.get, "/metrics")
@@ -214,7 +212,7 @@ async def test_health_check_before_the_first_page_is_finished_waits_for_one_of_i
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/livez"])
-async def test_health_says_whether_a_page_can_be_rendered(
+async def test_health_tells_whether_a_page_can_be_rendered(
     program: Program, client: Client, path: str, mock_clock: trio.testing.MockClock
 ) -> None:
     async with client() as http:
@@ -227,9 +225,7 @@ async def test_health_says_whether_a_page_can_be_rendered(
         assert (await http.get(path)).status_code == 200
 
 
-async def test_a_part_of_the_page_that_works_does_not_make_the_whole_healthy(
-    program: Program, client: Client
-) -> None:
+async def test_rendering_a_part_of_the_page_does_not_count_as_healthy(program: Program, client: Client) -> None:
     async with client() as http:
         program.crash = ValueError()
         assert (await http.get("/metrics")).status_code == 500
@@ -329,13 +325,13 @@ async def test_api_errors_are_json(client: Client) -> None:
     assert written.status_code == 405
 
 
-async def test_without_push_api_conversations_cannot_be_named(client: Client) -> None:
+async def test_without_push_api_conversations_cannot_be_pushed(client: Client) -> None:
     async with client() as http:
         assert (await http.put(f"/api/v1/conversations/{ID}")).status_code == 404
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/", "/a/b", "/phonic-metrics/v1.0"])
-def test_telemetry_path_is_free_within_reason(path: str) -> None:
+def test_telemetry_path_may_be_any_usual_path(path: str) -> None:
     check_telemetry_path(path)
 
 
@@ -388,11 +384,11 @@ async def test_everything_is_below_the_prefix(program: Program) -> None:
             assert (moved.status_code, moved.headers["location"]) == (302, "/a/b/")
         assert (await http.put(f"/a/b/api/v1/conversations/{ID}")).status_code == 201
         assert program.watched == {ID}
-        for path in ("/-/healthy", "/livez", "/-/ready", "/readyz"):  # a container's probes know no prefix
+        for path in ("/-/healthy", "/livez", "/-/ready", "/readyz"):  # container probes do not know the prefix
             assert (await http.get(path)).status_code == 200, path
 
 
-async def test_links_are_those_of_whoever_comes_through_the_proxy(program: Program) -> None:
+async def test_links_have_the_prefix_of_the_external_url(program: Program) -> None:
     exported = Exported(page=program.parts, not_ready=list, conversations=list, push=None, version="1")
     for route_prefix, link_prefix, expected in (
         ("", "/out", "/out"),
@@ -412,16 +408,18 @@ async def test_links_are_those_of_whoever_comes_through_the_proxy(program: Progr
     "headers",
     [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}, {"Sec-Fetch-Site": "cross-site"}],
 )
-async def test_web_pages_of_others_cannot_push(program: Program, client: Client, headers: dict[str, str]) -> None:
+async def test_web_pages_of_other_sites_cannot_push(
+    program: Program, client: Client, headers: dict[str, str]
+) -> None:
     async with client(push=True) as http:
         for method in ("PUT", "DELETE"):
             refused = await http.request(method, f"/api/v1/conversations/{ID}", headers=headers)
             assert (refused.status_code, list(refused.json())) == (403, ["error"])
-        assert (await http.get("/metrics", headers=headers)).status_code == 200  # reading is not their concern
+        assert (await http.get("/metrics", headers=headers)).status_code == 200  # the rule applies to pushing only
     assert program.watched == set()
 
 
-async def test_large_lists_are_made_for_a_few_at_a_time(client: Client) -> None:
+async def test_few_large_lists_are_rendered_at_the_same_time(client: Client) -> None:
     statuses: list[tuple[int, str | None]] = []
 
     async def ask() -> None:
