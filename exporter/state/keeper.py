@@ -236,11 +236,13 @@ class StateKeeper:
 
         Waits for the write under way. Cancellation: at any time.
         """
-        packed = await self._ask(lambda database: database.recall(conversation_id))
-        if packed is None:
-            return None
+
+        def recall(database: Database) -> SeenCall | None:
+            packed = database.recall(conversation_id)
+            return None if packed is None else unpack(conversation_id, packed)
+
         try:
-            return unpack(conversation_id, packed)
+            return await self._ask(recall)
         except UnreadableHistory as bad:
             log.warning("remembered conversation cannot be read", conversation=conversation_id, reason=str(bad))
             return None

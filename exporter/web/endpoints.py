@@ -150,12 +150,13 @@ def build_app(
             telemetry_path=telemetry_path,
             route_prefix=route_prefix,
             link_prefix=shown_prefix,
+            version=exported.version,
             limited=_Limited,
         )
     if route_prefix:
         routes += [Route(path, to_landing, methods=["GET"]) for path in ("/", route_prefix)]
-    if exported.push is not None:
-        routes.append(_push_route(exported.push, same_origin or SameOrigin(), route_prefix))
+    if exported.push is not None or exported.people is not None:
+        routes.append(_conversation_route(exported, same_origin or SameOrigin(), route_prefix))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _say_error, 500: _say_crash})
     app.router.redirect_slashes = False  # a path with another slash gets 404
     return app
@@ -291,12 +292,17 @@ class _Limited:
             self._under_way -= 1
 
 
-def _push_route(push: PushTargets, same_origin: SameOrigin, route_prefix: str) -> Route:
+def _conversation_route(exported: Exported, same_origin: SameOrigin, route_prefix: str) -> Route:
+    """One conversation: read with pages for people, started and stopped with the push API."""
     below = f"{route_prefix}/api/v1/conversations/"
+    push, shown = exported.push, exported.people
 
     async def conversation(request: Request) -> Response:
         # Not the path parameter: Starlette drops a newline at the end of the path.
         conversation_id = request.scope["path"].removeprefix(below)
+        if shown is not None and request.method in ("GET", "HEAD"):
+            return await people.conversation_json(shown, conversation_id)
+        assert push is not None  # noqa: S101  # the route has these methods only with it
         names = {name.lower() for name in request.headers}
         if objection := same_origin.objection({name: request.headers.getlist(name) for name in names}):
             return _json({"error": objection}, 403)
@@ -314,7 +320,8 @@ def _push_route(push: PushTargets, same_origin: SameOrigin, route_prefix: str) -
         return _json({"conversation_id": conversation_id, "error": "not watched"}, 404)
 
     # `path` matches slashes too, so that an id with an encoded slash gets 400, not 404.
-    return Route(below + "{conversation_id:path}", conversation, methods=["PUT", "DELETE"])
+    methods = [*(["GET"] if shown else []), *(["PUT", "DELETE"] if push else [])]
+    return Route(below + "{conversation_id:path}", conversation, methods=methods)
 
 
 def _scrape_timeout(request: Request) -> float | None:

@@ -14,7 +14,6 @@ import attrs
 import jinja2
 from markupsafe import Markup
 
-from .. import __version__
 from ..counting.turns import CallState, SeenCall, SeenTurn, rfc3339
 from .timeline import MOST_ROWS, timeline
 
@@ -103,6 +102,7 @@ class Pages:
     """Writes pages. ``prefix``: what links begin with for a browser, which a proxy may have changed."""
 
     telemetry_path: str
+    version: str
     prefix: str = ""
 
     def landing(
@@ -187,7 +187,7 @@ class Pages:
             style=Markup(_STYLE),  # noqa: S704  # our own file
             prefix=self.prefix,
             telemetry_path=self.telemetry_path,
-            version=__version__,
+            version=self.version,
             **values,
         )
 

@@ -1,9 +1,12 @@
 """Edge: the pages for people and their JSON: how the exporter is, and its conversations turn by turn."""
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import attrs
+import trio
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -14,6 +17,7 @@ from .pages import MOST_LISTED, POLICY, Latency, LiveRow, Pages, Part, PastRow
 
 UNKNOWN: Final = "unknown or forgotten"
 _LONGEST_QUERY: Final = 200
+_LONG_CALL: Final = 1000  # turns
 
 
 class Shown(Protocol):
@@ -91,22 +95,28 @@ class _Endpoints:
 
     async def conversation(self, request: Request) -> Response:
         conversation_id = request.path_params["conversation_id"]
-        call = await self._call(conversation_id)
+        call = await self.shown.call(conversation_id) if is_conversation_id(conversation_id) else None
         if call is None:
             return _page(self.pages.missing(conversation_id[:_LONGEST_QUERY]), 404)
         first = request.query_params.get("from", "0")
         number = int(first) if first.isdecimal() and len(first) < 10 else 0
-        return _page(self.pages.conversation(call, objective=self.shown.objective, first=number))
+        draw = partial(self.pages.conversation, call, objective=self.shown.objective, first=number)
+        return _page(await _in_turn(call, draw))
 
-    async def json(self, request: Request) -> Response:
-        call = await self._call(request.path_params["conversation_id"])
-        headers = {"Cache-Control": "no-store"}
-        if call is None:
-            return JSONResponse({"error": UNKNOWN}, 404, headers)
-        return JSONResponse(as_json(call), headers=headers)
 
-    async def _call(self, conversation_id: str) -> SeenCall | None:
-        return await self.shown.call(conversation_id) if is_conversation_id(conversation_id) else None
+async def conversation_json(shown: Shown, conversation_id: str) -> Response:
+    """``GET /api/v1/conversations/{id}``: one conversation turn by turn (`exporter.counting.turns.as_json`)."""
+    call = await shown.call(conversation_id) if is_conversation_id(conversation_id) else None
+    headers = {"Cache-Control": "no-store"}
+    if call is None:
+        return JSONResponse({"error": UNKNOWN}, 404, headers)
+    content = await _in_turn(call, lambda: json.dumps(as_json(call), separators=(",", ":")))
+    return Response(content, media_type="application/json", headers=headers)
+
+
+async def _in_turn(call: SeenCall, write: Callable[[], str]) -> str:
+    """Write the text of a conversation: a long one in a thread, so that the event loop goes on."""
+    return await trio.to_thread.run_sync(write) if len(call.turns) > _LONG_CALL else write()
 
 
 def routes(
@@ -115,6 +125,7 @@ def routes(
     telemetry_path: str,
     route_prefix: str,
     link_prefix: str,
+    version: str,
     limited: Callable[[Callable[[Request], Awaitable[Response]]], object],
 ) -> list[Route]:
     """The routes of the pages, but ``/`` where the metrics page is there.
@@ -129,12 +140,11 @@ def routes(
         ("/api/v1/conversations", "the conversations being watched, as JSON"),
     )
     endpoints = _Endpoints(
-        shown=shown, pages=Pages(telemetry_path=telemetry_path, prefix=link_prefix), links=links
+        shown=shown, pages=Pages(telemetry_path=telemetry_path, version=version, prefix=link_prefix), links=links
     )
     found: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
         (f"{route_prefix}/conversations", endpoints.conversations),
         (f"{route_prefix}/conversations/{{conversation_id}}", endpoints.conversation),
-        (f"{route_prefix}/api/v1/conversations/{{conversation_id}}", endpoints.json),
     ]
     if telemetry_path != "/":
         found.append((f"{route_prefix}/", endpoints.landing))

@@ -41,7 +41,7 @@ PARTS: dict[str, set[str]] = {
     },
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
-    "web": {"__init__", "counting", "enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
+    "web": {"counting", "enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
     "recording.file": set(),
     "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.

@@ -12,7 +12,7 @@ from exporter.counting.turns import CallState, SeenCall, SeenTurn
 from exporter.web.pages import MOST_LISTED, POLICY, Latency, LiveRow, Pages, Part, PastRow
 from exporter.web.timeline import BLOCK, MOST_ROWS, timeline
 
-PAGES = Pages(telemetry_path="/metrics", prefix="/p")
+PAGES = Pages(telemetry_path="/metrics", version="1.2.3", prefix="/p")
 HOSTILE = "</style><script>alert('x')</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}{% raw %}"
 seconds = st.none() | st.floats(0, 1e6)
 turns = st.builds(

@@ -46,6 +46,8 @@ CONTRACT = {
     "--metrics.slo-response": "1.5",
     "--state.file": "$STATE_DIRECTORY/phonic-exporter.db, else the platform's state folder",
     "--state.interval": "1",
+    "--history.conversations": "2000",
+    "--history.hours": "24",
     "--web.listen-address": ":10058",
     "--web.systemd-socket": "off",
     "--web.telemetry-path": "/metrics",

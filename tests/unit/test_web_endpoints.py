@@ -11,10 +11,12 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
+from exporter.counting.turns import CallState, SeenCall
 from exporter.enums import Started
 from exporter.errors import ConfigError
 from exporter.metrics.formats import Format
 from exporter.web.endpoints import Exported, build_app, check_telemetry_path
+from exporter.web.pages import Latency, LiveRow, Part, PastRow
 
 ID = "conv_0a-B_9"
 
@@ -60,6 +62,31 @@ class Program:
         return True
 
 
+class Nothing:
+    """What people are shown of an exporter that has nothing to show. Implements `exporter.web.people.Shown`."""
+
+    objective = 1.5
+    remembers = True
+
+    def parts(self) -> list[Part]:
+        return [Part(name="Clock", is_well=True, text="right")]
+
+    def uptime(self) -> float:
+        return 1.0
+
+    def latencies(self) -> list[Latency]:
+        return []
+
+    def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:  # noqa: ARG002
+        return [], 0
+
+    async def past(self, query: str, most: int) -> tuple[list[PastRow], int]:  # noqa: ARG002
+        return [], 0
+
+    async def call(self, conversation_id: str) -> SeenCall | None:
+        return SeenCall(conversation_id=ID, state=CallState.LIVE) if conversation_id == ID else None
+
+
 Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
@@ -79,6 +106,7 @@ def client(program: Program) -> Client:
             conversations=program.conversations,
             push=program if push else None,
             version=version,
+            people=Nothing(),
         )
         app = build_app(exported, telemetry_path=telemetry_path, max_requests=max_requests)
         return httpx.AsyncClient(
@@ -101,6 +129,16 @@ async def test_landing_page_links_every_page_and_escapes_the_version(client: Cli
     assert "<1&2>" not in page.text
 
 
+async def test_one_conversation_is_a_page_and_json_whether_or_not_ids_may_be_pushed(client: Client) -> None:
+    for push in (False, True):
+        async with client(push=push) as http:
+            page, found = await http.get(f"/conversations/{ID}"), await http.get(f"/api/v1/conversations/{ID}")
+            missing = await http.get("/api/v1/conversations/conv_0")
+        assert (page.status_code, found.json()["conversation_id"]) == (200, ID)
+        assert (missing.status_code, missing.json()) == (404, {"error": "unknown or forgotten"})
+        assert "script" not in page.headers["content-security-policy"]
+
+
 async def test_telemetry_path_at_root_replaces_the_landing_page(client: Client) -> None:
     async with client(telemetry_path="/") as http:
         assert (await http.get("/")).text == "up 1\n"
@@ -114,7 +152,10 @@ async def test_other_paths_are_not_found(client: Client, path: str) -> None:
     assert (answer.status_code, answer.text) == (404, "Not Found\n")
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/livez", "/-/ready", "/readyz"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/conversations", f"/conversations/{ID}", "/metrics", "/-/healthy", "/livez", "/-/ready", "/readyz"],
+)
 async def test_pages_are_only_read(client: Client, path: str) -> None:
     async with client() as http:
         assert (await http.head(path)).status_code == 200
@@ -317,17 +358,19 @@ async def test_malformed_conversation_id_is_refused(
 async def test_api_errors_are_json(client: Client) -> None:
     async with client(push=True) as http:
         missing = await http.get("/api/v1/nope")
-        read = await http.get(f"/api/v1/conversations/{ID}")
+        posted = await http.post(f"/api/v1/conversations/{ID}")
         written = await http.post("/api/v1/conversations")
     assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
-    assert (read.status_code, read.json()) == (405, {"error": "Method Not Allowed"})
-    assert set(read.headers["allow"].split(", ")) == {"PUT", "DELETE"}
+    assert (posted.status_code, posted.json()) == (405, {"error": "Method Not Allowed"})
+    assert set(posted.headers["allow"].split(", ")) == {"GET", "HEAD", "PUT", "DELETE"}
     assert written.status_code == 405
 
 
 async def test_without_push_api_conversations_cannot_be_pushed(client: Client) -> None:
     async with client() as http:
-        assert (await http.put(f"/api/v1/conversations/{ID}")).status_code == 404
+        refused = await http.put(f"/api/v1/conversations/{ID}")
+    assert refused.status_code == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/", "/a/b", "/phonic-metrics/v1.0"])
@@ -371,11 +414,26 @@ def test_negative_number_of_scrapes_is_refused(client: Client) -> None:
 
 async def test_everything_is_below_the_prefix(program: Program) -> None:
     exported = Exported(
-        page=program.parts, not_ready=list, conversations=program.conversations, push=program, version="1"
+        page=program.parts,
+        not_ready=list,
+        conversations=program.conversations,
+        push=program,
+        version="1",
+        people=Nothing(),
     )
     app = build_app(exported, telemetry_path="/metrics", max_requests=0, route_prefix="/a/b")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://exporter") as http:
-        for path in ("/metrics", "/", "/-/healthy", "/livez", "/-/ready", "/readyz", "/api/v1/conversations"):
+        for path in (
+            "/metrics",
+            "/",
+            "/conversations",
+            f"/conversations/{ID}",
+            "/-/healthy",
+            "/livez",
+            "/-/ready",
+            "/readyz",
+            "/api/v1/conversations",
+        ):
             assert (await http.get(f"/a/b{path}")).status_code == 200, path
         for path in ("/metrics", "/api/v1/conversations", "/a/metrics", "/a/b/a/b/metrics"):
             assert (await http.get(path)).status_code == 404, path
@@ -389,7 +447,9 @@ async def test_everything_is_below_the_prefix(program: Program) -> None:
 
 
 async def test_links_have_the_prefix_of_the_external_url(program: Program) -> None:
-    exported = Exported(page=program.parts, not_ready=list, conversations=list, push=None, version="1")
+    exported = Exported(
+        page=program.parts, not_ready=list, conversations=list, push=None, version="1", people=Nothing()
+    )
     for route_prefix, link_prefix, expected in (
         ("", "/out", "/out"),
         ("/in", "/out", "/out"),
