@@ -5,18 +5,20 @@ RUNTIME := .venv/.runtime
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test lint check bench soak fuzz dashboards schemas components pictures clean
+.PHONY: help demo unit test image-test lint check bench soak fuzz dashboards docs schemas components pictures clean
 
 help:
 	@echo "make demo        exporter and simulated calls in one process; the last line has the address to open"
 	@echo "make unit        the fast tests: tests/unit"
 	@echo "make test        all tests: tests/unit, tests/integration, tests/e2e"
+	@echo "make image-test  build the image and run it (needs root and Debian's buildah, debootstrap, runc)"
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long test with crashes and faults; prints its seeds"
 	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer)"
-	@echo "make dashboards  regenerate rules and dashboards from dashboards/slo.yml"
-	@echo "make schemas     update Grafana's dashboard schema for the tests (needs npm)"
+	@echo "make dashboards  regenerate rules, dashboards and their copies in deploy/ from dashboards/slo.yml"
+	@echo "make docs        regenerate docs/metrics.md and docs/configuration.md"
+	@echo "make schemas     update the schemas of Grafana and the Prometheus operator for the tests (needs npm)"
 	@echo "make components  install Grafana's components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make pictures    draw docs/*.png from a real Prometheus that scrapes a scenario"
 
@@ -45,6 +47,10 @@ unit: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Part of `make test`. A missing program skips the tests, or fails them with CI=true.
+image-test: $(STAMP)
+	$(BIN)/python -m pytest -v tests/e2e/test_image.py
 
 # promtool comes with Prometheus; without it the rules are not checked (CI has it). `make test` runs the unit tests of the
 # rules.
@@ -77,9 +83,14 @@ fuzz: $(STAMP)
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards
+	$(BIN)/python -m deploy
+
+docs: $(STAMP)
+	$(BIN)/python -m docs
 
 schemas:
 	tests/data/grafana-schema/regenerate
+	tests/data/prometheus-operator-schema/regenerate
 
 # Half a gigabyte, so outside the source tree.
 COMPONENTS ?= $(HOME)/.cache/phonic-exporter/grafana-components

@@ -47,12 +47,16 @@ from .state.unsaved import Unsaved
 
 log = structlog.get_logger("exporter.conversations")
 
-REFUSED_SAID_EVERY = 60.0  # seconds between two log lines about the watch limit: a list may hold thousands
+REFUSED_LOGGED_EVERY = 60.0  # seconds between two log lines about the watch limit: a list may hold thousands
 MOST_LOGGED_FIELDS = 100  # names of unknown fields that are logged while the process runs
 
 
 class Conversations:
-    """What was counted, and of which conversations. Implements `exporter.watch.interfaces.Sink`."""
+    """What was counted, and of which conversations.
+
+    Implements `Sink` and `Directory` of `exporter.watch.interfaces`, which describe the methods without a
+    docstring.
+    """
 
     def __init__(
         self,
@@ -72,7 +76,7 @@ class Conversations:
         self._began = now()
         self._first_start: float | None = None
         self._clock_offset = clock_offset
-        # Counted with every message: found once.
+        # Looked up once, because they are counted with every message.
         self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
         self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
         self._updates = store.counter(catalog.UPDATES)
@@ -83,16 +87,16 @@ class Conversations:
         self._now = now
         self._entries: dict[str, Entry] = {}
         self._ended = Ended()
-        self._not_found: dict[str, float] = {}  # until when, of ids that REST does not know
+        self._not_found: dict[str, float] = {}  # ids that REST does not know, and until when to remember them
         self._project_names: dict[str, str] = {}
         self._agents = Agents(limit=store.limits.sets)
-        self._refused_said_at, self._refused_unsaid = -math.inf, 0
+        self._refused_logged_at, self._refused_unlogged = -math.inf, 0
         self._logged_fields: set[tuple[Drift, str]] = set()
         self._unsaved: Unsaved[Moment] = Unsaved()
 
     @property
     def first_start(self) -> float:
-        """Unix time of the first start with this state file, by Phonic's clock as soon as that is known."""
+        """Unix time of the first start with this state file, by Phonic's clock once that is known."""
         if self._first_start is None:
             offset = self._clock_offset()
             if offset is None:
@@ -100,7 +104,7 @@ class Conversations:
             self._first_start = self._began - offset
         return self._first_start
 
-    # --- what watchers say
+    # --- reports of the watchers
 
     def connected(self, conversation_id: str) -> None:
         self.store.count(catalog.FEED_CONNECTS)
@@ -138,7 +142,7 @@ class Conversations:
         if entry is not None:
             entry.is_current = False
 
-    def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # logged where it was contained
+    def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # the crash guard has logged it
         self.store.count(catalog.WATCHER_CRASHES)
 
     def task_crashed(self, task: Task) -> None:
@@ -146,10 +150,10 @@ class Conversations:
 
     def over_limit(self, conversation_id: str) -> None:
         self.store.count(catalog.CONVERSATIONS_REFUSED)
-        self._refused_unsaid += 1
-        if (now := self._now()) >= self._refused_said_at + REFUSED_SAID_EVERY or now < self._refused_said_at:
-            log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unsaid)
-            self._refused_said_at, self._refused_unsaid = now, 0
+        self._refused_unlogged += 1
+        if (now := self._now()) >= self._refused_logged_at + REFUSED_LOGGED_EVERY or now < self._refused_logged_at:
+            log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unlogged)
+            self._refused_logged_at, self._refused_unlogged = now, 0
 
     def reconciled(self, result: Reconciled) -> None:
         self.store.count(catalog.RECONCILIATIONS, result)
@@ -157,12 +161,12 @@ class Conversations:
     # --- conversations
 
     def update(self, conversation_id: str, snapshot: Snapshot) -> None:
-        """Count what a snapshot adds. A snapshot of a finished conversation adds nothing."""
+        """Count what a snapshot adds. A snapshot of a finished conversation is ignored."""
         entry = self._entries.get(conversation_id)
         if entry is None:
             if self.is_finished(conversation_id):
                 return
-            entry = self._enter(conversation_id, snapshot.conversation)
+            entry = self._add_entry(conversation_id, snapshot.conversation)
             log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
         now = self._now()
         progress, increments = derive.derive(entry.progress, snapshot, objective=self._objective)
@@ -186,15 +190,21 @@ class Conversations:
             entry.is_live = False
 
     def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
-        """Count the end, once. ``lost`` for a conversation of which no snapshot was ever counted."""
+        """Count the end of a conversation, once.
+
+        ``record``: its record from REST, None if there is none. ``lost``: why its turns were never counted, if
+        they were not.
+        """
         if self.is_finished(conversation_id):
             return
         entry = self._entries.get(conversation_id)
         if entry is None:
-            entry = self._enter(conversation_id, record.conversation if record else Conversation(conversation_id))
+            entry = self._add_entry(
+                conversation_id, record.conversation if record else Conversation(conversation_id)
+            )
         _, increments = ending.finish(entry.progress, End(record=record, lost=lost), objective=self._objective)
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
-        self._bury(conversation_id)
+        self._remember_end(conversation_id)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
 
     def forget(self, conversation_id: str) -> None:
@@ -212,13 +222,13 @@ class Conversations:
         return entry is not None and entry.progress.seen
 
     def entry(self, conversation_id: str) -> Entry | None:
-        """How a conversation stands; None before its first snapshot and after its end."""
+        """The entry of an unfinished conversation; None before its first snapshot and after its end."""
         return self._entries.get(conversation_id)
 
     def unfinished(self) -> Iterator[tuple[str, bool]]:
-        """Conversations to go on with after a restart, and whether they had ended already.
+        """The conversations to go on with after a restart, and whether each has ended already.
 
-        One of which no message told for 24 h is over, whether or not one said so.
+        A conversation without a message for 24 h counts as ended.
         """
         before = self._now() - retention.UNHEARD
         return (
@@ -226,16 +236,17 @@ class Conversations:
             for each in list(self._entries.values())
         )
 
-    def _bury(self, conversation_id: str) -> None:
+    def _remember_end(self, conversation_id: str) -> None:
         now = self._now()
         del self._entries[conversation_id]
         self._ended.add(hash_of(conversation_id), now)
         self._unsaved.finish(conversation_id, now)
 
     def expire(self, *, is_followed: Callable[[str], bool]) -> None:
-        """Forget what `retention` says, once a minute or so.
+        """Forget what is older than `exporter.counting.retention` allows. Called about once a minute.
 
-        What a task follows stays, be it refused for days or over: it would be counted again otherwise.
+        ``is_followed``: whether a task still follows a conversation. Those stay, even if they are refused for
+        days or over, because they would be counted again.
         """
         now = self._now()
         self._ended.forget(now - retention.ENDED)
@@ -248,7 +259,7 @@ class Conversations:
     # --- labels
 
     def learn_projects(self, names: Mapping[str, str]) -> None:
-        """Names of projects by id, from REST: the live object has only the id."""
+        """Set the names of projects by id, from REST: snapshots have only the id."""
         self._project_names = dict(names)
 
     def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
@@ -265,7 +276,7 @@ class Conversations:
         """Whether a conversation named an agent that the latest list of the project's agents does not have."""
         return self._agents.has_unlisted(label_value(project))
 
-    def _enter(self, conversation_id: str, conversation: Conversation) -> Entry:
+    def _add_entry(self, conversation_id: str, conversation: Conversation) -> Entry:
         labels = labels_of(conversation, self._project_names)
         if labels["origin"] == Origin.OTHER:
             self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
@@ -279,11 +290,11 @@ class Conversations:
     # --- gauges
 
     def live_entries(self) -> list[Entry]:
-        """Live conversations with series of their own: the first ones up to the limit."""
+        """The live conversations that have series of their own: the oldest ones, up to the limit."""
         return [entry for entry in self._entries.values() if entry.is_live][: self._live_limit]
 
     def live_counts(self) -> list[Sample]:
-        """Samples of `phonic_conversations_live`, every known label set included."""
+        """Samples of `phonic_conversations_live`, one for every label set."""
         names = self.store.limits.names
         counts = dict.fromkeys((each.values for each in self.store.label_sets), 0)
         for entry in self._entries.values():
@@ -334,10 +345,10 @@ class Conversations:
         self._unsaved.put_back(unsaved)
 
     def restore(self, saved: Saved) -> bool:
-        """Go on where a file stopped; returns whether the file must be written anew to hold just what was taken.
+        """Take over the contents of a state file, before anything else is done with this object.
 
-        What the file holds that cannot be used is logged, counted and left out. May be called in another thread,
-        before anything else is done with this object.
+        Unusable contents are logged, counted and left out. Returns whether the file must be written again as a
+        whole because it does not hold exactly what was taken over. May be called in another thread.
         """
         self._first_start = saved.first_start
         for end in saved.ends:

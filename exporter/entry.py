@@ -50,7 +50,7 @@ Moment = tuple[Entry, Progress, bool, float]
 
 
 def new_entry(conversation_id: str, labels: dict[str, str], store: MetricStore) -> Entry:
-    """An entry of which nothing was counted yet, with all its labels (`exporter.counting.labels.labels_of`)."""
+    """Return an entry without progress. ``labels`` are all its labels (`exporter.counting.labels.labels_of`)."""
     return Entry(
         conversation_id,
         store.label_set([labels[name] for name in store.limits.names]),
@@ -62,7 +62,7 @@ def new_entry(conversation_id: str, labels: dict[str, str], store: MetricStore) 
 
 
 def encode(moment: Moment) -> bytes:
-    """The entry as a state file keeps it. May be called in any thread."""
+    """Return the blob that a state file keeps of the entry. May be called in any thread."""
     entry, progress, has_ended, updated_at = moment
     return blob.encode(
         SavedEntry(
@@ -79,10 +79,10 @@ def encode(moment: Moment) -> bytes:
 
 
 def decode(conversation_id: str, encoded: bytes, store: MetricStore, *, now: float, is_relabelled: bool) -> Entry:
-    """The entry that `encode` wrote, in this or an earlier release.
+    """Return the entry that `encode` of this or an earlier release wrote.
 
-    ``is_relabelled``: the file was written with other ``--metrics.labels``, so its label set is chosen again.
-    ``now``: Unix time of the latest snapshot where the file does not tell it. Raises: UnreadableBlob.
+    ``is_relabelled``: the file was written with other ``--metrics.labels``, so choose the label set again.
+    ``now``: Unix time to use as that of the latest snapshot if the blob has none. Raises: UnreadableBlob.
     """
     saved = blob.decode(encoded)
     values = saved.label_values

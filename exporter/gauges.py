@@ -1,4 +1,4 @@
-"""Wiring: which part of the program feeds which gauge at the moment of a scrape."""
+"""Wiring: which part of the program each gauge is read from at a scrape."""
 
 import platform
 from collections.abc import Callable, Iterable, Mapping
@@ -41,7 +41,10 @@ def gauges(
     slo_response: float,
     loop_lag: LoopLag,
 ) -> Gauges:
-    """All gauges of the catalog but the page's own. What a part that is off would feed is absent, not 0."""
+    """The readers of all gauges of the catalog, except the one of the page itself.
+
+    Gauges of a part that is turned off (None) are absent, not 0.
+    """
     live = partial(_live, conversations)
     return dict(
         (
@@ -65,7 +68,7 @@ def gauges(
     )
 
 
-_Feeds = list[tuple[Family, GaugeReader]]
+_Readers = list[tuple[Family, GaugeReader]]
 
 
 def _live(conversations: Conversations) -> Mapping[Family, Column]:
@@ -75,7 +78,7 @@ def _live(conversations: Conversations) -> Mapping[Family, Column]:
     lives = [entry.progress.live for entry in entries]
     # Much faster than round(…, 3), and this is done for every live conversation.
     updated = [round(entry.updated_at * 1000) / 1000 for entry in entries]
-    # While a feed is lost an answer may have begun: nobody knows who waits.
+    # An answer may have begun while the connection is lost, so do not claim that the caller is waiting.
     waiting = [entry.progress.live.waiting_since if entry.is_current else None for entry in entries]
     return {
         catalog.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
@@ -89,7 +92,7 @@ def _live(conversations: Conversations) -> Mapping[Family, Column]:
 
 
 def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
-    """Numbers by project name: those of one name added up, and what is beyond the label limit in ``__other__``."""
+    """Rows by project name: numbers of the same name added up, names beyond ``limit`` added up as `OTHER`."""
     sums: dict[str, float] = {}
     names: set[str] = set()
     for name, number in numbers:
@@ -103,7 +106,7 @@ def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
     return [((label,), number) for label, number in sums.items()]
 
 
-def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit: int) -> _Feeds:
+def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit: int) -> _Readers:
     def projects(number: str) -> Callable[[], Rows]:
         return lambda: by_project(
             ((each.name, getattr(each, number)) for each in discovery.projects) if discovery else (), label_limit
@@ -127,7 +130,7 @@ def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit:
     ]
 
 
-def _requests(rest: RestApi | None, clock: PhonicClock) -> _Feeds:
+def _requests(rest: RestApi | None, clock: PhonicClock) -> _Readers:
     return [
         one(catalog.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
         one(catalog.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
@@ -136,7 +139,7 @@ def _requests(rest: RestApi | None, clock: PhonicClock) -> _Feeds:
     ]
 
 
-def _state_file(keeper: StateKeeper | None) -> _Feeds:
+def _state_file(keeper: StateKeeper | None) -> _Readers:
     return [
         one(catalog.CHECKPOINT_LAST_SUCCESS, lambda: keeper.last_success if keeper else None),
         one(catalog.CHECKPOINT_SIZE, lambda: float(keeper.size_bytes) if keeper else None),
@@ -147,7 +150,7 @@ def _number(value: bool | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _files(watch_file: WatchFile | None, web_config: ReloadedConfig | None) -> _Feeds:
+def _files(watch_file: WatchFile | None, web_config: ReloadedConfig | None) -> _Readers:
     def usable() -> Rows:
         if watch_file is not None:
             yield (ReloadedFile.WATCH_FILE.value,), float(watch_file.is_usable)

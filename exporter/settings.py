@@ -293,7 +293,7 @@ class FlagRow:
     """A row of the flag table.
 
     ``key`` is the dotted path in the TOML file. ``takes`` names the kind of value that follows the flag, and is
-    empty for an on-off flag.
+    empty for an on-off flag. ``allowed`` holds the smallest and the largest number, if there are bounds.
     """
 
     flag: str
@@ -302,6 +302,7 @@ class FlagRow:
     meaning: str
     key: str
     takes: str
+    allowed: tuple[float, float] | None = None
 
 
 def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
@@ -319,6 +320,7 @@ def flag_table(settings: type = Settings, *, prefix: str = "") -> list[FlagRow]:
                 meaning=field.metadata["help"],
                 key=key,
                 takes=_takes(hint),
+                allowed=_BOUNDS.get(key),
             )
         )
     return rows

@@ -89,7 +89,7 @@ def connect_and_close(address: Address, end: float) -> None:
 def connect_and_wait(address: Address, end: float) -> None:
     """1,000 connections that say nothing, opened again when cut."""
     with connections() as connect:
-        opened = []
+        opened: list[socket.socket] = []
         while time.monotonic() < end:
             if len(opened) < 1000:
                 with contextlib.suppress(OSError):
@@ -105,7 +105,7 @@ def connect_and_wait(address: Address, end: float) -> None:
 def half_a_request(address: Address, end: float) -> None:
     """400 connections that send a header's byte now and then."""
     with connections() as connect:
-        opened = []
+        opened: list[socket.socket] = []
         while time.monotonic() < end:
             if len(opened) < 400:
                 with contextlib.suppress(OSError):

@@ -328,7 +328,9 @@ class Expected:
 
     def totals(self, buckets: dict[str, tuple[float, ...]]) -> dict[Series, tuple[int, ...]]:
         """Non-zero series: a counter's total; a histogram's sum in billionths and its count in each bucket."""
-        totals = {series: (count,) for series, count in self.counts.items() if count}
+        totals: dict[Series, tuple[int, ...]] = {
+            series: (count,) for series, count in self.counts.items() if count
+        }
         for (name, labels), values in self.measured.items():
             bounds = buckets[name]
             counts = [0] * (len(bounds) + 1)
@@ -403,7 +405,7 @@ JUNK: tuple[Any, ...] = (
 @st.composite
 def damaged(draw: st.DrawFn, documents: st.SearchStrategy[Json]) -> Json:
     """A document in which up to four places hold something else, or nothing at all."""
-    document = json.loads(json.dumps(draw(documents)))
+    document: Json = json.loads(json.dumps(draw(documents)))
     for _ in range(draw(st.integers(1, 4))):
         place: Any = document
         while True:

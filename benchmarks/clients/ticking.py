@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -72,5 +73,5 @@ async def _main(
 
 
 if __name__ == "__main__":
-    found = trio.run(_main, sys.argv[1], sys.argv[3], *map(Path, sys.argv[4:]))
+    found = trio.run(partial(_main, sys.argv[1], sys.argv[3], *map(Path, sys.argv[4:])))
     Path(sys.argv[2]).write_text(json.dumps(found))

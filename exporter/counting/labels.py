@@ -1,6 +1,8 @@
-"""Pure: the labels of a conversation: which ones there are, and what their values are.
+"""Pure: the names and values of a conversation's labels.
 
-A label value is text from Phonic of bounded length, or one of three words of our own: `NONE`, `UNKNOWN`, `OTHER`.
+A label value is text from Phonic of limited length, or one of three words of the exporter: `NONE` (the
+conversation has no such thing), `UNKNOWN` (Phonic did not send it) and `OTHER` (there are more values than a
+limit allows).
 """
 
 from collections.abc import Mapping
@@ -18,15 +20,15 @@ LABEL_CHOICES = (
     "model",
     "intelligence_level",
 )
-LABEL_LENGTH = 200  # characters of a label value; Prometheus has no limit by default, dashboards have
+LABEL_LENGTH = 200  # most characters of a label value, so that dashboards stay readable
 NONE, UNKNOWN, OTHER = "none", "unknown", "__other__"
 
 
 def labels_of(conversation: Conversation, project_names: Mapping[str, str]) -> dict[str, str]:
-    """A value for each of `LABEL_CHOICES`.
+    """Return a value for each of `LABEL_CHOICES`.
 
-    ``project_names`` are the names of projects by id: the live object has only the id. A project or an agent
-    without a name is told by its id; `NONE` means that a conversation has none, `UNKNOWN` that Phonic did not say.
+    ``project_names``: names of projects by id, because snapshots have only the id. The label of a project or an
+    agent without a name is its id.
     """
     agent, project = conversation.agent, conversation.project
     project_id = conversation.project_id or (project.id if project else None) or ""

@@ -1,7 +1,7 @@
 """Edge: the page by prometheus_client's writer, which `exporter.metrics.exposition` equals byte for byte.
 
-It is slower (benchmarks/results/rendering.md), and for reference: tests compare both on any numbers, and
-``Page(..., exposition=client_exposition.render)`` takes our own writer out of the way while a fault is looked for.
+It is the slower reference (docs/decisions/0006): tests compare both writers on any numbers, and
+``Page(..., exposition=client_exposition.render)`` renders pages without our own writer, for debugging.
 """
 
 import re
@@ -24,7 +24,7 @@ _ESCAPE = re.compile(r"\\(.)")
 
 
 def render(blocks: Iterable[Block], form: Format) -> Iterator[bytes]:
-    """The same as `exporter.metrics.exposition.render`."""
+    """Return the same as `exporter.metrics.exposition.render`."""
     for block in blocks:
         metric = _metric(block)
         if metric.samples:
@@ -38,7 +38,7 @@ def render(blocks: Iterable[Block], form: Format) -> Iterator[bytes]:
 
 
 def labels_in(text: str) -> dict[str, str]:
-    """Names and values of the labels in a text that `exporter.metrics.series.labels_text` wrote."""
+    """Parse the labels in a text of `exporter.metrics.series.labels_text`."""
     return {
         name: _ESCAPE.sub(lambda found: "\n" if found[1] == "n" else found[1], value)
         for name, value in _LABEL.findall(text)

@@ -32,7 +32,7 @@ def render(blocks: Iterable[Block], form: Format) -> Iterator[bytes]:
             out += [f"{name}{labels} {text}\n" for labels, text in zip(rows.labels, texts, strict=True)]
         else:
             for series, numbers in rows:
-                series.write(out, numbers, exemplars=openmetrics)  # type: ignore[arg-type]  # each has its own
+                series.write(out, numbers, exemplars=openmetrics)  # type: ignore[arg-type]  # numbers of its kind
         # Encode each family on its own: one label that is not ASCII makes Python store the whole string with wider
         # characters, which slows down joining and encoding.
         if len(out) > 1:
@@ -56,7 +56,7 @@ def _header(family: Family, *, openmetrics: bool) -> str:
 
 
 def has_samples_named(family: Family, names: frozenset[str]) -> bool:
-    """Whether ``?name[]=`` asks for this family, by family or by sample name."""
+    """Whether ``names`` from ``?name[]=`` include this family, by family or by sample name."""
     if family.name in names or family.sample_name in names:
         return True
     if family.kind is Kind.HISTOGRAM:

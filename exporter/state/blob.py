@@ -1,14 +1,13 @@
-"""Pure: an unfinished conversation as a state file keeps it, in versions that every later release reads.
+"""Pure: the encoding of an unfinished conversation in the state file, in versions that every later release reads.
 
-Rules for this file:
-- A blob is a MessagePack map with a ``version``; what is written is always the newest one. A change that an older
-  reader could misread gets a new version, and the reader of the old one stays.
-- Nothing rests on the order of an enumeration: words are written as words, flags of a turn as the numbers that
-  `derive` fixes.
-- No words of a caller and no number of a phone: only what `derive.Progress` remembers, and label values.
+- A blob is a MessagePack map with a ``version``, and always written in the newest version. A change that an older
+  release could misread needs a new version; the decoder of the old version stays.
+- The encoding does not depend on the order of an enumeration: members are written as their words, flags of a
+  turn as the numbers that `exporter.counting.derive` fixes.
+- A blob holds what `derive.Progress` remembers, and label values: no transcript and no phone number.
 
-Version 1 was written by 0.1.0, without a version: rejected values of a turn were bits above its flags. A turn of
-versions 1 and 2 has neither its start nor its response nor its tool calls.
+Version 1 was written by release 0.1.0, without ``version``; it kept the rejected values of a turn as bits above
+the turn's flags. A turn of versions 1 and 2 has neither its start nor its response nor its tool calls.
 """
 
 from collections.abc import Mapping
@@ -24,14 +23,15 @@ _VERSION: Final = 3
 
 
 class UnreadableBlob(Exception):
-    """A blob that no version explains. ``str()`` quotes none of it."""
+    """A blob of an unknown version, or a damaged one. ``str()`` does not quote it."""
 
 
 @attrs.frozen(kw_only=True)
 class SavedEntry:
-    """What a blob holds. ``label_values`` are those of its label set, folded or not when it was made, and frozen.
+    """The contents of a blob.
 
-    ``updated_at`` is the Unix time of its newest snapshot.
+    ``labels``: all labels of the conversation. ``label_values``: those of its label set, as limits made them when
+    the conversation was first seen. ``updated_at``: Unix time of its latest snapshot.
     """
 
     project: str
@@ -98,7 +98,7 @@ class _Entry1:
     label_values: tuple[str, ...]
     progress: _Progress1
     has_ended: bool
-    updated_at: float | None = None  # which the first files of 0.1.0 lack
+    updated_at: float | None = None  # missing in the first files of 0.1.0
 
 
 @attrs.frozen
@@ -106,7 +106,7 @@ class _Version:
     version: int = 1
 
 
-# Version 1: bit 13 + 4 * field + reason of a turn's flags, in the order that these words had then.
+# Version 1 kept a rejected value as bit 13 + 4 * field + reason of a turn's flags, with these orders of words.
 _FLAGS_1: Final = (1 << 13) - 1
 _FIELDS_1: Final = (
     "items",
@@ -135,7 +135,7 @@ _decode_1 = msgspec.msgpack.Decoder(_Entry1).decode
 
 
 def decode(blob: bytes) -> SavedEntry:
-    """A blob of any version. Errors: UnreadableBlob, also for a version of a later release."""
+    """Decode a blob of any version. Raises: UnreadableBlob, also for a version of a later release."""
     try:
         version = _version_of(blob).version
         if version == 1:

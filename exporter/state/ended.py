@@ -1,8 +1,14 @@
-"""State: ids of conversations that have ended, remembered for a day at 8 to 20 bytes each.
+"""State: ids of ended conversations, remembered for a day at 8 to 20 bytes each.
 
-A day can bring millions. An id is kept as a 64-bit hash in open-addressing tables of machine integers: of 2.4
-million remembered ids, a new one is mistaken for one of them with a probability of 10⁻¹³. No operation touches
-more than one table, so none holds the loop for longer than a table takes to allocate.
+Theory of operation
+-------------------
+There can be millions of ends a day. An id is kept as a 64-bit hash in hash tables with open addressing, which are
+arrays of machine integers. With n remembered ids, a new id is mistaken for one of them with a probability of
+n / 2⁶⁴: about 10⁻¹³ for two million.
+
+Ids are added to the newest table only. When it is full, or an hour old, the next one is begun. So a table never
+grows or is copied, adding an id never takes longer than allocating one table, and an id is forgotten by dropping
+the table that it is in.
 """
 
 from array import array
@@ -10,19 +16,19 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 _SMALLEST, _LARGEST = 1 << 10, 1 << 18  # slots of a table; 2 MiB at most
-_FULL = 0.625  # share of slots in use at which the next table is begun: a miss looks at 4 slots on average
-_SPAN = 3600.0  # seconds of ends in one table, which are forgotten together
+_FULL = 0.625  # load factor at which the next table is begun: a look-up without a match probes 4 slots on average
+_SPAN = 3600.0  # seconds of ends in one table; they are forgotten together
 
 
 def hash_of(conversation_id: str) -> int:
-    """64 bits of an id, never 0, the same in every process."""
+    """The 64-bit hash of an id: never 0, and the same in every process."""
     return (
         int.from_bytes(blake2b(conversation_id.encode("utf-8", "replace"), digest_size=8).digest(), "little") or 1
     )
 
 
 class _Table:
-    """A set of hashes; 0 marks a free slot."""
+    """A set of hashes. 0 marks a free slot."""
 
     __slots__ = ("begun_at", "count", "mask", "newest_at", "slots")
 
@@ -57,17 +63,17 @@ class _Table:
 
 
 class Ended:
-    """The hashes of ids that ended, forgotten by the hour."""
+    """The hashes of ids of ended conversations, forgotten an hour at a time."""
 
     def __init__(self) -> None:
         self._tables: list[_Table] = []
 
     def __contains__(self, hashed: int) -> bool:
-        """Whether this hash was added and not forgotten. The newest tables are asked first."""
+        """Whether this hash was added and not forgotten. Looks into the newest table first."""
         return any(hashed in table for table in reversed(self._tables))
 
     def add(self, hashed: int, at: float) -> None:
-        """Remember a hash (`hash_of`) since ``at``, Unix time."""
+        """Remember a hash (`hash_of`) of a conversation that ended at Unix time ``at``."""
         table = self._tables[-1] if self._tables else None
         if table is None or table.is_full or not 0 <= at - table.begun_at < _SPAN:
             table = self._new_table(at)
@@ -75,20 +81,20 @@ class Ended:
         table.newest_at = max(table.newest_at, at)
 
     def load(self, hashes: bytes, at: float) -> None:
-        """Remember `packed` hashes, all since ``at``."""
+        """Remember `packed` hashes of conversations that ended until Unix time ``at``."""
         for hashed in _unpacked(hashes):
             self.add(hashed, at)
 
     def dump(self) -> list[tuple[float, "array[int]"]]:
-        """A copy of all tables, zeros included, each with the Unix time of its newest end."""
+        """A copy of all tables, free slots included, each with the Unix time of its newest end."""
         return [(table.newest_at, table.slots[:]) for table in self._tables]
 
     def forget(self, before: float) -> None:
-        """Forget the tables whose newest end came before this Unix time."""
+        """Drop the tables whose newest end is before this Unix time."""
         self._tables = [table for table in self._tables if table.newest_at >= before]
 
     def _new_table(self, at: float) -> _Table:
-        """As large as the last one, twice that if it filled up within its time: small when few calls end."""
+        """Begin a table with room for as many ends as the last one had, or twice as many if that one was full."""
         size = _SMALLEST
         if self._tables:
             last = self._tables[-1]
@@ -101,7 +107,7 @@ class Ended:
 
 
 def packed(hashes: Iterable[int]) -> bytes:
-    """Hashes as a state file keeps them: 8 bytes each, little-endian, without the zeros of free slots."""
+    """Hashes as a state file keeps them: 8 bytes each, little-endian, without free slots."""
     numbers = array("Q", filter(None, hashes))
     if _IS_BIG_ENDIAN:
         numbers.byteswap()

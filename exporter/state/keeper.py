@@ -1,15 +1,21 @@
-"""Tasks: when the state file is written, who waits for it, and what is done about trouble with it.
+"""Tasks: when the state file is written, what waits for a write, and how errors of the file are handled.
 
-Rules for this file:
-- One write at a time, in a thread. It serves the interval and every scrape that waits.
-- What a failed write held is handed back to its source and is in the next one. The first write to a new file, and
-  one after the file was lost, holds everything.
-- Reading at start decides what is exact. A file that cannot be read for a passing reason is tried again for a
-  while, and then the exporter does not start: without the numbers that Prometheus saw last its counters would
-  fall, and without the progress of conversations it would count them again. A file that is not there holds nothing
-  to lose, so an exporter that cannot make one starts all the same.
-- Once the exporter runs, no trouble with the file stops it.
-- A file that this process has neither read nor made is never written to, nor set aside.
+Theory of operation
+-------------------
+There is one write at a time, in a thread. A write serves the interval and every scrape that waits.
+
+Changes of a failed write go back to their source and are part of the next write. The first write to a new file,
+and a write after the file was lost, replaces everything.
+
+At start the file must be read: without the numbers that Prometheus saw last, counters would fall, and without
+the progress of conversations these would be counted twice. So a file that cannot be read for a temporary reason
+is tried again for `START_PATIENCE`, and then the exporter does not start. A missing file holds nothing, so an
+exporter that cannot create one starts without it and tries again at each write.
+
+A running exporter never stops because of the file. While writes fail, pages show the numbers of the last write,
+and after `COUNTED_AFTER` the counted ones (`StateKeeper.is_behind`).
+
+The keeper never writes to, or renames, a file that this process has neither read nor created.
 """
 
 import math
@@ -43,31 +49,35 @@ from .sqlite import (
 
 log = structlog.get_logger("exporter.state.keeper")
 
-START_PATIENCE: Final = 10.0  # seconds for which a file that cannot be read is tried again
+START_PATIENCE: Final = 10.0  # seconds of retries at start while the file cannot be read
 _START_RETRY: Final = 0.5
 COUNTED_AFTER: Final = 30.0  # seconds without a successful write after which pages show counted numbers
-# For each of the two last steps: twice this and the 3 s of the last scrape are the 9 s that an end may take.
+# The limit for each of the last two steps (write, close). With the 3 s of the last scrape, shutting down takes at
+# most 9 s.
 _LAST_SECONDS: Final = 3.0
 _LONGEST_RETRY_SECONDS: Final = 10.0
 
 
 class ChangeSource(Protocol):
-    """Whose numbers are written. See `exporter.conversations`; every method is synchronous."""
+    """Whose changes are written: `exporter.conversations.Conversations`. Every method is synchronous."""
 
     def changes(self, *, everything: bool = False) -> Changes:
-        """All rows with ``everything``, else those that changed since the last call."""
+        """The rows that changed since the last call, or all rows with ``everything``."""
         ...
 
     def committed(self, changes: Changes) -> None:
-        """The file holds them."""
+        """The file holds these changes."""
 
     def put_back(self, changes: Changes) -> None:
-        """It does not, as far as is known."""
+        """The file does not hold these changes, or may not."""
 
 
 @attrs.frozen(kw_only=True)
 class Opened:
-    """``saved`` is None where there was nothing to take over; ``problem`` says why, unless the file is new."""
+    """The result of `StateKeeper.open`.
+
+    ``saved`` is None if there is nothing to take over; ``problem`` then says why, and is None if the file is new.
+    """
 
     keeper: "StateKeeper"
     saved: Saved | None
@@ -75,16 +85,16 @@ class Opened:
 
 
 class StateKeeper:
-    """The state file of a running exporter, made by `StateKeeper.open`.
+    """Keeps the state file of a running exporter. Made by `StateKeeper.open`.
 
-    ``last_success`` is the Unix time at which the file last held all there was to save, None before;
-    ``size_bytes`` is the size of the file with its write-ahead log.
+    ``last_success``: Unix time at which the file last held everything that was to be saved, None before.
+    ``size_bytes``: size of the file with its write-ahead log.
     """
 
     def __init__(self, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> None:
         self.last_success: float | None = None
         self.size_bytes = 0
-        self._path = Path(os.path.realpath(path))  # two names of one file must mean one lock
+        self._path = Path(os.path.realpath(path))  # links to one file share one lock
         self._label_names = label_names
         self._now = now
         self._needs_everything = True
@@ -93,21 +103,25 @@ class StateKeeper:
         self._is_wanted = trio.Event()
         self._written = trio.Event()
         self._is_failing = False
-        self._behind_since: float | None = None  # trio time at which the oldest unwritten change was first tried
-        self._is_said = False
-        # From here on: touched in the thread only.
+        self._behind_since: float | None = (
+            None  # trio time of the first attempt to write the oldest unwritten change
+        )
+        self._is_behind_logged = False
+        # The rest is used in the thread only.
         self._lock: int | None = None
         self._database: Database | None = None
         self._identity: tuple[int, int] | None = None
 
     @classmethod
     async def open(cls, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> Opened:
-        """Lock and read the file, or make it. ``label_names`` are today's; ``now`` gives Unix time.
+        """Lock and read the state file, or create it.
 
-        A file of ours that is damaged is set aside as ``<file>.corrupt-<time>`` (one of a later release as
-        ``.newer-<time>``) and a new one begun. Where there is no file and none can be made, every write tries
-        again. Errors: ConfigError if another exporter uses the file or it is not ours; StateUnavailable if it is
-        there and cannot be read, after `START_PATIENCE`. Cancellation: at any time.
+        ``label_names`` are the current ``--metrics.labels``; ``now`` returns Unix time. A damaged state file is
+        renamed to ``<file>.corrupt-<time>``, one of a later release to ``<file>.newer-<time>``, and a new one is
+        begun. If there is no file and none can be created, every write tries again.
+
+        Raises: ConfigError if another exporter uses the file, or if it belongs to another program;
+        StateUnavailable if it exists and cannot be read within `START_PATIENCE`. Cancellation: at any time.
         """
         keeper = cls(path, label_names=label_names, now=now)
         try:
@@ -119,7 +133,7 @@ class StateKeeper:
 
     async def _opened(self, path: Path) -> tuple[Saved | None, str | None]:
         give_up_at = trio.current_time() + START_PATIENCE
-        say = log.warning  # one line when trouble begins
+        say = log.warning  # only the first failure; the next ones are logged at debug level
         while True:
             try:
                 saved, problem = await trio.to_thread.run_sync(
@@ -134,7 +148,7 @@ class StateKeeper:
                 problem = str(trouble)
             if await trio.to_thread.run_sync(_is_missing, self._path):
                 log.error("state file cannot be made, going on without it", file=str(path), reason=problem)
-                self._behind_since = -math.inf  # there is nothing committed to show meanwhile
+                self._behind_since = -math.inf  # pages show counted numbers: nothing is committed
                 return None, problem
             if trio.current_time() >= give_up_at:
                 raise StateUnavailable("--state.file", f"{path} cannot be read: {problem}")
@@ -147,14 +161,14 @@ class StateKeeper:
         return saved, problem
 
     def write_everything(self) -> None:
-        """Have the next write replace all that the file holds: not all of it was taken over."""
+        """Make the next write replace everything in the file, because not all of it was taken over."""
         self._needs_everything = True
 
     async def run(self, source: ChangeSource, *, interval: float, on_error: Callable[[], None]) -> None:
-        """Write now, and then what has changed: every ``interval`` seconds, and when `commit` asks for it.
+        """Write now, and then whatever has changed, every ``interval`` seconds and when `commit` asks for it.
 
-        After errors it tries ever less often, at least every 10 s. Cancellation: ends at once, even while the disk
-        hangs. What a write under way held is handed back to ``source``.
+        After a failure it waits twice as long as before, at most 10 s or ``interval``, and calls ``on_error``.
+        Cancellation: at once, even if the disk hangs; the changes of the current write go back to ``source``.
         """
         wait = interval
         while True:
@@ -169,9 +183,10 @@ class StateKeeper:
                 await trio.sleep_until(started + wait)
 
     async def commit(self, patience: float) -> None:
-        """Have what was counted written, and wait for it; a write that is under way serves as well.
+        """Ask for a write, and wait for it or for the one in progress.
 
-        Waits at most ``patience`` seconds, and not at all while writing fails. Cancellation: at any time.
+        Waits at most ``patience`` seconds, and not at all while writes fail. Cancellation: stops waiting at once;
+        the write goes on.
         """
         if self._is_failing:
             return
@@ -182,19 +197,19 @@ class StateKeeper:
 
     @property
     def is_behind(self) -> bool:
-        """Whether nothing could be written for so long that pages show counted numbers. Logs when that begins."""
+        """Whether writes have failed for so long that pages show counted numbers. Logs the beginning of that."""
         is_behind = self._behind_since is not None and trio.current_time() - self._behind_since > COUNTED_AFTER
-        if is_behind and not self._is_said:
-            self._is_said = True
+        if is_behind and not self._is_behind_logged:
+            self._is_behind_logged = True
             log.error(
                 "state file not written for long: pages show numbers that a crash would lose", file=str(self._path)
             )
         return is_behind
 
     async def write_now(self, source: ChangeSource, *, on_error: Callable[[], None]) -> bool:
-        """Write what has changed; returns whether that worked. For the end, when `run` has been cancelled.
+        """Write what has changed, at shutdown, after `run` was cancelled. Returns whether that succeeded.
 
-        Cancellation: none, so that all else can be torn down meanwhile; takes at most 3 s.
+        Takes at most 3 s. Cancellation: none, it is shielded.
         """
         with trio.move_on_after(_LAST_SECONDS, shield=True):
             return await self._write(source, on_error)
@@ -202,7 +217,7 @@ class StateKeeper:
         return False
 
     async def close(self) -> None:
-        """Let go of the file. Cancellation: none; takes at most 3 s."""
+        """Close and unlock the file. Takes at most 3 s. Cancellation: none, it is shielded."""
         with trio.move_on_after(_LAST_SECONDS, shield=True):
             await trio.to_thread.run_sync(self._stop, abandon_on_cancel=True, limiter=self._one_thread)
 
@@ -248,13 +263,13 @@ class StateKeeper:
         self.last_success = at
         self._is_failing = False
         self._behind_since = None
-        if self._is_said:
-            self._is_said = False
+        if self._is_behind_logged:
+            self._is_behind_logged = False
             log.info("state file written again: pages show what it holds", file=str(self._path))
         self._tell_waiters()
 
     def _failed(self, reason: str, on_error: Callable[[], None]) -> None:
-        # One line when trouble begins: while it lasts, a metric tells.
+        # Log only the first failure as an error; a metric shows the following ones.
         say = log.debug if self._is_failing else log.error
         say("state file not written", file=str(self._path), reason=reason)
         self._is_failing = True
@@ -269,7 +284,7 @@ class StateKeeper:
 
     def _start(self) -> tuple[Saved | None, str | None]:
         with _as_unusable():
-            check(self._path)  # before a lock file is made beside a file of somebody else
+            check(self._path)  # before a lock file is created beside a file of another program
         if self._lock is None:
             self._lock = _acquire(self._path)
         self._database, saved, problem = self._connect()
@@ -288,15 +303,15 @@ class StateKeeper:
             broken, self._database = self._database, None
             with suppress(Unusable):
                 if identity(self._path) != self._identity:
-                    self._identity = None  # the number of a file that is gone may be given to another one
+                    self._identity = None  # the system may give the inode number of a deleted file to another one
                 broken.close()
             raise
         return self._database.size_bytes
 
     def _reconnect(self) -> None:
-        """Open the file again, or for the first time. A file that this process has not read is not its own."""
+        """Open the file again, or for the first time, unless it is a file that this process has not read."""
         if self._lock is not None and not lockfile.is_held(self._lock, self._path):
-            os.close(self._lock)  # the lock file went with its folder: it keeps no one else out
+            os.close(self._lock)  # the lock file was deleted with its folder and no longer locks anything
             self._lock = None
         if self._lock is None:
             self._lock = _acquire(self._path)
@@ -331,13 +346,13 @@ class StateKeeper:
 
 
 class _Lost(Exception):
-    """The file is empty although it was written before: all of it must be written again."""
+    """The file is empty although it was written before, so everything must be written again."""
 
 
 def check_file(path: Path) -> None:
-    """See, without writing, whether an exporter could use this state file.
+    """Check, without writing, whether an exporter could use this state file.
 
-    Errors: ConfigError, StateUnavailable.
+    Raises: ConfigError if it belongs to another program; StateUnavailable if it exists and cannot be read.
     """
     try:
         check(path)
@@ -363,7 +378,7 @@ class _as_unusable:  # noqa: N801  # a context manager
 
 
 def _is_missing(path: Path) -> bool:
-    """Whether there is certainly no file."""
+    """Whether it is certain that there is no file."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

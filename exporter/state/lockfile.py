@@ -1,7 +1,7 @@
-"""Edge: exclusive use of a file, by a lock that the operating system takes back however its holder ends.
+"""Edge: exclusive use of a file, by a lock that the operating system releases however its owner ends.
 
-The lock is on a file beside, ``<file>.lock``, which holds its owner's process id and is never removed: removing
-it would let two processes lock two files of that name.
+The lock is on ``<file>.lock``, a file that holds the owner's process id. It is never removed: otherwise two
+processes could each lock a different file of that name.
 """
 
 import errno
@@ -22,11 +22,12 @@ class InUse(Exception):
 
 
 def acquire(path: Path) -> int:
-    """Lock ``path``; returns a descriptor, and closing it is all it takes to give the lock back. Never waits.
+    """Lock ``path`` without waiting. Returns a file descriptor; closing it releases the lock.
 
-    Makes the folder (mode 0700) and the lock file (0600) where they are missing. A symbolic link in place of the
-    lock file is not followed, and no byte but the process id is written.
-    Errors: InUse; OSError where the folder or the lock file cannot be made or locked.
+    Creates the folder (mode 0700) and the lock file (mode 0600) if they are missing. Does not follow a symbolic
+    link in place of the lock file, and writes nothing but the process id to it.
+
+    Raises: InUse; OSError if the folder or the lock file cannot be created or locked.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -44,14 +45,14 @@ def acquire(path: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise
-    with suppress(OSError):  # on a full disk the lock is as good without a name on it
-        # The line end makes what an earlier, longer id left behind of no account.
+    with suppress(OSError):  # on a full disk, the lock works without the process id
+        # The newline separates the id from the rest of an earlier, longer one.
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
 
 
 def is_held(descriptor: int, path: Path) -> bool:
-    """Whether the lock that `acquire` gave is still on the lock file of ``path``, not on one that was removed."""
+    """Whether the descriptor from `acquire` still locks the lock file of ``path``, which may have been removed."""
     try:
         found = Path(f"{path}.lock").stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""Pure: what a state file holds, as plain values: those who count and the file know nothing of each other."""
+"""Pure: the contents of a state file as plain values, which separate counting from the file format."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import attrs
 
 @attrs.frozen
 class SavedSeries:
-    """One series. ``layout`` is the bucket layout (finite bounds) of its numbers; empty for a counter."""
+    """One series. ``layout``: the finite bucket bounds of its numbers, empty for a counter."""
 
     family: str
     labels: tuple[str, ...]
@@ -18,10 +18,10 @@ class SavedSeries:
 
 @attrs.frozen
 class HeldBack:
-    """New series that pages show at 0 so far.
+    """New series that are held back: pages show them at 0 for now (`exporter.metrics.store`).
 
-    ``labels`` of one series of ``family``, or no labels for all of its series; without a family, the values of a
-    label set. ``is_expected``: it was known before anything was counted in it.
+    With a ``family``: its series with these ``labels``, or all its series if there are no labels. Without one: the
+    label set with the values ``labels``. ``is_expected``: known before anything was counted in it.
     """
 
     family: str
@@ -31,7 +31,7 @@ class HeldBack:
 
 @attrs.frozen
 class SavedConversation:
-    """A conversation that is not finished; ``blob`` is its progress, encoded by whoever understands it."""
+    """An unfinished conversation. ``blob`` is its encoded progress (`exporter.state.blob`)."""
 
     id: str
     blob: bytes
@@ -39,7 +39,7 @@ class SavedConversation:
 
 @attrs.frozen
 class SavedEnds:
-    """Packed hashes of the ids of ended conversations (`ended`); ``at``: Unix time of the newest end."""
+    """Packed hashes (`exporter.state.ended`) of ids of ended conversations. ``at``: Unix time of the newest."""
 
     at: float
     hashes: bytes
@@ -47,11 +47,12 @@ class SavedEnds:
 
 @attrs.frozen(kw_only=True)
 class Changes:
-    """What a write puts into the file: rows of one moment, so that numbers and progress agree.
+    """The rows of one write, all of one moment, so that numbers and progress agree.
 
-    The rows are made when they are asked for, which may be in another thread; what they are made of does not
-    change. ``finished`` (ids) and ``forgotten`` take a conversation out of the unfinished ones; ``finished`` wins
-    over ``conversations``, which wins over ``forgotten``. ``ends`` are new ones, or with everything all there are.
+    ``series``, ``conversations`` and ``ends`` create their rows when they are called, which may be in another
+    thread, from values that do not change. ``finished`` and ``forgotten`` are ids that are no longer unfinished
+    conversations. The file applies ``forgotten`` first, then ``conversations``, then ``finished``. ``ends`` are
+    the new ones, or all of them if the write replaces everything. ``held`` is None if it has not changed.
     """
 
     series: Callable[[], Iterable[SavedSeries]]
@@ -64,7 +65,7 @@ class Changes:
     first_start: float
     is_empty: bool
     token: Any = None
-    """Its maker's, who gets the changes back when it is known what became of the write."""
+    """For the maker of the changes, which gets them back when the write has succeeded or failed."""
 
     def __bool__(self) -> bool:
         return not self.is_empty
@@ -72,11 +73,11 @@ class Changes:
 
 @attrs.frozen(kw_only=True)
 class Saved:
-    """What a file held when it was opened.
+    """The contents of a file when it was opened.
 
-    ``label_names`` are those that the series were saved under, which need not be today's; ``families`` names the
-    families that its writer had; ``first_start`` is the Unix time at which the exporter ran with this file for the
-    first time.
+    ``label_names``: labels of the saved series, which may differ from the current ``--metrics.labels``.
+    ``families``: names of all families of the release that wrote the file. ``first_start``: Unix time of the
+    first start with this file.
     """
 
     label_names: tuple[str, ...]

@@ -1,16 +1,15 @@
-"""Edge: the state file in SQLite: recognised, read, migrated and written; the only module that imports sqlite3.
+"""Edge: the state file in SQLite (docs/decisions/0007): recognises, reads, migrates and writes it.
 
-Rules for this file:
-- One write is one transaction, so that numbers and progress in the file always agree. SQLite's write-ahead log
-  keeps that through ``kill -9``; with ``synchronous=FULL``, one fsync a write, also through a power cut.
-- Opening and reading write nothing, so that a full disk or a folder in trouble costs no file. A file of an older
-  release is migrated by the first write to it.
-- The file is locked for this process alone (``locking_mode=EXCLUSIVE``): SQLite then needs no shared memory beside
-  it, which it could not make on a full disk.
-- Only a file that is ours is ever renamed. What is ours is an SQLite file with our application id.
-- Numbers and words are JSON: a sum of billionths may outgrow 64 bits, and an operator may want to look.
-- Messages of SQLite and of decoders can quote rows, so reasons are names of errors.
-- Everything here blocks.
+- One write is one transaction, so numbers and progress in the file always agree. SQLite's write-ahead log keeps
+  that true through ``kill -9``, and with ``synchronous=FULL``, one fsync per write, through a power cut.
+- Opening and reading write nothing, so a full disk or a read-only folder cannot damage a file. The first write
+  to a file of an older release migrates it.
+- The file is locked for this process alone (``locking_mode=EXCLUSIVE``). SQLite then needs no shared memory file,
+  which it could not create on a full disk.
+- Only a file of this exporter is ever renamed: an SQLite file with our application id.
+- Numbers and words are JSON. A sum of billionths may need more than 64 bits, and an operator can read it.
+- Messages of SQLite and of decoders can quote rows, so an error's reason is the name of the original error.
+- All functions block; callers run them in a thread.
 """
 
 import errno
@@ -31,17 +30,17 @@ from ..counting import retention
 from .ended import hash_of, packed
 from .rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 
-_APPLICATION_ID: Final = 0x50684578  # "PhEx": tells our files from those of other programs
+_APPLICATION_ID: Final = 0x50684578  # "PhEx": distinguishes our files from those of other programs
 _MAGIC: Final = b"SQLite format 3\0"
-# In every SQLite file: its header, and the begin of the page that lists its tables.
+# Offsets in every SQLite file: its header, and the beginning of the page that lists its tables.
 _VERSION_AT: Final = slice(60, 64)
 _APPLICATION_ID_AT: Final = slice(68, 72)
 _FIRST_PAGE_AT: Final = slice(100, 105)  # type, offset of free space (2 bytes), number of rows (2 bytes)
 _HEADER_BYTES: Final = 105
 _LEAF: Final = 13
-_BUSY_SECONDS: Final = 2.0  # waited for another program that has locked the file
+_BUSY_SECONDS: Final = 2.0  # how long to wait for another program that has locked the file
 _EXPIRY_SECONDS: Final = 60.0
-_WAL_PAGES: Final = 256  # 1 MiB of write-ahead log, then it is copied into the file and used again
+_WAL_PAGES: Final = 256  # 1 MiB of write-ahead log; SQLite then copies it into the file and reuses it
 _PAGE_BYTES: Final = 4096
 _COMPANIONS: Final = ("-wal", "-shm")
 _MOST_ASIDE: Final = 3  # files set aside that are kept
@@ -50,7 +49,7 @@ Migration = Sequence[str | Callable[[sqlite3.Connection], None]]
 
 
 def _hash_tombstones(connection: sqlite3.Connection) -> None:
-    """Ends of schema 1 (id and time) become packed hashes, an hour in each row."""
+    """Convert the ends of schema 1 (id and time) to packed hashes, one row per hour."""
     rows = connection.execute("SELECT id, finished_at FROM tombstone ORDER BY finished_at").fetchall()
     for _, group in groupby(rows, key=lambda row: row[1] // 3600):
         ends = list(group)
@@ -59,7 +58,7 @@ def _hash_tombstones(connection: sqlite3.Connection) -> None:
         )
 
 
-# Steps that lead from each schema version to the next; ``PRAGMA user_version`` is how many were applied.
+# The steps from each schema version to the next. ``PRAGMA user_version`` counts the versions applied.
 MIGRATIONS: Final[Sequence[Migration]] = (
     (
         "CREATE TABLE about (first_start REAL NOT NULL, label_names TEXT NOT NULL)",
@@ -71,17 +70,17 @@ MIGRATIONS: Final[Sequence[Migration]] = (
     ),
     (
         "ALTER TABLE about ADD COLUMN families TEXT",  # NULL: those that have rows
-        # `is_ahead`, `labels` as in `saved.HeldBack`.
+        # Rows of `HeldBack`; `is_ahead` is its `is_expected`.
         "CREATE TABLE held (family TEXT NOT NULL, labels TEXT NOT NULL, is_ahead INTEGER NOT NULL,"
         " PRIMARY KEY (family, labels)) WITHOUT ROWID",
-        # One row a write, oldest first: packed hashes (`ended.py`) of what ended until `at`.
+        # One row per write, oldest first: packed hashes (`exporter.state.ended`) of the ends until `at`.
         "CREATE TABLE ended (at REAL NOT NULL, hashes BLOB NOT NULL)",
         _hash_tombstones,
         "DROP TABLE tombstone",
     ),
 )
 
-# The file itself may be whole: worth another try, nothing to set aside.
+# The file itself may be intact: try again, do not set it aside.
 _TRANSIENT: Final = frozenset(
     {
         sqlite3.SQLITE_AUTH,
@@ -105,27 +104,29 @@ _integers = msgspec.json.Decoder(tuple[int, ...]).decode
 
 
 class Unusable(Exception):
-    """The file cannot be used now: locked, read-only, full disk, no folder. ``str()`` says why, quoting no row."""
+    """The file cannot be used now: it is locked or read-only, the disk is full, the folder is missing.
+
+    ``str()`` says why, without quoting a row.
+    """
 
 
 class Unreadable(Exception):
-    """A file of ours holds what is of no use, now or later. ``str()`` says why, quoting no row."""
+    """The contents of a state file cannot be used, now or later. ``str()`` says why, without quoting a row."""
 
 
 class Newer(Unreadable):
-    """A file of ours that a later release wrote."""
+    """A later release wrote the state file."""
 
 
 class NotOurs(Exception):
-    """The file belongs to somebody else; it is left alone. ``str()`` says what it is."""
+    """The file is not a state file, and is left alone. ``str()`` says what it is."""
 
 
 class Database:
-    """An open file, for one thread at a time; ``identity`` tells it from others of its name.
+    """An open state file, for one thread at a time. After a failed write it must be closed.
 
-    ``is_new``: nothing was written to it yet.
-
-    After a failed write it must be closed.
+    ``identity``: device and inode number, which change when another file takes the name. ``is_new``: nothing was
+    written to the file yet.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, *, is_new: bool) -> None:
@@ -149,10 +150,12 @@ class Database:
         return size
 
     def write(self, changes: Changes, *, label_names: tuple[str, ...], replace: bool, at: float) -> None:
-        """Write in one transaction. ``at`` is Unix time; ends that are too old by then are dropped.
+        """Write changes in one transaction.
 
-        With ``replace`` all rows there were are replaced. ``label_names`` are those of these and all other series.
-        Errors: Unusable, also for a file that was moved or damaged meanwhile.
+        ``label_names``: the label names of all series in the file. ``replace``: delete all rows first. ``at``:
+        Unix time of the write; ends older than `retention.ENDED` are deleted.
+
+        Raises: Unusable, also if the file was moved or damaged since it was opened.
         """
         with _translated():
             if self.identity != identity(self._path):
@@ -179,12 +182,13 @@ class Database:
                 self._log = identity(_beside(self._path, "-wal"))
 
     def close(self) -> None:
-        """Let go of the file, leaving it without a write-ahead log. Errors: Unusable."""
+        """Close the file and remove its write-ahead log. Raises: Unusable."""
         with _translated():
             self._connection.close()
             log = _beside(self._path, "-wal")
             if self.identity != identity(self._path) and self._log is not None and self._log == identity(log):
-                # SQLite leaves the log of a file that was moved, and would read it into what is there now.
+                # SQLite does not remove the log of a file that was moved, and would apply it to the next file
+                # here.
                 log.unlink(missing_ok=True)
 
     def _clear(self) -> None:
@@ -205,7 +209,7 @@ class Database:
 
     def _add(self, changes: Changes) -> None:
         many = self._connection.executemany
-        # Generators: SQLite lets other threads run after each row, so the encoding of a large write holds up none.
+        # Generators: SQLite releases the interpreter lock at each row, so other threads run during a large write.
         many(
             "INSERT OR REPLACE INTO series VALUES (?, ?, ?)",
             ((self._family_id(each), _text(each.labels), _text(each.numbers)) for each in changes.series()),
@@ -225,7 +229,7 @@ class Database:
         many("INSERT INTO ended VALUES (?, ?)", ((each.at, each.hashes) for each in changes.ends()))
 
     def _expire(self, before: float) -> None:
-        """Delete the ends before a time. Rows are in the order of time, so only those are looked at."""
+        """Delete the ends before a Unix time. Rows are in order of time, so only the deleted ones are read."""
         kept = self._connection.execute("SELECT rowid FROM ended WHERE at >= ? ORDER BY rowid LIMIT 1", (before,))
         found = kept.fetchone()
         if found is None:
@@ -244,9 +248,9 @@ class Database:
 
 
 def check(path: Path) -> None:
-    """See whether a file could be used, without writing or waiting: none, an empty one, or one of ours.
+    """Check, without writing or waiting, that a file can be used: missing, empty, or a state file.
 
-    Errors: NotOurs; OSError where that cannot be told.
+    Raises: NotOurs; OSError if the file cannot be looked at.
     """
     try:
         found = path.stat()
@@ -261,22 +265,25 @@ def check(path: Path) -> None:
     if not header.startswith(_MAGIC):
         raise NotOurs("not a state file of this exporter")
     application = int.from_bytes(header[_APPLICATION_ID_AT], "big")
-    # 0 may stand in the file of an exporter that was killed young: the rest is in its write-ahead log.
+    # If an exporter was killed right after it created the file, the id is still in the write-ahead log, and 0
+    # here.
     if application != _APPLICATION_ID and (application or not _is_blank(header)):
         raise NotOurs("a database of another program")
 
 
 def _is_blank(header: bytes) -> bool:
-    """Whether a database without an application id has neither a version nor tables, but for its log."""
+    """Whether a database without an application id has neither a version nor tables, its log aside."""
     page = header[_FIRST_PAGE_AT]
     return len(header) == _HEADER_BYTES and not any(header[_VERSION_AT]) and (page[0], page[-1]) == (_LEAF, 0)
 
 
 def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved | None]:
-    """Open a file and read it; make an empty one (mode 0600) where there is none, of which nothing is saved.
+    """Open a state file and read it, or create an empty one (mode 0600).
 
-    Ends from before ``since`` (Unix time) are left out; with None no row is read. Errors: NotOurs, Unreadable,
-    Unusable.
+    Returns the file, and its contents, None if it is empty. Ends before ``since`` (Unix time) are left out; with
+    None no row is read.
+
+    Raises: NotOurs, Unreadable, Unusable.
     """
     with _translated():
         check(path)
@@ -284,7 +291,7 @@ def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved |
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            # Before the first access: decides whether SQLite makes shared memory.
+            # Must come before the first access, where SQLite decides whether to create shared memory.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA trusted_schema = OFF")
             is_new = _is_new(connection)
@@ -294,7 +301,7 @@ def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved |
             return Database(path, connection, is_new=is_new), saved
         except sqlite3.Error as bad:
             connection.close()
-            # Errors of the Python layer, such as text that is not UTF-8, have no code.
+            # Errors of the sqlite3 module itself, as for text that is not UTF-8, have no code.
             if getattr(bad, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _TRANSIENT:
                 raise
             if not _says_ours(path):
@@ -306,7 +313,7 @@ def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved |
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Bring a file of ours, or an empty one, to the last of ``migrations``, inside the caller's transaction."""
+    """Apply the ``migrations`` that a state file, or an empty file, lacks, in the caller's transaction."""
     missing = migrations[_pragma(connection, "user_version") :]
     for step in chain.from_iterable(missing):
         if isinstance(step, str):
@@ -319,7 +326,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> 
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another one of the same name; None if there is none. Errors: Unusable."""
+    """Device and inode number of a file; None if there is no file. Raises: Unusable."""
     with _translated():
         try:
             found = path.stat()
@@ -331,7 +338,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def is_readable_by_others(path: Path) -> bool:
-    """Whether users other than its owner may read the file; False where that cannot be told."""
+    """Whether users other than the owner may read the file; False if that cannot be found out."""
     try:
         return bool(path.stat().st_mode & 0o077)
     except OSError:
@@ -339,9 +346,9 @@ def is_readable_by_others(path: Path) -> bool:
 
 
 def set_aside(path: Path, word: str, at: float) -> str:
-    """Rename a closed file of ours to ``<file>.<word>-<UTC time>`` and return the new name. Errors: Unusable.
+    """Rename a closed state file to ``<file>.<word>-<UTC time>`` and return the new name.
 
-    Of the files set aside earlier, the newest few are kept.
+    Keeps the newest three files that were set aside, and deletes older ones. Raises: Unusable.
     """
     name = f"{path.name}.{word}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}"
     with _translated():
@@ -349,7 +356,7 @@ def set_aside(path: Path, word: str, at: float) -> str:
         while path.with_name(aside).exists():
             number += 1
             aside = f"{name}-{number}"
-        # The file last: a write-ahead log that was left behind would be read into the next file.
+        # The file last: SQLite would apply a write-ahead log that is left behind to the next file.
         for suffix in (*_COMPANIONS, ""):
             with suppress(FileNotFoundError):
                 _beside(path, suffix).rename(path.with_name(aside + suffix))
@@ -370,7 +377,7 @@ def _remove_oldest_aside(path: Path) -> None:
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
-    """Whether the file is empty. Errors: NotOurs if it is neither that nor ours; Newer; Unreadable if damaged."""
+    """Whether the file is empty. Raises: NotOurs if it is another program's; Newer; Unreadable if damaged."""
     application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     has_tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None
     if application not in (0, _APPLICATION_ID) or (application == 0 and (version or has_tables)):
@@ -392,9 +399,9 @@ def _says_ours(path: Path) -> bool:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Settings of an empty file that must be in it before anything else is."""
+    """Make the settings of an empty file that must precede everything else in it."""
     connection.execute("PRAGMA auto_vacuum = FULL")
-    # Written at once, not through the write-ahead log: a file that is damaged later still says that it is ours.
+    # Written before the write-ahead log is on, so that the header of a file that is damaged later has it.
     connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     _configure(connection)
 
@@ -410,9 +417,9 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def _read(connection: sqlite3.Connection, since: float) -> Saved:
-    """All rows. Errors: Unreadable if somebody has changed them to what we do not write.
+    """Read all rows. Raises: Unreadable if a row is not one that this exporter writes.
 
-    No cursor is a local name: a traceback would keep it, and with it the connection, from being closed.
+    No cursor is a local variable: a traceback would keep a reference to it, and so keep the connection open.
     """
     rows = connection.execute
     version = _pragma(connection, "user_version")

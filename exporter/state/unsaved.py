@@ -1,7 +1,7 @@
 """State: what changed about conversations since the last write of the state file.
 
-One `Unsaved` collects changes. For a write the caller takes it and goes on with a new, empty one; if the write
-fails, the caller puts the taken one back into the new one (`Unsaved.put_back`), so that the next write has both.
+An `Unsaved` collects changes. For a write, the caller keeps it and replaces it with a new, empty one. If the write
+fails, the caller puts the old one back into the new one (`Unsaved.put_back`), so that the next write has both.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ class Unsaved(Generic[T]):
         return (SavedEnds(self.finished[-1][1], packed(hash_of(each) for each, _ in self.finished)),)
 
     def put_back(self, earlier: "Unsaved[T]") -> None:
-        """Add changes whose write failed. Where both say something about a conversation, the newer one counts."""
+        """Add the changes of a failed write. Newer changes of the same conversation win."""
         gone = {each for each, _ in self.finished} | set(self.forgotten)
         for conversation_id, each in earlier.conversations.items():
             if conversation_id not in gone:

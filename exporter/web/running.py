@@ -66,7 +66,9 @@ def _folders(environ: Mapping[str, str]) -> list[Path]:
     folders = [Path(folder) for folder in of_service if folder]
     if session:
         folders.append(Path(session, "phonic-exporter"))
-    return [*folders, Path(tempfile.gettempdir(), f"phonic-exporter-{os.getuid()}")]
+    with suppress(FileNotFoundError):  # a read-only root without a /tmp of its own
+        folders.append(Path(tempfile.gettempdir(), f"phonic-exporter-{os.getuid()}"))
+    return folders
 
 
 def _is_ours(folder: Path) -> bool:

@@ -122,12 +122,12 @@ async def test_snapshot_of_megabytes_counts_like_any_other(http: httpx.AsyncClie
 
 async def test_noise_between_snapshots_costs_nothing_but_a_count(http: httpx.AsyncClient) -> None:
     whole = live_object()
-    noise = {
+    noise: dict[str, list[str | bytes]] = {
         "not_json": ["", "not json", updated(whole)[:-100], b"\xff\xfe"],
         "wrong_shape": ["[]", "null", "7", '{"type":42}', '{"conversation":{}}', '"conversation-updated"'],
         "wrong_conversation": [updated({**whole, "id": "conv_another"})],
     }
-    odd = [
+    odd: list[Json] = [
         {},
         {"items": None, "agent": 7, "started_at": [], "duration_ms": "long"},
         {"items": [None, 7, "turn", [], {}]},

@@ -22,7 +22,7 @@ from tests.e2e.upstream import EXAMPLE, PROJECT, Json, Upstream, live_object, re
 KEY = "ph_test"
 ACTIVE = {**PROJECT, "active_conversations": 1}
 # What identifies somebody: none of it may be in a report.
-SECRETS = {
+SECRETS: dict[str, Any] = {
     "text": "My name is Ottilie Quastenflosser",
     "summary": "wants a refund for order 77120",
     "from_phone_number": "+14155550123",

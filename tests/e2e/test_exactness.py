@@ -17,6 +17,10 @@ from tests.soak.mutations import HOLD_NOTHING, SHOW_COUNTED
 pytestmark = pytest.mark.e2e
 
 
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
 def run(
     folder: Path, *, seed: int, kills: int, conversations: int, mutation: str = "", disk: SmallDisk | None = None
 ) -> Outcome:
@@ -31,7 +35,7 @@ def run(
         mutation=mutation,
         disk=disk,
     )
-    return play(played, folder, lambda line: sys.stdout.write(f"{line}\n") and None)
+    return play(played, folder, say)
 
 
 def test_prometheus_sees_no_fall_and_adds_up_what_was_said_through_ten_kills(tmp_path: Path) -> None:

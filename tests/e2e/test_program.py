@@ -5,6 +5,7 @@ import signal
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -158,7 +159,7 @@ async def test_corrupt_checkpoint_is_set_aside_and_told(tmp_path: Path, http: ht
                 page = await scrape_until(
                     http,
                     url,
-                    lambda page: has_turns(3)(page) and page.total("phonic_exporter_checkpoint_size_bytes"),
+                    lambda page: has_turns(3)(page) and page.total("phonic_exporter_checkpoint_size_bytes") > 0,
                 )
     assert page.total("phonic_exporter_checkpoint_resets_total", reason="corrupt") == 1
     assert any(name.startswith("state.db.corrupt-") for name in names_in(tmp_path))
@@ -194,7 +195,7 @@ async def test_changed_watch_file_starts_and_stops_watchers(tmp_path: Path, http
                 url = await running.url()
                 for listed, others in ((named, {"conv_a"}), (named, {"conv_b"})):
                     listed.write_text("\n".join(others))
-                    await scrape_until(http, url, lambda page, others=others: live_ids(page) == others)
+                    await scrape_until(http, url, partial(has_live_ids, others))
                 named.write_text('["conv_b", "conv_a"]')
                 page = await scrape_until(http, url, lambda page: live_ids(page) == {"conv_a", "conv_b"})
                 assert page.total("phonic_exporter_config_last_reload_successful", file="watch_file") == 1
@@ -208,6 +209,10 @@ async def test_changed_watch_file_starts_and_stops_watchers(tmp_path: Path, http
                 )
     assert live_ids(page) == {"conv_a", "conv_b"}
     assert page.total("phonic_conversations_total") == 2
+
+
+def has_live_ids(ids: set[str], page: Page) -> bool:
+    return live_ids(page) == ids
 
 
 def live_ids(page: Page) -> set[str]:
@@ -225,7 +230,9 @@ async def test_rotated_api_key_is_taken_up_after_a_401(tmp_path: Path, http: htt
                 await scrape_until(http, url, lambda page: page.total("phonic_up") == 1)
                 phonic.keys = {"ph_new"}
                 await scrape_until(
-                    http, url, lambda page: page.total("phonic_exporter_discovery_errors_total", reason="http_401")
+                    http,
+                    url,
+                    lambda page: page.total("phonic_exporter_discovery_errors_total", reason="http_401") > 0,
                 )
                 key.write_text("ph_new\n")
                 phonic.projects = [{**PROJECT, "active_conversations": 1}]

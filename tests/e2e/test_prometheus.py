@@ -7,6 +7,7 @@ import httpx
 import pytest
 import trio
 
+from docs.examples import SECTIONS
 from exporter.phonic.wire import is_conversation_id
 from tests.e2e.pages import scrape_until
 from tests.e2e.programs import ANY_PORT, program
@@ -65,3 +66,23 @@ async def test_promtool_has_nothing_to_say_about_the_page(http: httpx.AsyncClien
             check=False,
         )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+async def test_prometheus_evaluates_every_example_of_the_documentation(
+    tmp_path: Path, http: httpx.AsyncClient
+) -> None:
+    """A query that parses can still match many series to many."""
+    needs("prometheus")
+    said = {}
+    with trio.fail_after(40):
+        async with program(*DEMO) as demo:
+            url = await demo.url()
+            async with prometheus(tmp_path, url.removeprefix("http://"), http) as server:
+                await server.number("sum(increase(phonic_turns_total[15s])) > 0")
+                for section in SECTIONS:
+                    for name, example in section.examples.items():
+                        answer = await server.ask("query", query=example.query)
+                        more = [answer[key] for key in ("error", "warnings", "infos") if answer.get(key)]
+                        if more:
+                            said[name] = more
+    assert said == {}

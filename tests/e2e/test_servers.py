@@ -19,6 +19,7 @@ import trio
 import yaml
 
 from dashboards import files, queries, slo
+from docs.markdown import between, table
 from tests.e2e.between import pinned
 from tests.e2e.pages import OPENMETRICS, TEXT, TEXT_UTF8
 from tests.e2e.programs import ANY_PORT, program
@@ -32,7 +33,6 @@ from tests.e2e.prometheus import (
     vmalert,
 )
 from tests.e2e.verdicts import SERVERS, STEMS, TRIED, VICTORIA, Server, verdict
-from tests.readme_tables import between, table
 
 pytestmark = pytest.mark.e2e
 

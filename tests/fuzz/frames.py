@@ -60,9 +60,8 @@ def one(rng: Random) -> None:
     decoder = IncrementalDecoder(ID)
     progress = NOTHING
     for _ in range(rng.randrange(1, 4)):
-        text: str | bytes = _mutated(rng, _document(rng))
-        if not rng.randrange(8):
-            text = text.encode("utf-8", "surrogatepass")
+        document = _mutated(rng, _document(rng))
+        text = document if rng.randrange(8) else document.encode("utf-8", "surrogatepass")
         progress = _read(decoder, progress, text)
 
 

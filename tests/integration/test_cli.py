@@ -66,7 +66,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parsed(*argv: str) -> Settings:
     _, bound, _ = cli.app.parse_args(list(argv), exit_on_error=False, print_error=False)
-    return bound.arguments.get("given", Settings())
+    given: Settings = bound.arguments.get("given", Settings())
+    return given
 
 
 def toml(tmp_path: Path, text: str) -> str:

@@ -199,6 +199,8 @@ def numbered(each: str) -> str:
     return ",".join(each.format(number) for number in range(300_000))
 
 
+TEXT, FIELD = '"{}"', '"{}":1'
+
 # Built when needed: together they are 150 MB.
 HUGE: dict[str, Callable[[], str]] = {
     "900,000 empty turns": lambda: f'"items":[{"{}," * 899_999}{{}}]',
@@ -213,7 +215,6 @@ HUGE: dict[str, Callable[[], str]] = {
     "an agent of 30 MB": lambda: f'"agent":{{"name":"{"x" * 30_000_000}"}}',
     "30 MB of spaces": lambda: f'"text":{" " * 30_000_000}1',
 }
-TEXT, FIELD = '"{}"', '"{}":1'
 
 
 @pytest.mark.parametrize("conversation", HUGE.values(), ids=HUGE)

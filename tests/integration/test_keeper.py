@@ -1,4 +1,4 @@
-"""The state file on real files and disks: what was written is restored, whatever happens to file and process."""
+"""The state file on real files and disks: writes are restored, whatever happens to the file or the process."""
 
 import itertools
 import os
@@ -49,7 +49,7 @@ class Clock:
 
 @attrs.define(eq=False)
 class Batch:
-    """What a write took, to give it back."""
+    """The changes of a write, to put them back."""
 
     changed: set[str]
     ended: list[tuple[str, float]]
@@ -58,7 +58,7 @@ class Batch:
 
 @attrs.define
 class Numbers:
-    """What an exporter holds in memory: counters, conversations, ends. Implements `keeper.Source`."""
+    """The memory of an exporter: counters, conversations, ends. Implements `keeper.ChangeSource`."""
 
     series: dict[str, int] = attrs.field(factory=dict)
     conversations: dict[str, bytes] = attrs.field(factory=dict)
@@ -71,7 +71,7 @@ class Numbers:
     is_asked: trio.Event = attrs.field(factory=trio.Event, eq=False)
 
     def count(self, name: str, conversation: str) -> None:
-        """An unfinished conversation adds 1 to a counter, and remembers that it did."""
+        """Let an unfinished conversation add 1 to a counter, and remember that it did."""
         if hash_of(conversation) in self.ends:
             return
         self.series[name] = self.series.get(name, 0) + 1
@@ -177,7 +177,7 @@ def some_numbers(*, conversations: int = 3) -> Numbers:
 
 
 def files(folder: Path) -> dict[str, bytes | None]:
-    """Names in a folder, and what is in those that are plain files."""
+    """Names in a folder, with the contents of plain files."""
     return {each.name: each.read_bytes() if each.is_file() else None for each in folder.iterdir()}
 
 
@@ -218,7 +218,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """The file's folder is a disk of 4 MB."""
+    """A disk of 4 MB as the folder of the file."""
     try:
         with small_disk(tmp_path / "state", megabytes=4) as mounted:
             yield mounted
@@ -226,7 +226,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         pytest.skip(f"a disk to fill cannot be mounted: {denied}")
 
 
-# --- what was written is what is restored
+# --- writes are restored
 
 words = st.lists(st.text(max_size=20), max_size=4).map(tuple)
 ids = st.text(max_size=20)
@@ -241,7 +241,7 @@ def distinct(values: st.SearchStrategy[T], key: Callable[[T], Any]) -> st.Search
 
 @attrs.frozen
 class Given:
-    """A source of the same rows for ever."""
+    """A source of the same rows each time."""
 
     rows: Changes
 
@@ -334,7 +334,7 @@ steps = st.one_of(
 @given(history=st.lists(steps, max_size=15))
 @settings(max_examples=40)
 def test_restart_finds_the_last_write_whatever_happened_before_it(history: Sequence[tuple[str, int]]) -> None:
-    """A file that was deleted is written anew; one that took its place is left alone until the next start."""
+    """A deleted file is written again; a file that replaced it is left alone until the next start."""
 
     async def main() -> None:
         with capture_logs(), tempfile.TemporaryDirectory() as folder:
@@ -354,7 +354,9 @@ def test_restart_finds_the_last_write_whatever_happened_before_it(history: Seque
                         numbers.count("turns", f"call_{next(calls)}")
                         numbers.errors = 0
                         while not await found.keeper.write_now(numbers, on_error=numbers.failed):
-                            if numbers.errors > 2:  # it finds that the file is gone, and that the new one is empty
+                            if (
+                                numbers.errors > 2
+                            ):  # one finds that the file is gone, one that the new file is empty
                                 assert is_replaced
                                 break
                         else:
@@ -380,14 +382,14 @@ def test_restart_finds_the_last_write_whatever_happened_before_it(history: Seque
     trio.run(main)
 
 
-async def test_label_names_of_the_file_are_those_of_its_last_writer(path: Path) -> None:
+async def test_label_names_in_the_file_are_those_of_the_last_write(path: Path) -> None:
     for names, before in [(("project",), None), (("agent",), ("project",)), (("agent",), ("agent",))]:
         async with opened(path, names=names) as found:
             assert (found.saved.label_names if found.saved else None) == before
             await found.keeper.write_now(some_numbers(), on_error=pytest.fail)
 
 
-async def test_what_was_not_taken_over_is_gone_once_everything_is_written(path: Path) -> None:
+async def test_rows_that_were_not_taken_over_are_deleted_when_everything_is_written(path: Path) -> None:
     await written(path, some_numbers())
     async with opened(path) as found:
         found.keeper.write_everything()
@@ -395,7 +397,7 @@ async def test_what_was_not_taken_over_is_gone_once_everything_is_written(path: 
     assert restored(await read(path)) == Numbers({"other": 1})
 
 
-async def test_old_ends_go_and_the_file_shrinks(path: Path) -> None:
+async def test_old_ends_are_deleted_and_the_file_shrinks(path: Path) -> None:
     clock = Clock()
     numbers = some_numbers()
     for each in range(20_000):
@@ -418,7 +420,7 @@ async def test_old_ends_go_and_the_file_shrinks(path: Path) -> None:
     assert not saved.ends
 
 
-async def test_files_are_for_their_owner_only(path: Path) -> None:
+async def test_only_the_owner_may_read_the_files(path: Path) -> None:
     async with opened(path) as found:
         await found.keeper.write_now(some_numbers(), on_error=pytest.fail)
         modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
@@ -452,7 +454,7 @@ class Writes:
         written = self.count
 
         def rows(name, made):
-            # Stops for ever in the middle of the rows called `where`, when the last write has come to them.
+            # Blocks for ever in the middle of the rows called `where` of the last write.
             for each in range(50):
                 if (name, written, each) == (where, last, 25):
                     print("stopped", flush=True)
@@ -487,7 +489,7 @@ trio.run(main)
 
 @contextmanager
 def stopped_writer(path: Path, *, last: int, where: str) -> Iterator["subprocess.Popen[str]"]:
-    """Another exporter in the midst of its write number ``last``, those before it being done. Killed at last."""
+    """Another exporter during its write number ``last``; the writes before it are done. Killed at the end."""
     command = [sys.executable, "-c", WRITER, str(path), str(last), where]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -499,7 +501,7 @@ def stopped_writer(path: Path, *, last: int, where: str) -> Iterator["subprocess
 
 
 def assert_holds_writes(saved: Saved | None, count: int) -> None:
-    """What a `WRITER` wrote in so many writes, each of them whole."""
+    """The rows after so many whole writes of a `WRITER`."""
     if count == 0:
         assert saved is None
         return
@@ -511,7 +513,7 @@ def assert_holds_writes(saved: Saved | None, count: int) -> None:
 
 @pytest.mark.parametrize("where", ["series", "conversations", "ends"])
 @pytest.mark.parametrize("last", [1, 2, 30])
-async def test_kill_in_the_middle_of_a_write_leaves_the_one_before(path: Path, last: int, where: str) -> None:
+async def test_kill_during_a_write_leaves_the_previous_write(path: Path, last: int, where: str) -> None:
     with stopped_writer(path, last=last, where=where):
         pass
     assert_holds_writes(await read(path, now=0), last - 1)
@@ -524,7 +526,7 @@ async def test_second_exporter_is_refused_until_the_first_is_killed(path: Path) 
     assert await read(path) is not None
 
 
-async def test_another_name_of_the_file_does_not_get_round_the_lock(path: Path) -> None:
+async def test_a_link_to_the_file_does_not_bypass_the_lock(path: Path) -> None:
     link = path.parent.parent / "link"
     link.symlink_to(path)
     async with opened(path):
@@ -548,7 +550,7 @@ async def test_lock_file_that_is_a_symbolic_link_is_not_followed(
     assert lock.is_symlink()
 
 
-# --- files of ours that cannot be read
+# --- state files that cannot be read
 
 
 def overwrite(path: Path, at: int, content: bytes) -> None:
@@ -585,7 +587,7 @@ UNREADABLE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-async def test_unreadable_file_of_ours_is_set_aside_and_a_new_one_begun(path: Path, name: str) -> None:
+async def test_unreadable_state_file_is_set_aside_and_a_new_one_begun(path: Path, name: str) -> None:
     await written(path, some_numbers())
     UNREADABLE[name](path)
     content = files(path.parent)[path.name]
@@ -616,7 +618,7 @@ async def test_of_the_files_set_aside_the_newest_three_are_kept(path: Path) -> N
     assert [int.from_bytes(each.read_bytes()[60:64], "big") for each in aside] == [100, 101, 102]
 
 
-async def test_damage_that_a_write_meets_is_mended_by_the_next_ones(path: Path, disk: SmallDisk) -> None:
+async def test_damage_found_by_a_write_is_repaired_by_the_next_writes(path: Path, disk: SmallDisk) -> None:
     numbers = some_numbers(conversations=200)
     async with opened(path) as found:
         write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
@@ -637,7 +639,7 @@ async def test_damage_that_a_write_meets_is_mended_by_the_next_ones(path: Path, 
     assert len(list(path.parent.glob("*.corrupt-*"))) == 1
 
 
-# --- what is not ours is left alone
+# --- files of other programs are left alone
 
 
 def text_file(path: Path) -> None:
@@ -657,12 +659,17 @@ def other_database_with_a_version(path: Path) -> None:
 
 
 def other_database_in_its_log(path: Path) -> None:
-    """All that it has is in the write-ahead log, as a program that was killed leaves it."""
+    """A database with all its contents in the write-ahead log, as a killed program leaves it."""
     code = (
         "import os, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "c.execute('PRAGMA journal_mode = WAL'); c.execute('CREATE TABLE calls (number)'); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+def link_to_a_key(path: Path) -> None:
+    path.with_name("key").write_text("ph_x")
+    path.symlink_to(path.with_name("key"))
 
 
 NOT_OURS: dict[str, Callable[[Path], object]] = {
@@ -677,15 +684,14 @@ NOT_OURS: dict[str, Callable[[Path], object]] = {
     "folder": lambda path: path.mkdir(),
     "pipe": os.mkfifo,
     "device": lambda path: path.symlink_to("/dev/null"),
-    "link to a key": lambda path: (
-        path.with_name("key").write_text("ph_x"),
-        path.symlink_to(path.with_name("key")),
-    ),
+    "link to a key": link_to_a_key,
 }
 
 
 @pytest.mark.parametrize("make", NOT_OURS.values(), ids=NOT_OURS)
-async def test_what_is_not_ours_is_left_as_it_is_and_refused(path: Path, make: Callable[[Path], object]) -> None:
+async def test_file_of_another_program_is_refused_and_left_unchanged(
+    path: Path, make: Callable[[Path], object]
+) -> None:
     path.parent.mkdir()
     make(path)
     before = files(path.parent)
@@ -702,10 +708,10 @@ async def test_what_is_not_ours_is_left_as_it_is_and_refused(path: Path, make: C
     assert files(path.parent) == before
 
 
-async def test_database_whose_tables_are_in_its_log_only_is_left_as_it_is(path: Path) -> None:
+async def test_database_with_tables_only_in_its_log_is_left_unchanged(path: Path) -> None:
     path.parent.mkdir()
     other_database_in_its_log(path)
-    for _ in range(2):  # a refused start leaves no lock behind
+    for _ in range(2):  # a refused start must not leave a lock
         with pytest.raises(ConfigError, match="a database of another program"):
             await StateKeeper.open(path, label_names=NAMES, now=Clock())
     rows = sqlite3.connect(path)
@@ -728,7 +734,7 @@ USABLE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("make", USABLE.values(), ids=USABLE)
-async def test_place_without_anything_in_it_is_used(path: Path, make: Callable[[Path], object]) -> None:
+async def test_missing_or_empty_file_is_used(path: Path, make: Callable[[Path], object]) -> None:
     path.parent.mkdir()
     make(path)
     before = files(path.parent) if path.parent.exists() else None
@@ -742,7 +748,7 @@ async def test_place_without_anything_in_it_is_used(path: Path, make: Callable[[
 # --- places that cannot be used
 
 
-async def test_place_where_no_file_can_be_made_stops_nothing_and_is_used_once_it_is_mended(path: Path) -> None:
+async def test_exporter_that_cannot_create_the_file_runs_and_uses_it_once_it_can(path: Path) -> None:
     numbers = some_numbers()
     path.parent.write_text("")  # a file in place of the folder
     check_file(path)
@@ -758,7 +764,7 @@ async def test_place_where_no_file_can_be_made_stops_nothing_and_is_used_once_it
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_file_that_turns_up_later_is_neither_written_nor_renamed(path: Path) -> None:
+async def test_file_that_appears_later_is_neither_written_nor_renamed(path: Path) -> None:
     old = path.parent.with_name("old")
     await written(old / path.name, some_numbers())
     path.parent.write_text("")
@@ -775,7 +781,7 @@ async def test_file_that_turns_up_later_is_neither_written_nor_renamed(path: Pat
     assert restored(await read(path)) == some_numbers().kept()
 
 
-async def test_file_that_took_the_place_of_ours_keeps_its_log(path: Path) -> None:
+async def test_file_that_replaced_the_state_file_keeps_its_log(path: Path) -> None:
     numbers, other = some_numbers(), path.parent / "other" / path.name
     with stopped_writer(other, last=3, where="series"):
         pass
@@ -791,7 +797,9 @@ async def test_file_that_took_the_place_of_ours_keeps_its_log(path: Path) -> Non
 
 @pytest.mark.parametrize("command", [[], ["check-config"]], ids=["start", "check-config"])
 @pytest.mark.parametrize("name", ["key", "other database"])
-async def test_program_refuses_what_is_not_ours_in_one_line(path: Path, name: str, command: list[str]) -> None:
+async def test_program_refuses_a_file_of_another_program_in_one_line(
+    path: Path, name: str, command: list[str]
+) -> None:
     path.parent.mkdir()
     NOT_OURS[name](path)
     before = files(path.parent)
@@ -810,8 +818,8 @@ async def test_program_refuses_what_is_not_ours_in_one_line(path: Path, name: st
     assert files(path.parent) == before
 
 
-async def test_folder_that_may_not_be_read_is_said_to_be_so(path: Path) -> None:
-    """To `check-config` as well. Root may read any folder, unless it gives up two of its capabilities."""
+async def test_unreadable_folder_is_reported(path: Path) -> None:
+    """Also by `check-config`. Root may read any folder unless it gives up two capabilities."""
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv")
     await written(path, some_numbers())
@@ -835,7 +843,7 @@ async def test_folder_that_may_not_be_read_is_said_to_be_so(path: Path) -> None:
     assert files(path.parent) == before
 
 
-# --- trouble that passes
+# --- temporary failures
 
 
 async def test_file_locked_at_start_is_tried_again_until_it_can_be_read(path: Path) -> None:
@@ -873,7 +881,7 @@ def link_to_itself(path: Path) -> None:
     path.symlink_to(path)
 
 
-async def test_file_that_cannot_be_read_at_start_is_one_line_however_often_it_is_tried(
+async def test_file_that_cannot_be_read_at_start_is_one_log_line_for_all_retries(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeper_module, "START_PATIENCE", 0.05)
@@ -897,11 +905,11 @@ async def test_lock_of_another_program_delays_the_first_write_and_loses_nothing(
         numbers.count("turns", "conv_2")
         assert await write(numbers)
         with pytest.raises(sqlite3.OperationalError, match="locked"), locked(path, "IMMEDIATE"):
-            pass  # from now on it is ours alone
+            pass  # from now on the keeper has it locked
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_disk_full_at_start_costs_nothing(path: Path, disk: SmallDisk) -> None:
+async def test_disk_full_at_start_loses_nothing(path: Path, disk: SmallDisk) -> None:
     numbers = some_numbers(conversations=50)
     await written(path, numbers)
     disk.fill()
@@ -922,7 +930,7 @@ async def test_disk_full_at_start_costs_nothing(path: Path, disk: SmallDisk) -> 
     assert set(files(path.parent)) == {path.name, f"{path.name}.lock"}
 
 
-async def test_disk_full_at_the_start_after_a_kill_costs_nothing(path: Path, disk: SmallDisk) -> None:
+async def test_disk_full_at_the_start_after_a_kill_loses_nothing(path: Path, disk: SmallDisk) -> None:
     with stopped_writer(path, last=20, where="ends"):
         pass
     disk.fill()
@@ -940,7 +948,7 @@ async def test_disk_full_at_the_first_start_stops_nothing(path: Path, disk: Smal
         for _ in range(2):
             assert not await found.keeper.write_now(numbers, on_error=numbers.failed)
         assert not list(path.parent.glob("*.corrupt-*"))
-    async with opened(path) as found:  # what it left behind is no obstacle
+    async with opened(path) as found:  # despite the files it left behind
         assert (found.saved, found.problem) == (None, None)
         assert not await found.keeper.write_now(numbers, on_error=numbers.failed)
         disk.free()
@@ -948,7 +956,7 @@ async def test_disk_full_at_the_first_start_stops_nothing(path: Path, disk: Smal
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_disk_full_in_the_middle_stops_nothing_and_loses_nothing(path: Path, disk: SmallDisk) -> None:
+async def test_disk_full_while_running_stops_nothing_and_loses_nothing(path: Path, disk: SmallDisk) -> None:
     numbers, in_file = Numbers(), Numbers()
     async with opened(path) as found:
         write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
@@ -973,7 +981,7 @@ async def test_disk_full_in_the_middle_stops_nothing_and_loses_nothing(path: Pat
 # --- schema
 
 
-async def test_older_file_is_brought_to_the_newest_schema_with_its_rows(path: Path) -> None:
+async def test_older_file_is_migrated_with_its_rows(path: Path) -> None:
     await written(path, some_numbers())
     newer = [*MIGRATIONS, ("ALTER TABLE conversation ADD COLUMN seen REAL NOT NULL DEFAULT 7",)]
     connection = sqlite3.connect(path, isolation_level=None)
@@ -1006,7 +1014,7 @@ async def test_run_writes_everything_at_once_and_then_only_what_changes(path: Pa
         def changes(self, *, everything: bool = False) -> Changes:
             clock.at += 1
             if len(self.asked) == 2:
-                path.unlink()  # a write would find out
+                path.unlink()  # which a write would notice
             if len(self.asked) == 6:
                 idle.set()
             return super().changes(everything=everything)
@@ -1022,7 +1030,7 @@ async def test_run_writes_everything_at_once_and_then_only_what_changes(path: Pa
     assert found.keeper.last_success >= clock.at - 2
 
 
-async def test_run_goes_on_with_a_file_that_was_read_by_what_has_changed(path: Path) -> None:
+async def test_run_writes_only_changes_to_a_file_that_was_read(path: Path) -> None:
     await written(path, some_numbers())
     async with opened(path) as found, trio.open_nursery() as nursery:
         numbers = restored(found.saved)
@@ -1036,7 +1044,7 @@ async def test_run_goes_on_with_a_file_that_was_read_by_what_has_changed(path: P
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_run_tries_again_by_itself_less_and_less_often(path: Path) -> None:
+async def test_run_retries_with_growing_delays(path: Path) -> None:
     path.parent.write_text("")
     works, tries = trio.Event(), []
 
@@ -1064,7 +1072,7 @@ async def test_run_tries_again_by_itself_less_and_less_often(path: Path) -> None
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_cancelled_write_is_made_good_by_the_last_one(path: Path) -> None:
+async def test_changes_of_a_cancelled_write_are_in_the_last_one(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found:
         with locked(path, "IMMEDIATE"):
@@ -1080,7 +1088,7 @@ async def test_cancelled_write_is_made_good_by_the_last_one(path: Path) -> None:
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_loss_of_the_file_that_a_cancelled_write_found_is_not_forgotten(path: Path) -> None:
+async def test_loss_of_the_file_found_by_a_cancelled_write_is_remembered(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found:
         write = partial(found.keeper.write_now, numbers, on_error=numbers.failed)
@@ -1088,7 +1096,7 @@ async def test_loss_of_the_file_that_a_cancelled_write_found_is_not_forgotten(pa
         delete(path)
         numbers.count("turns", "conv_1")
         assert not await write()
-        sql(path)  # SQLite makes an empty file
+        sql(path)  # SQLite creates an empty file
         numbers.is_asked = trio.Event()
         with locked(path):
             async with trio.open_nursery() as nursery:
@@ -1101,7 +1109,7 @@ async def test_loss_of_the_file_that_a_cancelled_write_found_is_not_forgotten(pa
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_scrape_has_what_was_counted_written_before_the_interval_is_over(path: Path) -> None:
+async def test_scrape_triggers_a_write_before_the_interval_is_over(path: Path) -> None:
     numbers = some_numbers()
     async with opened(path) as found, trio.open_nursery() as nursery:
         nursery.start_soon(partial(found.keeper.run, numbers, interval=3600, on_error=pytest.fail))
@@ -1114,7 +1122,7 @@ async def test_scrape_has_what_was_counted_written_before_the_interval_is_over(p
     assert restored(await read(path)) == numbers.kept()
 
 
-async def test_scrape_does_not_wait_while_writing_fails_and_pages_go_on_with_counted_numbers_after_a_while(
+async def test_scrape_does_not_wait_while_writes_fail_and_pages_show_counted_numbers_after_a_while(
     path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     numbers = some_numbers()
@@ -1134,7 +1142,7 @@ async def test_scrape_does_not_wait_while_writing_fails_and_pages_go_on_with_cou
         assert found.keeper.is_behind
     assert [each["log_level"] for each in logs] == ["error"]
     path.parent.unlink()
-    assert not await write()  # which finds that the file is lost
+    assert not await write()  # it finds that the file is lost
     with capture_logs() as logs:
         assert await write()
     assert [each["log_level"] for each in logs] == ["info"]
@@ -1142,7 +1150,7 @@ async def test_scrape_does_not_wait_while_writing_fails_and_pages_go_on_with_cou
     await found.keeper.close()
 
 
-async def test_exporter_that_can_make_no_file_shows_counted_numbers_from_the_start(path: Path) -> None:
+async def test_exporter_that_cannot_create_the_file_shows_counted_numbers_from_the_start(path: Path) -> None:
     path.parent.write_text("")
     found = await StateKeeper.open(path, label_names=NAMES, now=Clock())
     assert found.keeper.is_behind

@@ -139,7 +139,7 @@ async def test_the_url_has_the_path_of_the_base_url_the_quoted_id_and_the_port_i
 
 @ways
 async def test_frames_arrive_in_order_and_as_they_were_sent(way: dict[str, Any]) -> None:
-    sent = [
+    sent: list[str | bytes] = [
         snapshot(ID, 1),
         AUDIO,
         "not json",
@@ -620,7 +620,7 @@ async def test_feeds_that_reuse_a_descriptor_are_not_confused(then: Talk) -> Non
 
 @pytest.mark.parametrize("period", [0.0, 0.01])
 async def test_without_batches_the_same_frames_arrive(period: float) -> None:
-    sent = [
+    sent: list[str | bytes] = [
         snapshot(ID, 1),
         AUDIO,
         snapshot(ID, 2, text="x" * 300_000),

@@ -53,6 +53,19 @@ def test_each_folder_is_enough(variable: str, tmp_path: Path, own_tmp: Path) -> 
     assert files(tmp_path) == []
 
 
+def test_without_a_folder_for_temporary_files_the_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container whose root is read-only, without a /tmp of its own."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/none"])
+    environ = {"STATE_DIRECTORY": str(tmp_path / "state")}
+    (tmp_path / "state").mkdir(mode=0o700)
+    with announced(HERE, environ):
+        assert found(environ) == [HERE]
+        assert found() == []
+
+
 def test_folder_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     with announced(HERE, {"STATE_DIRECTORY": "/proc/none", "RUNTIME_DIRECTORY": str(tmp_path / "no" / "such")}):
         assert found() == [HERE]

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -74,7 +75,7 @@ class Simulator:
         refused: list[int] = []
         try:
             async with (
-                await trio.open_tcp_stream(address.host, address.port) as stream,
+                await trio.open_tcp_stream(address.host, address.port or 80) as stream,
                 trio.open_nursery() as nursery,
             ):
                 yield await wrap_client_stream(
@@ -87,7 +88,7 @@ class Simulator:
                 )
                 nursery.cancel_scope.cancel()
         except* ConnectionRejected as group:
-            refused += [each.status_code for each in group.exceptions]
+            refused += [each.status_code for each in group.exceptions if isinstance(each, ConnectionRejected)]
         if refused:
             raise HandshakeRefused(refused[0])
 
@@ -98,12 +99,12 @@ class Simulator:
             return frames, await read(socket, frames)
 
 
-async def read(socket: WebSocketConnection, frames: list[str]) -> int:
+async def read(socket: WebSocketConnection, frames: list[str]) -> int | None:
     while True:
         try:
-            frames.append(await socket.get_message())
+            frames.append(str(await socket.get_message()))
         except ConnectionClosed as closed:
-            return closed.reason.code
+            return closed.reason.code if closed.reason else None
 
 
 @asynccontextmanager
@@ -366,7 +367,8 @@ async def test_held_conversations_end_upon_release_with_planned_values() -> None
             assert state["held"]
             assert not state["complete"]
             await phone.control("release")
-            assert await read(socket, frames := []) == 1000
+            frames: list[str] = []
+            assert await read(socket, frames) == 1000
         record = (await phone.get(f"/v1/conversations/{planned.id}"))["conversation"]
         assert record["ended_at"] == iso(state["epoch_ms"] + planned.ended_ms)
         assert conversations(frames)[-1]["duration_ms"] == planned.duration_ms == record["duration_ms"]
@@ -432,6 +434,10 @@ async def test_an_address_in_use_is_one_plain_error() -> None:
 # REST
 
 
+def agents_of(project: str, sdk: phonic.Phonic) -> Any:
+    return sdk.agents.list(project=project)
+
+
 async def with_sdk(phone: Simulator, ask: Callable[[phonic.Phonic], Any], key: str = KEY) -> Any:
     environment = PhonicEnvironment(base=f"{phone.url}/v1", production=phone.url.replace("http", "ws"))
 
@@ -456,9 +462,7 @@ async def test_the_official_sdk_reads_every_reply() -> None:
         agents = [
             agent
             for project in projects
-            for agent in (
-                await with_sdk(phone, lambda sdk, name=project.name: sdk.agents.list(project=name))
-            ).agents
+            for agent in (await with_sdk(phone, partial(agents_of, project.name))).agents
         ]
         assert {agent.id for agent in agents} == {agent.id for agent in workspace(LONG).agents}
         strict_agents = [type(agent).model_validate(agent.model_dump()) for agent in agents]

@@ -1,4 +1,4 @@
-"""A state file that 0.1.0 wrote is gone on with as if 0.1.0 had done it; what it had counted then is beside it."""
+"""Counting continues from a state file of 0.1.0 as in 0.1.0, whose totals are in a file beside it."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def today(rows: list[Any]) -> Totals:
-    """Numbers of 0.1.0 in the buckets of today."""
+    """Numbers of 0.1.0 in the current buckets."""
     families = {each.name: each for each in CATALOG}
     return {
         (families[name].sample_name, tuple(labels)): tuple(
@@ -67,7 +67,7 @@ async def test_numbers_progress_and_ends_of_0_1_0_are_taken_over(path: Path) -> 
     page = shown(conversations)
     assert {key: page[key] for key in totals(conversations)} == totals(
         conversations
-    )  # which Prometheus saw before: at once
+    )  # shown at once, because Prometheus saw them before
     assert sorted(conversations.unfinished()) == [("conv_a", False), ("conv_b", False), ("conv_c", True)]
     assert conversations.is_finished("conv_d")
     assert conversations.is_finished("conv_f")
@@ -77,7 +77,7 @@ async def test_numbers_progress_and_ends_of_0_1_0_are_taken_over(path: Path) -> 
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-async def test_what_comes_later_counts_as_0_1_0_counted_it(path: Path, restarts: bool) -> None:
+async def test_later_snapshots_count_as_they_did_in_0_1_0(path: Path, restarts: bool) -> None:
     keeper, conversations = await start(path)
     if restarts:
         assert await keeper.write_now(conversations, on_error=pytest.fail)
@@ -96,12 +96,12 @@ async def test_what_comes_later_counts_as_0_1_0_counted_it(path: Path, restarts:
 
 
 @pytest.mark.parametrize("everything", [True, False])
-async def test_the_first_write_makes_it_a_file_of_today(path: Path, everything: bool) -> None:
+async def test_the_first_write_migrates_the_file(path: Path, everything: bool) -> None:
     before = path.read_bytes()  # noqa: ASYNC240
     keeper, conversations = await start(path)
-    if not everything:  # a release whose families and buckets were the same would migrate it row by row
+    if not everything:  # a release with the same families and buckets would migrate it row by row
         keeper._needs_everything = False
-    assert path.read_bytes() == before  # noqa: ASYNC240  # reading changes nothing
+    assert path.read_bytes() == before  # noqa: ASYNC240  # reading must not change it
     go_on(conversations)
     assert await keeper.write_now(conversations, on_error=pytest.fail)
     await keeper.close()
@@ -117,7 +117,7 @@ async def test_the_first_write_makes_it_a_file_of_today(path: Path, everything: 
     await keeper.close()
 
 
-def test_measurements_beyond_the_last_bucket_of_0_1_0_stay_beyond_the_last_one_of_today() -> None:
+def test_measurements_beyond_the_last_bucket_of_0_1_0_stay_beyond_the_last_bucket() -> None:
     layout = next(each[2] for each in STORY["numbers"] if each[0] == catalog.RESPONSE.name)
     numbers = [5, *[0] * (len(layout) - 1), 3, 4]
     moved = rebucketed(layout, numbers, catalog.RESPONSE.buckets)

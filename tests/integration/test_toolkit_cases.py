@@ -37,7 +37,7 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(case: dict[str, Any], pems: Path) -> Path | None:
     """Write a case's file; None where it has none."""
     if "path" in case:
-        return pems / case["path"]
+        return Path(pems / case["path"])
     text = case.get("file", "")
     if text is None:
         return None

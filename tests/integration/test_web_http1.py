@@ -57,7 +57,7 @@ async def connected(app: Any, connections: Connections | None = None) -> AsyncIt
             assert connection is not None
             if await serve_http(stream, app, connections=connections, connection=connection):
                 await linger(stream)
-        connections.leave(connection)
+            connections.leave(connection)
 
     with trio.fail_after(1000):  # of a clock that may jump
         async with trio.open_nursery() as nursery:

@@ -94,15 +94,19 @@ async def test_every_address_is_listened_on() -> None:
             assert await status_of(f"{url}/metrics") == 200
 
 
+# Of linux/vm_sockets.h; Python's socket module has had it only since 3.14.
+_VMADDR_CID_LOCAL = 1
+
+
 def has_vsock() -> bool:
     """Whether this kernel can connect to itself over vsock."""
     try:
         with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as listening:
-            listening.bind((socket.VMADDR_CID_LOCAL, socket.VMADDR_PORT_ANY))
+            listening.bind((_VMADDR_CID_LOCAL, socket.VMADDR_PORT_ANY))
             listening.listen()
             with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as client:
                 client.settimeout(1)
-                client.connect((socket.VMADDR_CID_LOCAL, listening.getsockname()[1]))
+                client.connect((_VMADDR_CID_LOCAL, listening.getsockname()[1]))
     except (OSError, AttributeError):
         return False
     return True
@@ -114,7 +118,7 @@ async def test_vsock_is_listened_on() -> None:
         assert served.url.startswith("vsock://:")
         port = int(served.url.rpartition(":")[2])
         client = trio.socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-        await client.connect((socket.VMADDR_CID_LOCAL, port))
+        await client.connect((_VMADDR_CID_LOCAL, port))
         async with trio.SocketStream(client) as stream:
             await stream.send_all(GET_METRICS)
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")

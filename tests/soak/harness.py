@@ -387,7 +387,8 @@ class Process:
     def held(self) -> float:
         """Groups of new series that are shown at 0."""
         name = "phonic_exporter_label_sets_held"
-        return next(each.samples[0].value for each in self._families() if each.name == name)
+        held: float = next(each.samples[0].value for each in self._families() if each.name == name)
+        return held
 
     def watched(self) -> list[Any]:
         return list(self._get("/api/v1/conversations").json()["conversations"])

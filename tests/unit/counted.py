@@ -1,4 +1,4 @@
-"""`Conversations` with what surrounds them in the exporter: totals, page, and a disk that survives them."""
+"""`Conversations` with the parts around them: totals, page, and a state file in memory."""
 
 import json
 from collections.abc import Callable
@@ -39,14 +39,14 @@ def new_conversations(
 
 
 def live(snapshot: Json) -> Snapshot:
-    """A conversation object through the real decoder, as a live message brings it."""
+    """A conversation object from a live message, decoded by the real decoder."""
     message = decode(frame(snapshot))
     assert message.snapshot is not None
     return message.snapshot
 
 
 def recorded(record: Json) -> Snapshot:
-    """A conversation object through the real decoder, as REST brings it."""
+    """A conversation object from REST, decoded by the real decoder."""
     return decode_record(json.dumps({"conversation": record}).encode())
 
 
@@ -67,7 +67,7 @@ def numbers_of(series: Series) -> tuple[int, ...]:
 
 
 def totals(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
-    """All numbers guarded by progress that are not 0, by sample name and labels."""
+    """All numbers of saved families that are not 0, by sample name and labels."""
     return {
         (family.sample_name, series.labels): numbers_of(series)
         for family in accumulated()
@@ -78,7 +78,7 @@ def totals(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tu
 
 
 def page_of(conversations: Conversations) -> Page:
-    """The page of an exporter that watches nothing itself; without what depends on the build and the process."""
+    """The page of an exporter without watchers, without metrics that depend on the build or the process."""
 
     def no_feed(conversation_id: str) -> AbstractAsyncContextManager[Feed]:
         raise AssertionError(conversation_id)
@@ -102,7 +102,7 @@ def page_of(conversations: Conversations) -> Page:
 
 
 def shown(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tuple[int, ...]]:
-    """What a page tells of the numbers guarded by progress, zeros included, in the form of `totals`."""
+    """The shown numbers of saved families, zeros included, in the form of `totals`."""
     return {
         (family.sample_name, series.labels): saved_numbers(numbers)
         for family in accumulated()
@@ -113,7 +113,7 @@ def shown(conversations: Conversations) -> dict[tuple[str, tuple[str, ...]], tup
 
 @attrs.define
 class Disk:
-    """What a state file holds, by the rules that `exporter.state.rows` states, without the file."""
+    """The contents of a state file in memory, by the rules in `exporter.state.rows`."""
 
     label_names: tuple[str, ...] = LIMITS.names
     families: tuple[str, ...] = ()
@@ -137,7 +137,7 @@ class Disk:
         self.ends += changes.ends()
 
     def save(self, conversations: Conversations) -> None:
-        """Write what has changed, and have it acknowledged."""
+        """Write what has changed, and report success."""
         changes = conversations.changes(everything=not self.families)
         self.write(changes)
         conversations.committed(changes)

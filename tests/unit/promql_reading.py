@@ -78,8 +78,8 @@ def problems(expr: str, slo: Slo) -> list[str]:
     """Metrics that nobody exposes, labels their metric does not have, and labels that nobody has."""
     found = []
     everywhere = TARGET_LABELS | set(LABEL_CHOICES) | {"le"}
-    for family in CATALOG:
-        everywhere |= set(family.labels)
+    for each in CATALOG:
+        everywhere |= set(each.labels)
     for selector in selectors(expr):
         family = family_of(selector.name)
         if family is not None:

@@ -66,6 +66,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
     """Run a story with a feed over streams in memory, in virtual time, with the first batch at `PERIOD`."""
 
     async def play() -> None:
+        ours: Any
         ours, theirs = streams()
         batches = ReadBatches(PERIOD)
         accepted: list[WebSocketConnection] = []
@@ -76,7 +77,7 @@ def with_a_feed(story: Story, *, streams: Streams = memory_stream_pair, is_read:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(accept, nursery)
             mailbox = Mailbox(ID, batches)
-            connection = Connection(
+            connection: Any = Connection(
                 ours, BatchedStream(ours), mailbox, Memory(), batches, FrameReader(mailbox.put, MAX_MESSAGE)
             )
             client = await wrap_client_stream(nursery, connection, "host", "/", max_message_size=0)

@@ -1,4 +1,4 @@
-"""The metric families: the public contract by name, and the rules a reviewer of exporters applies to all."""
+"""The metric families: the public contract, and the naming rules of Prometheus."""
 
 import re
 
@@ -22,7 +22,7 @@ from exporter.metrics.formats import Format
 from exporter.settings import Settings
 from tests.unit.counted import new_conversations, page_of
 
-# The public contract: names that users build dashboards on. Extended freely, nothing is renamed in it.
+# The public contract: names that users' dashboards rely on. Names may be added, never changed.
 CONTRACT = """
     phonic_conversations_total phonic_conversations_live phonic_conversations_ended_total
     phonic_conversation_errors_total phonic_conversation_duration_seconds phonic_conversation_turns
@@ -107,32 +107,32 @@ OTHER_UNITS = set(
 )
 PREFIXES = "pico nano micro milli centi deci deca hecto kilo kibi mega mibi giga gibi tera tebi peta pebi".split()
 ABBREVIATIONS = set("s ms us ns sec b kb mb gb tb pb m h d".split())
-# Target labels of most installations, and words too bare to mean anything on their own. ``stage`` would be another
-# one; it is part of the public contract.
+# Target labels of most installations, and words that mean nothing on their own. ``stage`` would be another one; it
+# is part of the public contract.
 CLASHING_LABELS = set("type region zone cluster owner customer service env id job instance le quantile".split())
 
 families = pytest.mark.parametrize("family", CATALOG, ids=lambda family: family.name)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_the_public_contract_is_kept(name: str) -> None:
+def test_names_of_the_public_contract_are_kept(name: str) -> None:
     assert name in BY_NAME
 
 
 @pytest.mark.parametrize("name", CONTRACT_LABELS)
-def test_the_public_contract_is_kept_to_the_label(name: str) -> None:
+def test_labels_of_the_public_contract_are_kept(name: str) -> None:
     family = BY_NAME[name]
     assert family.label_names(("L",)) == CONTRACT_LABELS[name]
 
 
-def test_the_public_contract_is_kept_to_the_bucket() -> None:
+def test_buckets_of_the_public_contract_are_kept() -> None:
     histograms = {family.name: family.buckets for family in CATALOG if family.kind is Kind.HISTOGRAM}
     assert histograms == {
         name: tuple(float(bound) for bound in bounds.split()) for name, bounds in CONTRACT_BUCKETS.items()
     }
 
 
-def test_names_are_unique_also_as_samples() -> None:
+def test_no_two_families_have_a_sample_name_in_common() -> None:
     samples = [f"{family.name}{suffix}" for family in CATALOG for suffix in suffixes(family)]
     assert len(samples) == len(set(samples))
 
@@ -150,7 +150,7 @@ def is_counter(family: Family) -> bool:
 
 
 @families
-def test_every_family_says_what_it_is_and_where_it_comes_from(family: Family) -> None:
+def test_every_family_has_a_help_text_and_a_derivation(family: Family) -> None:
     assert family.help.strip().endswith(".")
     assert family.derived.strip()
     assert "\n" not in family.help + family.derived
@@ -172,7 +172,7 @@ def test_names_pass_promlint(family: Family) -> None:
 
 
 @families
-def test_a_time_is_a_timestamp_or_a_length_in_seconds(family: Family) -> None:
+def test_times_are_timestamps_or_durations_in_seconds(family: Family) -> None:
     if "_timestamp" in family.name:
         assert family.name.endswith("_timestamp_seconds")
         assert family.kind is Kind.GAUGE
@@ -181,7 +181,7 @@ def test_a_time_is_a_timestamp_or_a_length_in_seconds(family: Family) -> None:
 
 
 @families
-def test_label_names_clash_with_nobody(family: Family) -> None:
+def test_label_names_do_not_clash_with_common_target_labels(family: Family) -> None:
     names = family.label_names(LABEL_CHOICES)
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z][a-z_]*", name) for name in names)
@@ -189,13 +189,13 @@ def test_label_names_clash_with_nobody(family: Family) -> None:
 
 
 @families
-def test_a_conversation_is_a_label_of_live_gauges_only(family: Family) -> None:
+def test_only_live_gauges_have_the_conversation_as_a_label(family: Family) -> None:
     assert ("conversation_id" in family.labels) == (family.scope is Scope.LIVE)
     assert family.scope is not Scope.LIVE or family.kind is Kind.GAUGE
 
 
 @families
-def test_labels_of_what_is_accumulated_are_closed_sets(family: Family) -> None:
+def test_labels_of_counters_and_histograms_have_fixed_values(family: Family) -> None:
     if family.kind is not Kind.GAUGE:
         assert len(family.values) == len(family.labels)
         assert all(
@@ -211,8 +211,8 @@ def test_the_names_of_tools_are_the_only_open_set_and_come_first(family: Family)
     assert not family.is_by_tool or (family.labels[0], family.values[0]) == (TOOL, ())
 
 
-def test_few_series_for_each_label_set() -> None:
-    """What sizing a machine rests on: the series of one combination of labels."""
+def test_a_label_set_has_fewer_than_300_series() -> None:
+    """The documentation's advice on sizing rests on this."""
     assert series_of(Scope.CONVERSATIONS) < 300
     assert SERIES_OF_A_TOOL == 5
 
@@ -242,18 +242,18 @@ def test_every_measure_is_added_up_by_exactly_one_family(measure: Measure) -> No
 
 
 @families
-def test_what_conversations_add_up_to_is_measured(family: Family) -> None:
+def test_every_family_added_up_from_conversations_has_a_measure(family: Family) -> None:
     is_counted = family.scope in (Scope.CONVERSATIONS, Scope.COUNTED) and family.kind is not Kind.GAUGE
     assert (family.measure is not None) == is_counted
 
 
 @families
-def test_a_fixed_label_value_is_one_of_the_label(family: Family) -> None:
+def test_a_fixed_label_value_is_among_the_values_of_its_label(family: Family) -> None:
     for _, value in family.fixed:
         assert [value in values for values in family.values] == [True]
 
 
-def test_states_of_gauges_are_closed_sets_too() -> None:
+def test_fixed_values_are_listed_for_state_gauges_only() -> None:
     assert set(STATE_VALUES) <= {family.name for family in CATALOG if family.scope is Scope.STATE}
 
 

@@ -1,4 +1,4 @@
-"""Progress and numbers of many conversations: labels, live gauges, ends, and what a restart finds."""
+"""Progress and numbers of many conversations: labels, live gauges, ends and restarts."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from exporter.counting.labels import OTHER
 from exporter.enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled
 from exporter.metrics import catalog
 from exporter.metrics.formats import Format
+from exporter.metrics.series import Counter
 from exporter.metrics.store import LabelLimits, saved_families
 from exporter.phonic.schema import Agent, Conversation, Item, Project, Snapshot
 from exporter.state.rows import Changes, Saved, SavedConversation
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("quiet_logs")
 
 
 class Clock:
-    """Unix time that passes when told to."""
+    """Unix time that the test advances."""
 
     def __init__(self) -> None:
         self.time = NOW
@@ -56,7 +57,7 @@ def label_sets(conversations: Conversations) -> list[tuple[str, ...]]:
 
 
 def saved(conversations: Conversations, *, everything: bool = False) -> Changes:
-    """What a write takes, acknowledged."""
+    """The changes of a write that succeeded."""
     changes = conversations.changes(everything=everything)
     conversations.committed(changes)
     return changes
@@ -68,10 +69,10 @@ def restarted(conversations: Conversations, **options: Any) -> Conversations:
     return disk.restored(new_conversations(**options))
 
 
-# --- what watchers say
+# --- reports of watchers
 
 
-def test_what_watchers_say_is_counted() -> None:
+def test_reports_of_watchers_are_counted() -> None:
     conversations = new_conversations()
     conversations.connected("conv_1")
     conversations.message(MessageType.CONVERSATION_UPDATED, 100)
@@ -91,8 +92,8 @@ def test_what_watchers_say_is_counted() -> None:
         for family in catalog.CATALOG
         if family.scope is catalog.Scope.PROCESS
         for each in series_of(conversations.store, family)
-        if numbers_of(each)[0]
-    }  # type: ignore[union-attr]
+        if isinstance(each, Counter) and numbers_of(each)[0]
+    }
     assert counted == {
         "phonic_exporter_feed_connects_total": 1,
         "phonic_exporter_updates_total": 4,
@@ -153,7 +154,7 @@ def test_all_labels_may_be_chosen() -> None:
     assert count(conversations, catalog.UNKNOWN_WORDS, "origin") == 1
 
 
-def test_labels_freeze_when_a_conversation_is_first_seen() -> None:
+def test_labels_do_not_change_after_a_conversation_is_first_seen() -> None:
     conversations = new_conversations()
     conversations.update("conv_1", turns("user"))
     conversations.learn_projects({"proj_1": "main"})
@@ -162,7 +163,7 @@ def test_labels_freeze_when_a_conversation_is_first_seen() -> None:
     assert count(conversations, catalog.TURNS, "proj_1", "support", "assistant") == 1
 
 
-def test_agents_that_are_known_have_series_before_their_first_conversation() -> None:
+def test_listed_agents_have_series_before_their_first_conversation() -> None:
     conversations = new_conversations()
     conversations.learn_agents("main", [("agent_1", "support"), ("agent_2", "sales")])
     assert label_sets(conversations) == [("main", "support"), ("main", "sales")]
@@ -173,7 +174,7 @@ def test_agents_that_are_known_have_series_before_their_first_conversation() -> 
     assert totals(conversations) == {}
 
 
-def test_agents_with_conversations_are_named_before_those_that_only_exist() -> None:
+def test_agents_with_conversations_replace_agents_without() -> None:
     conversations = new_conversations(LabelLimits(sets=3))
     conversations.learn_agents("proj_1", [(f"agent_{number}", f"agent {number}") for number in range(10, 15)])
     for number in range(5):
@@ -182,7 +183,7 @@ def test_agents_with_conversations_are_named_before_those_that_only_exist() -> N
     assert [agent for (_, agent, _), _ in conversations.agents()] == ["agent 0", "agent 1", "agent 2"]
 
 
-def test_agents_make_no_series_where_their_other_labels_cannot_be_known() -> None:
+def test_listed_agents_have_no_series_if_other_labels_are_chosen() -> None:
     conversations = new_conversations(LabelLimits(names=("agent", "origin")))
     conversations.learn_agents("main", [("agent_1", "support")])
     assert label_sets(conversations) == []
@@ -228,7 +229,7 @@ def test_a_conversation_is_live_from_its_first_snapshot_until_it_ends() -> None:
     assert conversations.live_counts() == [('{agent="support",project="proj_1"}', 0)]
 
 
-def test_a_conversation_nobody_watches_is_not_live_until_it_is_seen_again() -> None:
+def test_a_conversation_without_a_watcher_is_not_live_until_its_next_snapshot() -> None:
     conversations = new_conversations()
     conversations.update("conv_1", conversation())
     conversations.stopped("conv_1")
@@ -237,7 +238,7 @@ def test_a_conversation_nobody_watches_is_not_live_until_it_is_seen_again() -> N
     assert shown(conversations) == ["conv_1"]
 
 
-def test_nobody_is_said_to_wait_while_the_feed_is_lost() -> None:
+def test_the_waiting_gauge_is_absent_while_the_connection_is_lost() -> None:
     asked = conversation(items=[Item(role="user", started_at="2025-07-31T00:00:00Z", duration_ms=1000.0)])
     conversations = new_conversations()
     conversations.update("conv_1", asked)
@@ -254,7 +255,7 @@ def waiting(conversations: Conversations) -> bool:
 
 
 @pytest.mark.parametrize("limit", [0, 2, 5])
-def test_only_so_many_conversations_get_series_of_their_own(limit: int) -> None:
+def test_at_most_the_limit_of_conversations_have_series_of_their_own(limit: int) -> None:
     conversations = new_conversations(live_limit=limit)
     for number in range(4):
         conversations.update(f"conv_{number}", conversation(f"conv_{number}"))
@@ -265,7 +266,7 @@ def test_only_so_many_conversations_get_series_of_their_own(limit: int) -> None:
 # --- ends
 
 
-def test_an_end_counts_once_and_leaves_a_tombstone() -> None:
+def test_an_end_counts_once_and_is_remembered() -> None:
     conversations = new_conversations()
     conversations.update("conv_1", turns("user"))
     conversations.finish("conv_1", None)
@@ -281,14 +282,14 @@ def test_an_end_counts_once_and_leaves_a_tombstone() -> None:
     assert {key: value for key, value in totals(conversations).items() if "lost" not in key[0]} == before
 
 
-def test_a_conversation_known_from_rest_alone_is_counted() -> None:
+def test_a_conversation_known_only_from_rest_is_counted() -> None:
     conversations = new_conversations()
     conversations.finish("conv_1", turns("user", ended_by="user"), Lost.NEVER_LIVE)
     assert count(conversations, catalog.CONVERSATIONS_ENDED, "proj_1", "support", "user") == 1
     assert count(conversations, catalog.CONVERSATIONS_LOST, "never_live") == 1
 
 
-def test_forgetting_what_was_seen_is_an_end_and_what_was_not_a_loss_counted_once_in_ten_minutes() -> None:
+def test_forgetting_a_seen_conversation_ends_it_and_an_unseen_one_is_lost_once_in_ten_minutes() -> None:
     clock = Clock()
     conversations = new_conversations(now=clock)
     conversations.update("conv_1", conversation())
@@ -307,7 +308,7 @@ def nobody(_: str) -> bool:
     return False
 
 
-def test_tombstones_and_abandoned_conversations_go_after_a_day() -> None:
+def test_ends_and_abandoned_conversations_are_forgotten_after_a_day() -> None:
     clock = Clock()
     conversations = new_conversations(now=clock)
     for each in ("finished", "abandoned", "refused", "over"):
@@ -328,7 +329,7 @@ def test_tombstones_and_abandoned_conversations_go_after_a_day() -> None:
     assert saved(conversations).forgotten == ["abandoned"]
 
 
-def test_an_end_is_remembered_for_a_day_at_least_and_an_hour_more_at_most() -> None:
+def test_an_end_is_remembered_for_24_to_25_hours() -> None:
     clock = Clock()
     conversations = new_conversations(now=clock)
     for _ in range(5):
@@ -345,7 +346,7 @@ def test_an_end_is_remembered_for_a_day_at_least_and_an_hour_more_at_most() -> N
 # --- restart
 
 
-def test_a_restart_goes_on_with_numbers_progress_labels_and_ends() -> None:
+def test_a_restart_keeps_numbers_progress_labels_and_ends() -> None:
     conversations = new_conversations()
     conversations.update("running", turns("user"))
     conversations.update("over", turns("user"))
@@ -363,7 +364,7 @@ def test_a_restart_goes_on_with_numbers_progress_labels_and_ends() -> None:
     assert shown(again) == ["running"]
 
 
-def test_a_conversation_unheard_of_for_a_day_is_over_at_the_next_restart_however_many_there_were() -> None:
+def test_a_conversation_without_messages_for_a_day_is_over_after_any_number_of_restarts() -> None:
     clock = Clock()
     conversations = new_conversations(now=clock)
     conversations.update("conv_1", conversation("conv_1"))
@@ -375,7 +376,7 @@ def test_a_conversation_unheard_of_for_a_day_is_over_at_the_next_restart_however
         clock.time += retention.UNHEARD / 2
 
 
-def test_changes_are_only_what_changed() -> None:
+def test_changes_hold_only_what_changed() -> None:
     conversations = new_conversations()
     conversations.update("conv_1", turns("user"))
     assert saved(conversations)
@@ -386,7 +387,7 @@ def test_changes_are_only_what_changed() -> None:
     assert [each.id for each in everything.conversations()] == ["conv_1", "conv_2"]
 
 
-def test_what_a_failed_write_held_is_in_the_next_one_as_it_stands_then() -> None:
+def test_changes_of_a_failed_write_are_in_the_next_one_with_their_latest_values() -> None:
     conversations = new_conversations()
     conversations.update("conv_1", turns("user"))
     conversations.update("conv_2", turns("user"))
@@ -413,7 +414,7 @@ def test_a_conversation_folded_before_a_restart_stays_folded_after_it() -> None:
     assert count(again, catalog.TURNS, "proj_1", OTHER, "user") == 2
 
 
-def test_other_labels_than_before_start_the_labelled_families_again_and_say_so() -> None:
+def test_after_a_change_of_labels_labelled_families_start_again_and_a_reset_is_counted() -> None:
     conversations = new_conversations()
     conversations.update("conv_1", turns("user", origin="inbound"))
     conversations.forget("conv_2")
@@ -427,7 +428,7 @@ def test_other_labels_than_before_start_the_labelled_families_again_and_say_so()
 
 
 @pytest.mark.parametrize("blob", [b"", b"\xc1", b"\x80", b"\xff" * 10, b"\x81\xa1\xff\x00"])
-def test_progress_that_cannot_be_read_costs_only_its_conversation(blob: bytes) -> None:
+def test_unreadable_progress_loses_only_its_conversation(blob: bytes) -> None:
     conversations = new_conversations()
     conversations.update("good", turns("user"))
     changes = saved(conversations)
@@ -460,14 +461,14 @@ def test_any_text_phonic_sends_can_be_saved() -> None:
 @pytest.mark.parametrize(
     "name", ['"quoted"', "line\nbreak", "back\\slash", "\U0001f600", "}{", ' a="b",', "\r\t\0", " "]
 )
-def test_the_page_renders_whatever_an_agent_is_called(name: str) -> None:
+def test_the_page_renders_any_name_of_an_agent(name: str) -> None:
     conversations = new_conversations()
     conversations.update("conv_1", turns("user", agent=Agent("agent_1", name)))
     for form in Format:
         assert page_of(conversations).render(form)
 
 
-def test_agents_on_the_page_obey_the_label_limit() -> None:
+def test_agent_info_obeys_the_label_limit() -> None:
     conversations = new_conversations(limits=LabelLimits(values=5, sets=200))
     for project in range(10):
         conversations.learn_agents(
@@ -478,7 +479,7 @@ def test_agents_on_the_page_obey_the_label_limit() -> None:
     assert all(len({labels[at] for labels in rows} - {"__other__"}) <= 5 for at in range(3))
 
 
-def test_an_agent_that_was_not_listed_makes_its_project_worth_asking_again() -> None:
+def test_a_conversation_of_an_unlisted_agent_marks_its_project() -> None:
     conversations = new_conversations()
     conversations.learn_agents("main", [("agent_1", "one")])
     assert not conversations.unknown_agents("main")

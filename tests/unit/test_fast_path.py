@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import attrs
 import pytest
@@ -49,7 +50,7 @@ class Library:
         try:
             for frame in self._protocol.received_frames():
                 if frame.opcode.iscontrol():
-                    payload = frame.payload
+                    payload: Any = frame.payload
                     heard.controls.append(
                         (frame.opcode, payload if isinstance(payload, tuple) else bytes(payload))
                     )
@@ -57,7 +58,8 @@ class Library:
                         heard.refused = 0
                         return
                 else:
-                    part = frame.payload if isinstance(frame.payload, str) else bytes(frame.payload)
+                    content: Any = frame.payload
+                    part = content if isinstance(content, str) else bytes(content)
                     self._parts.append(part)
                     self._length += len(part.encode() if isinstance(part, str) else part)
                     if self._length > self._largest:

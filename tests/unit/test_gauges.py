@@ -1,4 +1,4 @@
-"""Gauges by project: each name once, and no more of them than the label limit allows."""
+"""Gauges by project: one row for each name, and no more names than the label limit allows."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from exporter.gauges import by_project
 
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.none() | st.integers(0, 9).map(float))), st.integers(0, 5))
-def test_every_name_comes_once_and_the_sum_is_kept(numbers: list[tuple[str, float | None]], limit: int) -> None:
+def test_each_project_has_one_row_and_the_sum_is_kept(numbers: list[tuple[str, float | None]], limit: int) -> None:
     rows = list(by_project(numbers, limit))
     names = [labels for labels, _ in rows]
     assert len(names) == len(set(names)) <= limit + 1

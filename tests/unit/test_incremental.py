@@ -4,6 +4,7 @@ Each test compares, message by message, the progress and the increments of both 
 """
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,7 @@ def first(decoder: IncrementalDecoder, frame: str | bytes) -> Message:
     return message
 
 
-def read_both_ways(frames: list[str | bytes]) -> None:
+def read_both_ways(frames: Sequence[str | bytes]) -> None:
     """Feed ``frames`` to both readers and compare."""
     decoder = IncrementalDecoder(CONVERSATION)
     quick = slow = NOTHING
@@ -96,7 +97,7 @@ def test_any_delivery_of_any_history_counts_the_same(data: st.DataObject) -> Non
 def test_damaged_messages_between_valid_ones_count_the_same(data: st.DataObject) -> None:
     history = data.draw(histories(CONVERSATION))
     sound = [written(each) for each in history.snapshots()]
-    frames = []
+    frames: list[str | bytes] = []
     for at in data.draw(st.lists(st.integers(0, len(sound) - 1), max_size=12)):
         kind = data.draw(st.sampled_from(["sound", "damaged", "cut off", "bytes"]))
         if kind == "damaged":

@@ -103,7 +103,7 @@ def test_exception_is_its_type_and_frames_only(capsys: pytest.CaptureFixture[str
     logs.configure(LogSettings())
     phone = "+49 secret"
     try:
-        {}[phone]
+        dict[str, str]()[phone]
     except KeyError as exc:
         structlog.get_logger().exception("crashed", reason=exc)
         logging.getLogger("hypercorn.error").exception("task failed")

@@ -1,4 +1,4 @@
-"""The lateness of the event loop: a loop that is held shows, and is forgotten after a minute."""
+"""Delays of the event loop: measured when it is blocked, and forgotten after a minute."""
 
 import time
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ async def measured(lag: LoopLag) -> AsyncIterator[LoopLag]:
 
 
 class Clock:
-    """Tells the time it is set to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -30,23 +30,23 @@ class Clock:
         return self.now
 
     async def hold(self, seconds: float) -> None:
-        """What a task does that holds the loop for so long."""
+        """Block the loop for so many seconds."""
         self.now += seconds
         await wait_all_tasks_blocked()
 
     def wait(self, seconds: float) -> None:
-        """Time passes while nothing happens."""
+        """Let time pass while nothing runs."""
         self.now += seconds
 
 
-async def test_a_loop_that_is_held_shows() -> None:
+async def test_a_blocked_loop_is_measured() -> None:
     async with measured(LoopLag()) as lag:
-        time.sleep(0.3)  # noqa: ASYNC251  # what the test is about
+        time.sleep(0.3)  # noqa: ASYNC251  # blocks the loop on purpose
         await wait_all_tasks_blocked()
         assert 0.3 <= lag.largest() < 10
 
 
-async def test_waiting_is_not_being_late() -> None:
+async def test_waiting_for_io_is_no_delay() -> None:
     clock = Clock()
     async with measured(LoopLag(clock=clock)) as lag:
         for _ in range(3):
@@ -54,7 +54,7 @@ async def test_waiting_is_not_being_late() -> None:
         assert lag.largest() == 0.0
 
 
-async def test_each_step_short_of_a_millisecond_is_nothing() -> None:
+async def test_delays_below_a_millisecond_are_ignored() -> None:
     clock = Clock()
     async with measured(LoopLag(clock=clock)) as lag:
         for _ in range(5000):
@@ -64,7 +64,7 @@ async def test_each_step_short_of_a_millisecond_is_nothing() -> None:
         assert lag.largest() == 0.0
 
 
-async def test_a_wait_that_ends_late_shows() -> None:
+async def test_a_wait_that_ends_late_is_measured() -> None:
     clock = Clock()
     lag = LoopLag(clock=clock)
     lag.before_io_wait(2.0)
@@ -77,7 +77,7 @@ async def test_a_wait_that_ends_late_shows() -> None:
     assert lag.largest() == pytest.approx(3.0)
 
 
-async def test_the_largest_lateness_counts_and_is_forgotten_after_a_minute() -> None:
+async def test_the_longest_delay_is_kept_for_a_minute() -> None:
     clock = Clock()
     async with measured(LoopLag(clock=clock)) as lag:
         await clock.hold(2.0)
@@ -95,14 +95,14 @@ async def test_the_largest_lateness_counts_and_is_forgotten_after_a_minute() -> 
         assert lag.largest() == 0.0
 
 
-async def test_what_is_remembered_does_not_grow_and_nothing_is_measured_after_the_end() -> None:
+async def test_memory_stays_bounded_and_nothing_is_measured_after_the_end() -> None:
     clock = Clock()
     async with measured(LoopLag(clock=clock)) as lag:
         for number in range(10_000):
             lag.after_io_wait(0.0)
             clock.wait(0.02 + number % 7 / 1000)
             lag.before_io_wait(0.0)
-        assert len(lag._late) <= 7  # what would leak
+        assert len(lag._late) <= 7  # the memory that could leak
     clock.wait(2 * WINDOW)
     assert lag.largest() == 0.0
     await clock.hold(5.0)

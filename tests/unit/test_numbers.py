@@ -1,4 +1,4 @@
-"""Numbers as text: what Prometheus' own client writes, one by one and many at once."""
+"""Numbers as text: what prometheus_client writes, one by one and in batches."""
 
 from math import inf, nan
 
@@ -21,12 +21,12 @@ ALIKE = [any_number, near_a_bound, measured, unix_time, rounded_time, measured |
 
 
 @given(st.one_of(ALIKE))
-def test_any_number_is_written_as_prometheus_own_client_does(value: float) -> None:
+def test_any_number_is_written_as_prometheus_client_does(value: float) -> None:
     assert number_text(value) == floatToGoString(value)
 
 
 @given(st.one_of([st.lists(kind) for kind in (*ALIKE, st.one_of(ALIKE))]))
-def test_many_numbers_are_written_as_one_by_one(values: list[float]) -> None:
+def test_a_batch_of_numbers_is_written_as_one_by_one(values: list[float]) -> None:
     assert number_texts(values) == [floatToGoString(value) for value in values]
 
 
@@ -34,7 +34,7 @@ def test_many_numbers_are_written_as_one_by_one(values: list[float]) -> None:
     "odd", [nan, inf, -inf, -0.0, 1e-5, 9.9e-5, -1e6, 1e6, 1e9, 2**31, 1e10, 1e16, 10**16 - 1]
 )
 @pytest.mark.parametrize("like", [0.25, 40, 1_753_920_000.12])
-def test_one_odd_number_among_many_is_still_right(odd: float, like: float) -> None:
+def test_a_batch_with_one_unusual_number_is_written_correctly(odd: float, like: float) -> None:
     values = [like, odd, like]
     assert number_texts(values) == [floatToGoString(value) for value in values]
 
@@ -42,3 +42,11 @@ def test_one_odd_number_among_many_is_still_right(odd: float, like: float) -> No
 @given(st.floats())
 def test_the_shortest_digits_are_those_of_repr(value: float) -> None:
     assert repr_text(value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -0.0, 1, 999_999, 1e6, 1_000_000.5, 1e9, 1_753_920_000.123, 1e10, 1e15, 1e16, 1e300, nan, inf, -inf],
+)
+def test_numbers_that_go_and_python_write_differently(value: float) -> None:
+    assert number_text(value) == floatToGoString(value)

@@ -74,7 +74,7 @@ def test_numbers_are_written_as_grafana_does(value: float, unit: str, decimals: 
 
 
 def test_a_threshold_colours_from_its_value_on() -> None:
-    steps = [{"value": None, "color": "green"}, {"value": 2.0, "color": "red"}]
+    steps: list[dict[str, Any]] = [{"value": None, "color": "green"}, {"value": 2.0, "color": "red"}]
     assert [color(value, steps) for value in (-1, 1.99, 2, 3)] == [
         COLORS[c] for c in ("green", "green", "red", "red")
     ]

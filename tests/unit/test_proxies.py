@@ -17,7 +17,7 @@ PHONIC = "https://api.phonic.ai"
 def leads(environ: dict[str, str], url: str = PHONIC) -> str | None:
     """The address of the proxy that is used."""
     proxy = Proxies.from_environment(environ).for_url(url)
-    return proxy and proxy.url
+    return proxy.url if proxy else None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,9 @@ def test_any_text_in_a_variable_is_a_proxy_or_a_config_error(environ: dict[str, 
 
 
 @given(st.ip_addresses(), st.integers(0, 32))
-def test_an_address_is_in_every_network_around_it(address: ipaddress.IPv4Address, bits: int) -> None:
+def test_an_address_is_in_every_network_around_it(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, bits: int
+) -> None:
     host = f"[{address}]" if address.version == 6 else str(address)
     if not is_loopback(str(address)):
         assert leads({"https_proxy": "http://p", "no_proxy": f"{address}/{bits}"}, f"https://{host}") is None

@@ -1,6 +1,7 @@
 """Reconciler: how long it reads a record until it is complete, and what it returns if that never happens."""
 
 from random import Random
+from typing import Any
 
 import attrs
 import pytest
@@ -58,8 +59,9 @@ def reconciler(rest: Rest, sink: Sink) -> Reconciler:
 
 @pytest.mark.parametrize("field", ["ended_at", "ended_by", "analysis"])
 def test_record_without_its_end_or_analysis_is_incomplete(field: str) -> None:
+    changes: dict[str, Any] = {field: None}
     assert is_complete(Snapshot(conversation=COMPLETE))
-    assert not is_complete(Snapshot(conversation=attrs.evolve(COMPLETE, **{field: None})))
+    assert not is_complete(Snapshot(conversation=attrs.evolve(COMPLETE, **changes)))
 
 
 INCOMPLETE = attrs.evolve(COMPLETE, analysis=None)

@@ -8,8 +8,11 @@ import pytest
 
 from exporter.errors import ConfigError
 from exporter.settings import (
+    DemoSettings,
+    MetricsSettings,
     PhonicSettings,
     Settings,
+    StateSettings,
     WebSettings,
     default_state_file,
     describe,
@@ -178,17 +181,17 @@ def test_state_file_is_where_systemd_or_the_platform_keeps_state(monkeypatch: py
 
 
 def test_demo_needs_no_account_and_spares_the_real_checkpoint() -> None:
-    demo = for_demo(Settings())
+    demo = for_demo(DemoSettings())
     validate(demo)
     assert demo.watch.discover is True
     assert demo.state.file is None
-    assert for_demo(changed({"state.file": default_state_file()})).state.file is None
-    assert for_demo(changed({"state.file": Path("demo.db")})).state.file == Path("demo.db")
+    assert for_demo(DemoSettings(state=StateSettings(file=default_state_file()))).state.file is None
+    assert for_demo(DemoSettings(state=StateSettings(file=Path("demo.db")))).state.file == Path("demo.db")
 
 
 def test_demo_shows_new_series_at_once_unless_asked_otherwise() -> None:
-    assert for_demo(Settings()).metrics.hold_new_series == 0
-    assert for_demo(changed({"metrics.hold_new_series": 5.0})).metrics.hold_new_series == 5
+    assert for_demo(DemoSettings()).metrics.hold_new_series == 0
+    assert for_demo(DemoSettings(metrics=MetricsSettings(hold_new_series=5.0))).metrics.hold_new_series == 5
 
 
 def test_description_names_every_setting_and_masks_what_may_be_secret() -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import attrs
 import pytest
@@ -41,11 +42,11 @@ SCENARIOS = st.builds(
 )
 
 
-def live(conversation: Conversation, now_ms: int, over_ms: int | None = None) -> dict:
+def live(conversation: Conversation, now_ms: int, over_ms: int | None = None) -> dict[str, Any]:
     return LiveView(conversation, WORKSPACE, EPOCH_MS).at(now_ms, over_ms=over_ms)
 
 
-def rest(conversation: Conversation, now_ms: int, over_ms: int | None = None) -> dict:
+def rest(conversation: Conversation, now_ms: int, over_ms: int | None = None) -> dict[str, Any]:
     return rest_object(conversation, WORKSPACE, EPOCH_MS, now_ms, over_ms=over_ms)
 
 

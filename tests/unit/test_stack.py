@@ -76,7 +76,7 @@ def _inside(service: str, path: str) -> Path:
     for mount in SERVICES[service]["volumes"]:
         source, target, *_ = mount.split(":")
         if path == target or path.startswith(f"{target}/"):
-            return ROOT / source / path.removeprefix(target).lstrip("/")
+            return Path(ROOT / source / path.removeprefix(target).lstrip("/"))
     raise AssertionError(f"{path} is not mounted")
 
 

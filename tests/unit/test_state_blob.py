@@ -1,4 +1,4 @@
-"""Saved progress: what was saved is restored, and the blobs of every release are read for ever."""
+"""Saved progress: it is restored as it was saved, and blobs of every release can be read."""
 
 from contextlib import suppress
 from typing import Any
@@ -14,7 +14,7 @@ from exporter.counting.derive import CONVERSATION_INDEX, LiveState, Progress
 from exporter.enums import EndedBy, Field, Rejection
 from exporter.state.blob import SavedEntry, UnreadableBlob, decode, encode
 
-# conv_b of tests/data/state/0.1.0.sqlite: all kinds of values that could not be used, in bits above the flags.
+# conv_b of tests/data/state/0.1.0.sqlite: all kinds of rejected values, as bits above the flags.
 VERSION_1 = bytes.fromhex(
     "88a56167656e74a46e6f6e65a96861735f656e646564c2ac6c6162656c5f76616c75657392a46d61696ea46e6f6e65a6"
     "6c6162656c7387a770726f6a656374a46d61696ea56167656e74a46e6f6e65a66f726967696ea7696e626f756e64a769"
@@ -136,7 +136,7 @@ def test_a_blob_of_version_3_is_read_for_ever_and_written_today() -> None:
 
 
 def test_flags_of_a_turn_never_change_their_meaning() -> None:
-    """They are in state files; no enumeration decides about them."""
+    """State files contain them, so they must not depend on an enumeration."""
     names = (
         "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "SILENT_FLAG",
         "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED", "OVERLAP_FLAG",
@@ -168,7 +168,7 @@ def test_flags_of_a_turn_never_change_their_meaning() -> None:
 
 
 numbers = st.none() | st.floats(allow_nan=False)
-texts = st.text(st.characters(codec="utf-8"))  # which is what labels and ids are made
+texts = st.text(st.characters(codec="utf-8"))  # labels and ids are valid UTF-8
 progresses = st.builds(
     Progress,
     seen=st.booleans(),
@@ -225,7 +225,7 @@ def test_any_entry_survives_encoding(entry: SavedEntry) -> None:
 
 
 @pytest.mark.parametrize("change", [{"version": 4}, {"version": 0}, {"version": "2"}, {"progress": {"turns": []}}])
-def test_a_blob_that_no_version_explains_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
+def test_an_undecodable_blob_is_refused_without_quoting_it(change: dict[str, Any]) -> None:
     blob = msgspec.msgpack.encode({**msgspec.msgpack.decode(VERSION_3, strict=False), **change})
     with pytest.raises(UnreadableBlob) as refused:
         decode(blob)

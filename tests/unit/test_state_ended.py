@@ -1,4 +1,4 @@
-"""Ids of ended conversations: a set that forgets by the hour, at a few bytes each."""
+"""Ids of ended conversations: a set that takes a few bytes for each and forgets an hour at a time."""
 
 from random import Random
 
@@ -10,7 +10,7 @@ from exporter.counting.retention import ENDED
 from exporter.state.ended import Ended, hash_of, packed
 
 HOUR = 3600.0
-# Few, and many that fall on the same slot of a small table.
+# A few small ones, and many that fall on the same slot of a small table.
 some_hash = st.one_of(
     st.integers(1, 5), st.integers(0, 20).map(lambda each: (each << 40) + 1023), st.integers(1, 2**64 - 1)
 )
@@ -26,7 +26,7 @@ def test_hashes_are_the_same_in_every_process_and_release() -> None:
 
 
 class Remembered(RuleBasedStateMachine):
-    """Beside a dictionary of when each hash was added last. Time stands still, goes on, and is set back."""
+    """Compares with a dictionary of when each hash was last added, while time advances and is set back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Remembered(RuleBasedStateMachine):
     def forget(self) -> None:
         self.forgotten_before = self.now - ENDED
         self.ended.forget(self.forgotten_before)
-        # An hour is forgotten together: what is older than that is gone, what is younger than the bound is not.
+        # A table of an hour is forgotten together: hashes older than that are gone, ones after the bound are not.
         self.model = {
             each: at for each, at in self.model.items() if at >= self.forgotten_before or each in self.ended
         }
@@ -66,7 +66,7 @@ class Remembered(RuleBasedStateMachine):
         for at, slots in self.ended.dump():
             again.load(packed(slots), at)
         self.ended = again
-        # Restored ones count as ended when the newest of their table did.
+        # A restored hash has the time of the newest end in its table.
         self.model = {each: max((at, *self._newest(each))) for each, at in self.model.items()}
 
     def _newest(self, hashed: int) -> list[float]:
@@ -84,8 +84,8 @@ TestRemembered = Remembered.TestCase
 TestRemembered.settings = settings(stateful_step_count=15)
 
 
-def test_a_day_of_28_ends_a_second_takes_less_than_64_mb_and_a_lookup_few_tables() -> None:
-    """Three hours of it: tables grow in the first one, and those after it are all alike."""
+def test_a_day_of_28_ends_a_second_takes_less_than_64_mb_in_few_tables() -> None:
+    """Three hours of it: tables grow during the first one and stay the same size after it."""
     ended = Ended()
     for each in range(3 * 3600 * 28):
         ended.add((each + 1) * 0x9E37_79B9_7F4A_7C15 & 0xFFFF_FFFF_FFFF_FFFF, each / 28)
@@ -93,12 +93,12 @@ def test_a_day_of_28_ends_a_second_takes_less_than_64_mb_and_a_lookup_few_tables
     first_hour, later = sizes[:-2], sizes[-2:]
     assert sum(first_hour) + 24 * max(later) < 64e6
     assert len(first_hour) + 24 <= 34
-    assert max(sizes) <= 2 << 20  # what one operation allocates at most
+    assert max(sizes) <= 2 << 20  # the most that one operation allocates
     ended.forget(2 * 3600)
     assert len(ended.dump()) <= 2
 
 
-def test_few_ends_take_little() -> None:
+def test_few_ends_take_little_memory() -> None:
     ended = Ended()
     for each in range(48):
         ended.add(each + 1, each * HOUR / 2)

@@ -1,4 +1,4 @@
-"""The numbers: where increments go, how labels are bounded, and what survives a restart."""
+"""The store: where increments go, how label values are limited, and what survives a restart."""
 
 from itertools import accumulate, product
 
@@ -41,7 +41,7 @@ def test_series_without_conversation_labels_exist_at_zero_from_the_start() -> No
         assert not any(any(numbers_of(each)) for each in series_of(store, family))
 
 
-def test_a_label_set_is_born_with_all_its_series_at_zero() -> None:
+def test_a_new_label_set_has_all_its_series_at_zero() -> None:
     store = MetricStore(LabelLimits())
     store.label_set(("main", "support"))
     for family in accumulated():
@@ -50,7 +50,7 @@ def test_a_label_set_is_born_with_all_its_series_at_zero() -> None:
             assert [each.labels for each in series_of(store, family)] == expected
 
 
-def test_additions_of_one_conversation_go_to_its_label_set_only() -> None:
+def test_increments_of_a_conversation_go_to_its_label_set_only() -> None:
     store = MetricStore(LabelLimits())
     support, sales = store.label_set(("main", "support")), store.label_set(("main", "sales"))
     apply(store, support, TURN[Role.USER], TURN[Role.USER], ((Measure.FIRST_AUDIO,), 0.57))
@@ -60,13 +60,13 @@ def test_additions_of_one_conversation_go_to_its_label_set_only() -> None:
     assert total(store, catalog.FIRST_AUDIO, "main", "support") == 570_000_000
 
 
-def test_a_rare_role_gets_its_series_when_it_is_met() -> None:
+def test_the_role_other_gets_its_series_when_it_first_occurs() -> None:
     store = MetricStore(LabelLimits())
     apply(store, store.label_set(("main", "support")), TURN[Role.OTHER], TURN[Role.OTHER])
     assert total(store, catalog.TURNS, "main", "support", "other") == 2
 
 
-def test_additions_without_conversation_labels_share_their_series() -> None:
+def test_increments_without_conversation_labels_share_their_series() -> None:
     store = MetricStore(LabelLimits())
     for agent in ("support", "sales"):
         apply(store, store.label_set(("main", agent)), rejected(Field.RESPONSE, Rejection.TOO_LARGE))
@@ -86,7 +86,7 @@ def test_the_same_values_are_the_same_label_set() -> None:
     assert store.label_set(("main", "support")) is store.label_set(["main", "support"])
 
 
-def test_ten_thousand_agents_are_folded_counted_and_bounded() -> None:
+def test_ten_thousand_agents_are_folded_at_the_limit_and_counted() -> None:
     store = MetricStore(LabelLimits(values=100, sets=200))
     for number in range(10_000):
         apply(store, store.label_set(("main", f"agent {number}")), TURN[Role.USER])
@@ -96,7 +96,7 @@ def test_ten_thousand_agents_are_folded_counted_and_bounded() -> None:
     assert sum(numbers_of(each)[0] for each in series_of(store, catalog.TURNS)) == 10_000
 
 
-def test_a_combination_beyond_the_limit_gets_other_for_all_its_labels() -> None:
+def test_a_label_set_beyond_the_limit_has_other_for_all_its_labels() -> None:
     store = MetricStore(LabelLimits(values=100, sets=2))
     for number in range(5):
         apply(store, store.label_set((f"project {number}", "support")), TURN[Role.USER])
@@ -107,13 +107,13 @@ def test_a_combination_beyond_the_limit_gets_other_for_all_its_labels() -> None:
     assert total(store, catalog.TURNS, OTHER, OTHER, "user") == 3
 
 
-def test_an_agent_really_called_other_is_no_news() -> None:
+def test_an_agent_named_other_is_not_counted_as_folded() -> None:
     store = MetricStore(LabelLimits(values=1))
     assert store.label_set((OTHER, OTHER)).values == (OTHER, OTHER)
     assert total(store, catalog.LABEL_VALUES_FOLDED, "agent") == 0
 
 
-def test_label_sets_made_ahead_take_only_room_that_is_there() -> None:
+def test_expected_label_sets_take_only_free_room() -> None:
     store = MetricStore(LabelLimits(values=2, sets=2))
     store.label_set(("main", "called"))
     for agent in ("a", "b", "c"):
@@ -122,7 +122,7 @@ def test_label_sets_made_ahead_take_only_room_that_is_there() -> None:
     assert not any(numbers_of(each)[0] for each in series_of(store, catalog.LABEL_VALUES_FOLDED))
 
 
-def test_label_sets_made_ahead_give_way_to_conversations() -> None:
+def test_expected_label_sets_give_way_to_conversations() -> None:
     store = MetricStore(LabelLimits(values=100, sets=200))
     for number in range(10_000):
         store.expect(("main", f"idle {number}"))
@@ -136,7 +136,7 @@ def test_label_sets_made_ahead_give_way_to_conversations() -> None:
     assert total(store, catalog.LABEL_VALUES_FOLDED, "agent") == 2
 
 
-def test_a_label_set_made_ahead_stays_once_a_conversation_has_it() -> None:
+def test_an_expected_label_set_stays_once_a_conversation_has_it() -> None:
     store = MetricStore(LabelLimits(values=100, sets=1))
     store.expect(("main", "support"))
     called = store.label_set(("main", "support"))
@@ -179,7 +179,7 @@ def test_without_chosen_labels_there_is_one_label_set() -> None:
     assert one_series(store, catalog.TURNS, "user").prefix == 'phonic_turns_total{role="user"} '  # type: ignore[union-attr]
 
 
-# --- checkpoint
+# --- state file
 
 
 def filled() -> MetricStore:
@@ -196,7 +196,7 @@ def changes(store: MetricStore) -> list[SavedSeries]:
     return list(frozen.rows())
 
 
-def test_changes_are_the_guarded_series_that_changed_since_the_last_call() -> None:
+def test_a_copy_has_the_saved_series_that_changed_since_the_previous_copy() -> None:
     store = filled()
     assert {row.family for row in changes(store)} == {
         "phonic_turns", "phonic_turn_first_audio_seconds", "phonic_exporter_conversations_lost"
@@ -206,13 +206,13 @@ def test_changes_are_the_guarded_series_that_changed_since_the_last_call() -> No
     assert changes(store) == [SavedSeries("phonic_turns", ("main", "support", "other"), (), (2,))]
 
 
-def test_what_is_counted_past_any_label_set_is_saved_too() -> None:
+def test_counts_without_a_label_set_are_saved_too() -> None:
     store = MetricStore(LabelLimits())
     store.count(catalog.CONVERSATIONS_LOST, Lost.NOT_FOUND)
     assert [row.numbers for row in changes(store)] == [(1,)]
 
 
-def test_restored_numbers_go_on_where_they_were() -> None:
+def test_restored_numbers_continue() -> None:
     restored = MetricStore(LabelLimits())
     everything = filled().freeze(everything=True).rows()
     assert restored.restore(everything, families=saved_families()) == (set(), False)
@@ -224,7 +224,7 @@ def test_restored_numbers_go_on_where_they_were() -> None:
     assert total(restored, catalog.MESSAGES, "error") == 0
 
 
-def test_everything_includes_the_series_at_zero() -> None:
+def test_a_copy_of_everything_includes_series_at_zero() -> None:
     rows = list(filled().freeze(everything=True).rows())
     guarded = {
         each.name
@@ -235,7 +235,7 @@ def test_everything_includes_the_series_at_zero() -> None:
     assert any(not any(row.numbers) for row in rows)
 
 
-def test_a_changed_bucket_layout_goes_on_with_its_sum_its_count_and_its_common_bounds() -> None:
+def test_after_a_change_of_buckets_sum_count_and_common_bounds_continue() -> None:
     family = catalog.RESPONSE
     older = family.buckets[:-3]
     saved = SavedSeries(family.name, ("main", "support"), older, (90 * 10**9, *range(len(older)), 7))
@@ -248,7 +248,7 @@ def test_a_changed_bucket_layout_goes_on_with_its_sum_its_count_and_its_common_b
 
 
 @given(st.data())
-def test_no_cumulative_count_falls_under_any_other_bucket_layout(data: st.DataObject) -> None:
+def test_no_cumulative_count_falls_after_any_change_of_buckets(data: st.DataObject) -> None:
     layouts = st.lists(st.integers(1, 20), unique=True, max_size=8).map(sorted)
     old, new = data.draw(layouts), data.draw(layouts)
     counts = data.draw(st.lists(st.integers(0, 9), min_size=len(old) + 1, max_size=len(old) + 1))
@@ -261,7 +261,7 @@ def test_no_cumulative_count_falls_under_any_other_bucket_layout(data: st.DataOb
     assert all(after[bound] == before[bound] for bound in before.keys() & after.keys())
 
 
-def test_a_row_with_too_few_numbers_costs_its_series_only() -> None:
+def test_a_row_with_too_few_numbers_loses_only_its_series() -> None:
     rows = changes(filled())
     damaged = [
         SavedSeries(row.family, row.labels, row.layout, row.numbers[:-1]) if row.layout else row for row in rows
@@ -279,7 +279,7 @@ def test_families_of_another_version_are_left_out() -> None:
     assert total(restored, catalog.MESSAGES, "error") == 0
 
 
-def test_a_label_set_that_counted_nothing_yet_survives_a_restart_and_still_gives_way() -> None:
+def test_an_empty_label_set_survives_a_restart_and_still_gives_way() -> None:
     store = MetricStore(LabelLimits())
     store.expect(("main", "support"))
     restored = MetricStore(LabelLimits(sets=1))
@@ -289,7 +289,7 @@ def test_a_label_set_that_counted_nothing_yet_survives_a_restart_and_still_gives
     assert [each.values for each in restored.label_sets] == [("main", "sales")]
 
 
-def test_restored_label_values_use_up_the_limits() -> None:
+def test_restored_label_values_count_towards_the_limits() -> None:
     restored = MetricStore(LabelLimits(values=1))
     restored.restore(changes(filled()), families=saved_families())
     assert restored.label_set(("main", "sales")).values == ("main", OTHER)
@@ -303,15 +303,15 @@ def test_gauges_are_not_accumulated(family: catalog.Family) -> None:
         MetricStore(LabelLimits()).shown(family)
 
 
-# --- label sets that make room, and files that hold more of them than fit
+# --- label sets that give way, and files with more label sets than the limit allows
 
 
 def row(family: catalog.Family, *labels: str, numbers: tuple[int, ...] = (0,)) -> SavedSeries:
     return SavedSeries(family.name, labels, family.buckets, numbers)
 
 
-def test_a_label_set_of_an_older_file_that_made_room_and_came_back_is_saved_with_its_numbers_only() -> None:
-    """Series of a family that the file's writer had not are held together, those of a dropped label set too."""
+def test_a_label_set_of_an_older_file_that_was_dropped_and_came_back_is_saved_with_its_numbers_only() -> None:
+    """The series of a new family are held back together, including those of a dropped label set."""
     store = MetricStore(LabelLimits(sets=2), hold=30.0)
     families = [each for each in saved_families() if each != catalog.TURNS.name]
     store.restore([row(catalog.CONVERSATIONS, "main", "support")], families=families)

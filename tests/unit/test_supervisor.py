@@ -502,7 +502,8 @@ async def test_conversation_whose_socket_is_not_there_yet_is_tried_again_soon(st
 async def test_conversation_that_is_over_limit_for_a_day_is_forgotten(
     script: FeedRefused | FeedNotFound, seen: bool
 ) -> None:
-    feeds = ScriptedFeeds(*([[snapshot(A), LOST]] if seen else []), script)
+    before: list[Script] = [[snapshot(A), LOST]] if seen else []
+    feeds = ScriptedFeeds(*before, script)
     async with scene(feeds, records=ScriptedRecords(RecordState.LIVE)) as on:
         on.supervisor.start(A, DISCOVERY)
         with structlog.testing.capture_logs():  # thousands of lines

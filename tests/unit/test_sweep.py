@@ -124,7 +124,7 @@ def test_history_is_decided_by_phonics_clock_whatever_ours_says(ahead: float) ->
             exporter.first_start = began - clock.offset  # as `Conversations` does
             found = Discovery(
                 client,
-                targets=exporter,
+                targets=exporter,  # type: ignore[arg-type]
                 sink=exporter,  # type: ignore[arg-type]
                 directory=exporter,
                 rng=Random(0),
@@ -207,11 +207,11 @@ async def test_unwatched_calls_of_the_simulator_are_counted(monkeypatch: pytest.
             ) as client:
                 found = Discovery(
                     client,
-                    targets=exporter,
-                    sink=exporter,
+                    targets=exporter,  # type: ignore[arg-type]
+                    sink=exporter,  # type: ignore[arg-type]
                     directory=exporter,
                     rng=Random(0),
-                    interval=5.0,  # type: ignore[arg-type]
+                    interval=5.0,
                 )
                 await nursery.start(found.run)
                 await exporter.has_finished(len(planned))

@@ -47,7 +47,7 @@ def test_the_members_of_an_object_are_those_a_parser_finds(value: dict[str, Any]
 @given(st.lists(JSON, max_size=6), st.sampled_from(STYLES))
 def test_the_elements_of_an_array_are_those_a_parser_finds(value: list[Any], style: dict[str, Any]) -> None:
     walker = Walker(json.dumps(value, **style))
-    found = []
+    found: list[Any] = []
     for number in walker.elements():
         assert number == len(found)
         start = walker.at

@@ -1,0 +1,25 @@
+"""Wiring: write the generated parts of ``metrics.md`` and ``configuration.md``, and say which page changed."""
+
+import sys
+from pathlib import Path
+
+from . import configuration, metrics
+from .markdown import rewritten
+
+ROOT = Path(__file__).parent
+PAGES = {"metrics.md": metrics.parts, "configuration.md": configuration.parts}
+
+
+def main() -> int:
+    """Regenerate both pages."""
+    for name, parts in PAGES.items():
+        path = ROOT / name
+        text = path.read_text(encoding="utf-8")
+        if (fresh := rewritten(text, parts())) != text:
+            path.write_text(fresh, encoding="utf-8")
+            print(f"wrote docs/{name}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
