@@ -81,9 +81,8 @@ def test_a_growing_call_is_decoded_incrementally() -> None:
     read_both_ways(frames)
     decoder = IncrementalDecoder(CONVERSATION)
     paths = [first(decoder, frame).path for frame in frames]
-    assert (
-        paths == [DecodePath.FULL] * 3 + [DecodePath.INCREMENTAL] * 36
-    )  # all but the first messages, which have no settled turns
+    # All but the first messages, which have no settled turns.
+    assert paths == [DecodePath.FULL] * 3 + [DecodePath.INCREMENTAL] * 36
 
 
 @given(st.data())
