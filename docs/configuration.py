@@ -78,6 +78,7 @@ NOTES: Final[Mapping[str, Note]] = {
     ),
     "metrics.label-limit": Note("values", "0 puts all values under `__other__`."),
     "metrics.label-set-limit": Note("label sets"),
+    "metrics.tool-limit": Note("tools", "0 puts all tools under `__other__`."),
     "metrics.per-conversation-limit": Note(
         "conversations", f"Each has {series_of(Scope.LIVE)} series for as long as it is live."
     ),

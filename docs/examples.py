@@ -53,6 +53,15 @@ CONVERSATIONS: Final = {
         "sum by (agent) (rate(phonic_conversation_turns_sum[1h]))\n"
         "/ sum by (agent) (rate(phonic_conversation_turns_count[1h]))",
     ),
+    "phonic_conversation_greeting_seconds": _experimental(
+        "95th percentile of the time until the first word, by agent.",
+        "histogram_quantile(0.95, sum by (agent, le) (rate(phonic_conversation_greeting_seconds_bucket[1h])))",
+    ),
+    "phonic_conversation_hangup_wait_seconds": _experimental(
+        "Callers in the last hour who hung up after more than 5 s without an answer, by agent.",
+        "sum by (project, agent) (increase(phonic_conversation_hangup_wait_seconds_count[1h])\n"
+        '- ignoring (le) increase(phonic_conversation_hangup_wait_seconds_bucket{le="5.0"}[1h]))',
+    ),
     "phonic_interruptions": Example(
         "Interruptions for each conversation that ended, by agent.",
         "sum by (agent) (rate(phonic_interruptions_total[1h]))\n"
@@ -96,6 +105,32 @@ TURNS: Final = {
         "Turns an hour in which the assistant chose not to respond, by agent.",
         "sum by (agent) (increase(phonic_silent_turns_total[1h]))",
     ),
+    "phonic_turn_end_of_turn_seconds": _experimental(
+        "95th percentile of the part of a response before Phonic begins to answer, by agent.",
+        "histogram_quantile(0.95, sum by (agent, le) (rate(phonic_turn_end_of_turn_seconds_bucket[15m])))",
+    ),
+    "phonic_slow_turns": _experimental(
+        "Slow turns of the last hour by their largest part.",
+        "sum by (stage) (increase(phonic_slow_turns_total[1h]))",
+    ),
+    "phonic_turn_tool_response_seconds": _experimental(
+        "Share of the responses longer than 1.5 s that have to do with tools.",
+        "sum(rate(phonic_turn_tool_response_seconds_count[1h])\n"
+        '- ignoring (le) rate(phonic_turn_tool_response_seconds_bucket{le="1.5"}[1h]))\n'
+        "/ sum(rate(phonic_turn_response_seconds_count[1h])\n"
+        '- ignoring (le) rate(phonic_turn_response_seconds_bucket{le="1.5"}[1h]))',
+    ),
+    "phonic_turn_user_response_seconds": _experimental(
+        "Share of assistant turns after which callers say nothing for more than 3 s, by agent.",
+        "sum by (agent) (rate(phonic_turn_user_response_seconds_count[1h])\n"
+        '- ignoring (le) rate(phonic_turn_user_response_seconds_bucket{le="3.0"}[1h]))\n'
+        "/ sum by (agent) (rate(phonic_turn_user_response_seconds_count[1h]))",
+    ),
+    "phonic_turn_barge_ins": _experimental(
+        "Share of user turns that begin while the assistant still speaks, by agent.",
+        "sum by (agent) (rate(phonic_turn_barge_ins_total[1h]))\n"
+        '/ sum by (agent) (rate(phonic_turns_total{role="user"}[1h]))',
+    ),
 }
 
 TOOLS: Final = {
@@ -108,6 +143,14 @@ TOOLS: Final = {
         "Share of tool calls that fail, by agent and reason.",
         "sum by (agent, reason) (rate(phonic_tool_call_failures_total[1h]))\n"
         "/ on (agent) group_left () sum by (agent) (rate(phonic_tool_calls_total[1h]))",
+    ),
+    "phonic_tool_calls_completed": _experimental(
+        "Calls of each tool in the last hour.", "sum by (tool) (increase(phonic_tool_calls_completed_total[1h]))"
+    ),
+    "phonic_tool_calls_failed": _experimental(
+        "Share of the calls of each tool that fail.",
+        "sum by (tool) (rate(phonic_tool_calls_failed_total[1h]))\n"
+        "/ sum by (tool) (rate(phonic_tool_calls_completed_total[1h]))",
     ),
 }
 
@@ -365,8 +408,8 @@ SECTIONS: Final = (
     ),
     Section(
         "Tools",
-        "Calls of tools are counted while the conversation goes on. Failures are known to REST only, after the "
-        "end.",
+        "Calls of tools are counted while the conversation goes on. Names of tools and failures are known to REST "
+        "only, after the end. At most `--metrics.tool-limit` names have series; the others are `__other__`.",
         TOOLS,
     ),
     Section(

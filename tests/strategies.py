@@ -245,9 +245,8 @@ class Expected:
                 self.counts["phonic_turn_overlaps_total", own] += 1
             elif at <= newest:
                 self._measure("phonic_turn_response_seconds", own, gap)
-                is_settled = finished or at < newest
                 if lost is None:
-                    self._parts(history, seen, at, gap, is_settled=is_settled)
+                    self._parts(history, seen, at, gap, finished=finished)
                 elif gap > OBJECTIVE_MS:
                     self.counts["phonic_slow_turns_total", (*own, "unknown")] += 1
         for at, (before, turn) in enumerate(pairwise(turns), start=1):
@@ -270,7 +269,7 @@ class Expected:
         if lost:
             self.counts["phonic_exporter_conversations_lost_total", (lost,)] += 1
 
-    def _parts(self, history: History, seen: Stage | None, at: int, gap: float, *, is_settled: bool) -> None:
+    def _parts(self, history: History, seen: Stage | None, at: int, gap: float, *, finished: bool) -> None:
         """What follows from the response of turn ``at``, of a conversation that was watched."""
         own, turn, before = history.labels, history.turns[at], history.turns[at - 1]
         is_timed = seen is not None and (at < seen.newest or (at == seen.newest and seen.has_timings))
@@ -283,11 +282,11 @@ class Expected:
             else:
                 self._measure("phonic_turn_end_of_turn_seconds", own, rest)
                 parts["end_of_turn"] = rest
-        if gap > OBJECTIVE_MS and (is_settled or len(timings) == 3):
+        if gap > OBJECTIVE_MS and (finished or len(timings) == 3):
             known = {stage: length for stage, length in parts.items() if length is not None}
             stage = max(known, key=lambda each: known[each]) if known else "unknown"
             self.counts["phonic_slow_turns_total", (*own, stage)] += 1
-        if is_settled and (turn.tools or before.tools):
+        if turn.tools or before.tools:
             self._measure("phonic_turn_tool_response_seconds", own, gap)
 
     def _rejected(self, field: str, reason: str) -> None:

@@ -23,8 +23,8 @@ once:
     bit  14     compared with the assistant's turn before it (a user's turn)
     bit  15     began before the assistant's turn had ended (a user's turn): a barge-in
     bit  16     end of turn decided
-    bit  17     decided whether the response was slow, and by which part
-    bit  18     decided whether the response is one with tools
+    bit  17     response is not slow, or counted as slow
+    bit  18     observed as a response with tools
     bit  19     greeting decided (turn 0)
 
 State files hold these numbers (`state/blob.py`), so the meaning of a bit never changes. What happens rarely is in
@@ -39,11 +39,13 @@ Two turns. A *response* lies between the end of a user's turn and the start of t
 computed from the memory of both turns, after all items of the snapshot went into it. So neither the order of the
 list matters, nor which of the two turns the decoder left out because it knows their bytes. The start of a turn is
 remembered from the first snapshot that has it; the earlier of the two turns is settled by then. A user's turn is
-compared with the assistant's turn before it in the same way.
+compared with the assistant's turn before it in the same way. Two turns are compared when the memory of one of them
+has changed.
 
-What follows from a response. Its *end of turn* is the response less the first audio, both of which are final.
-Whether it was *slow*, and by which part, is decided when all three timings are there, or when the turn is settled;
-whether it is a response *with tools*, when it is settled.
+What follows from a response. Its *end of turn* is the response less the first audio, both of which are final. It
+is one *with tools* as soon as one of the two turns has a tool call. Whether it was *slow* is known at once, but by
+which part only with all three timings; without them it is decided at the end of the conversation. So a timing that
+comes late gives the same total as one that comes early.
 
 Which snapshot is newer. Snapshots have no number. `Progress.position` orders them by the highest index, the
 duration of the conversation and that of the newest turn. A snapshot with a lower position than before is *stale*.
@@ -132,14 +134,12 @@ _ASSISTANT_COMPARED = 1 << 14
 BARGE_IN_FLAG = 1 << 15
 _END_OF_TURN_DECIDED = 1 << 16
 _SLOW_DECIDED = 1 << 17
-_TOOL_RESPONSE_DECIDED = 1 << 18
+_TOOL_RESPONSE_OBSERVED = 1 << 18
 _GREETING_DECIDED = 1 << 19
-_ALL_DECIDED = _RESPONSE_DECIDED | _END_OF_TURN_DECIDED | _SLOW_DECIDED | _TOOL_RESPONSE_DECIDED
+_NOT_FROM_TURNS = _END_OF_TURN_DECIDED | _SLOW_DECIDED | _TOOL_RESPONSE_OBSERVED
 _DURATION_OBSERVED = _OBSERVED << 3
 _DURATION_REVISED = _REVISED << 3
 _ROLE_BITS = {role: bits for bits, role in enumerate(_ROLES)}
-# By role, the flags of a turn that has nothing more to be compared with.
-_COMPARED = (_ALL_DECIDED, _ASSISTANT_COMPARED, 0, 0)
 
 Rejected = tuple[int, str, str]
 """A rejected value: the index of its turn (`CONVERSATION_INDEX` for the conversation itself), field, reason."""
@@ -234,14 +234,15 @@ def derive_record(
     return _Step(progress, record, objective, is_record=True, was_watched=was_watched).run()
 
 
-def settle(progress: Progress, *, objective: float = OBJECTIVE) -> list[Increment]:
-    """What was left to the end: durations (semantics 4), and what is decided of settled turns (semantics 18)."""
+def settle(progress: Progress) -> list[Increment]:
+    """What was left to the end: durations (semantics 4), and slow turns without all timings (semantics 18)."""
     increments: list[Increment] = []
-    for index, turn in progress.turns.items():
+    for turn in progress.turns.values():
         flags, duration = turn[0], turn[4]
         if not flags & _DURATION_OBSERVED and duration is not None:
             increments.append((TURN_DURATION[_ROLES[flags & _ROLE_MASK]], duration / 1000))
-        _decide(turn, progress.turns.get(index - 1), increments, objective=objective, is_settled=True)
+        if _is_slow(turn):
+            increments.append(SLOW_TURN[_largest_part(turn)])
     return increments
 
 
@@ -311,7 +312,7 @@ class _Step:
         self.new_rejected: set[Rejected] = set()
         self.items = snapshot.conversation.items or []
         self.indexes = [index_of(item, at) for at, item in enumerate(self.items)]
-        self.to_compare: list[int] = []
+        self.to_compare: set[int] = set()
         self.started = before.started
         self.last_index = max(self.indexes, default=-1)
 
@@ -335,7 +336,7 @@ class _Step:
         is_newest = self.is_fresh or self.is_record  # a record is final even if it lists fewer turns
         for at, item in enumerate(self.items):
             self._turn(self.indexes[at], item, bad.get(at, ()))
-        for index in self.to_compare:
+        for index in sorted(self.to_compare):
             self._compare(index)
         self._greeting()
         malformed = max(self.snapshot.malformed, before.malformed)
@@ -410,9 +411,7 @@ class _Step:
         turn = (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
         if is_new or turn != known:
             self._remember(index, turn)
-        done = _COMPARED[flags & _ROLE_MASK]
-        if flags & done != done:
-            self.to_compare.append(index)
+            self.to_compare.update((index, index + 1))
 
     def _remember(self, index: int, turn: Turn) -> None:
         if self.turns is self.before.turns:
@@ -464,15 +463,19 @@ class _Step:
 
     def _compare(self, index: int) -> None:
         """Compare a turn with the turn before it, both as they are remembered now."""
-        turn, before = self.turns[index], self.turns.get(index - 1)
-        if turn[0] & _ROLE_MASK == _ROLE_BITS[Role.USER]:
-            compared = self._user_turn(index, turn, before)
-        else:
+        turn, before = self.turns.get(index), self.turns.get(index - 1)
+        if turn is None or before is None:
+            return
+        role = turn[0] & _ROLE_MASK
+        compared = turn
+        if role == _ROLE_BITS[Role.ASSISTANT]:
             compared = self._assistant_turn(index, turn, before)
+        elif role == _ROLE_BITS[Role.USER] and not turn[0] & _ASSISTANT_COMPARED:
+            compared = self._user_turn(index, turn, before)
         if compared != turn:
             self._remember(index, compared)
 
-    def _assistant_turn(self, index: int, turn: Turn, user: Turn | None) -> Turn:
+    def _assistant_turn(self, index: int, turn: Turn, user: Turn) -> Turn:
         """Observe the response of an assistant's turn to the user's turn before it (semantics 5, 18)."""
         flags, generation, first_audio, model_input, duration, start, response, calls, failures = turn
         if response is None and not flags & (SILENT_FLAG | OVERLAP_FLAG):
@@ -486,13 +489,13 @@ class _Step:
             is_counted = flags & _RESPONSE_DECIDED
             flags |= _RESPONSE_DECIDED
             if gap < 0:
-                flags |= OVERLAP_FLAG | _ALL_DECIDED
+                flags |= OVERLAP_FLAG
                 if not is_counted:
                     self.increments.append(OVERLAP)
             else:
                 response = gap / 1000
                 if not self.was_watched:
-                    flags |= _ALL_DECIDED
+                    flags |= _NOT_FROM_TURNS
                 elif not is_counted:
                     self.increments.append((_RESPONSE, gap / 1_000_000))
         if response is not None:
@@ -502,15 +505,21 @@ class _Step:
                     self._reject(index, ((Field.END_OF_TURN, Rejection.NEGATIVE),))
                 else:
                     self.increments.append((_END_OF_TURN, (response - first_audio) / 1000))
-            turn = (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
-            is_settled = index < self.last_index or self.is_record
-            flags = _decide(turn, user, self.increments, objective=self.objective, is_settled=is_settled)
-        return (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
+            if (calls or user[7]) and not flags & _TOOL_RESPONSE_OBSERVED:
+                flags |= _TOOL_RESPONSE_OBSERVED
+                self.increments.append((_TOOL_RESPONSE, response / 1000))
+            if response / 1000 <= self.objective:
+                flags |= _SLOW_DECIDED
+        turn = (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
+        if flags & _TIMINGS_OBSERVED == _TIMINGS_OBSERVED and _is_slow(turn):
+            self.increments.append(SLOW_TURN[_largest_part(turn)])
+            turn = (flags | _SLOW_DECIDED, *turn[1:])
+        return turn
 
-    def _user_turn(self, index: int, turn: Turn, assistant: Turn | None) -> Turn:
+    def _user_turn(self, index: int, turn: Turn, assistant: Turn) -> Turn:
         """Compare the start of a user's turn with the end of the assistant's turn before it (semantics 18)."""
         gap = _gap(assistant, Role.ASSISTANT, turn[5])
-        if gap is None or assistant is None or assistant[0] & SILENT_FLAG:
+        if gap is None or assistant[0] & SILENT_FLAG:
             return turn
         flags = turn[0] | _ASSISTANT_COMPARED
         if gap < 0:
@@ -638,30 +647,13 @@ def _gap(before: Turn | None, role: Role, start: int | None) -> int | None:
     return start - its_start - round(duration * 1000)
 
 
-def _decide(
-    turn: Turn, user: Turn | None, increments: list[Increment], *, objective: float, is_settled: bool
-) -> int:
-    """Decide about a response whether it was slow, and whether it is one with tools, as far as that is known yet.
-
-    ``user``: the turn before it. Adds to ``increments``. Returns the flags of ``turn`` after it.
-    """
-    flags, response = turn[0], turn[6]
-    if response is None:
-        return flags
-    if not flags & _SLOW_DECIDED:
-        if response / 1000 <= objective:
-            flags |= _SLOW_DECIDED
-        elif is_settled or flags & _TIMINGS_OBSERVED == _TIMINGS_OBSERVED:
-            flags |= _SLOW_DECIDED
-            increments.append(SLOW_TURN[_largest_part(turn)])
-    if is_settled and not flags & _TOOL_RESPONSE_DECIDED:
-        flags |= _TOOL_RESPONSE_DECIDED
-        if turn[7] or (user is not None and user[7]):
-            increments.append((_TOOL_RESPONSE, response / 1000))
-    return flags
+def _is_slow(turn: Turn) -> bool:
+    """Whether a response is slow, and not counted as that yet."""
+    return turn[6] is not None and not turn[0] & _SLOW_DECIDED
 
 
 def _largest_part(turn: Turn) -> Stage:
+    """The largest of the parts of a response that are known."""
     parts = (
         (turn[3], Stage.MODEL_INPUT),
         (turn[1], Stage.MODEL_GENERATION),

@@ -108,7 +108,7 @@ def finish(progress: Progress, end: End, *, objective: float = OBJECTIVE) -> tup
         )
     elif not progress.seen:
         increments.append(CONVERSATION)
-    increments += settle(progress, objective=objective)
+    increments += settle(progress)
     word = ended_by_of(progress, record)
     increments += _the_end(progress, word)
     if word in (EndedBy.USER, EndedBy.USER_CANCELED):

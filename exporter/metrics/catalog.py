@@ -300,7 +300,7 @@ SLOW_TURNS = _conversations(
     Measure.SLOW_TURN,
     "phonic_slow_turns",
     "Responses longer than --metrics.slo-response, by their largest part; unknown if none of the parts is known.",
-    "response above the objective; decided when all timings are there or the turn is settled",
+    "response above `--metrics.slo-response`; once all timings are there, else at the end",
     labels=("stage",),
     values=(_words(Stage),),
 )
@@ -309,7 +309,7 @@ TOOL_RESPONSE = _conversations(
     "phonic_turn_tool_response_seconds",
     "Response times, in seconds, of turns that made tool calls or answer a user turn with tool calls; a part of "
     "phonic_turn_response_seconds.",
-    "response of turns with `tool_call_ids` in it or in the user turn before it, once the turn is settled",
+    "response of a turn, as soon as it or the user turn before it has `tool_call_ids` (REST: `tool_calls`)",
     buckets=RESPONSE_BUCKETS,
 )
 USER_RESPONSE = _conversations(

@@ -393,7 +393,6 @@ def pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
         return
     for start in range(0, len(items) - KEPT, PIECE - KEPT):
         some = items[start : start + PIECE]
-        before = items[start - 1] if start else None
         yield attrs.evolve(
             snapshot,
             conversation=attrs.evolve(snapshot.conversation, items=some),
@@ -402,8 +401,6 @@ def pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
                 for bad in snapshot.bad
                 if bad.position < 0 or start <= bad.position < start + len(some)
             ),
-            before=before,
-            before_index=-1 if before is None or before.item_idx is None else before.item_idx,
         )
 
 

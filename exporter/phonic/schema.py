@@ -119,12 +119,10 @@ class Snapshot:
     """A conversation as one message described it.
 
     ``bad`` lists the values that cannot be used, which are None in ``conversation``. ``malformed`` counts elements
-    of ``items`` that were no objects and are left out. When the first turns are known to be the same as in an
-    earlier snapshot, ``items`` leaves them out, ``before`` is the last of them, and ``before_index`` is its index.
+    of ``items`` that were no objects and are left out. ``items`` may also lack the first turns, where these are
+    known to be the same as in an earlier snapshot.
     """
 
     conversation: Conversation
     bad: tuple[BadValue, ...] = ()
     malformed: int = 0
-    before: Item | None = None
-    before_index: int = -1

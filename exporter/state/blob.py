@@ -7,8 +7,7 @@
 - A blob holds what `derive.Progress` remembers, and label values: no transcript and no phone number.
 
 Version 1 was written by release 0.1.0, without ``version``; it kept the rejected values of a turn as bits above
-the turn's flags. A turn of versions 1 and 2 has neither its start nor its
-response nor its tool calls.
+the turn's flags. A turn of versions 1 and 2 has neither its start nor its response nor its tool calls.
 """
 
 from collections.abc import Mapping

@@ -107,8 +107,8 @@ OTHER_UNITS = set(
 )
 PREFIXES = "pico nano micro milli centi deci deca hecto kilo kibi mega mibi giga gibi tera tebi peta pebi".split()
 ABBREVIATIONS = set("s ms us ns sec b kb mb gb tb pb m h d".split())
-# Target labels of most installations, and words too bare to mean anything on their own. ``stage`` would be another
-# one; it is part of the public contract.
+# Target labels of most installations, and words that mean nothing on their own. ``stage`` would be another one; it
+# is part of the public contract.
 CLASHING_LABELS = set("type region zone cluster owner customer service env id job instance le quantile".split())
 
 families = pytest.mark.parametrize("family", CATALOG, ids=lambda family: family.name)
@@ -211,8 +211,8 @@ def test_the_names_of_tools_are_the_only_open_set_and_come_first(family: Family)
     assert not family.is_by_tool or (family.labels[0], family.values[0]) == (TOOL, ())
 
 
-def test_few_series_for_each_label_set() -> None:
-    """What sizing a machine rests on: the series of one combination of labels."""
+def test_a_label_set_has_fewer_than_300_series() -> None:
+    """The documentation's advice on sizing rests on this."""
     assert series_of(Scope.CONVERSATIONS) < 300
     assert SERIES_OF_A_TOOL == 5
 

@@ -140,7 +140,8 @@ def test_flags_of_a_turn_never_change_their_meaning() -> None:
     names = (
         "_ROLE_MASK", "_OBSERVED", "_REVISED", "_TIMINGS_OBSERVED", "_RESPONSE_DECIDED", "SILENT_FLAG",
         "_UNKNOWN_TIMING_COUNTED", "_DURATION_OBSERVED", "_DURATION_REVISED", "OVERLAP_FLAG",
-        "_ASSISTANT_COMPARED", "BARGE_IN_FLAG",
+        "_ASSISTANT_COMPARED", "BARGE_IN_FLAG", "_END_OF_TURN_DECIDED", "_SLOW_DECIDED", "_TOOL_RESPONSE_OBSERVED",
+        "_GREETING_DECIDED",
     )  # fmt: skip
     assert {name: getattr(derive, name) for name in names} == {
         "_ROLE_MASK": 0b11,
@@ -155,6 +156,10 @@ def test_flags_of_a_turn_never_change_their_meaning() -> None:
         "OVERLAP_FLAG": 1 << 13,
         "_ASSISTANT_COMPARED": 1 << 14,
         "BARGE_IN_FLAG": 1 << 15,
+        "_END_OF_TURN_DECIDED": 1 << 16,
+        "_SLOW_DECIDED": 1 << 17,
+        "_TOOL_RESPONSE_OBSERVED": 1 << 18,
+        "_GREETING_DECIDED": 1 << 19,
     }
     assert CONVERSATION_INDEX == -1
     assert {role.value: bits for role, bits in derive._ROLE_BITS.items()} == {
@@ -175,7 +180,7 @@ progresses = st.builds(
     turns=st.dictionaries(
         st.integers(0, derive.LARGEST_INDEX),
         st.tuples(
-            st.integers(0, (1 << 16) - 1),
+            st.integers(0, (1 << 20) - 1),
             *(numbers,) * 4,
             st.none() | st.integers(-(2**55), 2**55),
             numbers,

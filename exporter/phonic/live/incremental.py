@@ -5,7 +5,7 @@ two states:
 
 - *nothing known* (``_known`` is None): a frame is decoded in full. Then, if it is one snapshot of at least
   `SHORTEST` and at most `LONGEST` characters, all as documented, with ascending ``item_idx``, the text of all
-  turns but the last `KEPT` is remembered, with the last of these turns and the index of the next.
+  turns but the last `KEPT` is remembered, with the index of the next turn.
 - *some known*: the remembered text is looked for in the next frame (one comparison of memory). Found in one piece,
   at the beginning of ``items`` and directly before the turn that has to come next, it is cut out, and only the
   rest is decoded. The result must begin with the next index and ascend. Then more turns are remembered, and the
@@ -15,8 +15,8 @@ Invariants, and why nothing is counted differently:
 
 - Remembered text was decoded by this decoder, so the caller has derived from each turn in it. The same text would
   give the same turns, and deriving from a turn again adds nothing.
-- The last `KEPT` turns are never remembered: they may still change, and a turn may be the question to the next.
-  For the first turn that is decoded, `Snapshot.before` is the turn before it.
+- The last `KEPT` turns are never remembered: they may still change. The caller remembers of a turn what it needs
+  to compare the next one with it.
 - Nothing is assumed about which fields may change: a change anywhere in the remembered text means a full decode.
 - A copy of the text elsewhere in the frame does not mislead: with that cut out, ``items`` still begin with their
   first turn, whose index is not the next one.
@@ -44,10 +44,9 @@ LONGEST = (
 
 @attrs.define  # not frozen, which makes it slower: one is made for each update
 class _Known:
-    """Turns to skip while their text stays the same: the text, the last turn in it, and the index of the next."""
+    """Turns to skip while their text stays the same: the text, and the index of the next turn."""
 
     turns: SettledTurns
-    last: Item
     next_index: int
 
 
@@ -116,7 +115,7 @@ class IncrementalDecoder:
         items = conversation.items
         if not items or items[0].item_idx != known.next_index or not is_ascending(items):
             return None
-        snapshot = Snapshot(conversation=conversation, before=known.last, before_index=known.next_index - 1)
+        snapshot = Snapshot(conversation=conversation)
         self._check(snapshot)
         if len(items) > KEPT and len(frame) <= LONGEST:
             self._remember(frame, items, start)
@@ -126,7 +125,7 @@ class IncrementalDecoder:
         """Skip all but the last `KEPT` turns from now on, if the frame is laid out as expected."""
         if len(items) <= KEPT:
             return
-        last = items[-KEPT - 1]
+        next_index = items[-KEPT].item_idx
         turns = settled_turns(frame, items[-KEPT].id, start)
-        if turns is not None and last.item_idx is not None:
-            self._known = _Known(turns, last, last.item_idx + 1)
+        if turns is not None and next_index is not None:
+            self._known = _Known(turns, next_index)
