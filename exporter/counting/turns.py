@@ -109,5 +109,5 @@ def rfc3339(at: float) -> str:
 
 
 def _rounded(seconds: float | None) -> float | None:
-    """To the microsecond: what is sent in milliseconds has no more digits that mean anything."""
-    return None if seconds is None else round(seconds, 6)
+    """To the microsecond, by way of milliseconds as the state file does, so that both round the same way."""
+    return None if seconds is None else round(round(seconds * 1000, 3) / 1000, 6)

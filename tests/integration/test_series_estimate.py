@@ -1,4 +1,4 @@
-"""What ``check-config`` and the documents say about the number of series is what a page has."""
+"""What ``check-config`` and the documents say about the number of series is what a full page has."""
 
 import re
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ from exporter import cli
 from exporter.metrics.catalog import BY_TOOL, CATALOG, SERIES_OF_A_TOOL, Family, Scope, series_of
 from exporter.metrics.formats import Format
 from exporter.metrics.store import LabelLimits
+from exporter.settings import MetricsSettings
 from tests.unit.counted import live, new_conversations, page_of, recorded
 
 ROOT = Path(__file__).parents[2]
@@ -62,14 +63,17 @@ def test_check_config_estimates_the_series_of_a_full_page(
     assert tuple(map(int, said.groups())) == (label_sets + of_tools + of_live, label_sets, of_tools, of_live)
 
 
-def test_the_documents_name_the_number_of_series_that_the_catalog_has() -> None:
-    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
-    said = [
-        tuple(map(int, found))
-        for document in documents
-        for found in re.findall(
-            r"(\d+) for each label set, (\d+) for each tool in it, (\d+) for each live conversation",
-            document.read_text(encoding="utf-8"),
-        )
-    ]
-    assert set(said) == {(series_of(Scope.CONVERSATIONS), SERIES_OF_A_TOOL, series_of(Scope.LIVE))}
+def test_the_documents_quote_the_estimate_for_the_default_limits_and_what_it_rests_on() -> None:
+    limits = MetricsSettings()
+    label_sets = (limits.label_set_limit + 1) * series_of(Scope.CONVERSATIONS)
+    tools = (limits.label_set_limit + 1) * (limits.tool_limit + 1) * SERIES_OF_A_TOOL
+    of_live = limits.per_conversation_limit * series_of(Scope.LIVE)
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert (
+        f"at most about {label_sets + tools + of_live} series: {label_sets} of label sets, "
+        f"{tools} of their tools, {of_live} of live conversations\n"
+    ) in text
+    assert (
+        f"{series_of(Scope.CONVERSATIONS)} for each label set, {SERIES_OF_A_TOOL} for each tool in it, "
+        f"{series_of(Scope.LIVE)} for each live conversation"
+    ) in text
