@@ -37,6 +37,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "metrics.labels": ("agent,model", ("agent", "model")),
     "metrics.label-limit": ("7", 7),
     "metrics.label-set-limit": ("7", 7),
+    "metrics.tool-limit": ("9", 9),
     "metrics.hold-new-series": ("7.5", 7.5),
     "metrics.per-conversation-limit": ("0", 0),
     "metrics.slo-response": ("0.8", 0.8),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
 
-from exporter.simulator.scenario import FIRST_AUDIO, MODEL_GENERATION, MODEL_INPUT, Conversation
+from exporter.simulator.scenario import FIRST_AUDIO, MODEL_GENERATION, MODEL_INPUT, Conversation, Turn
 
 SampleKey = tuple[str, frozenset[tuple[str, str]]]
 Totals = dict[SampleKey, float]
@@ -19,14 +19,21 @@ Absences = Sequence[tuple[float, float]]
 """Windows of plan time: a conversation that begins after the start and ends by the end cannot be observed."""
 
 _TIMING_BUCKETS = "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10"
+_RESPONSE_BUCKETS = "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15 20 30 60"
+_OBJECTIVE_MS = 1500
 BUCKETS = {
+    "phonic_conversation_greeting_seconds": _RESPONSE_BUCKETS,
+    "phonic_conversation_hangup_wait_seconds": _RESPONSE_BUCKETS,
+    "phonic_turn_end_of_turn_seconds": _TIMING_BUCKETS,
+    "phonic_turn_tool_response_seconds": _RESPONSE_BUCKETS,
+    "phonic_turn_user_response_seconds": _RESPONSE_BUCKETS,
     "phonic_conversation_duration_seconds": "5 10 30 60 120 180 300 600 900 1200 1800 2700 3600 7200",
     "phonic_conversation_turns": "1 2 3 5 8 13 20 30 50 80 130 200",
     "phonic_turn_duration_seconds": "0.25 0.5 1 2 3 5 8 13 20 30 60 120",
     "phonic_turn_model_generation_seconds": _TIMING_BUCKETS,
     "phonic_turn_first_audio_seconds": _TIMING_BUCKETS,
     "phonic_turn_model_input_seconds": "0.01 0.025 0.05 0.075 0.1 0.15 0.2 0.3 0.5 1 2.5 5",
-    "phonic_turn_response_seconds": "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15 20 30 60",
+    "phonic_turn_response_seconds": _RESPONSE_BUCKETS,
 }
 ERRORS = (
     "error",
@@ -87,19 +94,48 @@ class _Sheet:
             self._observe("phonic_turn_duration_seconds", turn.duration_ms, **named, role=turn.role)
             for call in turn.tool_calls:
                 self._count("phonic_tool_calls_total", **named)
+                self._count("phonic_tool_calls_completed_total", **named, tool=call.name)
                 if call.failure:
                     self._count("phonic_tool_call_failures_total", **named, reason=call.failure)
+                    self._count("phonic_tool_calls_failed_total", **named, tool=call.name, reason=call.failure)
             if was_watched:
                 self._count("phonic_silent_turns_total", int(turn.silent), **named)
                 for field, milliseconds in (turn.timings or {}).items():
                     self._observe(TIMINGS[field], milliseconds, **named)
-        for question, answer in pairwise(turns):
-            if question.role == "user" and answer.role == "assistant" and not answer.silent:
-                gap = answer.started_ms - question.ended_ms
+        if turns and turns[0].role == "assistant" and conversation.started_ms is not None:
+            wait = turns[0].started_ms - conversation.started_ms
+            self._observe("phonic_conversation_greeting_seconds", wait, **named)
+        if turns and turns[-1].role == "user" and conversation.ended_by in ("user", "user_canceled"):
+            wait = conversation.ended_ms - turns[-1].ended_ms
+            self._observe("phonic_conversation_hangup_wait_seconds", wait, **named)
+        for before, after in pairwise(turns):
+            gap = after.started_ms - before.ended_ms
+            if before.role == "user" and after.role == "assistant" and not after.silent:
                 if gap < 0:
                     self._count("phonic_turn_overlaps_total", **named)
                 else:
                     self._observe("phonic_turn_response_seconds", gap, **named)
+                    self._parts(before, after, gap, named, was_watched=was_watched)
+            # That a turn was silent is only told live.
+            if before.role == "assistant" and after.role == "user" and not (before.silent and was_watched):
+                if gap < 0:
+                    self._count("phonic_turn_barge_ins_total", **named)
+                else:
+                    self._observe("phonic_turn_user_response_seconds", gap, **named)
+
+    def _parts(self, question: Turn, answer: Turn, gap: int, named: dict[str, str], *, was_watched: bool) -> None:
+        """What follows from a response."""
+        timings = (answer.timings or {}) if was_watched else {}
+        parts = {"model_input": timings.get(MODEL_INPUT), "model_generation": timings.get(MODEL_GENERATION)}
+        if FIRST_AUDIO in timings and timings[FIRST_AUDIO] <= gap:
+            parts["end_of_turn"] = gap - timings[FIRST_AUDIO]
+            self._observe("phonic_turn_end_of_turn_seconds", gap - timings[FIRST_AUDIO], **named)
+        if gap > _OBJECTIVE_MS:
+            known = {stage: length for stage, length in parts.items() if length is not None}
+            largest = max(known, key=lambda stage: known[stage]) if known else "unknown"
+            self._count("phonic_slow_turns_total", **named, stage=largest)
+        if was_watched and (question.tool_calls or answer.tool_calls):
+            self._observe("phonic_turn_tool_response_seconds", gap, **named)
 
     def totals(self) -> Totals:
         totals: Totals = {key: value for key, value in self._counts.items() if value}

@@ -3,6 +3,7 @@
 import ast
 from pathlib import Path
 
+import attrs
 import pytest
 
 from exporter.simulator.plan import plan
@@ -78,7 +79,7 @@ def without_buckets(totals: Totals) -> dict[str, float]:
         own = {label: text for label, text in labels if label not in ("project", "agent")}
         if "le" not in own:
             assert labels - own.items() == {("project", "main"), ("agent", "support")} or "lost" in name
-            shown[" ".join([name.removeprefix("phonic_"), *own.values()])] = value
+            shown[" ".join([name.removeprefix("phonic_"), *sorted(own.values())])] = value
     return shown
 
 
@@ -111,6 +112,14 @@ def test_a_watched_call_counts_in_full() -> None:
         "turn_response_seconds_count": 1,
         "turn_response_seconds_sum": 0.65,
         "turn_overlaps_total": 1,
+        "tool_calls_completed_total a": 1,
+        "tool_calls_failed_total a timeout": 1,
+        "turn_end_of_turn_seconds_count": 1,
+        "turn_end_of_turn_seconds_sum": 0.149,
+        "turn_tool_response_seconds_count": 1,
+        "turn_tool_response_seconds_sum": 0.65,
+        "turn_user_response_seconds_count": 2,
+        "turn_user_response_seconds_sum": 0.95,
     }
     named = {("project", "main"), ("agent", "support")}
     below = [
@@ -122,9 +131,38 @@ def test_a_watched_call_counts_in_full() -> None:
 def test_a_missed_call_has_no_timings_and_is_lost() -> None:
     watched = without_buckets(expected([CALL], absences=[(1000, 12_000), (999, 11_999)]))
     missed = without_buckets(expected([CALL], absences=[(999, 12_000)]))
-    gone = {name for name in watched if "_model_" in name or "first_audio" in name or "silent" in name}
+    told_live = ("_model_", "first_audio", "silent", "end_of_turn", "tool_response")
+    gone = {name for name in watched if any(word in name for word in told_live)}
     lost = {"exporter_conversations_lost_total never_live": 1}
     assert missed == {name: value for name, value in watched.items() if name not in gone} | lost
+
+
+def test_a_caller_who_waits_interrupts_and_hangs_up_counts_by_what_was_slow() -> None:
+    slow = attrs.evolve(
+        CALL,
+        ended_by="user",
+        turns=(
+            turn(0, "assistant", 2600, 2000),
+            turn(1, "user", 4000, 1000),
+            turn(2, "assistant", 6600, 1000, timings=TIMINGS),
+            turn(3, "user", 8000, 1000),
+            turn(4, "assistant", 10_600, 500, timings={**TIMINGS, "model_generation_time": 1200}),
+            turn(5, "user", 11_200, 300),
+        ),
+    )
+    totals = without_buckets(expected([slow], absences=[]))
+    names = ("slow_turns", "barge_ins", "greeting", "hangup")
+    assert {name: value for name, value in totals.items() if any(each in name for each in names)} == {
+        "slow_turns_total end_of_turn": 1,
+        "slow_turns_total model_generation": 1,
+        "turn_barge_ins_total": 1,
+        "conversation_greeting_seconds_count": 1,
+        "conversation_greeting_seconds_sum": 0.6,
+        "conversation_hangup_wait_seconds_count": 1,
+        "conversation_hangup_wait_seconds_sum": 0.5,
+    }
+    missed = without_buckets(expected([slow], absences=[(999, 12_000)]))
+    assert missed["slow_turns_total unknown"] == 2
 
 
 def test_history_does_not_count() -> None:
