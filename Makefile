@@ -112,7 +112,7 @@ components:
 	cd $(COMPONENTS) && npm install --silent --no-audit --no-fund --ignore-scripts && node build.mjs
 
 pictures: $(STAMP)
-	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/e2e/test_dashboards_live.py
+	PHONIC_PICTURES=docs $(BIN)/python -m pytest tests/e2e/test_dashboards_live.py tests/e2e/test_pages_in_browser.py
 
 # The sdist, and the wheel made of it.
 dist: $(STAMP)

@@ -180,7 +180,7 @@ class People:
 
 
 def _waiting_since(entry: Entry | None) -> float:
-    """Unix time; infinity while nobody waits, or while that is not known."""
+    """Unix time; infinity if the caller is not waiting, or if that is unknown."""
     since = entry.progress.live.waiting_since if entry is not None and entry.is_current else None
     return inf if since is None else since
 

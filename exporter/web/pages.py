@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..counting.turns import CallState, SeenCall, SeenTurn, rfc3339
+from ..enums import Stage
 from .timeline import MOST_ROWS, timeline
 
 REFRESH: Final = 5
@@ -176,6 +177,7 @@ class Pages:
             most_rows=MOST_ROWS,
             objective=f"{objective:g}",
             notes=_notes,
+            cause=_cause,
         )
 
     def missing(self, conversation_id: str) -> str:
@@ -210,6 +212,12 @@ def _notes(turn: SeenTurn) -> str:
 def _time(at: float) -> str:
     """Unix time for people, in UTC to the second."""
     return rfc3339(at)[:19].replace("T", " ")
+
+
+def _cause(turn: SeenTurn) -> str:
+    """Which part of a slow response to look at."""
+    stage = turn.largest_stage
+    return "" if stage in (None, Stage.UNKNOWN) else f"mostly {stage.replace('_', ' ')}"
 
 
 def _duration(seconds: float) -> str:

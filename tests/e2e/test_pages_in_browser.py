@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from tests.e2e.browser import browsing, page_of
 from tests.e2e.pages import Page as Scraped
@@ -17,7 +17,7 @@ from tests.e2e.pages import scrape_until
 from tests.e2e.programs import ANY_PORT, KEY, program
 from tests.e2e.upstream import ENDED, EXAMPLE, PROJECT, live_object, record, updated, upstream
 
-SHOTS = os.environ.get("PHONIC_SCREENSHOTS")
+SHOTS = os.environ.get("PHONIC_PICTURES")
 OVER = "conv_over"
 HOSTILE = "<script>alert(1)</script>"
 
@@ -33,6 +33,12 @@ def rows_of(page: Page) -> list[list[str]]:
 
 def seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f} s"
+
+
+def follow(page: Page, link: Locator) -> None:
+    """Click, and wait until the page behind it is complete."""
+    with page.expect_navigation():
+        link.click()
 
 
 def overflow(page: Page) -> int:
@@ -90,7 +96,8 @@ async def test_on_call_finds_the_slow_turn_in_two_clicks_and_by_keyboard(tmp_pat
     assert (unknown.status_code, unknown.json()) == (404, {"error": "unknown or forgotten"})
     assert again == call
     slow = call["turns"][2]
-    assert (slow["response_seconds"], call["ended_by"], call["agent"]) == (4.0, "user", HOSTILE)
+    assert (slow["response_seconds"], slow["largest_stage"]) == (4.0, "end_of_turn")
+    assert (call["ended_by"], call["agent"]) == ("user", HOSTILE)
     assert found["landing responses"] == metrics.total("phonic_turn_response_seconds_count")
     assert found["landing live"] == metrics.total("phonic_conversations_live")
 
@@ -99,7 +106,6 @@ def look(browser: Browser, url: str, call: dict[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     with page_of(browser) as page:
         page.goto(url)
-        shoot(page, "landing")
         found["landing responses"] = float(
             page.locator("section", has_text="Response").first.locator("span").first.inner_text().split()[0]
         )
@@ -111,14 +117,12 @@ def look(browser: Browser, url: str, call: dict[str, Any]) -> dict[str, float]:
             "API key": "well", "Discovery": "well", "Live feeds": "well", "State file": "well", "Clock": "well",
         }  # fmt: skip
         # One click to the list, where the slowest of those that are over stands first, one more to its turns.
-        page.get_by_role("link", name="Conversations", exact=True).click()
-        shoot(page, "conversations")
+        follow(page, page.get_by_role("link", name="Conversations", exact=True))
         assert [row[0] for row in rows_of(page)] == [EXAMPLE, OVER]
-        page.get_by_role("link", name=OVER).click()
-        shoot(page, "conversation")
+        follow(page, page.get_by_role("link", name=OVER))
         check_call(page, call)
         page.get_by_role("link", name="in turn 2").click()
-        assert page.locator("tr#turn-2.slow").count() == 1
+        assert "mostly end of turn" in page.locator("tr#turn-2.slow").inner_text()
     with page_of(browser) as page:  # the same by keyboard
         page.goto(f"{url}/conversations")
         page.keyboard.press("Tab")
@@ -130,7 +134,7 @@ def look(browser: Browser, url: str, call: dict[str, Any]) -> dict[str, float]:
     with page_of(browser) as page:  # search
         page.goto(f"{url}/conversations")
         page.get_by_role("searchbox").fill("over")
-        page.get_by_role("button", name="Search").click()
+        follow(page, page.get_by_role("button", name="Search"))
         assert [row[0] for row in rows_of(page)] == [OVER]
     backgrounds = set()
     for dark in (False, True):
@@ -145,8 +149,6 @@ def look(browser: Browser, url: str, call: dict[str, Any]) -> dict[str, float]:
                 assert response is not None
                 assert overflow(page) <= 0, path
                 backgrounds.add(str(page.evaluate("getComputedStyle(document.body).backgroundColor")))
-                if path == f"/conversations/{OVER}":
-                    shoot(page, f"phone-{'dark' if dark else 'light'}")
     assert len(backgrounds) == 2
     return found
 
@@ -182,9 +184,49 @@ def focused(page: Page) -> str:
     return page.locator(":focus").inner_text() if page.locator(":focus").count() else ""
 
 
-def shoot(page: Page, name: str) -> None:
+def shoot(page: Page, name: str, *, full: bool = True) -> None:
     if SHOTS is not None:
-        page.screenshot(path=Path(SHOTS) / f"page-{name}.png", full_page=True)
+        page.screenshot(path=Path(SHOTS) / f"page-{name}.png", full_page=full)
+
+
+async def test_pages_of_a_simulated_workspace_show_calls_that_are_live_and_over(tmp_path: Path) -> None:
+    """Also draws the pictures of the documentation, into the folder that PHONIC_PICTURES names."""
+    flags = (
+        "--web.listen-address",
+        ANY_PORT,
+        "--state.file",
+        str(tmp_path / "x.db"),
+        "--simulator.warm-up",
+        "120",
+    )
+    async with program(
+        "demo", *flags, "--simulator.pace", "0.5", "--metrics.slo-response", "0.5", "--simulator.seed", "7"
+    ) as running:
+        url = await running.url()
+        async with httpx.AsyncClient() as http:
+            with trio.fail_after(60):
+                await scrape_until(http, url, lambda page: page.total("phonic_conversations_ended_total") >= 5)
+        names = await browsing(lambda browser: walk(browser, url))
+    assert len(names) > 5
+
+
+def walk(browser: Browser, url: str) -> list[str]:
+    """Open every page once; returns the conversations that are listed."""
+    with page_of(browser) as page:
+        page.goto(url)
+        assert page.locator("section svg").count() == 3
+        shoot(page, "landing")
+        page.goto(f"{url}/conversations")
+        links = page.locator("tbody a").all_inner_texts()
+        over = page.get_by_role("region", name="Conversations that are over")
+        follow(page, over.locator("tbody tr:not(.slow) a").first)  # the slowest behind the failed ones
+        assert page.locator("tr.slow").count() > 0
+        shoot(page, "conversation")
+        slowest = page.url
+    with page_of(browser, width=400, dark=True) as page:
+        page.goto(slowest)
+        shoot(page, "phone", full=False)
+    return links
 
 
 async def test_pages_are_behind_the_authentication_of_the_web_config(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A recording holds nobody's data, and everything else as it came."""
+"""A recording holds no person's data, and everything else as it came."""
 
 import json
 import re

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "exporter"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part, and the parts it may import besides itself. A part is a module or a package, and a module listed
-# here by its full name is a part of its own. Nobody may import what is above it: there are no cycles.
+# here by its full name is a part of its own. No part may import what is above it: there are no cycles.
 PARTS: dict[str, set[str]] = {
     # At the bottom: words, errors and plain values.
     "__init__": set(),
