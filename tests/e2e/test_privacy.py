@@ -39,6 +39,7 @@ SHOWN = {
     "project",
     "timings",
     "tool_call_ids",
+    "tool",
 }
 _number = count(100)
 
@@ -94,13 +95,14 @@ def has_read_everything(page: Page) -> bool:
         page.total("phonic_exporter_messages_total", message="conversation-audio") == 13 + 1
         and page.total("phonic_exporter_invalid_messages_total") == 6
         and page.total("phonic_exporter_rejected_values_total") == 2
-        and page.total("phonic_exporter_unknown_words_total") == 2
+        and page.total("phonic_exporter_unknown_words_total") == 4  # intelligence_level in both conversations
     )
 
 
 def secret_record() -> Json:
     secret: Json = planted(record())
     call = secret["items"][1]["tool_calls"][0]
+    call["tool"]["id"] = planted("")
     call["endpoint_headers"] = {"Authorization": planted("")}
     call["response_status_code"] = 502
     return {**secret, "metadata": {"note": planted("")}}
@@ -187,10 +189,10 @@ async def test_crash_is_logged_by_place_without_values_and_others_continue(http:
     sabotage = f"""\
 from exporter.counting import derive
 whole = derive.derive
-def broken(progress, snapshot):
+def broken(progress, snapshot, **others):
     if snapshot.conversation.id == "conv_a":
         raise KeyError({planted("")!r})
-    return whole(progress, snapshot)
+    return whole(progress, snapshot, **others)
 derive.derive = broken
 """
     frames = {each: [updated(planted(live_object(each)))] for each in ("conv_a", "conv_b")}
