@@ -1,7 +1,7 @@
 """Scripted trouble before a real Prometheus and Alertmanager: a day's worth of alerts in two minutes.
 
-Strategy: five workspaces, each a simulator and an exporter of its own, are scraped by one Prometheus as five jobs,
-so that everything happens at once and an alert tells by its job whose it is. The rules are the shipped ones,
+Strategy: seven workspaces, each a simulator and an exporter of its own, are scraped by one Prometheus as seven
+jobs, so that everything happens at once and an alert tells by its job whose it is. The rules are the shipped ones,
 generated from an ``slo.yml`` whose windows are seconds instead of hours. After calm comes a fault, after it calm
 again; in the end the exporter of the normal day is stopped and started again. What Alertmanager's API shows is
 written down twice a second.
@@ -31,6 +31,7 @@ from tests.e2e.programs import ANY_PORT, Program, program
 from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
 
 DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
+UNANSWERED, STAGES = "unanswered", "stages"
 
 # Seconds after a simulator's start. The calm before must be long enough for ten processes to start.
 _QUICK_FAULTS = {
@@ -39,6 +40,9 @@ _QUICK_FAULTS = {
     OUTAGE: ("outage=1@30:45",),
     ERRORS: ("error-wave=0.9@30:55",),
     STORM: ("storm=1@30:", "storm=1@33:", "storm=1@36:"),
+    UNANSWERED: ("no-answer=1@30:55",),
+    # One after the other: the waits stay shorter than those of PhonicCallersWaiting.
+    STAGES: ("slow-input=30@30:45", "slow-end-of-turn=8@45:60", "slow-tools=1", "tool-failures=1", "barge-in=0.3"),
 }
 _USUAL_FAULTS = {
     DAY: (),
@@ -46,6 +50,8 @@ _USUAL_FAULTS = {
     OUTAGE: ("outage=1@60:105",),
     ERRORS: ("error-wave=0.9@60:150",),
     STORM: ("storm=1@60:", "storm=1@65:", "storm=1@70:", "storm=1@75:"),
+    UNANSWERED: ("no-answer=1@60:150",),
+    STAGES: ("slow-input=30@60:105", "slow-end-of-turn=8@105:150"),
 }
 
 # Life at its own pace, so that thresholds in seconds mean what they say; short calls, so that they end in time.
@@ -74,12 +80,13 @@ burn:
     keep_firing: 3s
 alerts:
   callers_waiting: {callers: 3, lasting: 2s, keep_firing: 13s}
+  callers_giving_up: {window: 20s, ratio: 0.3, lasting: 1s, keep_firing: 1s}
   error_endings: {window: 20s, lasting: 1s, keep_firing: 1s}
-  tool_failures: {window: 20s, lasting: 1s, keep_firing: 1s}
+  tool_failures: {window: 20s, minimum: 20, lasting: 1s, keep_firing: 1s}
   concurrency_at_limit: {lasting: 2s, keep_firing: 1s}
   concurrency_near_limit: {lasting: 2s, keep_firing: 1s}
-  # Prometheus takes up to 5 seconds from its start to its first scrape.
-  exporter_down: {lasting: 8s}
+  # Prometheus takes up to 5 seconds from its start to its first scrape, more on a busy machine.
+  exporter_down: {lasting: 15s}
   upstream_unreachable: {lasting: 2s}
   discovery_stale: {lasting: 2s}
   feed_errors: {window: 20s, lasting: 1s, keep_firing: 1s}
@@ -88,6 +95,7 @@ alerts:
   checkpoint_failing: {window: 20s, lasting: 1s}
   schema_drift: {window: 20s, lasting: 1s}
   labels_folded: {window: 20s, lasting: 1s}
+cost: {price_per_minute: 0.1}
 job: day
 """
 
@@ -105,11 +113,12 @@ burn:
     keep_firing: 15s
 alerts:
   callers_waiting: {keep_firing: 75s}
+  callers_giving_up: {window: 1m, ratio: 0.3, lasting: 15s, keep_firing: 15s}
   error_endings: {window: 1m, lasting: 15s, keep_firing: 15s}
   tool_failures: {window: 1m, lasting: 15s, keep_firing: 15s}
   concurrency_at_limit: {keep_firing: 15s}
   concurrency_near_limit: {lasting: 30s, keep_firing: 15s}
-  exporter_down: {lasting: 15s}
+  exporter_down: {lasting: 45s}
   upstream_unreachable: {lasting: 15s}
   feed_errors: {window: 1m, lasting: 1s, keep_firing: 15s}
   watching_falls_short: {minimum: 8, lasting: 30s, keep_firing: 15s}

@@ -41,6 +41,13 @@ def of_every_agent(*names: str) -> list[dict[str, dict[str, str]]]:
 
 
 SLOW_MODEL = of_every_agent("PhonicCallersWaiting", "PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow")
+NO_ANSWERS = of_every_agent(
+    "PhonicCallersWaiting",
+    "PhonicResponseBudgetBurnFast",
+    "PhonicResponseBudgetBurnSlow",
+    "PhonicCallersGivingUp",
+)
+FEW_CALLERS = of_every_agent("PhonicResponseBudgetBurnFast", "PhonicCallersGivingUp")
 ERRORS = of_every_agent("PhonicErrorBudgetBurnFast", "PhonicErrorBudgetBurnSlow", "PhonicErrorEndings")
 BAD_KEY = firing(
     [
@@ -60,6 +67,8 @@ LAST = [{"labels": {"alertname": "PhonicLabelsFolded", "severity": "warning", "j
 
 CAUSES = {
     "slow model": (SLOW_MODEL, "wake-somebody", "PhonicCallersWaiting"),
+    "no answers": (NO_ANSWERS, "wake-somebody", "PhonicCallersWaiting"),
+    "no answers, and few callers at a time": (FEW_CALLERS, "wake-somebody", "PhonicResponseBudgetBurnFast"),
     "wave of errors": (ERRORS, "wake-somebody", "PhonicErrorBudgetBurnFast"),
     "refused credential": (BAD_KEY, "wake-somebody", "PhonicCredentialRefused"),
     "outage": (OUTAGE, "wake-somebody", "PhonicUpstreamUnreachable"),
