@@ -11,7 +11,7 @@ FROM ${BASE} AS build
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3-venv
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE constraints.txt ./
+COPY pyproject.toml setup.py README.md LICENSE constraints.txt ./
 COPY exporter exporter
 COPY dashboards dashboards
 # The tools have an environment of their own, so that the one that is shipped holds the program and what it needs.

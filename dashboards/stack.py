@@ -75,7 +75,7 @@ def alertmanager() -> dict[str, Any]:
     """
     return {
         "route": {
-            "receiver": "read-later",
+            "receiver": "tickets",
             "group_by": ["alertname", "project", "agent"],
             "group_wait": "10s",
             "group_interval": "1m",
@@ -89,7 +89,7 @@ def alertmanager() -> dict[str, Any]:
                     "repeat_interval": "5m",
                 },
                 {
-                    "receiver": "wake-somebody",
+                    "receiver": "pager",
                     "matchers": ['severity="critical"'],
                     "group_by": ["alertname", "job"],
                     # Do not page again at once if more agents have the same problem.
@@ -97,7 +97,7 @@ def alertmanager() -> dict[str, Any]:
                 },
             ],
         },
-        "receivers": [{"name": "read-later"}, {"name": "wake-somebody"}, {"name": "watchdog"}],
+        "receivers": [{"name": "tickets"}, {"name": "pager"}, {"name": "watchdog"}],
         "inhibit_rules": [
             {
                 "source_matchers": [f'alertname="{cause}"'],

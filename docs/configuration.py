@@ -98,6 +98,10 @@ NOTES: Final[Mapping[str, Note]] = {
         '[state]\nfile = "/var/lib/phonic-exporter/phonic-exporter.db"\n',
     ),
     "state.interval": Note(_SECONDS, "A scrape has its own write and does not wait for this one."),
+    "history.conversations": Note(
+        "conversations", "0 turns the memory off, and what was remembered is forgotten."
+    ),
+    "history.hours": Note("hours"),
     "web.listen-address": Note(
         "list of addresses",
         "`host:port`, `:port`, `[address]:port` of IPv6, or `vsock://:port` on Linux. Port 0 takes a free port, "
@@ -143,6 +147,11 @@ GROUPS: Final[Mapping[str, tuple[str, str]]] = {
         "Labels and their limits. The [series budget](operations.md#series) follows from them.",
     ),
     "state": ("State", "The file that makes counters go on after a restart."),
+    "history": (
+        "History",
+        "How many conversations that are over the pages show turn by turn. They are in the state file, less than "
+        "1,000 bytes for a call of 20 turns; without a state file none is remembered.",
+    ),
     "web": ("Web", "Where and how pages are served."),
     "log": ("Log", "What is logged."),
     "config": ("Configuration file", "Where the other settings may stand."),

@@ -19,6 +19,7 @@ from .watch.discovery import Discovery
 from .watch.interfaces import Requester
 from .watch.supervisor import Supervisor
 from .web.endpoints import Exported
+from .web.people import Shown
 from .web.push import BudgetedTargets, budget
 
 # Shown even with --web.disable-exporter-metrics: rules and dashboards use them.
@@ -34,6 +35,7 @@ def exported(
     supervisor: Supervisor,
     discovery: Discovery | None,
     access: Access | None,
+    people: Shown,
 ) -> Exported:
     """What `exporter.web` serves under ``settings``. ``discovery`` and ``access`` are None without REST."""
 
@@ -53,6 +55,7 @@ def exported(
         conversations=lambda: _listed(supervisor, conversations),
         push=_push(settings, supervisor, conversations) if settings.web.enable_push_api else None,
         version=__version__,
+        people=people,
     )
 
 

@@ -29,14 +29,24 @@ from .metrics.page import Page
 from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
+from .people import People
 from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
 from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
 from .phonic.trust import trusting
-from .settings import MetricsSettings, Settings, StateSettings, WebSettings, describe, route_prefix
+from .settings import (
+    HistorySettings,
+    MetricsSettings,
+    Settings,
+    StateSettings,
+    WebSettings,
+    describe,
+    route_prefix,
+)
 from .shutdown import stopping_on_signals
 from .state.keeper import StateKeeper
+from .state.rows import HistoryLimits
 from .watching import Watching, rest_api
 from .web import server as web_server
 from .web.connections import MOST_CONNECTIONS
@@ -88,7 +98,7 @@ async def run(
     async with (
         stopping_on_signals(stop, reloads),
         AsyncExitStack() as while_serving,
-        _state(settings.state, conversations) as state,
+        _state(settings.state, settings.history, conversations) as state,
         rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
         open_live(
             settings.phonic.base_url,
@@ -133,6 +143,18 @@ async def run(
             supervisor=watching.supervisor,
             discovery=watching.discovery,
             access=watching.access,
+            people=People(
+                conversations=conversations,
+                supervisor=watching.supervisor,
+                publisher=publisher,
+                rest=rest,
+                discovery=watching.discovery,
+                access=watching.access,
+                state=state,
+                clock=clock,
+                objective=settings.metrics.slo_response,
+                history=settings.history.conversations > 0,
+            ),
         )
         served = trio.Event()
         async with trio.open_nursery() as serving:
@@ -219,12 +241,19 @@ def _conversations(settings: MetricsSettings, clock: PhonicClock) -> Conversatio
 
 
 @asynccontextmanager
-async def _state(settings: StateSettings, conversations: Conversations) -> AsyncIterator[StateKeeper | None]:
+async def _state(
+    settings: StateSettings, history: HistorySettings, conversations: Conversations
+) -> AsyncIterator[StateKeeper | None]:
     """Take over what the state file holds, and keep the file written while the block runs."""
     if settings.file is None:
         yield None
         return
-    opened = await StateKeeper.open(settings.file, label_names=conversations.store.limits.names, now=time.time)
+    opened = await StateKeeper.open(
+        settings.file,
+        label_names=conversations.store.limits.names,
+        now=time.time,
+        history=HistoryLimits(conversations=history.conversations, seconds=history.hours * 3600),
+    )
     if opened.problem is not None:
         conversations.store.count(catalog.CHECKPOINT_RESETS, Reset.CORRUPT)
         conversations.store.count(catalog.CHECKPOINT_ERRORS)

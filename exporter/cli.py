@@ -92,7 +92,10 @@ _SETTINGS_OF: dict[str, type] = {
     "record": RecordSettings,
 }
 # Commands with flags of their own instead of the exporter's settings, with their help.
-_OWN_FLAGS = {"dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus."}
+_OWN_FLAGS = {
+    "completion": "Write a script with which bash, zsh or fish completes commands and flags.",
+    "dashboards": "Write dashboards, rules and alerts for your own Grafana and Prometheus.",
+}
 # Problems found while the settings are read. Unset: the first problem is raised at once.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
 
@@ -365,7 +368,7 @@ def record(
         found.append(_credentials(given.phonic))
 
     _check(load, partial(settings.validate_observation, given), lambda: trust.trusting(given.phonic.ca_file))
-    assert given.output is not None  # noqa: S101  # judged
+    assert given.output is not None  # noqa: S101  # `_check` refuses None
     import trio
 
     from .recording import record as recording
@@ -410,9 +413,8 @@ def _run(argv: Sequence[str]) -> int:
     reading = _wrong.set([])
     try:
         if argv and argv[0] in _OWN_FLAGS:
-            return (
-                _dashboards()(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
-            )
+            own = _with_own_flags(argv[0])
+            return own(argv[1:], exit_on_error=False, print_error=False, result_action="return_value") or 0
         command = argv[0] if argv and argv[0] in _SETTINGS_OF else ""
         if not {"--help", "-h"}.isdisjoint(argv):
             sys.stdout.write(_help(command))
@@ -434,6 +436,15 @@ def _run(argv: Sequence[str]) -> int:
     for problem in problems:
         _complain(problem.flag, problem.reason)
     return max(problem.exit_code for problem in problems)
+
+
+def _with_own_flags(name: str) -> App:
+    """A command with flags of its own instead of the exporter's settings."""
+    if name == "dashboards":
+        return _dashboards()
+    from . import completion
+
+    return completion.command(app, lambda: map(_with_own_flags, _OWN_FLAGS))
 
 
 def _dashboards() -> App:

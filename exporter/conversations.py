@@ -3,6 +3,8 @@
 The watchers report to `Conversations`, the live gauges read it, and the state file saves it. Every method is
 synchronous, so progress and numbers always agree between two awaits, and no lock is needed.
 
+What is counted for the process, and not for a conversation, is in `exporter.feed_counters`.
+
 An entry lives from the first snapshot (or record) of a conversation to its end. After that only a hash of its id
 is remembered (`exporter.state.ended`). Labels are decided once, when the entry is made.
 
@@ -10,7 +12,6 @@ is remembered (`exporter.state.ended`). Labels are decided once, when the entry 
 costs as much as copying the series that changed, and the thread that writes the file does the encoding.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -18,23 +19,13 @@ import structlog
 
 from .counting import derive, retention
 from .counting import finish as ending
+from .counting.derive import Progress
 from .counting.finish import End
 from .counting.labels import label_value, labels_of
-from .entry import Entry, Moment, decode, encode, new_entry
-from .enums import (
-    DecodePath,
-    Drift,
-    FeedError,
-    IntelligenceLevel,
-    Invalid,
-    Lost,
-    MessageType,
-    Origin,
-    Reconciled,
-    Reset,
-    Task,
-    UnknownWord,
-)
+from .counting.turns import SeenCall
+from .entry import Entry, Moment, decode, encode, new_entry, remembered, seen_call
+from .enums import FeedError, IntelligenceLevel, Lost, Origin, Reset, UnknownWord
+from .feed_counters import FeedCounters
 from .metrics import catalog
 from .metrics.agents import Agent, Agents
 from .metrics.series import Sample, labels_text
@@ -42,16 +33,14 @@ from .metrics.store import Frozen, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
 from .state.blob import UnreadableBlob
 from .state.ended import Ended, hash_of, packed
+from .state.history import unpack
 from .state.rows import Changes, Saved, SavedConversation, SavedEnds
 from .state.unsaved import Unsaved
 
 log = structlog.get_logger("exporter.conversations")
 
-REFUSED_LOGGED_EVERY = 60.0  # seconds between two log lines about the watch limit: a list may hold thousands
-MOST_LOGGED_FIELDS = 100  # names of unknown fields that are logged while the process runs
 
-
-class Conversations:
+class Conversations(FeedCounters):
     """What was counted, and of which conversations.
 
     Implements `Sink` and `Directory` of `exporter.watch.interfaces`, which describe the methods without a
@@ -72,27 +61,19 @@ class Conversations:
         ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
         ``objective`` is ``--metrics.slo-response``, in seconds.
         """
-        self.store = store
+        super().__init__(store, now=now)
         self._began = now()
         self._first_start: float | None = None
         self._clock_offset = clock_offset
-        # Looked up once, because they are counted with every message.
-        self._messages = {kind: store.counter(catalog.MESSAGES, kind) for kind in MessageType}
-        self._decodes = {path: store.counter(catalog.DECODES, path) for path in DecodePath}
-        self._updates = store.counter(catalog.UPDATES)
-        self._update_bytes = store.counter(catalog.UPDATE_BYTES)
-        self._updates_superseded = store.counter(catalog.UPDATES_SUPERSEDED)
         self._live_limit = live_limit
         self._objective = objective
-        self._now = now
         self._entries: dict[str, Entry] = {}
         self._ended = Ended()
         self._not_found: dict[str, float] = {}  # ids that REST does not know, and until when to remember them
         self._project_names: dict[str, str] = {}
         self._agents = Agents(limit=store.limits.sets)
-        self._refused_logged_at, self._refused_unlogged = -math.inf, 0
-        self._logged_fields: set[tuple[Drift, str]] = set()
         self._unsaved: Unsaved[Moment] = Unsaved()
+        self._in_flight: Unsaved[Moment] = Unsaved()  # taken for the latest write
 
     @property
     def first_start(self) -> float:
@@ -105,60 +86,6 @@ class Conversations:
         return self._first_start
 
     # --- reports of the watchers
-
-    def connected(self, conversation_id: str) -> None:
-        self.store.count(catalog.FEED_CONNECTS)
-        log.debug("feed opened", conversation=conversation_id)
-
-    def message(self, kind: MessageType, size: int) -> None:
-        self._messages[kind].add(1)
-        if kind is MessageType.CONVERSATION_UPDATED:
-            self._updates.add(1)
-            self._update_bytes.add(size)
-
-    def decoded(self, path: DecodePath) -> None:
-        self._decodes[path].add(1)
-
-    def superseded(self, count: int, size: int) -> None:
-        self._messages[MessageType.CONVERSATION_UPDATED].add(count)
-        self._updates.add(count)
-        self._update_bytes.add(size)
-        self._updates_superseded.add(count)
-
-    def invalid(self, conversation_id: str, reason: Invalid) -> None:
-        self.store.count(catalog.INVALID_MESSAGES, reason)
-        log.debug("invalid message", conversation=conversation_id, reason=reason.value)
-
-    def drift(self, fields: set[tuple[Drift, str]]) -> None:
-        for kind, name in sorted(fields):
-            self.store.count(catalog.UNKNOWN_FIELDS, kind)
-            if (kind, name) not in self._logged_fields and len(self._logged_fields) < MOST_LOGGED_FIELDS:
-                self._logged_fields.add((kind, name))
-                log.warning("unknown field", object=kind.value, field=name[:64])
-
-    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
-        self.store.count(catalog.FEED_ERRORS, reason)
-        entry = self._entries.get(conversation_id)
-        if entry is not None:
-            entry.is_current = False
-
-    def crashed(self, conversation_id: str) -> None:  # noqa: ARG002  # the crash guard has logged it
-        self.store.count(catalog.WATCHER_CRASHES)
-
-    def task_crashed(self, task: Task) -> None:
-        self.store.count(catalog.TASK_CRASHES, task)
-
-    def over_limit(self, conversation_id: str) -> None:
-        self.store.count(catalog.CONVERSATIONS_REFUSED)
-        self._refused_unlogged += 1
-        if (now := self._now()) >= self._refused_logged_at + REFUSED_LOGGED_EVERY or now < self._refused_logged_at:
-            log.warning("watch limit reached", conversation=conversation_id, refused=self._refused_unlogged)
-            self._refused_logged_at, self._refused_unlogged = now, 0
-
-    def reconciled(self, result: Reconciled) -> None:
-        self.store.count(catalog.RECONCILIATIONS, result)
-
-    # --- conversations
 
     def update(self, conversation_id: str, snapshot: Snapshot) -> None:
         """Count what a snapshot adds. A snapshot of a finished conversation is ignored."""
@@ -176,6 +103,12 @@ class Conversations:
         entry.is_current = True
         entry.is_live = not entry.has_ended
         self._unsaved.conversations[conversation_id] = entry.moment()
+
+    def feed_error(self, conversation_id: str, reason: FeedError) -> None:
+        super().feed_error(conversation_id, reason)
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            entry.is_current = False
 
     def ended(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)
@@ -202,9 +135,11 @@ class Conversations:
             entry = self._add_entry(
                 conversation_id, record.conversation if record else Conversation(conversation_id)
             )
-        _, increments = ending.finish(entry.progress, End(record=record, lost=lost), objective=self._objective)
+        progress, increments = ending.finish(
+            entry.progress, End(record=record, lost=lost), objective=self._objective
+        )
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
-        self._remember_end(conversation_id)
+        self._remember_end(entry, progress, record, lost)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
 
     def forget(self, conversation_id: str) -> None:
@@ -221,6 +156,16 @@ class Conversations:
         entry = self._entries.get(conversation_id)
         return entry is not None and entry.progress.seen
 
+    def seen(self, conversation_id: str) -> SeenCall | None:
+        """A conversation turn by turn, until the state file has its end; None if it is not known here."""
+        entry = self._entries.get(conversation_id)
+        if entry is not None:
+            return seen_call(entry)
+        for unsaved in (self._unsaved, self._in_flight):
+            if (remembers := unsaved.remembered.get(conversation_id)) is not None:
+                return unpack(conversation_id, remembers().packed)
+        return None
+
     def entry(self, conversation_id: str) -> Entry | None:
         """The entry of an unfinished conversation; None before its first snapshot and after its end."""
         return self._entries.get(conversation_id)
@@ -236,11 +181,14 @@ class Conversations:
             for each in list(self._entries.values())
         )
 
-    def _remember_end(self, conversation_id: str) -> None:
+    def _remember_end(self, entry: Entry, progress: Progress, record: Snapshot | None, lost: Lost | None) -> None:
         now = self._now()
-        del self._entries[conversation_id]
-        self._ended.add(hash_of(conversation_id), now)
-        self._unsaved.finish(conversation_id, now)
+        del self._entries[entry.conversation_id]
+        self._ended.add(hash_of(entry.conversation_id), now)
+        ended_by = ending.ended_by_of(progress, record.conversation if record else None)
+        self._unsaved.finish(
+            entry.conversation_id, now, partial(remembered, entry, progress, ended_by, lost, ended_at=now)
+        )
 
     def expire(self, *, is_followed: Callable[[str], bool]) -> None:
         """Forget what is older than `exporter.counting.retention` allows. Called about once a minute.
@@ -314,6 +262,7 @@ class Conversations:
         The caller must report the outcome with `committed` or `put_back` before the next call.
         """
         unsaved, self._unsaved = self._unsaved, Unsaved()
+        self._in_flight = unsaved
         frozen = self.store.freeze(everything=everything)
         conversations = unsaved.conversations
         ends: Callable[[], Iterable[SavedEnds]] = unsaved.ends
@@ -327,6 +276,7 @@ class Conversations:
             finished=[conversation_id for conversation_id, _ in unsaved.finished],
             forgotten=unsaved.forgotten,
             ends=ends,
+            remembered=lambda: (each() for each in unsaved.remembered.values()),
             families=saved_families(),
             first_start=self.first_start,
             is_empty=not (frozen or unsaved or everything),
@@ -336,12 +286,14 @@ class Conversations:
     def committed(self, changes: Changes) -> None:
         """The state file holds these changes, so pages may show them."""
         frozen, _ = _token(changes)
+        self._in_flight = Unsaved()
         self.store.publish(frozen)
 
     def put_back(self, changes: Changes) -> None:
         """The write of these changes failed or may have failed. The next changes hold them again."""
         frozen, unsaved = _token(changes)
         self.store.put_back(frozen)
+        self._in_flight = Unsaved()
         self._unsaved.put_back(unsaved)
 
     def restore(self, saved: Saved) -> bool:

@@ -5,11 +5,15 @@ import attrs
 from .counting import derive
 from .counting.derive import Progress
 from .counting.labels import UNKNOWN
+from .counting.seen import seen_turns
+from .counting.turns import CallState, SeenCall
+from .enums import ERROR_ENDINGS, EndedBy, Lost
 from .metrics import catalog
 from .metrics.series import labels_text
 from .metrics.store import LabelSet, MetricStore
 from .state import blob
 from .state.blob import SavedEntry
+from .state.history import Remembered
 
 
 @attrs.define(eq=False)
@@ -59,6 +63,43 @@ def new_entry(conversation_id: str, labels: dict[str, str], store: MetricStore) 
         labels["origin"],
         labels,
     )
+
+
+def seen_call(entry: Entry) -> SeenCall:
+    """The conversation turn by turn, as it is now."""
+    progress, live = entry.progress, entry.progress.live
+    return SeenCall(
+        conversation_id=entry.conversation_id,
+        state=CallState.ENDED if entry.has_ended else CallState.LIVE,
+        project=entry.project,
+        agent=entry.agent,
+        origin=entry.origin,
+        started_at=_seconds(progress.started),
+        duration=live.duration if progress.duration_ms is None else progress.duration_ms / 1000,
+        waiting_since=live.waiting_since if entry.is_current and not entry.has_ended else None,
+        turns=seen_turns(progress),
+    )
+
+
+def remembered(
+    entry: Entry, progress: Progress, ended_by: EndedBy, lost: Lost | None, *, ended_at: float
+) -> Remembered:
+    """What to remember of a conversation that is over. ``progress`` is the last; ``ended_at``: Unix time.
+
+    May be called in any thread.
+    """
+    call = attrs.evolve(
+        seen_call(attrs.evolve(entry, progress=progress)),
+        state=CallState.ENDED,
+        ended_by=ended_by.value,
+        lost=None if lost is None else lost.value,
+        waiting_since=None,
+    )
+    return Remembered.of(call, ended_at=ended_at, is_failed=ended_by in ERROR_ENDINGS)
+
+
+def _seconds(microseconds: int | None) -> float | None:
+    return None if microseconds is None else microseconds / 1_000_000
 
 
 def encode(moment: Moment) -> bytes:

@@ -46,6 +46,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "metrics.per-conversation-limit": (0, 1_000_000),
     "metrics.hold-new-series": (0, 3600),
     "state.interval": (0.01, 3600),
+    "history.conversations": (0, 1_000_000),
+    "history.hours": (0.01, 24 * 366),
     "web.max-requests": (0, 1_000_000),
 }
 
@@ -180,6 +182,14 @@ class StateSettings:
 
 
 @attrs.frozen(kw_only=True)
+class HistorySettings:
+    conversations: int = _setting(
+        2000, "Most conversations that are over and remembered turn by turn, in the state file; 0: none."
+    )
+    hours: float = _setting(24.0, "Hours for which they are remembered.")
+
+
+@attrs.frozen(kw_only=True)
 class WebSettings:
     listen_address: Annotated[Repeated, Parameter(show_default=",".join)] = _setting(
         (":10058",),
@@ -224,6 +234,7 @@ class Settings:
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     state: StateSettings = attrs.field(factory=StateSettings)
+    history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
@@ -236,6 +247,7 @@ class DemoSettings:
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     state: StateSettings = attrs.field(factory=StateSettings)
+    history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
@@ -266,10 +278,12 @@ class HealthcheckSettings:
 
 @attrs.frozen(kw_only=True)
 class DoctorSettings:
-    """What `doctor` obeys."""
+    """Settings of `doctor`."""
 
     phonic: PhonicSettings = PhonicSettings()
-    conversation: str = _setting("", "Conversation id whose live feed is observed; else one that goes on.")
+    conversation: str = _setting(
+        "", "Id of the conversation whose live feed is observed; by default any live one."
+    )
     seconds: float = _setting(60.0, "Longest time to observe the live feed.")
     json: bool = _setting(False, "Write the report as one JSON object.")
     log: LogSettings = LogSettings()
@@ -278,10 +292,10 @@ class DoctorSettings:
 
 @attrs.frozen(kw_only=True)
 class RecordSettings:
-    """What `record` obeys."""
+    """Settings of `record`."""
 
     phonic: PhonicSettings = PhonicSettings()
-    conversation: str = _setting("", "Conversation id to record, while it is live.")
+    conversation: str = _setting("", "Id of the live conversation to record.")
     output: OptionalPath = _setting(None, "File to write; it must not exist yet.")
     seconds: float = _setting(3600.0, "Longest time to record.")
     log: LogSettings = LogSettings()
@@ -375,6 +389,7 @@ def for_demo(settings: DemoSettings) -> Settings:
         watch=attrs.evolve(settings.watch, discover=settings.watch.discover is not False),
         metrics=metrics,
         state=state,
+        history=settings.history,
         web=settings.web,
         log=settings.log,
         config_file=settings.config_file,

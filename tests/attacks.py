@@ -1,7 +1,7 @@
-"""Rude clients of the pages, as a program of its own: ``python -m tests.attacks NAME HOST PORT SECONDS``.
+"""Attacks on the HTTP server, as a program: ``python -m tests.attacks NAME HOST PORT SECONDS``.
 
-Each attack goes on for the seconds given, then closes all it has opened. It knows no password. Uses plain sockets,
-so that it costs itself less than its victim.
+Each attack runs for the given seconds, then closes all its connections. It knows no password. It uses plain
+sockets, which need less CPU than the server.
 """
 
 import base64
@@ -20,7 +20,7 @@ HTTP_2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\
 
 @contextlib.contextmanager
 def connections() -> Iterator[Callable[[Address], socket.socket]]:
-    """Opens connections that are closed in the end, all at once."""
+    """Open connections, all of which are closed together at the end of the block."""
     with contextlib.ExitStack() as stack:
 
         def connect(address: Address) -> socket.socket:
@@ -32,14 +32,14 @@ def connections() -> Iterator[Callable[[Address], socket.socket]]:
 
 
 def say(connection: socket.socket, data: bytes) -> bool:
-    """Send as much as is taken at once; whether any was."""
+    """Send without blocking; return whether any bytes were sent."""
     with contextlib.suppress(OSError):
         return connection.send(data) > 0
     return False
 
 
 def http2_by_prior_knowledge(address: Address, end: float) -> None:
-    """Open and reset streams, without an upgrade and as fast as can be."""
+    """Open and reset HTTP/2 streams as fast as possible, without an upgrade."""
     streams = b"".join(
         b"\x00\x00\x06\x01\x05" + number.to_bytes(4, "big") + b"\x82\x84\x86\x41\x01a"
         + b"\x00\x00\x04\x03\x00" + number.to_bytes(4, "big") + b"\x00\x00\x00\x08"
@@ -54,7 +54,7 @@ def http2_by_prior_knowledge(address: Address, end: float) -> None:
 
 
 def ask_ahead_and_leave(address: Address, end: float, *, requests: int = 400) -> None:
-    """50 connections with many requests each, not one answer of which is read; then leave and come again."""
+    """Pipeline many requests on each of 50 connections, read no response, disconnect, and repeat."""
     while time.monotonic() < end:
         with connections() as connect:
             for _ in range(50):
@@ -63,12 +63,12 @@ def ask_ahead_and_leave(address: Address, end: float, *, requests: int = 400) ->
 
 
 def ask_a_little_ahead_and_leave(address: Address, end: float) -> None:
-    """The same with as many requests as are answered in their order."""
+    """The same with only as many requests as the server answers."""
     ask_ahead_and_leave(address, end, requests=50)
 
 
 def ask_and_never_read(address: Address, end: float) -> None:
-    """50 connections with a small window that ask for the page and leave it unread, opened again when cut."""
+    """Request the page on 50 connections with a small window, do not read it, and reconnect when closed."""
     with connections() as connect:
         opened: list[socket.socket] = []
         while time.monotonic() < end:
@@ -80,14 +80,14 @@ def ask_and_never_read(address: Address, end: float) -> None:
 
 
 def connect_and_close(address: Address, end: float) -> None:
-    """As many connections as can be, each closed at once."""
+    """Open as many connections as possible, and close each at once."""
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
             socket.create_connection(address, timeout=5).close()
 
 
 def connect_and_wait(address: Address, end: float) -> None:
-    """1,000 connections that say nothing, opened again when cut."""
+    """Open 1,000 silent connections, and reopen those that are closed."""
     with connections() as connect:
         opened: list[socket.socket] = []
         while time.monotonic() < end:
@@ -103,7 +103,7 @@ def connect_and_wait(address: Address, end: float) -> None:
 
 
 def half_a_request(address: Address, end: float) -> None:
-    """400 connections that send a header's byte now and then."""
+    """Send a byte of a header now and then on 400 connections."""
     with connections() as connect:
         opened: list[socket.socket] = []
         while time.monotonic() < end:
@@ -117,7 +117,7 @@ def half_a_request(address: Address, end: float) -> None:
 
 
 def guess(address: Address, end: float) -> None:
-    """Logins of made-up users and of alice, each another one, from 40 connections."""
+    """Try different passwords for made-up users and for alice, on 40 connections."""
     with connections() as connect:
         opened = [connect(address) for _ in range(40)]
         for number in itertools.count():
@@ -137,7 +137,7 @@ def guess(address: Address, end: float) -> None:
 
 
 def bad_handshakes(address: Address, end: float) -> None:
-    """TLS records that are none, plain HTTP, and silence, on a port that may speak TLS."""
+    """Send invalid TLS records, plain HTTP, or nothing, to a port that may use TLS."""
     for junk in itertools.cycle([b"\x16\x03\x01\x00\x05hello", GET, b"\x16\x03\x01\xff\xff" + b"\x00" * 70, b""]):
         if time.monotonic() > end:
             return
@@ -146,7 +146,7 @@ def bad_handshakes(address: Address, end: float) -> None:
 
 
 def push_made_up_ids(address: Address, end: float) -> None:
-    """1,000 ids that nobody has, over and over."""
+    """Push 1,000 ids that do not exist, repeatedly."""
     for number in itertools.cycle(range(1000)):
         if time.monotonic() > end:
             return

@@ -1,4 +1,4 @@
-"""What all tests share: how hypothesis searches, whom TLS trusts, and logs that stay out of the way."""
+"""Fixtures and settings of all tests: hypothesis profiles, trusted certificates, logging."""
 
 import gc
 import logging
@@ -10,26 +10,27 @@ import pytest
 import structlog
 from hypothesis import settings
 
-# No deadlines: the machine may be busy. A developer runs the tests often: few examples, others each time. On CI
-# more, and the same every time, so red means red. `--hypothesis-profile=thorough` searches for minutes.
+# No deadlines, because the machine may be busy. Developers run the tests often, so they get few examples,
+# different ones each time. CI gets more, always the same, so that failures are reproducible.
+# `--hypothesis-profile=thorough` searches for minutes.
 settings.register_profile("developer", deadline=None, max_examples=30)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 
-# TLS trusts one authority whose key nobody has: the machine's own 140 take 50 ms in each context, of which every
-# HTTP client makes one, and decide nothing here.
-os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "nobody.pem")
+# Trust a single authority, which is used for no certificate: loading the system's authorities takes 50 ms for each
+# TLS context, and every HTTP client makes one.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "data" / "unused_authority.pem")
 
 
 @pytest.fixture(scope="module")
 def quiet_logs() -> Iterator[None]:
-    """Log lines of no interest, thousands of times: left unwritten while a module's tests run."""
+    """Suppress logs while the tests of a module run that would log thousands of lines."""
     before = structlog.get_config()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
-        cache_logger_on_first_use=False,  # or loggers that are first used meanwhile stay quiet for good
+        cache_logger_on_first_use=False,  # else loggers first used meanwhile would stay quiet
     )
     yield
     structlog.configure(**before)
@@ -37,7 +38,7 @@ def quiet_logs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
-    """What a test configures about logs, as every command does, ends with it."""
+    """Restore the configuration of logging after each test, because every command changes it."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)
@@ -45,8 +46,8 @@ def logs_as_they_were() -> Iterator[None]:
 
 @pytest.fixture
 def calm_collector() -> Iterator[None]:
-    """Keep what other tests have made out of the garbage collector, as a running exporter does at its start:
-    a collection that walks all of it would count as a step of the part under test.
+    """Exclude the objects of other tests from garbage collection, as the exporter does at its start: otherwise a
+    collection that visits them would count as a step of the code under test.
     """
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Peers of the live feed on loopback: a server that speaks the documented protocol, and a rude raw one."""
+"""Peers of the live feed on loopback: a server that follows the protocol, and one that sends raw bytes."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ Step = str | bytes | int | trio.Event | Callable[[], Awaitable[Any]]
 
 @attrs.frozen
 class Asked:
-    """One handshake as the server saw it."""
+    """One handshake as received by the server."""
 
     conversation_id: str
     query: str
@@ -41,7 +41,7 @@ async def live_server(
 ) -> AsyncIterator[LiveServer]:
     """Serve the live socket until the block ends.
 
-    Each connection takes the next answer, of its conversation in ``by_id`` or of ``answers``; the last one stays.
+    Each connection gets the next answer of its conversation in ``by_id``, or of ``answers``; the last one repeats.
     """
     asked: list[Asked] = []
     scripts = {key: list(script) for key, script in (by_id or {}).items()}
@@ -60,16 +60,16 @@ async def live_server(
             await (script.pop(0) if len(script) > 1 else script[0])(request)
 
     async with trio.open_nursery() as nursery:
-        # A disconnect timeout far below the tests' own: a handler's end must not depend on the client's manners.
+        # A short disconnect timeout, so that a handler ends even if the client does not close properly.
         server = await nursery.start(partial(serve_websocket, handle, "127.0.0.1", 0, tls, disconnect_timeout=0.2))
         yield LiveServer(f"http{'s' if tls else ''}://127.0.0.1:{server.port}", asked)
         nursery.cancel_scope.cancel()
 
 
 def plays(*steps: Step) -> Answer:
-    """Accept, then: text and bytes are sent, a number closes with that code, events and calls are waited for.
+    """Accept, then run the steps: send text and bytes, close with a code, or wait for events and calls.
 
-    After the last step the socket stays open until the client leaves.
+    After the last step the socket stays open until the client closes it.
     """
 
     async def answer(request: WebSocketRequest) -> None:
@@ -102,7 +102,7 @@ def refuses(status: int, headers: dict[str, str] | None = None, body: bytes = b"
 
 @contextlib.asynccontextmanager
 async def rude_server(talk: Talk) -> AsyncIterator[str]:
-    """Accept TCP connections and let ``talk`` misbehave on each; they are closed when it returns."""
+    """Accept TCP connections and run ``talk`` on each; close them when it returns."""
 
     async def handle(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -115,7 +115,7 @@ async def rude_server(talk: Talk) -> AsyncIterator[str]:
 
 
 async def request(stream: trio.SocketStream) -> bytes:
-    """The handshake a client sends, to its end."""
+    """Read the whole handshake of a client."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += await stream.receive_some()
@@ -128,7 +128,7 @@ async def upgrade(stream: trio.SocketStream, received: bytes = b"") -> None:
 
 
 def accepting(received: bytes) -> bytes:
-    """The answer to a handshake."""
+    """Return the response to a handshake."""
     [key] = [line.split(b": ")[1] for line in received.split(b"\r\n") if b"sec-websocket-key" in line.lower()]
     accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())  # noqa: S324
     lines = b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket", b"Connection: Upgrade"
@@ -136,18 +136,18 @@ def accepting(received: bytes) -> bytes:
 
 
 async def reset(stream: trio.SocketStream) -> None:
-    """Close with a TCP reset instead of an orderly end."""
+    """Close with a TCP reset."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await trio.aclose_forcefully(stream)
 
 
 def frame(payload: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
-    """An unmasked WebSocket frame: 0 goes on, 1 text, 2 binary, 8 close, 9 ping, 10 pong."""
+    """Return an unmasked WebSocket frame; opcodes: 0 continuation, 1 text, 2 binary, 8 close, 9 ping, 10 pong."""
     return header(len(payload), opcode, final=final) + payload
 
 
 def header(size: int, opcode: int = 1, *, final: bool = True) -> bytes:
-    """What comes before a payload of ``size`` bytes."""
+    """Return the header of a frame with a payload of ``size`` bytes."""
     first = bytes([final << 7 | opcode])
     if size < 126:
         return first + bytes([size])
@@ -160,7 +160,7 @@ def close_frame(code: int) -> bytes:
 
 @contextlib.contextmanager
 def refused_url() -> Iterator[str]:
-    """An address nobody listens on: bound, so that nobody else can take it either."""
+    """Yield an address that refuses connections: bound, so that no other process can listen on it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"

@@ -70,7 +70,7 @@ def _now(slo: Slo) -> list[Panel]:
             "s",
             steps=rising(slo.response.threshold_seconds, of.seconds),
             width=6,
-            empty="nobody waits",
+            empty="none waiting",
             decimals=1,
         ),
         number(
@@ -160,8 +160,7 @@ def _one() -> list[Panel]:
         ),
         trend(
             "Turns so far",
-            "Of the conversation chosen above, or of the ten longest. A flat line is a call in which "
-            "nobody speaks.",
+            "Of the conversation chosen above, or of the ten longest. A flat line is a call without new turns.",
             "short",
             Query(
                 f"topk(10, max by (conversation_id) ({_called(_chosen(c.LIVE_TURNS))}))",

@@ -40,7 +40,7 @@ computed from the memory of both turns, after all items of the snapshot went int
 list matters, nor which of the two turns the decoder left out because it knows their bytes. The start of a turn is
 remembered from the first snapshot that has it; the earlier of the two turns is settled by then. A user's turn is
 compared with the assistant's turn before it in the same way. Two turns are compared when the memory of one of them
-has changed.
+has changed in more than a duration that is not observed yet.
 
 What follows from a response. Its *end of turn* is the response less the first audio, both of which are final. It
 is one *with tools* as soon as one of the two turns has a tool call. Whether it was *slow* is known at once, but by
@@ -408,10 +408,14 @@ class _Step:
                 failures = sum(failure_of(call) is not None for call in item.tool_calls)
         if rejections:
             self._reject(index, rejections)
-        turn = (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
-        if is_new or turn != known:
-            self._remember(index, turn)
+        # A timing or duration that is observed changes the flags.
+        if is_new or flags != known[0] or start != known[5] or calls != known[7]:
             self.to_compare.update((index, index + 1))
+        elif duration == known[4] and failures == known[8]:
+            return
+        self._remember(
+            index, (flags, generation, first_audio, model_input, duration, start, response, calls, failures)
+        )
 
     def _remember(self, index: int, turn: Turn) -> None:
         if self.turns is self.before.turns:

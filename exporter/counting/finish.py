@@ -109,7 +109,7 @@ def finish(progress: Progress, end: End, *, objective: float = OBJECTIVE) -> tup
     elif not progress.seen:
         increments.append(CONVERSATION)
     increments += settle(progress)
-    word = (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
+    word = ended_by_of(progress, record)
     increments += _the_end(progress, word)
     if word in (EndedBy.USER, EndedBy.USER_CANCELED):
         increments += _hangup_wait(progress)
@@ -121,6 +121,11 @@ def finish(progress: Progress, end: End, *, objective: float = OBJECTIVE) -> tup
     if end.lost is not None:
         increments.append(((Measure.LOST, end.lost), 1))
     return progress, increments
+
+
+def ended_by_of(progress: Progress, record: Conversation | None) -> EndedBy:
+    """Who ended a conversation: what its record says, else its live feed (semantics 7)."""
+    return (record and ended_by(record)) or progress.end_reason or EndedBy.UNKNOWN
 
 
 def _the_end(progress: Progress, word: EndedBy) -> list[Increment]:

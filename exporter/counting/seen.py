@@ -33,5 +33,11 @@ def _seen(index: int, turn: Turn, started: int | None) -> SeenTurn:
     )
 
 
+def last_response(progress: Progress) -> float | None:
+    """Seconds of the newest response; None if there is none."""
+    responses = (progress.turns[index][6] for index in sorted(progress.turns, reverse=True))
+    return _seconds(next((each for each in responses if each is not None), None))
+
+
 def _seconds(ms: float | None) -> float | None:
     return None if ms is None else ms / 1000

@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from ..enums import Stage
+
 
 class CallState(StrEnum):
     """Whether a conversation goes on."""
@@ -41,6 +43,19 @@ class SeenTurn:
     is_barge_in: bool = False
     tool_calls: int = 0
     tool_failures: int = 0
+
+    @property
+    def largest_stage(self) -> Stage | None:
+        """The largest known part of the response (semantics 18); None without a response."""
+        if self.response is None:
+            return None
+        parts = (
+            (self.model_input, Stage.MODEL_INPUT),
+            (self.model_generation, Stage.MODEL_GENERATION),
+            (self.end_of_turn, Stage.END_OF_TURN),
+        )
+        known = [(seconds, stage) for seconds, stage in parts if seconds is not None]
+        return max(known, key=lambda part: part[0])[1] if known else Stage.UNKNOWN
 
 
 @attrs.frozen(kw_only=True)
@@ -92,6 +107,7 @@ def as_json(call: SeenCall) -> dict[str, Any]:
                 "model_generation_seconds": _rounded(turn.model_generation),
                 "first_audio_seconds": _rounded(turn.first_audio),
                 "end_of_turn_seconds": _rounded(turn.end_of_turn),
+                "largest_stage": turn.largest_stage,
                 "silent": turn.is_silent,
                 "overlap": turn.is_overlap,
                 "barge_in": turn.is_barge_in,
@@ -109,5 +125,5 @@ def rfc3339(at: float) -> str:
 
 
 def _rounded(seconds: float | None) -> float | None:
-    """To the microsecond: what is sent in milliseconds has no more digits that mean anything."""
-    return None if seconds is None else round(seconds, 6)
+    """To the microsecond, by way of milliseconds as the state file does, so that both round the same way."""
+    return None if seconds is None else round(round(seconds * 1000, 3) / 1000, 6)

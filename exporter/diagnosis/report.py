@@ -46,7 +46,7 @@ class Answer:
 
 @attrs.frozen
 class Report:
-    """Findings and answers, without a word, id, number or key of anybody."""
+    """Findings and answers, without a word, id, number or key of any person or company."""
 
     findings: list[Finding]
     answers: list[Answer]
@@ -303,7 +303,7 @@ def _vocabulary(found: Examined) -> Iterator[Finding]:
     if not (fields or values or types) and (found.feed or found.rest.running or found.rest.ended):
         yield Finding(Verdict.RIGHT, "fields and words", "all are known")
     if any(UNQUOTED in each for each in (*fields, *values, *types)):
-        text = f"{UNQUOTED} stands for what could be somebody's data"
+        text = f"{UNQUOTED} stands for what could be a customer's data"
         yield Finding(Verdict.UNSEEN, "fields and words", text)
 
 

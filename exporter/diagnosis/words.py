@@ -51,7 +51,7 @@ def field_name(name: str) -> str:
 
 
 def enumerated(value: object) -> str:
-    """``value`` of an enumerated field if it cannot be anybody's data, else `UNQUOTED`."""
+    """``value`` of an enumerated field if it cannot be a customer's data, else `UNQUOTED`."""
     if not isinstance(value, str) or len(value) > _LONGEST:
         return UNQUOTED
     return value if _PARTS.issuperset(_SPLIT.split(value)) else UNQUOTED

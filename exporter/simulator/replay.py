@@ -1,8 +1,8 @@
-"""Edge: plays a recording: its one conversation is live from the start, and over when its feed is.
+"""Edge: replays a recording: its only conversation is live from the start until its recorded feed ends.
 
-Times in it move so that it begins now. An observer that connects late gets the newest snapshot at once, as at the
-real Phonic, and then every frame when it is due. Before the end REST has the conversation without an end;
-afterwards it has the recorded replies, in their order.
+All times in it are shifted so that it begins now. An observer that connects late gets the newest snapshot at once,
+as from the real Phonic, and then every frame when it is due. REST shows the conversation without an end until it
+is over, and then returns the recorded replies in their order.
 """
 
 import json
@@ -28,10 +28,16 @@ _UPDATED: Final = "conversation-updated"
 
 
 class Replay:
-    """The routes of a Phonic that knows one conversation."""
+    """The routes of a Phonic with one conversation."""
 
     def __init__(self, recording: Recording, access: Access, *, now: float) -> None:
-        """``now``: Unix time at which the recording begins."""
+        """Prepare a replay.
+
+        Args:
+            recording: what to replay.
+            access: the accepted credentials.
+            now: Unix time in seconds at which the conversation begins.
+        """
         self._id = recording.conversation_id
         self._access = access
         self._began = trio.current_time()
@@ -96,12 +102,12 @@ class Replay:
         return raw_reply(body.encode(), "application/json")
 
     def _newest(self) -> dict[str, Any]:
-        """The live object of the newest frame that is due."""
+        """Return the live object of the newest frame that is due."""
         due = [found for at, found in self._live_objects if at <= self._elapsed]
         return due[-1] if due else (self._live_objects[0][1] if self._live_objects else {"id": self._id})
 
     def _row(self) -> dict[str, Any]:
-        """What REST shows of the conversation while there is no record of its end."""
+        """Return the REST object of the conversation until a record of its end is due."""
         found = self._newest()
         ended_at = found.get("ended_at")
         if self._is_over and ended_at is None:
@@ -135,7 +141,7 @@ class Replay:
         return await websocket.close(1000)
 
     def _due_from_now(self) -> Iterator[Entry]:
-        """The newest snapshot that is due, and everything after it."""
+        """Yield the newest snapshot that is due, and all entries after it."""
         elapsed = self._elapsed
         due = [number for number, each in enumerate(self._feed) if each.at <= elapsed]
         snapshots = [number for number in due if _conversation(self._feed[number]) is not None]
@@ -143,7 +149,7 @@ class Replay:
 
 
 def _conversation(entry: Entry) -> dict[str, Any] | None:
-    """The conversation in a snapshot; None in anything else."""
+    """Return the conversation of a snapshot, or None for any other entry."""
     try:
         content = json.loads(entry.body) if entry.kind is Kind.FRAME else None
     except ValueError:
@@ -155,7 +161,7 @@ def _conversation(entry: Entry) -> dict[str, Any] | None:
 
 
 def _first_time(entries: tuple[Entry, ...]) -> datetime:
-    """When the recording began, by its own times: about the newest time in its first snapshot."""
+    """Return the recorded time of the start: the newest time in the first snapshot, which is close to it."""
     for entry in entries:
         if _conversation(entry) is not None:
             times = [_time(found) for found in _TIME.finditer(entry.body)]
@@ -179,7 +185,7 @@ def _time(found: re.Match[str]) -> datetime:
 
 
 def _written(moment: datetime, like: re.Match[str]) -> str:
-    """In the form of the time that stood there."""
+    """Format a time like the one that it replaces."""
     text = moment.isoformat(timespec="microseconds")
     digits = len(like[2] or "") - 1
     fraction = f".{text[20:26].ljust(digits, '0')[:digits]}" if digits > 0 else ""

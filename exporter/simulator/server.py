@@ -84,7 +84,10 @@ async def replay(
     api_key: str = "ph_simulated_key",
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Play a recording from now on, on ``listen`` as in `serve`, until cancelled."""
+    """Replay a recording on ``listen``, as in `serve`, until cancelled.
+
+    Raises: ConfigError if the address cannot be used.
+    """
     played = Replay(recording, Access(api_key), now=time.time())
     await _serve(Starlette(routes=played.routes()), listen, task_status)
 

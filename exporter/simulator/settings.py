@@ -101,7 +101,10 @@ def scenario_of(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...
 
 
 def recorded(file: Path) -> Recording:
-    """Read the recording that ``--replay`` names. Raises ConfigError."""
+    """Read the recording that ``--replay`` names. Blocks on the disk.
+
+    Raises: ConfigError.
+    """
     try:
         with file.open(encoding="utf-8") as lines:
             return read(lines)

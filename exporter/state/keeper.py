@@ -23,17 +23,19 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import attrs
 import structlog
 import trio
 
 from ..counting import retention
+from ..counting.turns import SeenCall
 from ..errors import ConfigError, StateUnavailable
 from . import lockfile
+from .history import Remembered, UnreadableHistory, unpack
 from .lockfile import InUse
-from .rows import Changes, Saved
+from .rows import NO_HISTORY, Changes, HistoryLimits, Saved
 from .sqlite import (
     Database,
     Newer,
@@ -48,6 +50,8 @@ from .sqlite import (
 )
 
 log = structlog.get_logger("exporter.state.keeper")
+
+T = TypeVar("T")
 
 START_PATIENCE: Final = 10.0  # seconds of retries at start while the file cannot be read
 _START_RETRY: Final = 0.5
@@ -91,11 +95,14 @@ class StateKeeper:
     ``size_bytes``: size of the file with its write-ahead log.
     """
 
-    def __init__(self, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, *, label_names: tuple[str, ...], history: HistoryLimits, now: Callable[[], float]
+    ) -> None:
         self.last_success: float | None = None
         self.size_bytes = 0
         self._path = Path(os.path.realpath(path))  # links to one file share one lock
         self._label_names = label_names
+        self._history = history
         self._now = now
         self._needs_everything = True
         self._one_write = trio.Lock()
@@ -113,17 +120,25 @@ class StateKeeper:
         self._identity: tuple[int, int] | None = None
 
     @classmethod
-    async def open(cls, path: Path, *, label_names: tuple[str, ...], now: Callable[[], float]) -> Opened:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        label_names: tuple[str, ...],
+        now: Callable[[], float],
+        history: HistoryLimits = NO_HISTORY,
+    ) -> Opened:
         """Lock and read the state file, or create it.
 
-        ``label_names`` are the current ``--metrics.labels``; ``now`` returns Unix time. A damaged state file is
+        ``label_names`` are the current ``--metrics.labels``; ``now`` returns Unix time; ``history`` limits what is
+        remembered of ended conversations. A damaged state file is
         renamed to ``<file>.corrupt-<time>``, one of a later release to ``<file>.newer-<time>``, and a new one is
         begun. If there is no file and none can be created, every write tries again.
 
         Raises: ConfigError if another exporter uses the file, or if it belongs to another program;
         StateUnavailable if it exists and cannot be read within `START_PATIENCE`. Cancellation: at any time.
         """
-        keeper = cls(path, label_names=label_names, now=now)
+        keeper = cls(path, label_names=label_names, history=history, now=now)
         try:
             saved, problem = await keeper._opened(path)
         except BaseException:
@@ -215,6 +230,39 @@ class StateKeeper:
             return await self._write(source, on_error)
         self._failed("takes too long", on_error)
         return False
+
+    async def recall(self, conversation_id: str) -> SeenCall | None:
+        """Return a remembered conversation turn by turn; None if there is none, or the file cannot be read now.
+
+        Waits for the write under way. Cancellation: at any time.
+        """
+
+        def recall(database: Database) -> SeenCall | None:
+            packed = database.recall(conversation_id)
+            return None if packed is None else unpack(conversation_id, packed)
+
+        try:
+            return await self._ask(recall)
+        except UnreadableHistory as bad:
+            log.warning("remembered conversation cannot be read", conversation=conversation_id, reason=str(bad))
+            return None
+
+    async def list_history(self, query: str, *, limit: int) -> tuple[list[Remembered], int]:
+        """Return remembered conversations that match, failed ones first, then the slowest; and how many match.
+
+        None if the file cannot be read now. Waits for the write under way. Cancellation: at any time.
+        """
+        return await self._ask(lambda database: database.list_history(query, limit)) or ([], 0)
+
+    async def _ask(self, ask: Callable[[Database], T]) -> T | None:
+        def in_thread() -> T | None:
+            return None if self._database is None else ask(self._database)
+
+        try:
+            return await trio.to_thread.run_sync(in_thread, abandon_on_cancel=True, limiter=self._one_thread)
+        except Unusable as trouble:
+            log.debug("state file cannot be read", file=str(self._path), reason=str(trouble))
+            return None
 
     async def close(self) -> None:
         """Close and unlock the file. Takes at most 3 s. Cancellation: none, it is shielded."""
@@ -324,14 +372,14 @@ class StateKeeper:
         problem = None
         since = self._now() - retention.ENDED if reads else None
         try:
-            database, saved = open_database(self._path, since=since)
+            database, saved = open_database(self._path, since=since, history=self._history)
         except Unreadable as bad:
             problem = str(bad)
             aside = set_aside(self._path, "newer" if isinstance(bad, Newer) else "corrupt", self._now())
             log.error(
                 "state file set aside, beginning a new one", file=str(self._path), aside=aside, reason=problem
             )
-            database, saved = open_database(self._path, since=since)
+            database, saved = open_database(self._path, since=since, history=self._history)
         self._identity = database.identity
         return database, saved, problem
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import attrs
 
+from .history import Remembered
+
 
 @attrs.frozen
 class SavedSeries:
@@ -46,13 +48,25 @@ class SavedEnds:
 
 
 @attrs.frozen(kw_only=True)
+class HistoryLimits:
+    """How much is remembered of conversations that are over: at most so many, for so many seconds."""
+
+    conversations: int
+    seconds: float
+
+
+NO_HISTORY = HistoryLimits(conversations=0, seconds=0.0)
+
+
+@attrs.frozen(kw_only=True)
 class Changes:
     """The rows of one write, all of one moment, so that numbers and progress agree.
 
     ``series``, ``conversations`` and ``ends`` create their rows when they are called, which may be in another
     thread, from values that do not change. ``finished`` and ``forgotten`` are ids that are no longer unfinished
     conversations. The file applies ``forgotten`` first, then ``conversations``, then ``finished``. ``ends`` are
-    the new ones, or all of them if the write replaces everything. ``held`` is None if it has not changed.
+    the new ones, or all of them if the write replaces everything. ``remembered`` are the conversations that ended,
+    turn by turn: always only the new ones. ``held`` is None if it has not changed.
     """
 
     series: Callable[[], Iterable[SavedSeries]]
@@ -61,6 +75,7 @@ class Changes:
     finished: Sequence[str]
     forgotten: Sequence[str]
     ends: Callable[[], Iterable[SavedEnds]]
+    remembered: Callable[[], Iterable[Remembered]]
     families: Sequence[str]
     first_start: float
     is_empty: bool

@@ -14,6 +14,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +25,13 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, Final
 
+import attrs
 import msgspec
 
 from ..counting import retention
 from .ended import hash_of, packed
-from .rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
+from .history import Remembered
+from .rows import NO_HISTORY, Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedEnds, SavedSeries
 
 _APPLICATION_ID: Final = 0x50684578  # "PhEx": distinguishes our files from those of other programs
 _MAGIC: Final = b"SQLite format 3\0"
@@ -78,6 +81,13 @@ MIGRATIONS: Final[Sequence[Migration]] = (
         _hash_tombstones,
         "DROP TABLE tombstone",
     ),
+    (
+        # `history.Remembered`, a row each: what a list shows of a conversation, and all of it, packed.
+        "CREATE TABLE history (id TEXT PRIMARY KEY, ended_at REAL NOT NULL, project TEXT NOT NULL,"
+        " agent TEXT NOT NULL, ended_by TEXT NOT NULL, is_failed INTEGER NOT NULL, duration REAL,"
+        " turns INTEGER NOT NULL, slowest REAL, packed BLOB NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX history_ended_at ON history (ended_at)",
+    ),
 )
 
 # The file itself may be intact: try again, do not set it aside.
@@ -95,6 +105,15 @@ _TRANSIENT: Final = frozenset(
         sqlite3.SQLITE_PROTOCOL,
         sqlite3.SQLITE_READONLY,
     }
+)
+
+_WITH_HISTORY: Final = 3  # the schema version
+_MATCHES: Final = " OR ".join(f"{each} LIKE :like ESCAPE '\\'" for each in ("id", "project", "agent", "ended_by"))
+_COUNT_HISTORY: Final = f"SELECT count(*) FROM history WHERE {_MATCHES}"  # noqa: S608  # literals
+_LIST_HISTORY: Final = (
+    "SELECT id, ended_at, project, agent, ended_by, is_failed, duration, turns, slowest"  # noqa: S608  # literals
+    f" FROM history WHERE {_MATCHES}"
+    " ORDER BY is_failed DESC, slowest IS NULL, slowest DESC, ended_at DESC LIMIT :limit"
 )
 
 _encode = msgspec.json.Encoder().encode
@@ -129,9 +148,12 @@ class Database:
     written to the file yet.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, *, is_new: bool) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, *, is_new: bool, history: HistoryLimits
+    ) -> None:
         """Use `open_database`."""
         self._path = path
+        self._history = history
         self.identity = identity(path)
         self.is_new = is_new
         self._connection = connection
@@ -176,10 +198,36 @@ class Database:
                 self._add(changes)
                 if at >= self._expire_at:
                     self._expire(at - retention.ENDED)
+                    self._forget_history(at)
                     self._expire_at = at + _EXPIRY_SECONDS
             self.is_new = False
             if self._log is None:
                 self._log = identity(_beside(self._path, "-wal"))
+
+    def recall(self, conversation_id: str) -> bytes | None:
+        """Return what is remembered of an ended conversation, packed, or None. Raises: Unusable."""
+        with _translated():
+            if not self._has_history():
+                return None
+            found = self._connection.execute("SELECT packed FROM history WHERE id = ?", (conversation_id,))
+            row = found.fetchone()
+            return None if row is None else bytes(row[0])
+
+    def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
+        """Return up to ``limit`` remembered conversations, failed first, then the slowest; and how many match.
+
+        ``query``: text that the id, project, agent or end contains, in any case. The rows are without ``packed``.
+        Raises: Unusable.
+        """
+        with _translated():
+            if not self._has_history():
+                return [], 0
+            values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", query) + "%", "limit": limit}
+            (count,) = self._connection.execute(_COUNT_HISTORY, values).fetchone()
+            return [_remembered(row) for row in self._connection.execute(_LIST_HISTORY, values)], count
+
+    def _has_history(self) -> bool:
+        return not self.is_new and _pragma(self._connection, "user_version") >= _WITH_HISTORY
 
     def close(self) -> None:
         """Close the file and remove its write-ahead log. Raises: Unusable."""
@@ -227,6 +275,19 @@ class Database:
         )
         many("DELETE FROM conversation WHERE id = ?", [(each,) for each in changes.finished])
         many("INSERT INTO ended VALUES (?, ?)", ((each.at, each.hashes) for each in changes.ends()))
+        if self._history.conversations:
+            many(
+                "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (attrs.astuple(each) for each in changes.remembered()),
+            )
+
+    def _forget_history(self, at: float) -> None:
+        """Delete the remembered conversations beyond the limits, the oldest first."""
+        self._connection.execute("DELETE FROM history WHERE ended_at < ?", (at - self._history.seconds,))
+        self._connection.execute(
+            "DELETE FROM history WHERE id IN (SELECT id FROM history ORDER BY ended_at DESC LIMIT -1 OFFSET ?)",
+            (self._history.conversations,),
+        )
 
     def _expire(self, before: float) -> None:
         """Delete the ends before a Unix time. Rows are in order of time, so only the deleted ones are read."""
@@ -277,11 +338,13 @@ def _is_blank(header: bytes) -> bool:
     return len(header) == _HEADER_BYTES and not any(header[_VERSION_AT]) and (page[0], page[-1]) == (_LEAF, 0)
 
 
-def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved | None]:
+def open_database(
+    path: Path, *, since: float | None, history: HistoryLimits = NO_HISTORY
+) -> tuple[Database, Saved | None]:
     """Open a state file and read it, or create an empty one (mode 0600).
 
     Returns the file, and its contents, None if it is empty. Ends before ``since`` (Unix time) are left out; with
-    None no row is read.
+    None no row is read. ``history``: how much is remembered of ended conversations.
 
     Raises: NotOurs, Unreadable, Unusable.
     """
@@ -298,7 +361,7 @@ def open_database(path: Path, *, since: float | None) -> tuple[Database, Saved |
             if not is_new:
                 _configure(connection)
             saved = None if is_new or since is None else _read(connection, since)
-            return Database(path, connection, is_new=is_new), saved
+            return Database(path, connection, is_new=is_new, history=history), saved
         except sqlite3.Error as bad:
             connection.close()
             # Errors of the sqlite3 module itself, as for text that is not UTF-8, have no code.
@@ -462,6 +525,21 @@ def _read_ends(connection: sqlite3.Connection, since: float, version: int) -> It
     rows = connection.execute("SELECT id, finished_at FROM tombstone WHERE finished_at >= ?", (since,))
     for hour, group in groupby(sorted(rows, key=lambda row: float(row[1])), key=lambda row: row[1] // 3600):
         yield SavedEnds(hour * 3600 + 3600, packed(hash_of(id_) for id_, _ in group))
+
+
+def _remembered(row: tuple[Any, ...]) -> Remembered:
+    id_, ended_at, project, agent, ended_by, is_failed, duration, turns, slowest = row
+    return Remembered(
+        conversation_id=id_,
+        ended_at=ended_at,
+        project=project,
+        agent=agent,
+        ended_by=ended_by,
+        is_failed=bool(is_failed),
+        duration=duration,
+        turns=turns,
+        slowest=slowest,
+    )
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:

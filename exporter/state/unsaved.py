@@ -4,12 +4,13 @@ An `Unsaved` collects changes. For a write, the caller keeps it and replaces it 
 fails, the caller puts the old one back into the new one (`Unsaved.put_back`), so that the next write has both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import attrs
 
 from .ended import hash_of, packed
+from .history import Remembered
 from .rows import SavedEnds
 
 T = TypeVar("T")
@@ -17,23 +18,26 @@ T = TypeVar("T")
 
 @attrs.define(eq=False)
 class Unsaved(Generic[T]):
-    """Changes by conversation id.
+    """Changes by conversation id. ``T`` is a conversation at one moment.
 
     ``conversations``: the latest state of each unfinished conversation that changed; a value must never change.
-    ``finished``: ids and Unix times of the ends, oldest first. ``forgotten``: dropped without an end.
+    ``finished``: ids and Unix times of the ends, oldest first; ``remembered``: what to remember of each.
+    ``forgotten``: dropped without an end.
     """
 
     conversations: dict[str, T] = attrs.Factory(dict)
     finished: list[tuple[str, float]] = attrs.Factory(list)
+    remembered: dict[str, Callable[[], Remembered]] = attrs.Factory(dict)
     forgotten: list[str] = attrs.Factory(list)
 
     def __bool__(self) -> bool:
         return bool(self.conversations or self.finished or self.forgotten)
 
-    def finish(self, conversation_id: str, at: float) -> None:
-        """The conversation ended at this Unix time."""
+    def finish(self, conversation_id: str, at: float, remembered: Callable[[], Remembered]) -> None:
+        """The conversation ended at this Unix time. ``remembered`` tells what to remember of it, in any thread."""
         self.conversations.pop(conversation_id, None)
         self.finished.append((conversation_id, at))
+        self.remembered[conversation_id] = remembered
 
     def forget(self, conversation_id: str) -> None:
         """The conversation is dropped, and not remembered as ended."""
@@ -53,4 +57,5 @@ class Unsaved(Generic[T]):
             if conversation_id not in gone:
                 self.conversations.setdefault(conversation_id, each)
         self.finished[:0] = earlier.finished
+        self.remembered = {**earlier.remembered, **self.remembered}
         self.forgotten[:0] = earlier.forgotten

@@ -1,4 +1,4 @@
-"""Edge: the HTTP endpoints: metrics page, health and readiness, list of conversations, push API.
+"""Edge: the HTTP endpoints: metrics page, health and readiness, list of conversations, push API, pages for people.
 
 The rest of the program comes in as `Exported`, so this module knows nothing about what the metrics mean. Every
 endpoint runs on the trio thread, which owns the metrics.
@@ -17,7 +17,7 @@ import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -25,14 +25,15 @@ from ..enums import Started
 from ..errors import ConfigError
 from ..metrics.formats import Format
 from ..phonic.wire import is_conversation_id
+from . import people
 from .negotiation import accepts_gzip, negotiate
-from .pages import landing_page
+from .people import Shown
 from .same_origin import SameOrigin
 
 log = structlog.get_logger()
 
 _TELEMETRY_PATH = re.compile(r"/|(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?")
-_TAKEN = re.compile(r"/(-|api|livez|readyz)(/|$)")
+_TAKEN = re.compile(r"/(-|api|conversations|livez|readyz)(/|$)")
 
 _GZIP_FROM_BYTES: Final = 1024  # smaller pages gain nothing
 _GZIP_IN_THREAD_FROM_BYTES: Final = 256 * 1024  # larger pages would block the event loop for too long
@@ -83,6 +84,8 @@ class Exported:
     push: PushTargets | None
     """Where the push API starts and stops watchers; None turns the push API off."""
     version: str
+    people: Shown | None = None
+    """What the pages for people show; None leaves them out."""
     prepare: Callable[[float | None], Awaitable[None]] = _prepare_nothing
     """Update the metrics before a page is rendered. Called with the scrape timeout in seconds, or None."""
     whole_page: Callable[[bool], Callable[[], None]] = lambda _: _nothing
@@ -117,10 +120,6 @@ def build_app(
     pages = _Pages(exported.page)
     shown_prefix = route_prefix if link_prefix is None else link_prefix
 
-    async def landing(_: Request) -> Response:
-        page = landing_page(telemetry_path=telemetry_path, version=exported.version, prefix=shown_prefix)
-        return HTMLResponse(page, headers={"Content-Security-Policy": _LANDING_POLICY})
-
     async def to_landing(_: Request) -> Response:
         return RedirectResponse(f"{shown_prefix}/", 302)
 
@@ -145,12 +144,19 @@ def build_app(
         *(Route(prefix + path, ready, methods=["GET"]) for prefix in prefixes for path in _READY),
         Route(f"{route_prefix}/api/v1/conversations", _Limited(conversations), methods=["GET"]),
     ]
-    if telemetry_path != "/":
-        routes.append(Route(f"{route_prefix}/", landing, methods=["GET"]))
+    if exported.people is not None:
+        routes += people.routes(
+            exported.people,
+            telemetry_path=telemetry_path,
+            route_prefix=route_prefix,
+            link_prefix=shown_prefix,
+            version=exported.version,
+            limited=_Limited,
+        )
     if route_prefix:
         routes += [Route(path, to_landing, methods=["GET"]) for path in ("/", route_prefix)]
-    if exported.push is not None:
-        routes.append(_push_route(exported.push, same_origin or SameOrigin(), route_prefix))
+    if exported.push is not None or exported.people is not None:
+        routes.append(_conversation_route(exported, same_origin or SameOrigin(), route_prefix))
     app = Starlette(routes=routes, exception_handlers={HTTPException: _say_error, 500: _say_crash})
     app.router.redirect_slashes = False  # a path with another slash gets 404
     return app
@@ -164,12 +170,13 @@ def check_telemetry_path(path: str) -> None:
     if not _TELEMETRY_PATH.fullmatch(path):
         raise ConfigError("--web.telemetry-path", "must be like /metrics: segments of letters, digits and ._~-")
     if _TAKEN.match(path):
-        raise ConfigError("--web.telemetry-path", "must not be a path of another page: /-, /api, /livez, /readyz")
+        raise ConfigError(
+            "--web.telemetry-path", "must not be a path of another page: /-, /api, /conversations, /livez, /readyz"
+        )
 
 
 _HEALTHY: Final = ("/-/healthy", "/livez")
 _READY: Final = ("/-/ready", "/readyz")
-_LANDING_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
 class _Pages:
@@ -285,12 +292,17 @@ class _Limited:
             self._under_way -= 1
 
 
-def _push_route(push: PushTargets, same_origin: SameOrigin, route_prefix: str) -> Route:
+def _conversation_route(exported: Exported, same_origin: SameOrigin, route_prefix: str) -> Route:
+    """One conversation: read with pages for people, started and stopped with the push API."""
     below = f"{route_prefix}/api/v1/conversations/"
+    push, shown = exported.push, exported.people
 
     async def conversation(request: Request) -> Response:
         # Not the path parameter: Starlette drops a newline at the end of the path.
         conversation_id = request.scope["path"].removeprefix(below)
+        if shown is not None and request.method in ("GET", "HEAD"):
+            return await people.conversation_json(shown, conversation_id)
+        assert push is not None  # noqa: S101  # the route has these methods only with it
         names = {name.lower() for name in request.headers}
         if objection := same_origin.objection({name: request.headers.getlist(name) for name in names}):
             return _json({"error": objection}, 403)
@@ -308,7 +320,8 @@ def _push_route(push: PushTargets, same_origin: SameOrigin, route_prefix: str) -
         return _json({"conversation_id": conversation_id, "error": "not watched"}, 404)
 
     # `path` matches slashes too, so that an id with an encoded slash gets 400, not 404.
-    return Route(below + "{conversation_id:path}", conversation, methods=["PUT", "DELETE"])
+    methods = [*(["GET"] if shown else []), *(["PUT", "DELETE"] if push else [])]
+    return Route(below + "{conversation_id:path}", conversation, methods=methods)
 
 
 def _scrape_timeout(request: Request) -> float | None:

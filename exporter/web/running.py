@@ -60,7 +60,7 @@ def find(environ: Mapping[str, str]) -> list[Running]:
 
 
 def _folders(environ: Mapping[str, str]) -> list[Path]:
-    """Return systemd's folders of the service, the session's folder, and one under /tmp, which always exists."""
+    """Return systemd's folders of the service, the session's folder, and one under /tmp."""
     of_service = (environ.get(name, "").split(":")[0] for name in ("RUNTIME_DIRECTORY", "STATE_DIRECTORY"))
     session = environ.get("XDG_RUNTIME_DIR", "")
     folders = [Path(folder) for folder in of_service if folder]

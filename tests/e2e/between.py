@@ -1,4 +1,4 @@
-"""Small HTTP peers of real servers: one that pins the format of a scrape, one that gets notifications."""
+"""Small HTTP peers of real servers: a proxy that fixes the format of a scrape, a webhook for notifications."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from tests.servers import rude_server
 
 @contextlib.asynccontextmanager
 async def pinned(url: str, accept: str, http: httpx.AsyncClient) -> AsyncIterator[str]:
-    """A target whose page is that of ``url``, asked for with this ``Accept`` whatever the scraper says."""
+    """A scrape target that serves the page of ``url`` in one format, whatever format the scraper accepts."""
 
     async def talk(stream: trio.SocketStream) -> None:
         await _request(stream)
@@ -28,7 +28,7 @@ async def pinned(url: str, accept: str, http: httpx.AsyncClient) -> AsyncIterato
 
 @attrs.define(eq=False)
 class Inbox:
-    """What Alertmanager sent to a webhook, in order, and the address at which it does."""
+    """A webhook: its URL, and the notifications that Alertmanager sent to it, in order."""
 
     url: str
     received: list[dict[str, Any]] = attrs.field(factory=list)
@@ -40,7 +40,7 @@ class Inbox:
         self._more = trio.Event()
 
     def told(self, receiver: str, **labels: str) -> list[set[str]]:
-        """The names of firing alerts with these labels, notification by notification."""
+        """Return the names of firing alerts with these labels, for each notification."""
         return [
             names
             for notification in self.received
@@ -55,14 +55,14 @@ class Inbox:
         ]
 
     async def wait(self, count: int) -> None:
-        """Until as many notifications have come. The caller sets the deadline."""
+        """Wait for ``count`` notifications. The caller sets the deadline."""
         while len(self.received) < count:
             await self._more.wait()
 
 
 @contextlib.asynccontextmanager
 async def inbox() -> AsyncIterator[Inbox]:
-    """Take notifications until the block ends."""
+    """Receive notifications until the block ends."""
     box: Inbox
 
     async def talk(stream: trio.SocketStream) -> None:
@@ -75,7 +75,7 @@ async def inbox() -> AsyncIterator[Inbox]:
 
 
 async def _request(stream: trio.SocketStream) -> bytes:
-    """The body of one request."""
+    """Return the body of one request."""
     head, body = b"", b""
     while not body and b"\r\n\r\n" not in head:
         head += await stream.receive_some()

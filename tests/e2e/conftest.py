@@ -1,4 +1,4 @@
-"""What the tests of the whole program share."""
+"""Fixtures of the end-to-end tests."""
 
 from collections.abc import AsyncIterator
 

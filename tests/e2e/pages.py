@@ -1,4 +1,4 @@
-"""Metrics pages as a Prometheus reads them: fetched over HTTP, parsed by the reference parsers."""
+"""Metrics pages: fetched over HTTP as by Prometheus, and parsed with the reference parsers."""
 
 from collections.abc import Callable
 
@@ -19,13 +19,13 @@ LOOK_AGAIN_SECONDS = 0.05
 
 @attrs.frozen
 class Page:
-    """One scrape: what arrived, and what it says."""
+    """One scrape: the response and its parsed samples."""
 
     text: str
     families: list[Metric]
 
     def samples(self, name: str, **labels: str) -> list[Sample]:
-        """Samples of this name that have these labels, whatever others."""
+        """Return the samples with this name that have at least these labels."""
         return [
             sample
             for family in self.families
@@ -34,7 +34,7 @@ class Page:
         ]
 
     def total(self, name: str, **labels: str) -> float:
-        """Their sum."""
+        """Return the sum of those samples."""
         return sum(sample.value for sample in self.samples(name, **labels))
 
     def values_of(self, name: str, label: str) -> set[str]:
@@ -42,7 +42,7 @@ class Page:
 
 
 async def scrape(http: httpx.AsyncClient, url: str, accept: str = TEXT) -> Page:
-    """The page at ``url`` plus ``/metrics``, asked for in one format."""
+    """Scrape ``url``/metrics in one format."""
     response = await http.get(f"{url}/metrics", headers={"Accept": accept})
     assert response.status_code == 200, response.status_code
     is_openmetrics = response.headers["Content-Type"].startswith("application/openmetrics-text")
@@ -52,7 +52,7 @@ async def scrape(http: httpx.AsyncClient, url: str, accept: str = TEXT) -> Page:
 
 
 async def scrape_until(http: httpx.AsyncClient, url: str, says: Callable[[Page], bool]) -> Page:
-    """Scrape again and again, as Prometheus does, until a page says so. The caller sets the deadline."""
+    """Scrape repeatedly until ``says`` returns true for a page. The caller sets the deadline."""
     while True:
         page = await scrape(http, url)
         if says(page):

@@ -1,4 +1,4 @@
-"""The exporter as a program, in this process or in one of its own, and what it says while it runs."""
+"""Runs the exporter, in this process or as a process of its own, and reads its log."""
 
 import contextlib
 import os
@@ -31,8 +31,9 @@ KEY = "ph_test"
 
 
 def settings_for(base_url: str, **groups: object) -> Settings:
-    """Settings for an exporter of `base_url`: any port, no state file, new series shown at once; ``groups``
-    replace whole groups.
+    """Return settings for an exporter of ``base_url``: any port, no state file, new series shown at once.
+
+    ``groups`` replace whole groups.
     """
     given: dict[str, object] = {
         "phonic": PhonicSettings(base_url=base_url, requests_per_second=500),
@@ -49,7 +50,7 @@ def settings_for(base_url: str, **groups: object) -> Settings:
 
 @contextlib.asynccontextmanager
 async def exporting(settings: Settings) -> AsyncIterator[str]:
-    """Run the whole exporter in this process until the block ends, then stop it in order. Yields its URL."""
+    """Run the whole exporter in this process until the block ends, then stop it gracefully. Yields its URL."""
     async with trio.open_nursery() as nursery:
         running = await nursery.start(app.run, settings, Credentials(ApiKey(KEY)))
         yield running.urls[0]
@@ -58,7 +59,7 @@ async def exporting(settings: Settings) -> AsyncIterator[str]:
 
 @attrs.define(eq=False)
 class Program:
-    """A process of the exporter's command, and the lines it has written so far."""
+    """A process of the command ``phonic-exporter``, and the lines that it has written so far."""
 
     process: trio.Process
     lines: list[str] = attrs.field(factory=list)
@@ -73,7 +74,7 @@ class Program:
         self.process.send_signal(number)
 
     async def line(self, *fragments: str) -> str:
-        """The first line with all these fragments, as soon as it is written."""
+        """Wait for a line with all these fragments, and return it."""
         seen = 0
         while True:
             for line in self.lines[seen:]:
@@ -84,12 +85,12 @@ class Program:
             await self._more.wait()
 
     async def url(self) -> str:
-        """Where it serves, once it does: the first address, without a path."""
+        """Wait until it serves; return its first URL, without a path."""
         line = await self.line("event=serving")
         return line.partition("landing_page=")[2].split()[0].rstrip("/")
 
     async def wait(self) -> int:
-        """Its exit code, once it has ended and all of its lines have been read."""
+        """Wait until it has ended and all of its lines have been read; return its exit code."""
         await self.process.wait()
         while not self._is_over:
             await self._more.wait()
@@ -113,9 +114,10 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def program(*argv: str, sabotage: str = "", **environ: str) -> AsyncIterator[Program]:
-    """Start ``phonic-exporter`` with these arguments and no variables of ours but these; killed in the end.
+    """Run ``phonic-exporter`` until the block ends, then kill it.
 
-    ``sabotage`` is Python that runs in the process first: how else would a program without defects crash?
+    Of the exporter's variables it gets only those of ``environ``. ``sabotage`` is Python that runs in the process
+    first, to make it crash.
     """
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
@@ -138,14 +140,15 @@ async def program(*argv: str, sabotage: str = "", **environ: str) -> AsyncIterat
 
 
 async def outcome(*argv: str, **environ: str) -> tuple[int, str]:
-    """Run the command to its end: exit code, and all that it wrote."""
+    """Run the command to its end; return its exit code and its output."""
     async with program(*argv, **environ) as ended:
         return await ended.wait(), ended.text
 
 
 def bare_environment(**more: str) -> dict[str, str]:
-    """This environment without variables of ours, and with these; new series are shown at once unless they say
-    else.
+    """Return this environment without the exporter's variables, plus ``more``.
+
+    New series are shown at once unless ``more`` changes that.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
     return {**inherited, "COLUMNS": "300", "PHONIC_EXPORTER_METRICS_HOLD_NEW_SERIES": "0", **more}
@@ -153,12 +156,12 @@ def bare_environment(**more: str) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def unread_scrape(url: str) -> AsyncIterator[trio.SocketStream]:
-    """A scrape whose answer waits for whoever reads the stream; the connection is closed after the answer."""
+    """Start a scrape whose response blocks until the test reads it. The server closes the connection after it."""
     parts = urlsplit(url)
     assert parts.hostname
     assert parts.port
     with trio.socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # before connecting, or it is not heeded
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # has an effect only before connecting
         await client.connect((parts.hostname, parts.port))
         stream = trio.SocketStream(client)
         await stream.send_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

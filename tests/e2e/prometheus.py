@@ -1,11 +1,11 @@
-"""Real servers, as Debian packages them: installed, or unpacked from its next release by ``.ci/next-release``."""
+"""Runs real servers of Debian packages: installed ones, or those that ``.ci/next-release`` has unpacked."""
 
 import contextlib
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import trio
 LOOK_AGAIN_SECONDS = 0.1
 
 _LISTEN = ("--web.listen-address=127.0.0.1:0", "--log.level=info")
-# Prometheus 2 and 3 and Alertmanager; VictoriaMetrics.
+# Log lines of Prometheus 2 and 3 and Alertmanager, and of VictoriaMetrics.
 _ADDRESS = re.compile(rb'msg="Listening on".* address=(\S+)\n|started server at http://(\S+)/\n')
 
 _CONFIG = """\
@@ -31,14 +31,14 @@ scrape_configs:
 
 @attrs.frozen
 class Release:
-    """Where programs are looked for: on the ``PATH``, or in a ``folder`` that ``how`` fills."""
+    """Where programs are: on the ``PATH``, or in a ``folder``. ``how`` tells how to install them."""
 
     name: str
     how: str
     folder: Path | None = None
 
     def find(self, program: str) -> str | None:
-        """The path of a program, if it is there."""
+        """Return the path of a program, or None."""
         return shutil.which(program, path=str(self.folder) if self.folder else None)
 
 
@@ -54,7 +54,7 @@ RELEASES = (INSTALLED, NEXT)
 
 
 def needs(program: str, release: Release = INSTALLED) -> str:
-    """The path of a program; without it the test is skipped, but where CI promises all of them it fails."""
+    """Return the path of a program. Without it, skip the test, or fail it on CI, which installs all programs."""
     found = release.find(program)
     if found is None:
         why = f"{program} is missing ({release.how})"
@@ -70,17 +70,17 @@ class Prometheus:
     http: httpx.AsyncClient
 
     async def ask(self, path: str, **query: str) -> Any:
-        """A whole answer of its API: ``data``, and what else it has to say."""
+        """Return a whole response of its API: ``data``, warnings and infos."""
         return (await self.http.get(f"{self.url}/api/v1/{path}", params=query)).json()
 
     async def get(self, path: str, **query: str) -> Any:
-        """The ``data`` of an answer of its API."""
+        """Return the ``data`` of a response of its API."""
         answer = await self.ask(path, **query)
         assert answer["status"] == "success", answer
         return answer["data"]
 
     async def number(self, query: str) -> float:
-        """The value of a query as soon as it has one. The caller sets the deadline."""
+        """Wait until a query has a result; return its value. The caller sets the deadline."""
         while True:
             result = (await self.get("query", query=query))["result"]
             if result and result[0]["value"][1] != "NaN":
@@ -97,10 +97,12 @@ async def prometheus(
     config: str | None = None,
     release: Release = INSTALLED,
     features: str = "exemplar-storage",
+    flags: Sequence[str] = (),
 ) -> AsyncIterator[Prometheus]:
-    """Run it over data in ``folder`` until the block ends, scraping ``target`` (host:port) four times a second.
+    """Run Prometheus with its data in ``folder`` until the block ends.
 
-    ``config`` is another configuration, whose paths are relative to ``folder``.
+    It scrapes ``target`` (host:port) four times a second, unless ``config`` is given, whose paths are relative to
+    ``folder``. ``flags`` are further ones of Prometheus.
     """
     path = folder / "prometheus.yml"
     path.write_text(config or _CONFIG.format(target=target))
@@ -109,6 +111,7 @@ async def prometheus(
         f"--config.file={path}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--enable-feature={features}",
+        *flags,
         *_LISTEN,
     ) as url:
         await _ready(url, http)
@@ -117,7 +120,7 @@ async def prometheus(
 
 @contextlib.asynccontextmanager
 async def victoria_metrics(folder: Path, http: httpx.AsyncClient, *, config: str) -> AsyncIterator[Prometheus]:
-    """Run it over data in ``folder`` until the block ends; it speaks the API of Prometheus."""
+    """Run VictoriaMetrics, which has the API of Prometheus, with its data in ``folder`` until the block ends."""
     path = folder / "scraping.yml"
     path.write_text(config)
     async with _listening(
@@ -125,7 +128,7 @@ async def victoria_metrics(folder: Path, http: httpx.AsyncClient, *, config: str
         f"-promscrape.config={path}",
         f"-storageDataPath={folder / 'data'}",
         "-memory.allowedBytes=256MiB",
-        # Ask for what was scraped just now, not for what is complete for certain.
+        # Include the newest samples in queries.
         "-search.latencyOffset=0s",
         "-httpListenAddr=127.0.0.1:0",
     ) as url:
@@ -134,8 +137,35 @@ async def victoria_metrics(folder: Path, http: httpx.AsyncClient, *, config: str
 
 
 @contextlib.asynccontextmanager
+async def vmagent(*flags: str) -> AsyncIterator[str]:
+    """Run it until the block ends. Yields its URL."""
+    async with _listening(needs("vmagent", NEXT), *flags, "-httpListenAddr=127.0.0.1:0") as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
+async def prometheus_agent(config: Path, data: Path, release: Release) -> AsyncIterator[str]:
+    """Run Prometheus in agent mode, with exemplars, until the block ends. Yields its URL."""
+    found = needs("prometheus", release)
+    said = await trio.run_process([found, "--version"], capture_stdout=True, capture_stderr=True)
+    is_2 = b"version 2." in said.stdout + said.stderr
+    async with _listening(
+        found,
+        f"--config.file={config}",
+        f"--storage.agent.path={data}",
+        *(
+            ("--enable-feature=agent,exemplar-storage",)
+            if is_2
+            else ("--agent", "--enable-feature=exemplar-storage")
+        ),
+        *_LISTEN,
+    ) as url:
+        yield url
+
+
+@contextlib.asynccontextmanager
 async def vmalert(server: Prometheus, rules: Path, http: httpx.AsyncClient) -> AsyncIterator[Prometheus]:
-    """Evaluate the rule files of a folder on a VictoriaMetrics until the block ends."""
+    """Run vmalert, which evaluates the rule files of a folder on a VictoriaMetrics, until the block ends."""
     async with _listening(
         needs("vmalert", NEXT),
         f"-datasource.url={server.url}",
@@ -153,7 +183,7 @@ async def vmalert(server: Prometheus, rules: Path, http: httpx.AsyncClient) -> A
 async def alertmanager(
     folder: Path, config: str, http: httpx.AsyncClient, release: Release = INSTALLED
 ) -> AsyncIterator[str]:
-    """Run it alone, without gossip, until the block ends. Yields its URL."""
+    """Run a single Alertmanager, without gossip, until the block ends. Yields its URL."""
     path = folder / "alertmanager.yml"
     path.write_text(config)
     async with _listening(
@@ -169,7 +199,7 @@ async def alertmanager(
 
 @contextlib.asynccontextmanager
 async def _listening(*argv: str) -> AsyncIterator[str]:
-    """Run a program on any free port until the block ends; its log tells which one it got."""
+    """Run a program on a free port until the block ends. Yields its URL, which its log tells."""
     async with trio.open_nursery() as nursery:
         process = await nursery.start(
             partial(
@@ -186,7 +216,7 @@ async def _listening(*argv: str) -> AsyncIterator[str]:
 
 
 async def _read_log(process: trio.Process, task_status: trio.TaskStatus[str]) -> None:
-    """Report the URL once the log says it; then go on reading, so that the pipe never fills."""
+    """Report the URL when the log has it; then keep reading, so that the pipe never fills."""
     log = b""
     is_listening = False
     assert process.stderr is not None

@@ -1,13 +1,13 @@
-"""Scripted trouble before a real Prometheus and Alertmanager: a day's worth of alerts in two minutes.
+"""Scripted faults under a real Prometheus and Alertmanager: all alerts within two minutes.
 
-Strategy: seven workspaces, each a simulator and an exporter of its own, are scraped by one Prometheus as seven
-jobs, so that everything happens at once and an alert tells by its job whose it is. The rules are the shipped ones,
-generated from an ``slo.yml`` whose windows are seconds instead of hours. After calm comes a fault, after it calm
-again; in the end the exporter of the normal day is stopped and started again. What Alertmanager's API shows is
-written down twice a second.
+One Prometheus scrapes seven workspaces as seven jobs, each a simulator with an exporter of its own, so that
+everything happens at the same time and the job of an alert tells its workspace. The rules are the shipped ones,
+generated from an ``slo.yml`` whose windows are seconds instead of hours. Each workspace is healthy, then has a
+fault, then is healthy again; at the end the exporter of the normal day is stopped and restarted. `Watch` polls
+Alertmanager's API twice a second.
 
-All of it exists at two paces: ``QUICK`` scrapes every second, which shows details, and ``USUAL`` every 15 seconds,
-as users do, with the shipped intervals of evaluation and faults long enough to be seen. Both run at once, beside
+There are two paces: ``QUICK`` scrapes every second, which shows details; ``USUAL`` scrapes every 15 seconds, as
+users do, with the shipped evaluation intervals and longer faults. Both run at the same time, and beside them
 `healthy`: one exporter on a normal day under the shipped rules, scraped in every phase.
 """
 
@@ -33,7 +33,7 @@ from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
 DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
 UNANSWERED, STAGES = "unanswered", "stages"
 
-# Seconds after a simulator's start. The calm before must be long enough for ten processes to start.
+# Seconds after a simulator's start. The time before the first fault must be enough to start fourteen processes.
 _QUICK_FAULTS = {
     DAY: (),
     SLOW: ("slow-model=25@30:55",),
@@ -54,7 +54,7 @@ _USUAL_FAULTS = {
     STAGES: ("slow-input=30@60:105", "slow-end-of-turn=8@105:150"),
 }
 
-# Life at its own pace, so that thresholds in seconds mean what they say; short calls, so that they end in time.
+# Realistic pace, so that thresholds in seconds apply; few turns, so that calls end within the test.
 _CALLS = (
     "--simulator.agents=3",
     "--simulator.projects=3",
@@ -66,7 +66,7 @@ _KEY = "ph_scenario"
 _PATIENCE_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 0.5
 
-# The shipped objectives with the patience of a test.
+# Changes to the shipped objectives for a short test.
 _QUICK_SLO = """
 period: 1h
 burn:
@@ -99,7 +99,7 @@ cost: {price_per_minute: 0.1}
 job: day
 """
 
-# Windows hold three scrapes at least; callers wait as shipped.
+# Windows hold at least three scrapes; the alert about waiting callers is as shipped.
 _USUAL_SLO = """
 period: 1h
 burn:
@@ -132,16 +132,16 @@ job: day
 
 @attrs.frozen(kw_only=True)
 class Pace:
-    """How often Prometheus looks, what goes wrong for how long, and when that is worth an alert."""
+    """Scrape interval, faults with their times, and objectives of a run."""
 
     scrape: str
     faults: Mapping[str, tuple[str, ...]]
     changes: str
     evaluation: str | None = None
-    """Of every group of rules; as shipped where it is not given."""
+    """Evaluation interval of every group of rules; None: as shipped."""
 
     def objectives(self) -> Slo:
-        """The shipped ``slo.yml`` with the patience of a test."""
+        """Return the shipped ``slo.yml`` with the changes of this pace."""
         return Slo.parse(
             yaml.safe_dump(_merged(yaml.safe_load(slo.PATH.read_text()), yaml.safe_load(self.changes)))
         )
@@ -158,9 +158,9 @@ Alerts = Mapping[str, set[str]]
 
 @attrs.define
 class Watch:
-    """What Alertmanager's API has shown by job: alerts ever, alerts ever inhibited, alerts of the last look.
+    """What Alertmanager's API has shown by job: all alerts, all inhibited alerts, and the alerts of the last poll.
 
-    The watchdog, which always fires, is apart.
+    The watchdog, which always fires, is recorded separately.
     """
 
     fired: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
@@ -186,7 +186,7 @@ class Watch:
             await trio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def wait(self, condition: Callable[[], bool]) -> None:
-        """Until a look makes it true, or patience ends; what is wrong then, assertions on this say better."""
+        """Wait until the condition is true, or a timeout; assertions then show what is missing."""
         with trio.move_on_after(_PATIENCE_SECONDS):
             while not condition():
                 await self._looked.wait()
@@ -199,7 +199,7 @@ class Watch:
 
 @attrs.frozen(kw_only=True)
 class Stage:
-    """Everything that runs. Unix times: ``start`` of the first process, ``ready`` when all could be scraped."""
+    """Everything that runs. ``start`` (of the first process) and ``ready`` (all can be scraped) are Unix times."""
 
     slo: Slo
     rendered: Mapping[str, str]
@@ -221,7 +221,7 @@ def _merged(shipped: Any, changed: Any) -> Any:
 
 @contextlib.asynccontextmanager
 async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
-    """Start everything; all is killed when the block ends."""
+    """Start everything; kill it at the end of the block."""
     start = time.time()
     objective = pace.objectives()
     rendered = files.render(objective)
@@ -257,7 +257,7 @@ async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
 
 
 def _notifying(routing: str, url: str) -> str:
-    """The shipped routing, whose receivers all notify ``url``."""
+    """Return the shipped routing with receivers that notify ``url``."""
     config = yaml.safe_load(routing)
     for receiver in config["receivers"]:
         receiver["webhook_configs"] = [{"url": url, "send_resolved": False}]
@@ -283,7 +283,7 @@ async def _address(simulator: Program) -> str:
 def exporter(
     folder: Path, job: str, phone: str, listen: str = ANY_PORT
 ) -> contextlib.AbstractAsyncContextManager[Program]:
-    """The exporter of one workspace, with its checkpoint in ``folder``."""
+    """Run the exporter of one workspace, with its state file in ``folder``."""
     return program(
         f"--phonic.base-url={phone}",
         "--watch.interval=2",
@@ -296,7 +296,7 @@ def exporter(
 def _configured(
     pace: Pace, folder: Path, rendered: Mapping[str, str], alerts_at: str, targets: Mapping[str, str]
 ) -> str:
-    """The shipped configuration with more jobs, at this pace; writes the rules that it names."""
+    """Return the shipped configuration with these jobs and this pace; write the rules that it names."""
     config = yaml.safe_load(rendered["prometheus/prometheus.yml"])
     for name in config["rule_files"]:
         rules = yaml.safe_load(rendered[f"prometheus/{name}"])
@@ -316,7 +316,7 @@ def _host(url: str) -> str:
 
 
 async def restart(playing: Stage) -> None:
-    """Stop the exporter of the normal day until somebody notices, then start it again where it was."""
+    """Stop the exporter of the normal day until its alert fires, then start it again at the same address."""
     stopped, watch = playing.exporters[DAY], playing.watch
     address = _host(await stopped.url())
     stopped.signal(signal.SIGTERM)
@@ -328,9 +328,9 @@ async def restart(playing: Stage) -> None:
 
 @attrs.frozen(kw_only=True)
 class Day:
-    """What a Prometheus with the shipped rules made of a normal day, scraped by many jobs.
+    """Results of a Prometheus with the shipped rules on a normal day, scraped by many jobs.
 
-    ``phases`` are the seconds within an interval at which each job scraped, by interval.
+    ``phases`` are the seconds within the scrape interval at which each job scraped, by interval.
     """
 
     alerts: set[tuple[str, str, str]]
@@ -343,7 +343,7 @@ _JOBS_EACH = 10
 
 
 async def healthy(folder: Path, scrapes: int) -> Day:
-    """Watch the demo until the slowest of its jobs has scraped it so often."""
+    """Run the demo until its slowest job has scraped it ``scrapes`` times."""
     rendered = files.render(attrs.evolve(slo.load(), job="every-15-0"))
     config = yaml.safe_load(rendered["prometheus/prometheus.yml"])
     for name in config["rule_files"]:

@@ -1,4 +1,4 @@
-"""What a live socket should never say, said to a whole exporter: the rest is counted, neighbours stay exact."""
+"""Invalid input on a live socket of a whole exporter: valid values and other conversations are counted exactly."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ NAMES = [
 
 
 def example_is_exact(page: Page, conversations: int) -> None:
-    """What `conversations` copies of the documented example must give, whatever else there was."""
+    """Assert the metrics of ``conversations`` copies of the documented example, among others."""
     own = {"agent": "support-agent"}
     assert page.total("phonic_conversations_total", **own) == conversations
     assert page.total("phonic_turns_total", **own) == 3 * conversations
@@ -48,7 +48,7 @@ async def test_any_name_of_an_agent_makes_a_page_that_both_parsers_read(http: ht
         for at, name in enumerate(NAMES)
     }
     frames[EXAMPLE] = [updated(live_object())]
-    # Far more agents than label sets may exist: those beyond the limit are not shown before their first call.
+    # Far more agents than the limit of label sets: those beyond it are not shown before their first call.
     agents = [{"id": f"agent_{at}", "name": f'agent "{at}"\n🦊'} for at in range(10_000)]
     with trio.fail_after(40):
         async with (
@@ -95,7 +95,7 @@ async def test_impossible_timing_is_rejected_and_the_rest_of_the_turn_counts(
 
 
 def large_object() -> Json:
-    """About 3 MB: 1,500 turns of an hour's call, each with 2 KB of talk."""
+    """Return a live object of about 3 MB: 1,500 turns with 2 KB of text each."""
     whole = live_object("conv_large", agent={"id": "agent_large", "name": "large"})
     item = {**whole["items"][0], "text": "word " * 400}
     whole["items"] = [{**item, "id": f"conv_large-{at}", "item_idx": at} for at in range(1500)]
@@ -120,7 +120,7 @@ async def test_snapshot_of_megabytes_counts_like_any_other(http: httpx.AsyncClie
     example_is_exact(page, 1)
 
 
-async def test_noise_between_snapshots_costs_nothing_but_a_count(http: httpx.AsyncClient) -> None:
+async def test_invalid_messages_between_snapshots_are_only_counted(http: httpx.AsyncClient) -> None:
     whole = live_object()
     noise: dict[str, list[str | bytes]] = {
         "not_json": ["", "not json", updated(whole)[:-100], b"\xff\xfe"],

@@ -1,4 +1,4 @@
-"""Rules, routing and flags before the programs that will read them: promtool, amtool, Prometheus, Alertmanager."""
+"""Rules, routing and flags, checked with promtool, amtool, Prometheus and Alertmanager."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ EVERY_RELEASE = pytest.mark.parametrize("release", RELEASES, ids=lambda release:
 
 
 def said(program: str, *arguments: str | Path, release: Release = INSTALLED) -> str:
-    """What a program says that must end well."""
+    """Run a program that must succeed; return its output."""
     done = subprocess.run(
         [needs(program, release), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=110
     )
@@ -40,12 +40,12 @@ def test_promtool_accepts_configuration_and_rules(release: Release) -> None:
 
 
 @pytest.mark.parametrize(("server", "stem"), TRIED, ids=lambda each: getattr(each, "name", each))
-def test_alerts_fire_stay_silent_and_recover_as_their_tests_say(server: Server, stem: str) -> None:
+def test_alerts_pass_their_unit_tests(server: Server, stem: str) -> None:
     assert verdict(server, stem) == ""
 
 
 def test_rules_of_other_objectives_pass_the_tests_generated_for_them(tmp_path: Path) -> None:
-    """The generator is right for any numbers, not for the shipped ones by chance."""
+    """The generator must be right for other numbers than the shipped ones too."""
     text = (ROOT / "slo.yml").read_text(encoding="utf-8")
     for old, new in (
         ("objective: 0.95", "objective: 0.9"),

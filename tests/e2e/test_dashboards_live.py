@@ -1,4 +1,4 @@
-"""Dashboards and alerts on the real thing: what Prometheus answers to every panel, what Alertmanager is told.
+"""Dashboards and alerts with a real Prometheus and Alertmanager: results of every panel, alerts of every scenario.
 
 ``PHONIC_PICTURES=docs`` also writes a picture of each dashboard into that folder.
 """
@@ -57,7 +57,7 @@ FIRES: Mapping[str, set[str]] = {
     },
     STAGES: {"PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow"},
 }
-# One notification for one cause: what follows from another alert of the same job is inhibited.
+# One notification per cause: alerts that follow from another alert of the same job are inhibited.
 INHIBITED: Mapping[str, set[str]] = {
     SLOW: {"PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow"},
     OUTAGE: {"PhonicFeedErrors"},
@@ -66,7 +66,7 @@ INHIBITED: Mapping[str, set[str]] = {
     STAGES: {"PhonicResponseBudgetBurnSlow"},
 }
 
-# Queries that rightly have no answer, by panel and letter of the query.
+# Queries without results, by panel and letter of the query, with the reason.
 EMPTY = {
     ("Folded labels", "B"): "three agents are below every limit",
     ("Unusable messages and values", "B"): "the simulator was not told to send garbage",
@@ -90,9 +90,9 @@ RANGES = {
     "short": (0.0, 1e6),
     "currencyUSD": (0.0, 1e6),
 }
-# a / a is not exactly 1 where both are extrapolated.
+# a / a is not exactly 1 if both are extrapolated.
 ROUNDING = 1e-9
-# Shares that may lie outside of 0 to 1.
+# Ratios that may be outside 0 to 1.
 OVERSPENT = {"Response budget", "Error budget"}
 BEYOND_ONE = {
     "Watched of active": "a call that ended since the last round is no longer among the active ones",
@@ -105,7 +105,7 @@ BEYOND_ONE = {
 
 @attrs.frozen(kw_only=True)
 class Fact:
-    """The ``lowest`` and the ``highest`` that a panel showed of one job in all the time lie within these."""
+    """Ranges for the ``lowest`` and the ``highest`` value that a panel showed for a job during the run."""
 
     panel: str
     job: str
@@ -154,7 +154,7 @@ FACTS = (
     Fact(panel="Snapshots decoded", job=DAY, highest=(1, 1000)),
 )
 
-# Whose trouble each dashboard is drawn with, and until when: seconds after the start.
+# The job that each dashboard is drawn for, and the end of its window in seconds after the start.
 PICTURES = {
     "overview": (SLOW, 61),
     "latency": (STAGES, 71),
@@ -166,7 +166,7 @@ PICTURES = {
 
 @attrs.frozen(kw_only=True)
 class Story:
-    """What was seen: alerts by job before the restart and in the end, answers to all panels, exemplars, pages."""
+    """Results at the quick pace: alerts by job before the restart and at the end, panels, exemplars, pictures."""
 
     fired: Mapping[str, set[str]]
     inhibited: Mapping[str, set[str]]
@@ -183,7 +183,7 @@ class Story:
 
 @attrs.frozen(kw_only=True)
 class Usual:
-    """What was seen at the usual pace: alerts by job, and what woke somebody, notification by notification."""
+    """Results at the usual pace: alerts by job, and the notifications that page."""
 
     fired: Mapping[str, set[str]]
     inhibited: Mapping[str, set[str]]
@@ -193,7 +193,7 @@ class Usual:
 
 @attrs.frozen(kw_only=True)
 class Told:
-    """All that was played, at once."""
+    """Results of all runs, which were played at the same time."""
 
     quick: Story
     usual: Usual
@@ -202,7 +202,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """Played once: it takes minutes, longer than a single test should."""
+    """Play everything once for all tests, because it takes minutes."""
     faulthandler.cancel_dump_traceback_later()
     for program in ("prometheus", "prometheus-alertmanager"):
         needs(program)
@@ -225,7 +225,7 @@ def day(told: Told) -> Day:
 
 
 async def _play(folder: Callable[[str], Path]) -> Told:
-    """Three at once, since they mostly wait; one begins after the other, so that all begin in time."""
+    """Play all three at the same time, because they mostly wait. They start one after the other."""
     seen: dict[str, Any] = {}
 
     async def usual(task_status: trio.TaskStatus[None]) -> None:
@@ -251,7 +251,7 @@ async def _watched(playing: Stage) -> Usual:
         fired=_noted(watch.fired),
         inhibited=_noted(watch.inhibited),
         left_over=_noted(watch.present),
-        pages={job: playing.notified.told("wake-somebody", job=job) for job in FIRES},
+        pages={job: playing.notified.told("pager", job=job) for job in FIRES},
     )
 
 
@@ -315,7 +315,7 @@ async def _over_time(server: Prometheus, query: PanelQuery, start: float, end: f
 
 
 def _drawn(playing: Stage, name: str, board: Mapping[str, Any]) -> str:
-    """The dashboard's page, whose picture goes where ``PHONIC_PICTURES`` says."""
+    """Return the dashboard's HTML page; write a picture of it to ``PHONIC_PICTURES`` if set."""
     job, until = PICTURES[name]
     window = Window(start=playing.ready + 3, end=playing.start + until, variables=_variables(job))
     page = draw(board, playing.server.url, window)
@@ -352,7 +352,7 @@ def test_each_scenario_fires_its_alerts_at_the_usual_scrape_interval_too(usual: 
     assert usual.left_over == {}
 
 
-def test_one_cause_wakes_somebody_once(usual: Usual) -> None:
+def test_one_cause_pages_once(usual: Usual) -> None:
     assert usual.pages == {
         DAY: [],
         SLOW: [{"PhonicCallersWaiting"}],
@@ -364,7 +364,7 @@ def test_one_cause_wakes_somebody_once(usual: Usual) -> None:
     }
 
 
-def test_a_healthy_day_wakes_nobody_in_whatever_phase_it_is_scraped(day: Day) -> None:
+def test_a_healthy_day_does_not_page_in_any_phase_of_the_scrape(day: Day) -> None:
     assert {alert for alert in day.alerts if alert[2] not in ("info", "none")} == set()
     assert day.rules == {"ok"}
 
@@ -375,7 +375,7 @@ def test_the_healthy_day_is_scraped_in_different_phases(day: Day) -> None:
         assert len({round(phase / interval * 10) for phase in phases}) > 4
 
 
-def test_an_exporter_that_is_gone_is_noticed_and_so_is_its_return(story: Story) -> None:
+def test_a_stopped_exporter_fires_an_alert_that_resolves_on_its_return(story: Story) -> None:
     assert {job: names for job, names in story.fired_at_restart.items() if names} == {DAY: {"PhonicExporterDown"}}
     assert story.left_over_at_the_end == {}
 
@@ -387,7 +387,7 @@ def test_prometheus_does_not_notice_the_restart_in_the_counters(story: Story) ->
 # --- panels
 
 
-def test_every_query_of_every_panel_has_an_answer_or_a_reason_to_have_none(story: Story) -> None:
+def test_every_query_of_every_panel_has_results_or_a_reason_to_have_none(story: Story) -> None:
     empty = {
         (query.panel, query.ref)
         for board in story.boards.values()
@@ -397,7 +397,7 @@ def test_every_query_of_every_panel_has_an_answer_or_a_reason_to_have_none(story
     assert empty == set(EMPTY)
 
 
-def test_answers_lie_in_the_range_of_their_unit(story: Story) -> None:
+def test_results_are_in_the_range_of_their_unit(story: Story) -> None:
     odd = []
     for board in story.boards.values():
         for query in _queries(board):
@@ -413,7 +413,7 @@ def test_answers_lie_in_the_range_of_their_unit(story: Story) -> None:
 
 
 @pytest.mark.parametrize("fact", FACTS, ids=lambda fact: f"{fact.panel}-{fact.job}")
-def test_panel_tells_what_happened(story: Story, fact: Fact) -> None:
+def test_panel_shows_what_happened(story: Story, fact: Fact) -> None:
     asked = [query for board in story.boards.values() for query in _about(fact, board)]
     assert asked
     values = [value for query in asked for value in _values(story.answers[query])]
@@ -474,7 +474,7 @@ def test_the_slowest_turns_have_exemplars(story: Story) -> None:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_drawn_dashboard_has_all_panels_and_says_who_drew_it(story: Story, name: str) -> None:
+def test_drawn_dashboard_has_all_panels_and_names_its_renderer(story: Story, name: str) -> None:
     page = story.pages[name]
     titles = re.findall(r"<h3>([^<]*)</h3>", page)
     assert titles == [panel["title"].replace("'", "&#x27;") for panel in queries.panels(story.boards[name])]

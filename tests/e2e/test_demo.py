@@ -1,4 +1,4 @@
-"""The demo, as a new user meets it: what to open, numbers that grow, nothing left behind."""
+"""The demo: it prints what to open, its metrics grow, and it leaves no files behind."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.e2e.programs import program
 
 pytestmark = pytest.mark.e2e
 
-# Calls of seconds instead of minutes.
+# Calls that last seconds instead of minutes.
 LIVELY = (
     "--simulator.pace=0.05",
     "--simulator.calls-per-minute=600",
@@ -21,7 +21,7 @@ LIVELY = (
 )
 
 
-async def test_demo_says_what_to_open_and_its_numbers_grow(tmp_path: Path, http: httpx.AsyncClient) -> None:
+async def test_demo_prints_what_to_open_and_its_metrics_grow(tmp_path: Path, http: httpx.AsyncClient) -> None:
     with trio.fail_after(40):
         async with program("demo", "--web.listen-address=:0", *LIVELY, XDG_STATE_HOME=str(tmp_path)) as demo:
             line = await demo.line("demo is running")

@@ -21,7 +21,7 @@ from tests.e2e.upstream import EXAMPLE, PROJECT, Json, Upstream, live_object, re
 
 KEY = "ph_test"
 ACTIVE = {**PROJECT, "active_conversations": 1}
-# What identifies somebody: none of it may be in a report.
+# Personal data, none of which may be in a report.
 SECRETS: dict[str, Any] = {
     "text": "My name is Ottilie Quastenflosser",
     "summary": "wants a refund for order 77120",
@@ -182,7 +182,7 @@ async def test_phonic_that_differs_from_its_documents_is_described_by_name() -> 
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-async def test_report_holds_nothing_that_identifies_anybody(as_json: bool) -> None:
+async def test_report_holds_no_personal_data(as_json: bool) -> None:
     conversation = live_object(**SECRETS)
     conversation["items"][1].update(SECRETS)
     conversation["agent"]["name"] = "Quastenflosser hotline"

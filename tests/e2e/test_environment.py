@@ -1,4 +1,4 @@
-"""The whole program in an environment with proxies, odd variables and settings that cannot be."""
+"""The whole program with proxies, unusual variables and impossible settings."""
 
 import contextlib
 import socket
@@ -22,7 +22,7 @@ ODD = "10.0.0.0/8,fd00::/8,.svc,[::1],::1/128"
 
 
 class Forwarder:
-    """A proxy for one server: tunnels, and forwards plain requests. ``asked``: first lines, and logins."""
+    """A proxy for one server that tunnels and forwards requests. ``asked``: request lines and credentials."""
 
     def __init__(self, to: str) -> None:
         self._port = int(to.rpartition(":")[2])
@@ -71,7 +71,7 @@ async def test_behind_a_proxy_conversations_are_found_and_their_turns_counted(ht
 
 
 @pytest.mark.parametrize("proxy", ["http://127.0.0.1:1", "socks5://127.0.0.1:1"])
-async def test_loopback_needs_no_proxy_whatever_the_variables_say(http: httpx.AsyncClient, proxy: str) -> None:
+async def test_loopback_is_never_proxied(http: httpx.AsyncClient, proxy: str) -> None:
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY")
     variables = {**dict.fromkeys(names, proxy), "NO_PROXY": f"{ODD},10.0.0.0/99"}
     with trio.fail_after(30):
@@ -85,7 +85,7 @@ async def test_loopback_needs_no_proxy_whatever_the_variables_say(http: httpx.As
     assert "level=error" not in running.text
 
 
-async def test_lost_feed_says_what_kept_it(http: httpx.AsyncClient) -> None:
+async def test_lost_feed_logs_the_cause(http: httpx.AsyncClient) -> None:
     with trio.fail_after(30):
         command = (*QUICK, "--phonic.base-url=http://127.0.0.1:1", "--watch.conversation", EXAMPLE)
         async with program(*command, **KEY) as running:
@@ -97,7 +97,7 @@ async def test_lost_feed_says_what_kept_it(http: httpx.AsyncClient) -> None:
             )
 
 
-async def test_what_shows_only_at_the_start_is_one_line_and_nothing_else(tmp_path: Path) -> None:
+async def test_errors_found_only_at_the_start_are_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(40):
         used = f"127.0.0.1:{taken.getsockname()[1]}"
         here = "--phonic.base-url=http://127.0.0.1:1"
@@ -115,7 +115,7 @@ async def test_what_shows_only_at_the_start_is_one_line_and_nothing_else(tmp_pat
             assert text.startswith(f"phonic-exporter: error: {flag}: "), text
 
 
-async def test_demo_obeys_the_address_of_its_simulator(http: httpx.AsyncClient) -> None:
+async def test_demo_uses_the_address_of_its_simulator(http: httpx.AsyncClient) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{reserved.getsockname()[1]}"

@@ -1,7 +1,7 @@
-"""Exact as Prometheus adds it up: a real one scrapes the exporter through kills, stalls and a full disk.
+"""Counters as Prometheus sums them: a real Prometheus scrapes the exporter through kills, stalls and a full disk.
 
-Feeds take a second to open, as over a real network, so that a restarted exporter is scraped before it has heard of
-its calls again; and no agent is listed before it has a call, so that every series is born while calls go on.
+Feeds take a second to open, so that Prometheus scrapes a restarted exporter before it has read its calls again. No
+agent is listed before it has a call, so that every series appears while calls are live.
 """
 
 import sys
@@ -38,13 +38,13 @@ def run(
     return play(played, folder, say)
 
 
-def test_prometheus_sees_no_fall_and_adds_up_what_was_said_through_ten_kills(tmp_path: Path) -> None:
+def test_prometheus_sees_no_reset_and_exact_sums_through_ten_kills(tmp_path: Path) -> None:
     outcome = run(tmp_path, seed=21, kills=10, conversations=220)
     assert outcome.faults["kills"] + outcome.faults["kills while starting"] == 10
     assert outcome.faults["stalls before a kill"] > 0
 
 
-def test_prometheus_sees_no_fall_while_the_disk_is_full_at_start_and_in_the_middle(tmp_path: Path) -> None:
+def test_prometheus_sees_no_reset_with_a_full_disk_at_start_and_later(tmp_path: Path) -> None:
     try:
         with small_disk(tmp_path / "state", megabytes=4) as disk:
             outcome = run(tmp_path, seed=22, kills=4, conversations=120, disk=disk)
@@ -54,11 +54,11 @@ def test_prometheus_sees_no_fall_while_the_disk_is_full_at_start_and_in_the_midd
     assert outcome.faults["disk full in the middle"] > 0
 
 
-def test_a_page_of_counted_numbers_would_be_found_out(tmp_path: Path) -> None:
+def test_the_comparison_detects_pages_with_uncommitted_numbers(tmp_path: Path) -> None:
     with pytest.raises(Failed, match=r"Prometheus saw .* falls"):
         run(tmp_path, seed=5, kills=3, conversations=80, mutation=SHOW_COUNTED)
 
 
-def test_series_born_with_their_numbers_would_be_found_out(tmp_path: Path) -> None:
+def test_the_comparison_detects_new_series_that_do_not_start_at_0(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="totals differ"):
         run(tmp_path, seed=5, kills=1, conversations=60, mutation=HOLD_NOTHING)

@@ -1,4 +1,4 @@
-"""The documented example conversation over real sockets: exactly the numbers that its payload says."""
+"""The documented example conversation over real sockets gives exactly the numbers of its payload."""
 
 import httpx
 import pytest

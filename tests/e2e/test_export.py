@@ -1,4 +1,4 @@
-"""The wheel alone, in an environment of its own: what ``dashboards export`` writes there, and who accepts it."""
+"""``dashboards export`` of the installed wheel, without the source tree."""
 
 import json
 import os
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 300
 
 
 def run(*command: str | Path, cwd: Path, expected: int = 0) -> str:
-    """Standard output of a program that must end with this code."""
+    """Run a program that must end with this exit code; return its standard output."""
     done = subprocess.run(
         [*map(str, command)], cwd=cwd, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS
     )
@@ -32,7 +32,7 @@ def run(*command: str | Path, cwd: Path, expected: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, so that the tree stays as it is."""
+    """Build the wheel from a copy, so that the source tree does not change."""
     source = tmp_path_factory.mktemp("source")
     for name in ("exporter", "dashboards"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -56,7 +56,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command as somebody has it who has only installed the wheel."""
+    """Install only the wheel into a new environment; return its command."""
     home = tmp_path_factory.mktemp("installed")
     venv.create(home, with_pip=True)
     pip = (home / "bin/python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt")
@@ -124,7 +124,7 @@ def test_objectives_job_and_links_reach_rules_and_tiles(program: Path, tmp_path:
     run(needs("promtool"), "check", "rules", out / "prometheus/alerts.yml", cwd=out)
 
 
-def test_an_edited_slo_file_in_the_folder_is_kept_and_obeyed(program: Path, tmp_path: Path) -> None:
+def test_an_edited_slo_file_in_the_folder_is_kept_and_used(program: Path, tmp_path: Path) -> None:
     run(program, "dashboards", "export", tmp_path, cwd=tmp_path)
     own = tmp_path / "slo.yml"
     edited = own.read_text(encoding="utf-8").replace("threshold_seconds: 1.5", "threshold_seconds: 2")
@@ -146,7 +146,7 @@ def test_an_edited_slo_file_in_the_folder_is_kept_and_obeyed(program: Path, tmp_
         (("--slo", os.devnull), "slo.yml"),
     ],
 )
-def test_what_cannot_be_used_is_one_line_and_exit_code_2(
+def test_wrong_flag_is_one_line_and_exit_code_2(
     program: Path, tmp_path: Path, flags: tuple[str, ...], reason: str
 ) -> None:
     done = subprocess.run(

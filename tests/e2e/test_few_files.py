@@ -1,4 +1,4 @@
-"""An exporter that may open few files: feeds do not take those that pages, REST and the state file need."""
+"""An exporter with a low limit of open files: feeds leave enough for pages, REST and the state file."""
 
 from pathlib import Path
 

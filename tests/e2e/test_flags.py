@@ -1,4 +1,4 @@
-"""Settings that show in what a whole exporter serves: labels and limits, the push API, concurrent scrapes."""
+"""Settings of a whole exporter: labels and limits, the push API, concurrent scrapes."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ THREE = ("conv_a", "conv_b", "conv_c")
 
 
 def three_agents() -> dict[str, list[str | bytes]]:
-    """A live conversation each with its own agent."""
+    """Return three live conversations with different agents."""
     return {each: [updated(live_object(each, agent={"id": f"agent_{each}", "name": each[-1]}))] for each in THREE}
 
 
@@ -169,8 +169,8 @@ async def test_a_session_token_follows_named_conversations_to_their_end_without_
 FOURTH = {"item_idx": 3, "role": "user", "started_at": "2025-07-30T23:45:10.000Z", "duration_ms": 900}
 
 
-async def test_scrapes_beyond_the_limit_are_told_to_come_later(http: httpx.AsyncClient) -> None:
-    # Enough series that a client which does not read holds its scrape: the system buffers a part of the page only.
+async def test_scrapes_beyond_the_limit_get_a_503(http: httpx.AsyncClient) -> None:
+    # Enough series that the system cannot buffer the page, so that a client that does not read blocks its scrape.
     agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(99)]
     with trio.fail_after(30):
         async with upstream(agents=agents) as phonic:
@@ -187,8 +187,8 @@ async def test_scrapes_beyond_the_limit_are_told_to_come_later(http: httpx.Async
                 assert (await http.get(f"{url}/metrics")).status_code == 200
 
 
-async def test_pushed_ids_that_nobody_has_are_fenced(http: httpx.AsyncClient) -> None:
-    """They use little of the REST budget, and real ones go on beside them."""
+async def test_pushed_ids_that_do_not_exist_have_a_budget(http: httpx.AsyncClient) -> None:
+    """They use little of the REST budget, and do not affect real conversations."""
     with trio.fail_after(30):
         async with upstream(frames=three_agents()) as phonic:
             settings = settings_for(
@@ -201,7 +201,7 @@ async def test_pushed_ids_that_nobody_has_are_fenced(http: httpx.AsyncClient) ->
                 api = f"{url}/api/v1/conversations"
                 assert (await http.put(f"{api}/conv_a")).status_code == 201
                 await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
-                answers = [await http.put(f"{api}/conv_nobody_{number}") for number in range(100)]
+                answers = [await http.put(f"{api}/conv_unknown_{number}") for number in range(100)]
                 statuses = [answer.status_code for answer in answers]
                 assert set(statuses) == {201, 429}
                 assert statuses.count(201) <= 15

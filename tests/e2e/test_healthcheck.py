@@ -1,4 +1,4 @@
-"""The health check beside a running exporter: it finds the address whatever way that was given."""
+"""The health check of a running exporter: it finds the address, however that was set."""
 
 import signal
 from pathlib import Path
@@ -39,7 +39,7 @@ async def test_running_exporter_is_found_and_healthy(tmp_path: Path, way: str, t
             async with program(*command, **KEY, **where, **variables) as running:
                 url = await running.url()
                 assert await outcome("healthcheck", **where, **variables) == (0, "")
-                # What is asked for explicitly is asked, and nothing else.
+                # With an explicit address it asks only that one.
                 code, text = await outcome("healthcheck", "--web.listen-address=127.0.0.1:1", **where)
                 assert code == 1
                 assert text == (

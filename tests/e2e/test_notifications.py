@@ -22,7 +22,7 @@ EVERY_RELEASE = pytest.mark.parametrize("release", RELEASES, ids=lambda release:
 
 
 def routing(url: str) -> str:
-    """The shipped configuration, in a hurry, whose receivers all notify ``url``."""
+    """Return the shipped configuration with short waits, whose receivers notify ``url``."""
     config = stack.alertmanager()
     config["route"] |= {"group_wait": "500ms", "group_interval": "1s"}
     for route in config["route"]["routes"]:
@@ -66,15 +66,15 @@ FULL_WORKSPACE = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit
 LAST = [{"labels": {"alertname": "PhonicLabelsFolded", "severity": "warning", "job": "last"}}]
 
 CAUSES = {
-    "slow model": (SLOW_MODEL, "wake-somebody", "PhonicCallersWaiting"),
-    "no answers": (NO_ANSWERS, "wake-somebody", "PhonicCallersWaiting"),
-    "no answers, and few callers at a time": (FEW_CALLERS, "wake-somebody", "PhonicResponseBudgetBurnFast"),
-    "wave of errors": (ERRORS, "wake-somebody", "PhonicErrorBudgetBurnFast"),
-    "refused credential": (BAD_KEY, "wake-somebody", "PhonicCredentialRefused"),
-    "outage": (OUTAGE, "wake-somebody", "PhonicUpstreamUnreachable"),
-    "full disk": (DISK_FULL, "read-later", "PhonicPagesNotCommitted"),
-    "full project": (FULL, "wake-somebody", "PhonicConcurrencyAtLimit"),
-    "full workspace": (FULL_WORKSPACE, "wake-somebody", "PhonicConcurrencyAtLimit"),
+    "slow model": (SLOW_MODEL, "pager", "PhonicCallersWaiting"),
+    "no answers": (NO_ANSWERS, "pager", "PhonicCallersWaiting"),
+    "no answers, and few callers at a time": (FEW_CALLERS, "pager", "PhonicResponseBudgetBurnFast"),
+    "wave of errors": (ERRORS, "pager", "PhonicErrorBudgetBurnFast"),
+    "refused credential": (BAD_KEY, "pager", "PhonicCredentialRefused"),
+    "outage": (OUTAGE, "pager", "PhonicUpstreamUnreachable"),
+    "full disk": (DISK_FULL, "tickets", "PhonicPagesNotCommitted"),
+    "full project": (FULL, "pager", "PhonicConcurrencyAtLimit"),
+    "full workspace": (FULL_WORKSPACE, "pager", "PhonicConcurrencyAtLimit"),
 }
 
 
@@ -83,13 +83,13 @@ CAUSES = {
 async def test_one_cause_is_one_notification(
     tmp_path: Path, http: httpx.AsyncClient, cause: str, release: Release
 ) -> None:
-    """Whatever order its alerts come in."""
+    """This must hold for any order of the alerts."""
     sent, receiver, name = CAUSES[cause]
     with trio.fail_after(40):
         async with inbox() as box, alertmanager(tmp_path, routing(box.url), http, release) as url:
             (await http.post(f"{url}/api/v2/alerts", json=[*reversed(sent)])).raise_for_status()
             await box.wait(1)
-            await _after_what_is_on_its_way(box, url, http)
+            await _wait_for_pending(box, url, http)
     assert box.told(receiver, job=JOB) == [{name}]
     assert len(box.received) == 2
 
@@ -98,7 +98,7 @@ async def test_one_cause_is_one_notification(
 async def test_different_causes_are_different_notifications(
     tmp_path: Path, http: httpx.AsyncClient, release: Release
 ) -> None:
-    """The burn of one agent is told of while the callers of another one wait."""
+    """The burn rate alert of one agent notifies while the callers of another one wait."""
     [main, _, sales] = AGENTS
     waiting = firing(["PhonicCallersWaiting"], project=main[0], agent=main[1])
     burning = firing(["PhonicResponseBudgetBurnFast"], project=sales[0], agent=sales[1])
@@ -107,18 +107,18 @@ async def test_different_causes_are_different_notifications(
         async with inbox() as box, alertmanager(tmp_path, routing(box.url), http, release) as url:
             (await http.post(f"{url}/api/v2/alerts", json=waiting + burning + elsewhere)).raise_for_status()
             await box.wait(3)
-            await _after_what_is_on_its_way(box, url, http)
-    assert sorted(box.told("wake-somebody"), key=sorted) == [
+            await _wait_for_pending(box, url, http)
+    assert sorted(box.told("pager"), key=sorted) == [
         {"PhonicCallersWaiting"},
         {"PhonicResponseBudgetBurnFast"},
         {"PhonicResponseBudgetBurnFast"},
     ]
 
 
-async def _after_what_is_on_its_way(box: Inbox, url: str, http: httpx.AsyncClient) -> None:
-    """Groups wait as long as each other: one that begins to wait now is told of after all that waited before."""
+async def _wait_for_pending(box: Inbox, url: str, http: httpx.AsyncClient) -> None:
+    """Wait for pending notifications: all groups wait equally long, so a group that starts now notifies last."""
     (await http.post(f"{url}/api/v2/alerts", json=LAST)).raise_for_status()
-    while not box.told("read-later", job="last"):
+    while not box.told("tickets", job="last"):
         await box.wait(len(box.received) + 1)
 
 

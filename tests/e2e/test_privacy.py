@@ -1,4 +1,4 @@
-"""What callers said, who they are, and every credential: planted wherever it may be, and not found again."""
+"""Secrets (callers' words, personal data, credentials) planted in every input must not leave the exporter."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ PHONE = "+49171555"
 KEY = f"ph_{SECRET}-key"
 DEBUG = (f"--web.listen-address={ANY_PORT}", "--watch.interval=0.1", "--state.interval=0.05", "--log.level=debug")
 
-# What the exporter is there to show; every other text is somebody's.
+# Fields that the exporter shows; a secret replaces every other text.
 SHOWN = {
     "id",
     "item_idx",
@@ -39,12 +39,13 @@ SHOWN = {
     "project",
     "timings",
     "tool_call_ids",
+    "tool",
 }
 _number = count(100)
 
 
 def planted(value: Any) -> Any:
-    """The same value with a secret in place of every text, and one more in every empty or missing value."""
+    """Return ``value`` with a secret in place of every text and every empty or missing value."""
     if isinstance(value, dict):
         return {key: each if key in SHOWN else planted(each) for key, each in value.items()}
     if isinstance(value, list) and value:
@@ -60,7 +61,7 @@ def is_clean(text: str | bytes) -> bool:
 
 
 def secret_frames() -> list[str | bytes]:
-    """Everything that a live socket could say, and what it should not."""
+    """Return frames of every kind, valid and invalid, with secrets."""
     live = planted(live_object())
     live["template_variables"] = {"name": planted("")}
     odd = {**live, "items": [{**live["items"][0], "timings": {"model_generation_time": planted("")}}, planted("")]}
@@ -84,7 +85,7 @@ def secret_frames() -> list[str | bytes]:
 
 
 def unknown_words() -> str:
-    """A conversation full of words that nobody knows."""
+    """Return a conversation with unknown words in every enumeration."""
     live = planted(live_object("conv_b"))
     return updated({**live, "origin": planted(""), "items": [{**live["items"][0], "role": planted("")}]})
 
@@ -94,13 +95,14 @@ def has_read_everything(page: Page) -> bool:
         page.total("phonic_exporter_messages_total", message="conversation-audio") == 13 + 1
         and page.total("phonic_exporter_invalid_messages_total") == 6
         and page.total("phonic_exporter_rejected_values_total") == 2
-        and page.total("phonic_exporter_unknown_words_total") == 2
+        and page.total("phonic_exporter_unknown_words_total") == 4  # intelligence_level in both conversations
     )
 
 
 def secret_record() -> Json:
     secret: Json = planted(record())
     call = secret["items"][1]["tool_calls"][0]
+    call["tool"]["id"] = planted("")
     call["endpoint_headers"] = {"Authorization": planted("")}
     call["response_status_code"] = 502
     return {**secret, "metadata": {"note": planted("")}}
@@ -112,7 +114,7 @@ def pages(url: str) -> list[tuple[str, dict[str, str]]]:
     return formats + [(f"{url}{path}", {}) for path in paths]
 
 
-async def test_nothing_anybody_said_leaves_the_exporter(tmp_path: Path, http: httpx.AsyncClient) -> None:
+async def test_no_text_of_a_conversation_leaves_the_exporter(tmp_path: Path, http: httpx.AsyncClient) -> None:
     state = tmp_path / "state.db"
     seen: list[str | bytes] = []
 
@@ -146,7 +148,7 @@ async def test_nothing_anybody_said_leaves_the_exporter(tmp_path: Path, http: ht
     assert [each for each in seen if not is_clean(each)] == []
 
 
-async def test_trouble_is_told_without_quoting_anybody(http: httpx.AsyncClient) -> None:
+async def test_errors_are_logged_without_quoting_input(http: httpx.AsyncClient) -> None:
     trouble = {
         "/agents": (500, planted("")),
         "/workspace": (200, f"<html>{planted('')}</html>"),
@@ -183,14 +185,14 @@ async def test_trouble_is_told_without_quoting_anybody(http: httpx.AsyncClient) 
     assert is_clean(running.text)
 
 
-async def test_crash_tells_where_but_not_what_and_the_others_go_on(http: httpx.AsyncClient) -> None:
+async def test_crash_is_logged_by_place_without_values_and_others_continue(http: httpx.AsyncClient) -> None:
     sabotage = f"""\
 from exporter.counting import derive
 whole = derive.derive
-def broken(progress, snapshot):
+def broken(progress, snapshot, **others):
     if snapshot.conversation.id == "conv_a":
         raise KeyError({planted("")!r})
-    return whole(progress, snapshot)
+    return whole(progress, snapshot, **others)
 derive.derive = broken
 """
     frames = {each: [updated(planted(live_object(each)))] for each in ("conv_a", "conv_b")}

@@ -1,4 +1,4 @@
-"""The command as an operator runs it: signals, kills, restarts, files that change, exit codes and error lines."""
+"""The command as a process: signals, kills, restarts, changing files, exit codes and error lines."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ def has_turns(count: int) -> Callable[[Page], bool]:
 
 
 def totals(page: Page) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """All numbers of conversations and turns that are not 0, by sample."""
+    """Return all conversation metrics that are not 0, by sample."""
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in page.families
@@ -45,7 +45,7 @@ async def test_sigterm_writes_the_checkpoint_and_finishes_the_scrape(
     tmp_path: Path, http: httpx.AsyncClient
 ) -> None:
     state = f"--state.file={tmp_path / 'state.db'}"
-    seldom = "--state.interval=3600"  # so that what the next start finds was written at the end
+    seldom = "--state.interval=3600"  # so that only the stop writes what the next start finds
     agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(90)]
     with trio.fail_after(40):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}, agents=agents) as phonic:
@@ -81,7 +81,7 @@ async def test_second_signal_ends_at_once(http: httpx.AsyncClient) -> None:
         ):
             url = await running.url()
             await scrape_until(http, url, lambda page: len(page.samples("phonic_agent_info")) == 90)
-            async with unread_scrape(url):  # would hold up an ordered stop
+            async with unread_scrape(url):  # would delay a graceful stop
                 running.signal(signal.SIGINT)
                 await running.line("signal received", "SIGINT")
                 with trio.fail_after(2):
@@ -115,7 +115,7 @@ async def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path, http: ht
     assert grown.total("phonic_turn_duration_seconds_count") == 3
 
 
-async def test_what_cannot_work_is_one_line_and_exit_2(tmp_path: Path) -> None:
+async def test_wrong_setting_is_one_line_and_exit_2(tmp_path: Path) -> None:
     state = tmp_path / "state.db"
     web_config = tmp_path / "web.yml"
     web_config.write_text("tls_server_config: {cert_file: missing.pem, key_file: missing.key}\n")
@@ -147,9 +147,9 @@ async def test_what_cannot_work_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert "address already in use" in outcomes["--web.listen-address"][1]
 
 
-async def test_corrupt_checkpoint_is_set_aside_and_told(tmp_path: Path, http: httpx.AsyncClient) -> None:
+async def test_corrupt_state_file_is_set_aside_and_logged(tmp_path: Path, http: httpx.AsyncClient) -> None:
     state = tmp_path / "state.db"
-    header = b"SQLite format 3\0".ljust(68, b"\0") + b"PhEx"  # it says that it is ours
+    header = b"SQLite format 3\0".ljust(68, b"\0") + b"PhEx"  # with our application id
     state.write_bytes(header + b"\x00not a database" * 1000)
     with trio.fail_after(20):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
@@ -170,8 +170,8 @@ def names_in(folder: Path) -> list[str]:
     return [each.name for each in folder.iterdir()]
 
 
-async def test_checkpoint_that_cannot_be_written_stops_nothing(http: httpx.AsyncClient) -> None:
-    nowhere = "/proc/phonic-exporter/state.db"  # where not even root can make a folder
+async def test_exporter_runs_without_a_writable_state_file(http: httpx.AsyncClient) -> None:
+    nowhere = "/proc/phonic-exporter/state.db"  # not even root can create a folder here
     with trio.fail_after(20):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
             watch = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
@@ -244,7 +244,7 @@ async def test_rotated_api_key_is_taken_up_after_a_401(tmp_path: Path, http: htt
     assert "ph_new" not in running.text
 
 
-async def test_tls_and_basic_auth_protect_the_page_and_healthcheck_copes(tmp_path: Path) -> None:
+async def test_tls_and_basic_auth_protect_the_page_and_healthcheck_works(tmp_path: Path) -> None:
     make_authority(tmp_path)
     make_certificate(tmp_path, "server", sans="IP:127.0.0.1")
     web_config = tmp_path / "web.yml"

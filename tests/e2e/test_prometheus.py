@@ -1,4 +1,4 @@
-"""What a real Prometheus makes of the demo, and what promtool has to say about the page."""
+"""A real Prometheus scrapes the demo, and promtool checks the page."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.e2e.prometheus import needs, prometheus
 
 pytestmark = pytest.mark.e2e
 
-# Calls of seconds, so that turns are counted between any two scrapes.
+# Calls that last seconds, so that turns are counted between any two scrapes.
 LIVELY = (
     "--simulator.pace=0.05",
     "--simulator.calls-per-minute=600",
@@ -51,7 +51,7 @@ async def test_prometheus_computes_percentiles_and_finds_conversations(
     assert all(map(is_conversation_id, named))
 
 
-async def test_promtool_has_nothing_to_say_about_the_page(http: httpx.AsyncClient) -> None:
+async def test_promtool_finds_no_problem_on_the_page(http: httpx.AsyncClient) -> None:
     promtool = needs("promtool")
     with trio.fail_after(30):
         async with program(*DEMO) as demo:

@@ -93,7 +93,7 @@ async def _first_conversation(url: str) -> str:
             await trio.sleep(0.02)
 
 
-async def test_recording_holds_nothing_that_identifies_anybody(tmp_path: Path) -> None:
+async def test_recording_holds_no_personal_data(tmp_path: Path) -> None:
     file = tmp_path / "call.jsonl"
     conversation = live_object(
         text=f"I am {SECRET}",

@@ -1,6 +1,6 @@
-"""What works on which server: both major versions of Prometheus, and VictoriaMetrics, on a real page of the demo.
+"""Both major versions of Prometheus, and VictoriaMetrics, with a real page of the demo.
 
-The table of it in ``dashboards/README.md`` is what these tests found; ``PHONIC_WRITE_TABLES=1`` writes it anew.
+The table in ``dashboards/README.md`` shows the results of these tests; ``PHONIC_WRITE_TABLES=1`` updates it.
 """
 
 import faulthandler
@@ -41,7 +41,7 @@ README = ROOT / "README.md"
 JOB = slo.load().job
 PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
 
-# Pages of one exporter, by the job that scrapes them: what the server asks for by itself, or only this format.
+# Formats of the same page by scrape job: the one that the server requests, or a fixed one.
 FORMATS = {
     JOB: "",
     "text-0-0-4": TEXT,
@@ -71,12 +71,12 @@ TITLES = {
 }
 
 Row = dict[str, str]
-"""What one server made of everything, by what it was."""
+"""Results of one server, by what was tried."""
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Row]:
-    """Asked once of all servers at once: each has to scrape for a while."""
+    """Try all servers at the same time, once for all tests, because each has to scrape for a while."""
     faulthandler.cancel_dump_traceback_later()
     for server in SERVERS:
         needs(server.program, server.release)
@@ -142,7 +142,7 @@ async def _asked(server: Server, folder: Path, http: httpx.AsyncClient, targets:
 
 
 async def _scraped(server: Prometheus, job: str) -> str:
-    """Turns, and the buckets that they fell into, grow under this job."""
+    """Wait until turns and their buckets grow in this job."""
     for series in ("phonic_turns_total", "phonic_turn_response_seconds_bucket", "phonic_conversations_total"):
         await server.number(f'sum(increase({series}{{job="{job}"}}[30s])) > 0')
     await server.number(f'up{{job="{job}"}} == 1')
@@ -150,7 +150,7 @@ async def _scraped(server: Prometheus, job: str) -> str:
 
 
 async def _evaluated(server: Prometheus) -> str:
-    """Every rule has been evaluated, none has failed."""
+    """Whether every rule was evaluated without an error."""
     while True:
         groups = (await server.get("rules"))["groups"]
         rules = [rule for group in groups for rule in group["rules"]]
@@ -179,7 +179,7 @@ async def _exemplars(server: Prometheus, of: Server) -> str:
 
 
 async def _answered(server: Prometheus) -> str:
-    """Every query of every panel, over time as Grafana asks it; nothing may be added to its answer."""
+    """Send every query of every panel as Grafana does; there must be no warnings or infos."""
     said = []
     now = time.time()
     for name, board in files.render(slo.load()).items():
@@ -215,7 +215,7 @@ def test_the_readme_has_the_table_of_what_was_found(found: Mapping[str, Row]) ->
 
 
 def test_the_next_release_is_another_major_version_of_prometheus() -> None:
-    """Else two columns are about the same."""
+    """Otherwise two columns of the table would show the same version."""
     said = [
         subprocess.run(
             [needs("prometheus", release), "--version"], capture_output=True, text=True, check=True
@@ -228,7 +228,7 @@ def test_the_next_release_is_another_major_version_of_prometheus() -> None:
 async def test_histograms_converted_by_the_server_keep_their_classic_series_if_told_to(
     tmp_path: Path, http: httpx.AsyncClient
 ) -> None:
-    """Native histograms with custom buckets save about half of all series, but no rule and no panel reads them."""
+    """Native histograms with custom buckets save about half of the series, but no rule or panel reads them."""
     needs("prometheus", NEXT)
     convert = {"convert_classic_histograms_to_nhcb": True}
     jobs = {"classic": {}, "converted": convert, "both": {**convert, "always_scrape_classic_histograms": True}}
@@ -273,5 +273,5 @@ async def test_histograms_converted_by_the_server_keep_their_classic_series_if_t
 
 
 async def _of_job(server: Prometheus, name: str, job: str) -> float:
-    """The number of series of that name, or of any, that a job has now."""
+    """Return the number of series with that name, or of all series, in a job."""
     return await server.number(f'count({name}{{job="{job}"}}) or vector(0)')

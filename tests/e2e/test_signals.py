@@ -1,4 +1,4 @@
-"""Signals at any moment of a process's life: the first of them while Python still imports."""
+"""Signals at any moment of a process, even while Python imports modules."""
 
 import signal
 import subprocess
@@ -35,14 +35,14 @@ def started(*argv: str) -> Iterator["subprocess.Popen[str]"]:
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal, as the kernel sees it."""
+    """Whether the kernel shows a handler for this signal in the process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & 1 << (number - 1))
 
 
 def wait_for_handler(pid: int) -> None:
     deadline = time.monotonic() + 10
-    while not catches(pid, signal.SIGHUP):  # the last of ours; Python itself catches SIGINT
+    while not catches(pid, signal.SIGHUP):  # the last one that we install; Python itself handles SIGINT
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -50,7 +50,7 @@ def wait_for_handler(pid: int) -> None:
 @pytest.mark.parametrize("command", [(SCRIPT,), (sys.executable, "-m", "exporter")], ids=["script", "module"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.4])
-def test_signal_during_the_start_ends_it_at_once_and_well(
+def test_signal_during_the_start_exits_at_once_with_0(
     command: tuple[str, ...], number: signal.Signals, delay: float
 ) -> None:
     with started(*command, *QUICK) as process:
@@ -74,10 +74,10 @@ def test_handlers_are_there_long_before_the_program() -> None:
         assert caught < (time.monotonic() - begun) / 3
 
 
-def test_process_1_hears_signals_from_the_start() -> None:
+def test_process_1_handles_signals_from_the_start() -> None:
     if subprocess.run(["unshare", "--pid", "--fork", "true"], check=False, capture_output=True).returncode:
         pytest.skip("no PID namespaces here")
-    # What the container's process 1 is outside of it, for only there a signal from outside has no default action.
+    # Process 1 of a PID namespace has no default actions for signals, like process 1 of a container.
     inside = f"import os; os.execv({SCRIPT!r}, {[SCRIPT, *QUICK]!r})"
     with started("unshare", "--pid", "--fork", sys.executable, "-c", inside) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
@@ -93,7 +93,7 @@ def test_process_1_hears_signals_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2])
-def test_hangup_during_the_start_is_kept_for_later(delay: float) -> None:
+def test_hangup_during_the_start_takes_effect_later(delay: float) -> None:
     with started(SCRIPT, *QUICK) as process:
         wait_for_handler(process.pid)
         time.sleep(delay)
@@ -108,7 +108,7 @@ def test_hangup_during_the_start_is_kept_for_later(delay: float) -> None:
         assert process.wait(10) == 0
 
 
-def test_short_commands_keep_what_signals_always_mean() -> None:
+def test_short_commands_keep_the_default_actions_of_signals() -> None:
     pipe_reader = (sys.executable, "-m", "exporter", "check-config", "--config.file=/dev/stdin")
     with subprocess.Popen(
         pipe_reader, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=bare_environment()

@@ -1,4 +1,4 @@
-"""The simulator as a program of its own: it outlives whatever happens on its connections."""
+"""The simulator as a process: no error on a connection ends it."""
 
 import signal
 import socket

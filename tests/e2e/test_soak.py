@@ -1,4 +1,4 @@
-"""The proofs of `tests.soak` in short: totals as planned, and nothing that grows, whatever goes wrong."""
+"""Short runs of `tests.soak`: totals as planned, and no growth, in spite of faults."""
 
 import os
 import random
@@ -14,7 +14,7 @@ from tests.soak.harness import Run, play
 pytestmark = pytest.mark.e2e
 
 
-def test_totals_are_those_of_the_plan_whatever_went_wrong(tmp_path: Path) -> None:
+def test_totals_are_those_of_the_plan_in_spite_of_faults(tmp_path: Path) -> None:
     seed = 1 if os.environ.get("CI") else random.randrange(1_000_000)
     run = Run(seed=seed, conversations=150, kills=3, long_downtimes=1, long_downtime_s=4.0)
     say(f"seed {seed}")

@@ -1,7 +1,7 @@
-"""The pages under attack: an exporter process, an attacker process, and what good clients notice.
+"""Attacks on the HTTP server: an exporter process, an attacker process, and legitimate clients.
 
-The attacker knows no password. During each attack a health check asks every 100 ms and a scraper every 500 ms;
-afterwards the exporter has to be as it was before.
+The attacker knows no password. During each attack a health check runs every 100 ms and a scrape every 500 ms.
+After the attack the exporter must have released all resources.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ SECONDS = 6.0
 LONGEST_ANSWER_SECONDS = 1.0
 MOST_GROWTH_BYTES = 100_000_000
 RECOVERY_SECONDS = 5.0
-OWN_FILES = 5  # opened and closed by the exporter itself all the time
-MOST_MADE_UP = 15  # ids, of 10 at once and one in 7.5 s
+OWN_FILES = 5  # files that the exporter itself keeps opening and closing
+MOST_MADE_UP = 15  # ids: 10 at once and one every 7.5 s
 GOOD = ("alice", "correct horse")
 
 
 @attrs.define
 class Noticed:
-    """What good clients saw: how long each health check took, and the status of each scrape.
+    """What legitimate clients observed: duration of each health check, status of each scrape.
 
-    ``lateness`` is how much later than due this process itself was run, on a machine that others use too.
+    ``lateness`` is how late this process itself ran, on a machine with other load.
     """
 
     answers: list[float] = attrs.field(factory=list)
@@ -52,7 +52,7 @@ class Noticed:
 
 @contextlib.asynccontextmanager
 async def exporter(phonic: Upstream, *flags: str) -> AsyncIterator[tuple[Program, str]]:
-    """A process that watches one conversation."""
+    """Run an exporter process that watches one conversation."""
     async with program(
         f"--phonic.base-url={phonic.url}", "--state.file=", f"--web.listen-address={ANY_PORT}",
         "--watch.conversation=conv_a", *flags, PHONIC_API_KEY="ph_test",
@@ -63,7 +63,7 @@ async def exporter(phonic: Upstream, *flags: str) -> AsyncIterator[tuple[Program
 async def attacked(
     phonic: Upstream, started: Program, url: str, name: str, *, own_files: int = OWN_FILES, **client: object
 ) -> Noticed:
-    """Let an attack happen, and see how good clients fare meanwhile."""
+    """Run an attack, and record what legitimate clients observe meanwhile."""
     address = httpx.URL(url)
     async with httpx.AsyncClient(base_url=url, timeout=30, **client) as http:  # type: ignore[arg-type]
         await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 3)
@@ -81,7 +81,7 @@ async def attacked(
         page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") >= said)
         noticed.turns_counted = int(page.total("phonic_turns_total"))
     with trio.fail_after(RECOVERY_SECONDS):
-        while open_files(started) > noticed.files_before + own_files:  # noqa: ASYNC110  # /proc tells nobody
+        while open_files(started) > noticed.files_before + own_files:  # noqa: ASYNC110  # /proc does not notify
             await trio.sleep(0.05)
     return noticed
 
@@ -89,7 +89,7 @@ async def attacked(
 async def _check_health(http: httpx.AsyncClient, noticed: Noticed, started: Program) -> None:
     while True:
         asked = trio.current_time()
-        with trio.CancelScope(shield=True), trio.fail_after(30):  # one that is under way counts
+        with trio.CancelScope(shield=True), trio.fail_after(30):  # let a request in progress finish
             await http.get("/-/healthy")
         noticed.answers.append(trio.current_time() - asked)
         noticed.most_bytes = max(noticed.most_bytes, resident_bytes(started))
@@ -105,7 +105,7 @@ async def _scrape(http: httpx.AsyncClient, noticed: Noticed) -> None:
 
 
 async def _talk(phonic: Upstream, noticed: Noticed) -> None:
-    """The conversation goes on: a turn every 200 ms, each update with all of them."""
+    """Continue the conversation with a turn every 200 ms; each update contains all turns."""
     items = list(live_object()["items"])
     while True:
         index = noticed.turns_said
@@ -136,7 +136,7 @@ def watched() -> dict[str, list[str | bytes]]:
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("guess", "push_made_up_ids")])
-async def test_good_clients_hardly_notice_an_attack(name: str) -> None:
+async def test_attack_does_not_affect_legitimate_clients(name: str) -> None:
     with trio.fail_after(60):
         async with upstream(frames=watched()) as phonic, exporter(phonic) as (started, url):
             noticed = await attacked(phonic, started, url, name)
@@ -144,7 +144,7 @@ async def test_good_clients_hardly_notice_an_attack(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bad_handshakes", "connect_and_wait"])
-async def test_good_clients_hardly_notice_an_attack_on_tls(name: str, tmp_path: Path) -> None:
+async def test_attack_on_tls_does_not_affect_legitimate_clients(name: str, tmp_path: Path) -> None:
     make_authority(tmp_path)
     make_certificate(tmp_path, "server", sans="IP:127.0.0.1")
     config = tmp_path / "web.yml"
@@ -158,8 +158,8 @@ async def test_good_clients_hardly_notice_an_attack_on_tls(name: str, tmp_path: 
     assert_unharmed(noticed)
 
 
-async def test_guessed_logins_do_not_keep_out_who_knows_one(tmp_path: Path) -> None:
-    """One of the users has a costly hash, which made-up users must not cost."""
+async def test_guessed_logins_do_not_block_correct_ones(tmp_path: Path) -> None:
+    """One user has an expensive hash, whose cost must not apply to unknown users."""
     cheap = bcrypt.hashpw(GOOD[1].encode(), bcrypt.gensalt(10)).decode()
     costly = "$2b$18$" + cheap[7:]
     config = tmp_path / "web.yml"
@@ -173,7 +173,7 @@ async def test_guessed_logins_do_not_keep_out_who_knows_one(tmp_path: Path) -> N
     assert_unharmed(noticed)
 
 
-async def test_made_up_ids_that_are_pushed_do_not_crowd_out_a_call() -> None:
+async def test_pushed_made_up_ids_do_not_affect_real_calls() -> None:
     with trio.fail_after(60):
         async with (
             upstream(frames=watched()) as phonic,

@@ -1,4 +1,4 @@
-"""A Phonic of which the test decides every word: REST and the live socket on one port of loopback."""
+"""A fake Phonic whose responses the test sets: REST and live sockets on one port of loopback."""
 
 import contextlib
 import json
@@ -34,13 +34,13 @@ PROJECT: Json = {
 
 
 def live_object(conversation_id: str = EXAMPLE, **changes: Any) -> Json:
-    """The documented example of a live conversation, with another id and what else is to be different."""
+    """Return the documented example of a live conversation, with this id and these changes."""
     example: Json = json.loads((PAYLOADS / "live_conversation_updated.co.json").read_text())["conversation"]
     return {**example, "id": conversation_id, **changes}
 
 
 def record(conversation_id: str = EXAMPLE, **changes: Any) -> Json:
-    """The documented example of a REST record, likewise."""
+    """Return the documented example of a REST record, with this id and these changes."""
     example: Json = json.loads((PAYLOADS / "rest_conversation_get.json").read_text())["conversation"]
     return {**example, "id": conversation_id, **changes}
 
@@ -50,18 +50,17 @@ def updated(conversation: Json) -> str:
 
 
 def apart(*frames: str | bytes) -> list[str | bytes]:
-    """The frames with something else after each: of snapshots that follow each other only the newest is read."""
+    """Return the frames with another message after each: of consecutive snapshots only the newest is evaluated."""
     return [each for frame in frames for each in (frame, AUDIO)]
 
 
 @attrs.define(eq=False)
 class Upstream:
-    """What is served. Everything may be changed while it is.
+    """The data that is served, which the test may change at any time.
 
-    ``frames``: what a live socket sends, by conversation; each new one is sent at once to all who listen.
-    ``records``: the REST objects by id. ``keys`` and session ``tokens``: the
-    credentials that are accepted. ``trouble``: status and body
-    of answers to requests whose path ends so, handshakes included.
+    ``frames`` are the frames of live sockets by conversation; a new one is sent at once to all connected clients.
+    ``records`` are the REST objects by id. ``keys`` and session ``tokens`` are the accepted credentials.
+    ``trouble`` maps the end of a path to the status and body of its responses, for handshakes too.
     """
 
     url: str = ""
@@ -75,7 +74,7 @@ class Upstream:
     _grown: trio.Event = attrs.field(factory=trio.Event)
 
     def say(self, conversation_id: str, *frames: str | bytes) -> None:
-        """Send frames on the live socket of a conversation, now and to whoever connects later."""
+        """Send frames on the live sockets of a conversation, now and to clients that connect later."""
         self.frames.setdefault(conversation_id, []).extend(frames)
         self._grown.set()
         self._grown = trio.Event()
@@ -158,7 +157,7 @@ async def _until_gone(websocket: WebSocket, scope: trio.CancelScope) -> None:
 
 @contextlib.asynccontextmanager
 async def upstream(**content: Any) -> AsyncIterator[Upstream]:
-    """Serve until the block ends; ``content`` is the fields of `Upstream`."""
+    """Serve until the block ends; ``content`` sets fields of `Upstream`."""
     served = Upstream(**content)
     listener = socket.create_server(("127.0.0.1", 0))
     served.url = f"http://127.0.0.1:{listener.getsockname()[1]}"

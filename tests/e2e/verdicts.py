@@ -1,4 +1,4 @@
-"""The servers that are tried, and what the tool of each says of the generated tests of the rules."""
+"""The servers under test, and the results of their tools with the generated rule tests."""
 
 import faulthandler
 import os
@@ -18,7 +18,7 @@ STEMS = sorted(path.stem for path in TESTS.glob("*.yml"))
 
 @attrs.frozen
 class Server:
-    """A server by its name in the table, its program, and the tool that runs tests of rules as it would."""
+    """A server: its name in the table, its program, and the tool that runs rule tests with its semantics."""
 
     name: str
     program: str
@@ -26,7 +26,7 @@ class Server:
     release: Release
 
     def test(self, stem: str) -> str:
-        """What the tool says against a file of tests; nothing if it passes."""
+        """Run a test file; return the errors, or an empty string if it passes."""
         program, *arguments = self.tool
         path = TESTS / f"{stem}.yml"
         argv = [needs(program, self.release), *(part.replace("FILE", str(path)) for part in arguments)]
@@ -41,14 +41,14 @@ THREE = Server("Prometheus 3", "prometheus", _PROMTOOL, NEXT)
 VICTORIA = Server("VictoriaMetrics 1", "victoria-metrics", _VMALERT_TOOL, NEXT)
 SERVERS = (TWO, THREE, VICTORIA)
 
-# Files that say nothing of a server. VictoriaMetrics counts from the last sample before a window, so it tells of
-# another share when it pages.
+# Test files that do not apply to a server. VictoriaMetrics computes an increase from the last sample before the
+# window, so the share in the text of that alert differs.
 NOT_FOR = {("VictoriaMetrics 1", "pages")}
 TRIED = [(server, stem) for server in SERVERS for stem in STEMS if (server.name, stem) not in NOT_FOR]
 
 
 def verdict(server: Server, stem: str) -> str:
-    """As `Server.test`; all files of all servers are tried at once when the first is asked for."""
+    """Return the result of `Server.test`. The first call starts the tests of all files and servers in parallel."""
     needs(server.tool[0], server.release)
     faulthandler.cancel_dump_traceback_later()  # minutes on a busy machine, each bounded by `Server.test`
     return _running()[server.name, stem].result()

@@ -1,7 +1,7 @@
-"""Fuzzing what strangers and half-written files can say. ``python -m tests.fuzz`` runs it, see there.
+"""Fuzz tests of untrusted input. ``python -m tests.fuzz`` runs them.
 
-A target is a module in this package with a function ``check(data: bytes) -> None`` that raises on a defect, and a
-folder of the same name in ``corpus`` with inputs to begin with. `tests/unit/test_fuzz.py` tries each for a moment.
+A target is a module of this package with a function ``check(data: bytes) -> None`` that raises on a defect, and a
+folder of the same name in ``corpus`` with initial inputs. `tests/unit/test_fuzz.py` runs each target briefly.
 """
 
 from importlib import import_module
@@ -18,7 +18,7 @@ class Check(Protocol):
 
 
 def target(name: str) -> Check:
-    """The check of a target. ModuleNotFoundError for one that there is not."""
+    """Return the check of a target. Raises: ModuleNotFoundError."""
     check: Check = import_module(f"{__name__}.{name}").check
     return check
 

@@ -1,8 +1,8 @@
-"""``python -m tests.fuzz [TARGET] --seconds N``: let atheris look for inputs that break a target, or each of them.
+"""``python -m tests.fuzz [TARGET] --seconds N``: lets atheris search for inputs that break one target or all.
 
-Needs atheris (``make fuzz`` installs it). What it finds interesting is kept in ``.fuzz/TARGET`` for the next time,
-what breaks a target in ``.fuzz/TARGET-crash-*``; a copy of that in ``corpus`` is a regression test. Exit code 1
-when something broke.
+Needs atheris (``make fuzz`` installs it). Interesting inputs are kept in ``.fuzz/TARGET`` for the next run, inputs
+that break a target in ``.fuzz/TARGET-crash-*``; copy them to ``corpus`` as regression tests. Exits with 1 if a
+target broke.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def main() -> int:
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Ends the process, as libFuzzer does."""
-    import atheris  # an extra of its own, which has no wheels for every platform
+    """Fuzz one target. Ends the process, as libFuzzer does."""
+    import atheris  # an optional dependency without wheels for some platforms
 
     kept = FOUND / name
     kept.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
 """Fuzzes what a peer of the live feed sends: WebSocket frames, and the JSON in them.
 
-``python -m tests.fuzz.frames 60`` searches for a minute without atheris, among what is nearly right. What holds
-for any bytes: the sieve hears what the library would, however they are cut; a frame is read or refused, never
-anything else, and in short steps; what is counted of it can be written.
+``python -m tests.fuzz.frames 60`` searches for a minute without atheris, among almost valid inputs. For any bytes:
+the fast path reads what the library would, however the bytes are cut; a frame is read or refused, without other
+errors and in short steps; the resulting progress can be serialised.
 """
 
 import json
@@ -31,7 +31,7 @@ _TOKENS = (
 
 
 def check(data: bytes) -> None:
-    """The bytes as frames, cut in two where the first of them says; as a binary message, and as a text message."""
+    """Try the bytes as frames, cut in two where the first byte says, and as a binary and a text message."""
     hear(cut(data, [data[0]] if data else []))
     decoder = IncrementalDecoder(ID)
     progress = _read(decoder, NOTHING, data)
@@ -39,7 +39,7 @@ def check(data: bytes) -> None:
 
 
 def run(seconds: float, seed: int | None = None) -> int:
-    """Search for so long; returns how many inputs held. Raises the error of the first that does not."""
+    """Search for some seconds; return the number of inputs tried. Raises: the error of the first that fails."""
     begun, number = monotonic(), 0
     first = seed if seed is not None else Random().randrange(1 << 32)
     while monotonic() - begun < seconds:
@@ -54,7 +54,7 @@ def run(seconds: float, seed: int | None = None) -> int:
 
 
 def one(rng: Random) -> None:
-    """One input of each kind."""
+    """Try one input of each kind."""
     data = _frames(rng)
     hear(cut(data, [rng.randrange(1 << 20) for _ in range(rng.randrange(8))]))
     decoder = IncrementalDecoder(ID)
@@ -110,7 +110,7 @@ def _read(decoder: IncrementalDecoder, progress: Any, text: str | bytes) -> Any:
             start = thread_time()
     except InvalidMessage:
         pass
-    json.dumps(sorted(progress.tools)).encode()  # what is kept can be written
+    json.dumps(sorted(progress.tools)).encode()  # the progress can be serialised
     return progress
 
 

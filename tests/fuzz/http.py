@@ -1,4 +1,4 @@
-"""Any bytes on a connection of the HTTP server: it ends, raises nothing, and says nothing but answers."""
+"""Any bytes on a connection of the HTTP server: it ends, raises nothing, and sends only valid responses."""
 
 import logging
 from typing import Any
@@ -18,7 +18,7 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 
 
 class Push:
-    """Targets that hold ids, whatever they are called."""
+    """Push targets that accept any id."""
 
     def __init__(self) -> None:
         self.watched: set[str] = set()
@@ -32,7 +32,7 @@ class Push:
 
 
 def check(data: bytes) -> None:
-    """The first byte says in how many parts the rest arrives."""
+    """Send ``data`` in parts; the first byte gives their number."""
     parts, data = (data[0] % 4 + 1, data[1:]) if data else (1, b"")
     said = trio.run(_serve, data, parts, clock=MockClock(autojump_threshold=0))
     if said:

@@ -1,6 +1,6 @@
-"""Any bytes as the body of a REST reply: each reader uses it or refuses it with its named error, in short steps.
+"""Any bytes as the body of a REST reply: each reader accepts them or raises its named error, in short steps.
 
-What is read can be written again: ids, names and cursors go into URLs, labels, logs and the state file.
+Values that are read can be encoded: ids, names and cursors are used in URLs, labels, logs and the state file.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ LARGEST = 1024 * 1024
 
 
 def check(data: bytes) -> None:
-    """The bytes as they are, and what they unpack to where they are gzip."""
+    """Try the bytes as they are, and decompressed if they are gzip."""
     _read(data)
     unpacked = _unpacked(data)
     if unpacked is not None:
@@ -62,7 +62,7 @@ def _workspace(body: bytes) -> None:
 
 
 def _record(body: bytes) -> None:
-    """A record of a conversation that was asked for, and what it adds; each step is measured by itself."""
+    """Read a record and derive its increments; measure each step."""
     steps = read_record(body)
     is_over = False
 
@@ -80,7 +80,7 @@ def _record(body: bytes) -> None:
 
 
 def _in_a_step(work: Callable[[], None]) -> bool:
-    """False where the body is refused. Any other error is a defect."""
+    """Run a step; return False if the body is refused. Any other error is a defect."""
     start = thread_time()
     try:
         work()

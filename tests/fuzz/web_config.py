@@ -1,4 +1,4 @@
-"""Any bytes as a web configuration file: it is used, or refused in one line that quotes no secret."""
+"""Any bytes as a web configuration file: accepted, or refused in one line that quotes no secret."""
 
 import tempfile
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from exporter.errors import ConfigError
 from exporter.web.reload import ReloadedConfig
 
-SECRET = "hunter$2"  # no key looks so
+SECRET = "hunter$2"  # cannot be a key
 FOLDER = Path(tempfile.mkdtemp())
 
 

@@ -37,6 +37,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "metrics.labels": ("agent,model", ("agent", "model")),
     "metrics.label-limit": ("7", 7),
     "metrics.label-set-limit": ("7", 7),
+    "metrics.tool-limit": ("9", 9),
     "metrics.hold-new-series": ("7.5", 7.5),
     "metrics.per-conversation-limit": ("0", 0),
     "metrics.slo-response": ("0.8", 0.8),
@@ -77,14 +78,14 @@ def toml(tmp_path: Path, text: str) -> str:
 
 
 def as_toml(key: str, text: str, value: object) -> str:
-    """The line a user would write for a value, under its dotted key."""
+    """Return the TOML line for a value, with its dotted key."""
     if isinstance(value, (bool, int, float)):
         return f"{key} = {text}"
     return f'{key} = "{text}"'
 
 
 def run(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The real program, in an environment without variables of ours but those given."""
+    """Run the program with no variables of the exporter except those given."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
     return subprocess.run(
         [sys.executable, "-m", "exporter", *argv],
@@ -125,7 +126,7 @@ def test_file_changes_the_setting(key: str, tmp_path: Path) -> None:
     }
 
 
-def test_command_line_beats_variable_beats_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_line_overrides_variable_overrides_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {"true": "false", "false": "true", "warn": "error", "json": "logfmt"}
     samples = {key: sample for key, sample in SAMPLES.items() if key != "state.file"}
     other = {
@@ -187,7 +188,7 @@ def test_vendor_variable_for_the_base_url_is_between_ours_and_the_file(
     assert parsed("--phonic.base-url", "https://flag.example").phonic.base_url == "https://flag.example"
 
 
-def test_variables_that_kubernetes_makes_for_a_service_of_our_name_are_ignored(
+def test_variables_that_kubernetes_sets_for_a_service_of_our_name_are_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in (
@@ -376,7 +377,7 @@ def test_environment_serves_all_commands(monkeypatch: pytest.MonkeyPatch) -> Non
         parsed(*command)
 
 
-def test_check_config_warns_of_what_it_can_do_without(
+def test_check_config_warns_of_unusable_proxy_variables(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PHONIC_API_KEY", SECRET)
@@ -391,7 +392,7 @@ def test_check_config_warns_of_what_it_can_do_without(
     assert "planted" not in first + second
 
 
-def test_check_config_shows_what_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_config_shows_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = tmp_path / "key"
     key.write_text(SECRET)
     with pytest.raises(SystemExit, check=lambda stop: stop.code == 0):
@@ -409,7 +410,7 @@ def test_check_config_shows_what_would_run(tmp_path: Path, capsys: pytest.Captur
     assert SECRET not in out
 
 
-def test_check_config_looks_into_the_web_config_file(
+def test_check_config_validates_the_web_config_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PHONIC_API_KEY", SECRET)
@@ -454,7 +455,7 @@ OBEYED = {
 
 @pytest.mark.parametrize("columns", ["40", "80", "300"])
 @pytest.mark.parametrize("command", OBEYED)
-def test_help_has_one_whole_flag_a_line_and_only_those_that_the_command_obeys(
+def test_help_has_each_flag_of_the_command_on_a_line_of_its_own(
     command: tuple[str, ...], columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -470,7 +471,7 @@ def test_help_has_one_whole_flag_a_line_and_only_those_that_the_command_obeys(
         assert too_long == []
 
 
-def test_help_says_of_each_flag_what_it_takes_and_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_value_and_variable_of_each_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     shown = capsys.readouterr().out
@@ -483,7 +484,7 @@ def test_help_says_of_each_flag_what_it_takes_and_its_variable(capsys: pytest.Ca
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
 def test_user_without_a_home_needs_one_only_for_the_default_state_file() -> None:
-    def as_nobody(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def as_other_user(*argv: str, **environ: str) -> subprocess.CompletedProcess[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PHONIC_", "XDG_"))}
         inherited.pop("HOME", None)
         return subprocess.run(
@@ -501,18 +502,18 @@ def test_user_without_a_home_needs_one_only_for_the_default_state_file() -> None
     if subprocess.run(reaches, cwd=root, check=False, capture_output=True, timeout=30).returncode:
         pytest.skip("Python or the source tree is in a folder that others may not enter")
     for argv in (("--version",), ("--help",), ("demo", "--help")):
-        assert (as_nobody(*argv).returncode, as_nobody(*argv).stderr) == (0, "")
-    check = partial(as_nobody, "check-config", PHONIC_API_KEY=SECRET)
+        assert (as_other_user(*argv).returncode, as_other_user(*argv).stderr) == (0, "")
+    check = partial(as_other_user, "check-config", PHONIC_API_KEY=SECRET)
     refused = check()
     assert refused.returncode == 2
     assert refused.stderr.startswith("phonic-exporter: error: --state.file: this user has no home")
     assert refused.stderr.count("\n") == 1
     assert check("--state.file=").returncode == 0
-    assert check("--state.file=/tmp/x.db").returncode == 0  # named, not made
+    assert check("--state.file=/tmp/x.db").returncode == 0  # checked, not created
     assert check(STATE_DIRECTORY="/tmp").returncode == 0  # noqa: S108
 
 
-def test_version_help_and_errors_load_nothing_heavy() -> None:
+def test_version_help_and_errors_import_no_slow_module() -> None:
     heavy = {"trio", "httpx", "hypercorn", "starlette", "sqlite3", "prometheus_client", "trio_websocket"}
     code = "import sys, exporter.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

@@ -1,4 +1,4 @@
-"""The health check against real servers: what counts as up, in clear and over TLS."""
+"""The health check with real servers: what counts as healthy, over HTTP and TLS."""
 
 import ssl
 import subprocess
@@ -21,7 +21,7 @@ def is_healthy(address: str, *, maybe_tls: bool) -> bool:
 
 @contextmanager
 def answering(status: int, *, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """A server on loopback that answers one status, and only to /-/healthy; yields its port."""
+    """Run a server on loopback that answers /-/healthy with one status; yields its port."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -49,7 +49,7 @@ def answering(status: int, *, tls: ssl.SSLContext | None = None) -> Iterator[int
 
 @pytest.fixture
 def server_context(tmp_path: Path) -> ssl.SSLContext:
-    """A self-signed certificate, which also is the only authority for client certificates."""
+    """Return a context with a self-signed certificate that is also the only authority for clients."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         [
@@ -69,13 +69,13 @@ def server_context(tmp_path: Path) -> ssl.SSLContext:
     ("status", "healthy"), [(200, True), (401, True), (503, False), (500, False), (404, False)]
 )
 @pytest.mark.parametrize("maybe_tls", [False, True])
-def test_answer_decides_in_clear(status: int, healthy: bool, maybe_tls: bool) -> None:
+def test_status_decides_over_plain_http(status: int, healthy: bool, maybe_tls: bool) -> None:
     with answering(status) as port:
         assert is_healthy(f"127.0.0.1:{port}", maybe_tls=maybe_tls) is healthy
 
 
 @pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_answer_decides_over_tls_whatever_the_certificate_says(
+def test_status_decides_over_tls_with_any_certificate(
     server_context: ssl.SSLContext, status: int, healthy: bool
 ) -> None:
     with answering(status, tls=server_context) as port:
@@ -84,7 +84,7 @@ def test_answer_decides_over_tls_whatever_the_certificate_says(
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_server_that_insists_on_a_client_certificate_is_up(
+def test_server_that_requires_a_client_certificate_is_healthy(
     server_context: ssl.SSLContext, newest: ssl.TLSVersion
 ) -> None:
     server_context.verify_mode = ssl.CERT_REQUIRED
@@ -93,7 +93,7 @@ def test_server_that_insists_on_a_client_certificate_is_up(
         assert is_healthy(f"127.0.0.1:{port}", maybe_tls=True)
 
 
-def test_address_of_all_interfaces_is_asked_on_loopback() -> None:
+def test_address_of_all_interfaces_is_checked_on_loopback() -> None:
     with answering(200) as port:
         assert is_healthy(f":{port}", maybe_tls=False)
         assert is_healthy(f"0.0.0.0:{port}", maybe_tls=False)
@@ -102,7 +102,7 @@ def test_address_of_all_interfaces_is_asked_on_loopback() -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "nonsense"])
-def test_address_without_a_port_to_ask_is_refused(address: str) -> None:
+def test_address_without_a_fixed_port_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match=r"^--web\.listen-address: "):
         is_healthy(address, maybe_tls=False)
 

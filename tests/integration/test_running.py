@@ -1,4 +1,4 @@
-"""Where exporters say that they serve, and which of these words a health check believes."""
+"""Announcements of running exporters, and which of them a health check trusts."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(each for each in folder.rglob("*") if each.is_file())
 
 
-def test_an_exporter_is_found_for_as_long_as_it_says_that_it_serves(own_tmp: Path) -> None:
+def test_an_exporter_is_found_while_it_announces_itself(own_tmp: Path) -> None:
     assert found() == []
     with announced(HERE, {}):
         assert found() == [HERE]
@@ -45,7 +45,7 @@ def test_each_folder_is_enough(variable: str, tmp_path: Path, own_tmp: Path) -> 
     environ = {variable: str(tmp_path / "x")}
     (tmp_path / "x").mkdir(mode=0o700)
     with announced(HERE, environ):
-        assert found() == found(environ) == [HERE]  # and in several it is one
+        assert found() == found(environ) == [HERE]  # in several folders it is still one exporter
         for file in files(own_tmp):
             file.unlink()
         assert found(environ) == [HERE]
@@ -53,7 +53,7 @@ def test_each_folder_is_enough(variable: str, tmp_path: Path, own_tmp: Path) -> 
     assert files(tmp_path) == []
 
 
-def test_without_a_folder_for_temporary_files_the_others_do(
+def test_exporter_is_found_without_a_folder_for_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A container whose root is read-only, without a /tmp of its own."""
@@ -66,12 +66,12 @@ def test_without_a_folder_for_temporary_files_the_others_do(
         assert found() == []
 
 
-def test_folder_that_cannot_be_written_is_left_out(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     with announced(HERE, {"STATE_DIRECTORY": "/proc/none", "RUNTIME_DIRECTORY": str(tmp_path / "no" / "such")}):
         assert found() == [HERE]
 
 
-def test_word_of_a_process_that_has_gone_is_not_believed_and_cleared_away(own_tmp: Path) -> None:
+def test_file_of_a_process_that_has_ended_is_ignored_and_removed(own_tmp: Path) -> None:
     killed = "import os, sys; from exporter.web.running import announced; c = announced(['http://x:1'], {}); "
     code = f"import tempfile; tempfile.tempdir = {str(own_tmp)!r}; {killed} c.__enter__(); os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False, timeout=20)
@@ -82,8 +82,8 @@ def test_word_of_a_process_that_has_gone_is_not_believed_and_cleared_away(own_tm
         assert not left.exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only /proc says when a process began")
-def test_word_of_another_process_with_the_same_number_is_not_believed(own_tmp: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc for the start time of a process")
+def test_file_of_another_process_with_the_same_pid_is_ignored(own_tmp: Path) -> None:
     with announced(HERE, {}):
         [file] = files(own_tmp)
         file.write_text(json.dumps({**json.loads(file.read_text()), "began": "1"}))
@@ -93,7 +93,7 @@ def test_word_of_another_process_with_the_same_number_is_not_believed(own_tmp: P
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"pid": 0, "urls": [], "began": ""}', '{"pid": "1"}', "\x00"]
 )
-def test_nonsense_is_nobody(content: str, own_tmp: Path) -> None:
+def test_malformed_file_is_ignored(content: str, own_tmp: Path) -> None:
     with announced(HERE, {}):
         [file] = files(own_tmp)
         file.with_name("phonic-exporter-1.json").write_text(content)
@@ -102,7 +102,7 @@ def test_nonsense_is_nobody(content: str, own_tmp: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may give a folder away")
-def test_folder_of_another_user_is_not_believed(own_tmp: Path) -> None:
+def test_folder_of_another_user_is_ignored(own_tmp: Path) -> None:
     with announced(HERE, {}):
         folder = files(own_tmp)[0].parent
         folder.chmod(0o777)

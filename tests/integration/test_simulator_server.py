@@ -1,4 +1,4 @@
-"""The simulator as a server: the official SDK, a WebSocket client and a test harness talk to it over loopback."""
+"""The simulator as a server, used by the official SDK, a WebSocket client and the control API over loopback."""
 
 import json
 import time
@@ -28,13 +28,13 @@ from exporter.simulator.views import analysis, iso
 KEY = "ph_simulated_key"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 SHORT = Scenario(pace=0.005, warm_up_s=0, total=3, calls_per_minute=100_000)
-"""Calls of half a second, all at once."""
+"""Calls of half a second, all at the same time."""
 LONG = Scenario(warm_up_s=600, total=120)
-"""Calls of minutes: nothing ends during a test, much has ended before it."""
+"""Calls of minutes: none ends during a test, many have ended before it."""
 
 
 SDK_IMPORTS = pytest.mark.filterwarnings("ignore:websockets.* deprecated:DeprecationWarning")
-"""The SDK imports an old module of another library when first used."""
+"""Ignore warnings of the SDK, which imports a deprecated module of another library."""
 
 
 class HandshakeRefused(Exception):
@@ -46,7 +46,7 @@ class HandshakeRefused(Exception):
 
 
 class Simulator:
-    """A running simulator and what a harness needs to talk to it."""
+    """A running simulator, with a client for tests."""
 
     def __init__(self, url: str, client: httpx.AsyncClient) -> None:
         self.url = url
@@ -70,7 +70,7 @@ class Simulator:
     async def socket(
         self, conversation_id: str, *, query: str = "", headers: dict[str, str] = BEARER
     ) -> AsyncIterator[WebSocketConnection]:
-        """An open live socket. Owns its stream: trio-websocket leaves it open when the server closes first."""
+        """Open a live socket. Owns its stream, which trio-websocket leaves open if the server closes first."""
         address = httpx.URL(self.url)
         refused: list[int] = []
         try:
@@ -123,7 +123,7 @@ async def simulator(scenario: Scenario, **options: Any) -> AsyncIterator[Simulat
 
 
 def conversations(frames: list[str]) -> list[dict[str, Any]]:
-    """The snapshots among the frames, noise left out."""
+    """Return the snapshots among the frames."""
     found = []
     for frame in frames:
         try:
@@ -136,7 +136,7 @@ def conversations(frames: list[str]) -> list[dict[str, Any]]:
 
 
 def spoken(scenario: Scenario) -> Conversation:
-    """A conversation of the plan in which something is said."""
+    """Return a planned conversation with turns."""
     return next(each for each in plan(scenario) if len(each.turns) > 6)
 
 
@@ -164,7 +164,7 @@ async def test_an_observer_reads_a_conversation_to_its_planned_end() -> None:
         ] == [(turn.index, turn.role, turn.duration_ms, turn.timings) for turn in planned.turns]
 
 
-async def test_first_update_comes_at_once_and_shows_all_turns_so_far() -> None:
+async def test_first_update_arrives_at_once_with_all_turns_so_far() -> None:
     async with simulator(LONG) as phone:
         listed = (await phone.get("/v1/conversations", limit=100))["conversations"]
         live = next(each for each in listed if each["ended_at"] is None and len(each["items"]) > 2)
@@ -188,7 +188,7 @@ async def test_a_live_conversation_ends_for_rest_only_when_its_observer_has_ever
 @pytest.mark.parametrize(
     ("refuse", "types", "close"), [(False, "conversation-saved", 1000), (True, "error", 1008)]
 )
-async def test_a_socket_to_an_ended_conversation_is_told_so(refuse: bool, types: str, close: int) -> None:
+async def test_a_socket_to_an_ended_conversation_gets_its_end(refuse: bool, types: str, close: int) -> None:
     planned = next(iter(plan(LONG)))
     async with simulator(LONG, refuse_ended=refuse) as phone:
         frames, code = await phone.watch(planned.id)
@@ -223,7 +223,7 @@ async def test_a_bad_credential_gets_an_error_and_close_1008(query: str, headers
     assert code == 1008
 
 
-async def test_a_session_token_reads_what_it_was_minted_for() -> None:
+async def test_a_session_token_reads_only_its_conversations() -> None:
     first, second = (each for each in list(plan(SHORT))[:2])
     async with simulator(SHORT) as phone:
         minted = await phone.client.post(
@@ -244,7 +244,7 @@ async def test_a_session_token_reads_what_it_was_minted_for() -> None:
 
 
 async def observed(phone: Simulator, planned: Conversation) -> list[str]:
-    """All frames over as many connections as it takes to reach the end."""
+    """Return all frames until the end, over as many connections as needed."""
     frames: list[str] = []
     for _ in range(500):
         try:
@@ -268,7 +268,7 @@ async def observed(phone: Simulator, planned: Conversation) -> list[str]:
         (["drop=0.1", "duplicate=0.2", "stale=0.2", "gap=0.2", "garbage=0.2"], "garbage"),
     ],
 )
-async def test_no_fault_hides_how_a_conversation_went(faults: list[str], sent: str | None) -> None:
+async def test_no_transport_fault_hides_the_final_values(faults: list[str], sent: str | None) -> None:
     planned = spoken(SHORT)
     async with simulator(SHORT, faults=faults) as phone:
         frames = await observed(phone, planned)
@@ -338,7 +338,7 @@ async def test_handshakes_can_be_refused_with_any_status(status: int) -> None:
     assert refused.value.status == status
 
 
-async def test_a_silent_socket_answers_pings_and_nothing_else() -> None:
+async def test_a_silent_socket_only_answers_pings() -> None:
     planned = next(each for each in plan(LONG) if each.created_ms < 0 and each.ended_ms > 60_000)
     async with simulator(LONG, faults=["silence=1@:0.5"]) as phone, phone.socket(planned.id) as socket:
         await socket.ping()
@@ -346,10 +346,10 @@ async def test_a_silent_socket_answers_pings_and_nothing_else() -> None:
         assert json.loads(await socket.get_message())["type"] == "conversation-updated"  # when the window closes
 
 
-# What a harness can do
+# The control API
 
 
-async def test_held_conversations_end_upon_release_with_planned_values() -> None:
+async def test_held_conversations_end_on_release_with_planned_values() -> None:
     planned = spoken(SHORT)
     async with simulator(SHORT) as phone:
         await phone.control("hold")
@@ -394,7 +394,7 @@ async def test_a_patient_conversation_waits_for_an_observer() -> None:
         assert not (await phone.state())["conversations"][planned.id]["live"]
 
 
-async def test_while_all_are_away_conversations_begin_and_end_unseen_and_older_ones_wait() -> None:
+async def test_conversations_end_unobserved_in_an_absence_unless_they_began_before() -> None:
     first, *_, last = conversations = list(plan(attrs.evolve(SHORT, calls_per_minute=200)))
     async with simulator(attrs.evolve(SHORT, calls_per_minute=200), patient=True) as phone:
         await phone.control("hold")
@@ -425,7 +425,7 @@ async def test_planned_and_unknown_faults_are_refused_at_run_time() -> None:
             assert response.json()["error"]["message"]
 
 
-async def test_an_address_in_use_is_one_plain_error() -> None:
+async def test_an_address_in_use_is_a_config_error() -> None:
     async with simulator(LONG) as phone:
         with pytest.raises(ConfigError, match="in use"):
             await serve(LONG, listen=phone.url.removeprefix("http://"))
@@ -489,7 +489,7 @@ async def test_the_official_sdk_understands_errors() -> None:
         for ask, key, status in (
             (lambda sdk: sdk.projects.list(), "wrong", 401),
             (lambda sdk: sdk.conversations.get("conv_unknown"), KEY, 404),
-            (lambda sdk: sdk.conversations.list(project="nobody's"), KEY, 404),
+            (lambda sdk: sdk.conversations.list(project="unknown"), KEY, 404),
         ):
             with pytest.raises(ApiError) as refused:
                 await with_sdk(phone, ask, key)
@@ -548,7 +548,7 @@ async def test_wrong_parameters_are_named(query: dict[str, str], parameter: str)
     assert parameter in response.json()["param_errors"]
 
 
-async def test_every_reply_has_a_request_id_and_credentials_are_judged() -> None:
+async def test_every_reply_has_a_request_id_and_needs_a_credential() -> None:
     async with simulator(LONG) as phone:
         token = await phone.client.post("/v1/auth/session_token", headers=BEARER)
         wrong_kind = {"Authorization": f"Bearer {token.json()['session_token']}"}
@@ -561,7 +561,7 @@ async def test_every_reply_has_a_request_id_and_credentials_are_judged() -> None
             assert response.status_code == status
 
 
-async def test_rest_faults_answer_as_they_are_called() -> None:
+async def test_rest_faults_have_the_named_effect() -> None:
     async with simulator(LONG) as phone:
         await phone.faults("rest-500=1")
         assert (await phone.client.get("/v1/projects", headers=BEARER)).status_code == 500
@@ -578,18 +578,18 @@ async def test_rest_faults_answer_as_they_are_called() -> None:
             await phone.client.get("/v1/projects", headers=BEARER, timeout=0.2)
 
 
-async def test_a_run_begun_in_the_past_is_joined_in_its_middle() -> None:
+async def test_a_run_with_a_past_epoch_starts_in_the_middle() -> None:
     async with simulator(SHORT, epoch=time.time() - 3600) as phone:
         state = await phone.state()
     assert state["complete"]
     assert len(state["conversations"]) == SHORT.total
 
 
-# Trouble
+# Errors
 
 
-@pytest.mark.parametrize("listen", ["nobody.invalid:1", "192.0.2.1:1"])
-async def test_address_that_is_not_here_is_a_setting_to_mend(listen: str) -> None:
+@pytest.mark.parametrize("listen", ["unknown.invalid:1", "192.0.2.1:1"])
+async def test_unavailable_address_is_a_config_error(listen: str) -> None:
     with pytest.raises(ConfigError, match=r"^--simulator\.listen-address: cannot listen on "):
         await serve(SHORT, listen=listen)
 

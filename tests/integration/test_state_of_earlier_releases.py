@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from exporter.conversations import Conversations
+from exporter.counting.increments import Measure
 from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOG
 from exporter.metrics.series import rebucketed
@@ -20,6 +21,12 @@ from tests.unit.counted import new_conversations, shown, totals
 DATA = Path(__file__).parent.parent / "data" / "state"
 STORY: dict[str, Any] = json.loads((DATA / "0.1.0.json").read_text("utf-8"))
 NOW = STORY["written_at"] + 60.0
+
+NEW = {
+    Measure.GREETING, Measure.HANGUP_WAIT, Measure.END_OF_TURN, Measure.SLOW_TURN, Measure.TOOL_RESPONSE,
+    Measure.USER_RESPONSE, Measure.BARGE_IN, Measure.TOOL_COMPLETED, Measure.TOOL_FAILED,
+}  # fmt: skip
+"""What 0.1.0 did not count."""
 
 Totals = dict[tuple[str, tuple[str, ...]], tuple[int, ...]]
 
@@ -38,6 +45,12 @@ def today(rows: list[Any]) -> Totals:
         )
         for name, labels, layout, numbers in rows
     }
+
+
+def of_0_1_0(numbers: Totals) -> Totals:
+    """Those of the families that 0.1.0 had."""
+    known = {catalog.FAMILY_OF[each].sample_name for each in catalog.FAMILY_OF if each not in NEW}
+    return {key: each for key, each in numbers.items() if key[0] in known}
 
 
 async def start(path: Path) -> tuple[StateKeeper, Conversations]:
@@ -84,7 +97,9 @@ async def test_later_snapshots_count_as_they_did_in_0_1_0(path: Path, restarts: 
         await keeper.close()
         keeper, conversations = await start(path)
     go_on(conversations)
-    assert totals(conversations) == today(STORY["numbers_then"])
+    # 0.1.0 rejected a start that is no time only where a response depended on it.
+    bad_start = {("phonic_exporter_rejected_values_total", ("started_at", "wrong_type")): (1,)}
+    assert of_0_1_0(totals(conversations)) == today(STORY["numbers_then"]) | bad_start
     assert await keeper.write_now(conversations, on_error=pytest.fail)
     await keeper.close()
     keeper, again = await start(path)

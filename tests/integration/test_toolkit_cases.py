@@ -1,4 +1,4 @@
-"""The web configuration file does what it does in other exporters: the toolkit's cases, on real connections."""
+"""The web configuration file works as in other exporters: the toolkit's cases, on real connections."""
 
 import base64
 import ssl
@@ -35,7 +35,7 @@ def pems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(case: dict[str, Any], pems: Path) -> Path | None:
-    """Write a case's file; None where it has none."""
+    """Write the file of a case; return its path, or None without one."""
     if "path" in case:
         return Path(pems / case["path"])
     text = case.get("file", "")
@@ -77,7 +77,7 @@ def test_file_is_refused(case: dict[str, Any], pems: Path) -> None:
 
 
 @pytest.mark.parametrize("case", by_outcome("served", "handshake", "too many", "login", "told"))
-async def test_file_serves_whom_it_should(case: dict[str, Any], pems: Path) -> None:
+async def test_file_serves_the_clients_it_allows(case: dict[str, Any], pems: Path) -> None:
     client = case.get("client", {})
     with capture_logs():
         async with serving(config=ReloadedConfig(config_of(case, pems))) as served:
@@ -111,7 +111,7 @@ def client_context(client: dict[str, Any], pems: Path) -> ssl.SSLContext:
 
 
 async def ask(served: Served, context: ssl.SSLContext | None, client: dict[str, Any]) -> tuple[int, str | None]:
-    """The status of a page, and the cipher it came by."""
+    """Return the status of a page, and the TLS cipher."""
     stream: Any = await trio.open_tcp_stream(*served.address)
     if context is not None:
         stream = trio.SSLStream(stream, context, server_hostname="localhost", https_compatible=True)

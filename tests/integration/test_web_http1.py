@@ -1,4 +1,4 @@
-"""HTTP/1.1 byte for byte on real connections: what is a request, what ends it all, when an answer is made."""
+"""HTTP/1.1 on real connections: requests, refusals, timeouts, pipelining, and limits of connections."""
 
 import contextlib
 import re
@@ -23,7 +23,7 @@ END = b"\r\n"
 
 @attrs.define
 class App:
-    """An application that tells how its requests went."""
+    """An application that records its requests."""
 
     body: bytes = b"hello"
     asked: list[tuple[str, str, str, bytes]] = attrs.field(factory=list)
@@ -48,7 +48,7 @@ class App:
 
 @contextlib.asynccontextmanager
 async def connected(app: Any, connections: Connections | None = None) -> AsyncIterator[trio.SocketStream]:
-    """A client's end of a connection that is served."""
+    """Yield the client's end of a served connection."""
     connections = connections or Connections()
 
     async def handle(stream: trio.SocketStream) -> None:
@@ -59,7 +59,7 @@ async def connected(app: Any, connections: Connections | None = None) -> AsyncIt
                 await linger(stream)
             connections.leave(connection)
 
-    with trio.fail_after(1000):  # of a clock that may jump
+    with trio.fail_after(1000):  # by a clock that may jump
         async with trio.open_nursery() as nursery:
             [listener] = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
             async with await trio.testing.open_stream_to_socket_listener(listener) as stream:
@@ -68,7 +68,7 @@ async def connected(app: Any, connections: Connections | None = None) -> AsyncIt
 
 
 async def answer(stream: trio.SocketStream) -> bytes:
-    """One answer, with the body that its length says."""
+    """Read one response with its body."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += await _more(stream)
@@ -90,7 +90,7 @@ async def rest(stream: trio.SocketStream) -> bytes:
 
 
 async def status(sent: bytes) -> int:
-    """The status of the one answer to these bytes, after which the connection has to end."""
+    """Send bytes, read the only response and the end of the connection; return the status."""
     async with connected(App()) as stream:
         await stream.send_all(sent)
         said = await rest(stream)
@@ -148,7 +148,7 @@ CLOSE = b"Connection: close\r\n"
         ),
     ],
 )
-async def test_every_beginning_has_its_answer(sent: bytes, expected: int) -> None:
+async def test_request_gets_its_status(sent: bytes, expected: int) -> None:
     assert await status(sent) == expected
 
 
@@ -183,13 +183,13 @@ async def test_head_has_the_headers_of_get_and_no_body() -> None:
     assert second.endswith(b"\r\n\r\nhello")
 
 
-async def test_refusal_after_a_head_request_has_its_words() -> None:
+async def test_refusal_after_a_head_request_has_a_body() -> None:
     async with connected(App()) as stream:
         await stream.send_all(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nno HTTP\r\n\r\n")
         assert (await rest(stream)).endswith(b"\r\n\r\nBad Request\n")
 
 
-async def test_requests_sent_ahead_are_answered_in_their_order_one_at_a_time() -> None:
+async def test_pipelined_requests_are_answered_in_order_one_at_a_time() -> None:
     app = App(hold=trio.Event())
     async with connected(app) as stream:
         await stream.send_all(b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number for number in range(10)))
@@ -202,7 +202,7 @@ async def test_requests_sent_ahead_are_answered_in_their_order_one_at_a_time() -
     assert [path for _, path, _, _ in app.asked] == [f"/{number}" for number in range(10)]
 
 
-async def test_more_requests_ahead_than_anybody_needs_end_the_connection_after_the_first() -> None:
+async def test_too_many_pipelined_requests_close_the_connection_after_the_first() -> None:
     app = App()
     async with connected(app) as stream:
         await stream.send_all((GET + END) * 1000)
@@ -211,8 +211,8 @@ async def test_more_requests_ahead_than_anybody_needs_end_the_connection_after_t
     assert len(app.asked) == 1
 
 
-async def test_answer_is_not_made_for_a_client_that_has_left(mock_clock: trio.testing.MockClock) -> None:
-    """It looks like one that has closed its sending side only, for which answers are made for half a second."""
+async def test_application_is_cancelled_when_the_client_closes(mock_clock: trio.testing.MockClock) -> None:
+    """After half a second, because the client may have shut down only its sending side."""
     app = App(hold=trio.Event())
     async with connected(app) as stream:
         await stream.send_all((GET + END) * 2)
@@ -225,7 +225,7 @@ async def test_answer_is_not_made_for_a_client_that_has_left(mock_clock: trio.te
     assert (len(app.asked), app.sent, app.cancelled) == (1, 0, 1)
 
 
-async def test_answer_is_not_made_for_a_client_that_has_reset_its_connection() -> None:
+async def test_application_is_cancelled_when_the_client_resets_the_connection() -> None:
     app = App(hold=trio.Event())
     async with connected(app) as stream:
         await stream.send_all(GET + END)
@@ -235,7 +235,7 @@ async def test_answer_is_not_made_for_a_client_that_has_reset_its_connection() -
         assert (len(app.asked), app.sent, app.cancelled) == (1, 0, 1)
 
 
-async def test_client_that_has_closed_its_sending_side_gets_its_answers() -> None:
+async def test_client_that_shuts_down_its_sending_side_gets_its_responses() -> None:
     app = App()
     async with connected(app) as stream:
         await stream.send_all((GET + END) * 3)
@@ -243,7 +243,7 @@ async def test_client_that_has_closed_its_sending_side_gets_its_answers() -> Non
         assert (await rest(stream)).count(b"HTTP/1.1 200 OK") == 3
 
 
-async def test_half_closed_client_may_take_its_time_with_an_answer(mock_clock: trio.testing.MockClock) -> None:
+async def test_half_closed_client_may_read_a_response_slowly(mock_clock: trio.testing.MockClock) -> None:
     app = App(body=b"x" * 20_000_000)
     async with connected(app) as stream:
         await stream.send_all(GET + END)
@@ -254,7 +254,7 @@ async def test_half_closed_client_may_take_its_time_with_an_answer(mock_clock: t
         assert len((await rest(stream)).partition(b"\r\n\r\n")[2]) == 20_000_000
 
 
-async def test_answer_does_not_count_as_sent_where_the_client_may_have_left() -> None:
+async def test_response_does_not_count_as_sent_if_the_client_may_have_left() -> None:
     app = App(hold=trio.Event())
     async with connected(app) as stream:
         await stream.send_all(GET + END)
@@ -266,7 +266,9 @@ async def test_answer_does_not_count_as_sent_where_the_client_may_have_left() ->
     assert (app.sent, app.cancelled) == (0, 1)
 
 
-async def test_answer_counts_as_sent_only_when_the_system_has_it(mock_clock: trio.testing.MockClock) -> None:
+async def test_response_counts_as_sent_only_when_the_system_has_all_of_it(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     app = App(body=b"x" * 20_000_000)
     async with connected(app) as stream:
         await stream.send_all(GET + END)
@@ -279,7 +281,7 @@ async def test_answer_counts_as_sent_only_when_the_system_has_it(mock_clock: tri
         assert (app.sent, app.cancelled) == (0, 1)
 
 
-async def test_client_that_reads_slowly_but_steadily_gets_it_all() -> None:
+async def test_client_that_reads_slowly_but_steadily_gets_the_whole_response() -> None:
     app = App(body=b"x" * 20_000_000)
     async with connected(app) as stream:
         await stream.send_all(GET + CLOSE + END)
@@ -301,7 +303,7 @@ async def test_client_that_reads_slowly_but_steadily_gets_it_all() -> None:
         (GET + b"Content-Length: 3\r\n\r\nab", 10, b"HTTP/1.1 408 Request Timeout\r\n"),
     ],
 )
-async def test_request_that_does_not_come_ends_the_connection(
+async def test_missing_or_slow_request_ends_the_connection(
     sent: bytes, seconds: float, said: bytes, mock_clock: trio.testing.MockClock
 ) -> None:
     async with connected(App()) as stream:
@@ -341,13 +343,13 @@ async def without_length(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b" world"})
 
 
-async def test_application_that_says_nothing_is_an_error() -> None:
+async def test_application_without_a_response_is_a_500() -> None:
     async with connected(silent) as stream:
         await stream.send_all(GET + END)
         assert (await rest(stream)).startswith(b"HTTP/1.1 500 ")
 
 
-async def test_answer_that_is_not_whole_does_not_look_whole() -> None:
+async def test_incomplete_response_does_not_look_complete() -> None:
     async with connected(unfinished) as stream:
         await stream.send_all(GET + END)
         with contextlib.suppress(trio.BrokenResourceError):
@@ -357,20 +359,20 @@ async def test_answer_that_is_not_whole_does_not_look_whole() -> None:
 @pytest.mark.parametrize(
     ("version", "body"), [(b"1.0", b"hello world"), (b"1.1", b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n")]
 )
-async def test_answer_without_a_length_has_an_end_in_either_version(version: bytes, body: bytes) -> None:
+async def test_response_without_a_length_ends_in_either_version(version: bytes, body: bytes) -> None:
     async with connected(without_length) as stream:
         await stream.send_all(b"GET / HTTP/" + version + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert (await rest(stream)).partition(b"\r\n\r\n")[2] == body
 
 
-# --- who gives way
+# --- which connection is closed
 
 
 def scopes(count: int) -> list[trio.CancelScope]:
     return [trio.CancelScope() for _ in range(count)]
 
 
-async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
+async def test_the_silent_connection_that_has_waited_longest_is_closed() -> None:
     connections = Connections(most=10, most_without_request=3)
     entered = scopes(5)
     for scope in entered:
@@ -379,7 +381,7 @@ async def test_the_silent_client_that_has_waited_longest_gives_way() -> None:
 
 
 @pytest.mark.parametrize(("most", "silent"), [(250, 100), (60, 32), (10, 10)])
-async def test_two_in_five_and_32_at_least_may_be_silent_unless_said_otherwise(most: int, silent: int) -> None:
+async def test_two_in_five_and_at_least_32_may_be_silent_by_default(most: int, silent: int) -> None:
     connections = Connections(most=most)
     entered = scopes(silent + 1)
     for scope in entered:
@@ -387,7 +389,7 @@ async def test_two_in_five_and_32_at_least_may_be_silent_unless_said_otherwise(m
     assert [scope.cancel_called for scope in entered] == [True, *[False] * silent]
 
 
-async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() -> None:
+async def test_answered_connections_are_not_closed_for_silent_ones() -> None:
     connections = Connections(most=10, most_without_request=3)
     kept = scopes(5)
     for scope in kept:
@@ -401,7 +403,7 @@ async def test_clients_that_have_been_answered_do_not_give_way_to_silent_ones() 
 
 
 @pytest.mark.parametrize("phase", [Phase.IDLE, Phase.SENDING])
-async def test_whoever_waits_gives_way_when_all_places_are_taken(phase: Phase) -> None:
+async def test_waiting_connection_is_closed_at_the_limit(phase: Phase) -> None:
     connections = Connections(most=3, most_without_request=3)
     entered = scopes(3)
     for scope in entered:
@@ -413,7 +415,7 @@ async def test_whoever_waits_gives_way_when_all_places_are_taken(phase: Phase) -
     assert [scope.cancel_called for scope in entered] == [True, False, False]
 
 
-async def test_whoever_is_being_answered_never_gives_way() -> None:
+async def test_connection_being_answered_is_never_closed() -> None:
     connections = Connections(most=2, most_without_request=2)
     entered = [connections.enter(scope) for scope in scopes(2)]
     for connection in entered:

@@ -1,4 +1,4 @@
-"""Listen addresses: what they may be, and that each is really listened on."""
+"""Listen addresses: their syntax, errors, and connections to each."""
 
 import os
 import socket
@@ -71,7 +71,7 @@ def test_address_that_cannot_be_used_is_refused(address: str, reason: str) -> No
         bind([address])
 
 
-async def test_port_in_use_is_a_setting_to_mend() -> None:
+async def test_port_in_use_is_a_config_error() -> None:
     async with serving() as served:
         host, port = served.address
         for address in (f"{host}:{port}", f":{port}"):
@@ -87,7 +87,7 @@ async def test_all_addresses_means_both_families_on_one_port() -> None:
         assert [await status_of(f"http://{host}:{port}/metrics") for host in hosts] == [200] * len(hosts)
 
 
-async def test_every_address_is_listened_on() -> None:
+async def test_server_listens_on_every_address() -> None:
     async with serving(addresses=("127.0.0.1:0", "localhost:0")) as served:
         assert len(served.urls) >= 2
         for url in served.urls:
@@ -113,7 +113,7 @@ def has_vsock() -> bool:
 
 
 @pytest.mark.skipif(not has_vsock(), reason="no vsock loopback in this kernel")
-async def test_vsock_is_listened_on() -> None:
+async def test_server_listens_on_vsock() -> None:
     async with serving(addresses=("vsock://:0",)) as served:
         assert served.url.startswith("vsock://:")
         port = int(served.url.rpartition(":")[2])
@@ -124,7 +124,7 @@ async def test_vsock_is_listened_on() -> None:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
 
 
-def test_vsock_that_cannot_be_listened_on_is_a_setting_to_mend() -> None:
+def test_unavailable_vsock_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"--web\.listen-address: cannot listen on vsock://77:1"):
         bind(["vsock://77:1"])
 
@@ -139,7 +139,7 @@ def test_vsock_that_cannot_be_listened_on_is_a_setting_to_mend() -> None:
         {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"},
     ],
 )
-def test_sockets_that_were_not_passed_to_this_process_are_not_taken(environ: dict[str, str]) -> None:
+def test_sockets_passed_to_another_process_are_not_used(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"--web\.systemd-socket: no socket was passed"):
         inherit(environ)
     assert environ == {}

@@ -1,4 +1,4 @@
-"""The web configuration file while the server runs: whatever becomes of it and its files, pages are served."""
+"""Changes of the web configuration file at run time: pages are served whatever the file becomes."""
 
 import os
 import time
@@ -116,7 +116,7 @@ async def test_file_of_another_kind_leaves_the_old_configuration_in_force(
     ],
 )
 async def test_file_of_any_content_leaves_the_old_configuration_in_force(pems: Path, text: str) -> None:
-    live = ReloadedConfig(web_config(pems, TLS % ""), patience_seconds=60)  # on a busy machine too
+    live = ReloadedConfig(web_config(pems, TLS % ""), patience_seconds=60)  # long enough for a busy machine
     async with serving(config=live, deadline_seconds=60) as served:
         page = f"{served.url}/metrics"
         assert await status_of(page, verify=trusting(pems)) == 200
@@ -132,8 +132,8 @@ async def test_file_of_any_content_leaves_the_old_configuration_in_force(pems: P
         assert live.last_success
 
 
-async def test_look_that_takes_too_long_is_given_up_and_made_again(tmp_path: Path) -> None:
-    """As on a disk that hangs; here it is a megabyte of users, which takes a second and more to parse."""
+async def test_look_that_takes_too_long_is_abandoned_and_repeated(tmp_path: Path) -> None:
+    """Simulates a disk that hangs with a megabyte of users, which takes more than a second to parse."""
     live = ReloadedConfig(web_config(tmp_path, USER), patience_seconds=0.2)
     line = USER.partition("{alice: ")[2].rstrip("}\n")
     web_config(tmp_path, "basic_auth_users:\n" + "".join(f"  user{n}: {line}\n" for n in range(13_000)))
@@ -151,7 +151,7 @@ async def test_look_that_takes_too_long_is_given_up_and_made_again(tmp_path: Pat
     assert set(live.in_force.config.users) == {"bob"}
 
 
-async def test_users_that_are_removed_leave_the_pages_open_at_once(tmp_path: Path) -> None:
+async def test_removing_all_users_turns_off_basic_auth_at_once(tmp_path: Path) -> None:
     async with serving(config=web_config(tmp_path, USER)) as served:
         page = f"{served.url}/metrics"
         assert await status_of(page) == 401
@@ -159,8 +159,8 @@ async def test_users_that_are_removed_leave_the_pages_open_at_once(tmp_path: Pat
         assert await status_of(page) == 200
 
 
-async def test_file_that_is_being_written_does_not_leave_the_pages_open(tmp_path: Path) -> None:
-    """Empty now, it may have its users back in a moment; empty for a while, it means it."""
+async def test_empty_file_turns_off_basic_auth_only_after_a_while(tmp_path: Path) -> None:
+    """An editor may be writing a file that has just become empty."""
     file = web_config(tmp_path, USER)
     async with serving(config=file) as served:
         page = f"{served.url}/metrics"
@@ -176,7 +176,7 @@ async def test_file_that_is_being_written_does_not_leave_the_pages_open(tmp_path
         assert await status_of(page) == 200
 
 
-async def test_verdicts_outlive_a_reload_that_leaves_the_users_alone(tmp_path: Path) -> None:
+async def test_cached_logins_survive_a_reload_with_the_same_users(tmp_path: Path) -> None:
     live = ReloadedConfig(web_config(tmp_path, USER))
     before = live.in_force.protection
     web_config(tmp_path, USER + "rate_limit: {interval: 1s, burst: 9}\n")
@@ -188,7 +188,7 @@ async def test_verdicts_outlive_a_reload_that_leaves_the_users_alone(tmp_path: P
     assert live.in_force.protection.bucket is after.bucket
 
 
-async def test_files_are_read_again_on_request_though_they_look_the_same(tmp_path: Path) -> None:
+async def test_files_are_read_again_on_request_even_if_unchanged(tmp_path: Path) -> None:
     times = iter([1000.0, 2000.0])
     live = ReloadedConfig(web_config(tmp_path, USER), now=lambda: next(times))
     await live.current()

@@ -1,4 +1,4 @@
-"""Logins, added headers and the rate limit, on real connections."""
+"""Basic auth, response headers and the rate limit, on real connections."""
 
 import base64
 import threading
@@ -48,9 +48,9 @@ async def test_login_covers_every_path(tmp_path: Path, path: str) -> None:
         "Bearer " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode(),
     ],
 )
-async def test_anything_but_a_right_login_is_refused(tmp_path: Path, authorization: str) -> None:
+async def test_anything_but_a_correct_login_is_refused(tmp_path: Path, authorization: str) -> None:
     async with serving(config=web_config(tmp_path, users(alice=PASSWORD, bob="other"))) as served:
-        for _ in range(2):  # the second verdict is a remembered one
+        for _ in range(2):  # the second result is cached
             headers = {"Authorization": authorization}
             assert await status_of(f"{served.url}/metrics", headers=headers) == 401
 
@@ -67,7 +67,7 @@ async def test_users_change_without_a_restart(tmp_path: Path) -> None:
 
 
 async def test_passwords_are_checked_off_the_loop_and_once(tmp_path: Path) -> None:
-    """Cost 12 takes a quarter of a second of CPU: the loop goes on meanwhile, and the next scrape is free."""
+    """Cost 12 takes a quarter of a second of CPU: the event loop continues, and the next scrape uses the cache."""
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(12)).decode()
     ticks = 0
 
@@ -113,19 +113,19 @@ async def accept(passwords: Passwords, name: str, password: str) -> bool:
     return await passwords.accept("Basic " + base64.b64encode(f"{name}:{password}".encode()).decode())
 
 
-async def test_a_right_login_outlives_any_number_of_guesses() -> None:
+async def test_a_correct_login_stays_cached_after_many_guesses() -> None:
     costly = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(12)).decode()
     cheap = bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()
     passwords = Passwords({"alice": costly, "bob": cheap})
     assert await accept(passwords, "alice", PASSWORD)
-    for number in range(1100):  # more than are remembered
+    for number in range(1100):  # more than the cache holds
         assert not await accept(passwords, "bob", str(number))
     began = trio.current_time()
     assert await accept(passwords, "alice", PASSWORD)
     assert trio.current_time() - began < 0.05
 
 
-async def test_made_up_users_do_not_cost_what_the_costliest_real_one_does() -> None:
+async def test_unknown_users_do_not_cost_as_much_as_an_expensive_hash() -> None:
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
     passwords = Passwords({"alice": hashed, "slow": "$2b$20$" + hashed[7:]})
     began = trio.current_time()
@@ -134,7 +134,7 @@ async def test_made_up_users_do_not_cost_what_the_costliest_real_one_does() -> N
     assert trio.current_time() - began < 5  # cost 20 takes a minute each
 
 
-async def test_made_up_user_takes_as_long_as_one_at_the_usual_cost() -> None:
+async def test_unknown_user_takes_as_long_as_one_with_the_usual_cost() -> None:
     usual = Passwords({"alice": bcrypt.hashpw(b"x", bcrypt.gensalt(10)).decode()})
     spent = []
     for name in ("alice", "mallory"):
@@ -145,7 +145,7 @@ async def test_made_up_user_takes_as_long_as_one_at_the_usual_cost() -> None:
     assert 0.3 < spent[0] / spent[1] < 3
 
 
-async def test_guesses_beyond_those_that_wait_are_turned_away_and_others_go_on() -> None:
+async def test_too_many_guesses_are_refused_and_other_users_are_not_affected() -> None:
     passwords = Passwords({"alice": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()})
     refused = 0
 
@@ -164,7 +164,7 @@ async def test_guesses_beyond_those_that_wait_are_turned_away_and_others_go_on()
         assert await accept(passwords, "alice", PASSWORD)
 
 
-async def test_too_many_logins_are_told_to_come_back(tmp_path: Path) -> None:
+async def test_too_many_logins_get_a_503(tmp_path: Path) -> None:
     answers: list[int] = []
 
     async def guess(number: int) -> None:
@@ -183,5 +183,5 @@ async def test_client_that_leaves_does_not_wait_for_its_login_to_be_checked() ->
         await accept(passwords, "slow", "guess")
     assert left.cancelled_caught
     began = trio.current_time()
-    assert not await accept(passwords, "slow", "guess")  # waits for the check that goes on, and not for its own
+    assert not await accept(passwords, "slow", "guess")  # waits for the check in progress only
     assert trio.current_time() - began < 1.5

@@ -1,4 +1,4 @@
-"""The real server on loopback: scrapes, rude clients, and the stop."""
+"""The server on loopback: scrapes, misbehaving clients, and the graceful stop."""
 
 import contextlib
 import ssl
@@ -27,7 +27,7 @@ def pems(tmp_path: Path) -> Path:
 
 
 async def scraping(served: Served, tls: ssl.SSLContext | None = None) -> trio.abc.Stream:
-    """A client whose scrape is under way: it has taken the first bytes of the answer, no more."""
+    """Return a client that has read only the first bytes of the response to its scrape."""
     stream: trio.abc.Stream = await trio.open_tcp_stream(*served.address)
     if tls:
         stream = trio.SSLStream(stream, tls, server_hostname="localhost")
@@ -45,8 +45,8 @@ async def test_page_is_served_without_naming_the_server() -> None:
         assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "5")
 
 
-async def test_scrapes_beyond_the_limit_are_told_to_come_back() -> None:
-    """A client that does not take its answer keeps its place, one that has taken it gives it back."""
+async def test_scrapes_beyond_the_limit_get_a_503() -> None:
+    """A client that does not read its response keeps its place until it has read it."""
     async with (
         serving(render=lambda *_: PAGE, max_requests=1) as served,
         await scraping(served) as slow,
@@ -62,7 +62,7 @@ async def test_scrapes_beyond_the_limit_are_told_to_come_back() -> None:
         assert (await http.head("/metrics")).status_code == 200
 
 
-async def test_client_that_does_not_take_its_answer_is_cut_off(mock_clock: trio.testing.MockClock) -> None:
+async def test_client_that_does_not_read_its_response_is_closed(mock_clock: trio.testing.MockClock) -> None:
     async with (
         serving(render=lambda *_: PAGE, max_requests=1, deadline_seconds=1000) as served,
         await scraping(served) as slow,
@@ -77,7 +77,7 @@ async def test_client_that_does_not_take_its_answer_is_cut_off(mock_clock: trio.
             assert len(b"".join([part async for part in slow])) < len(PAGE)
 
 
-async def test_stop_finishes_the_scrape_under_way_and_frees_the_port() -> None:
+async def test_stop_finishes_the_scrape_in_progress_and_frees_the_port() -> None:
     async with serving(render=lambda *_: PAGE) as served:
         async with await scraping(served) as stream:
             served.stop.set()
@@ -104,7 +104,7 @@ async def test_idle_connections_do_not_delay_the_stop(sent: bytes, mock_clock: t
             await trio.testing.wait_all_tasks_blocked()
         served.stop.set()
         await served.stopped.wait()
-    assert mock_clock.current_time() == 0  # no deadline had to help
+    assert mock_clock.current_time() == 0  # no timeout was needed
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -124,7 +124,7 @@ async def test_client_that_reads_nothing_delays_the_stop_by_the_grace_time(
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_cancellation_cuts_a_client_that_reads_nothing(pems: Path, tls: bool) -> None:
+async def test_cancellation_closes_a_client_that_reads_nothing(pems: Path, tls: bool) -> None:
     config = web_config(pems, TLS % "") if tls else None
     async with serving(render=lambda *_: PAGE, config=config) as served:
         stream = await scraping(served, trusting(pems) if tls else None)
@@ -150,7 +150,7 @@ async def test_cancellation_cuts_a_client_that_reads_nothing(pems: Path, tls: bo
         b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
     ],
 )
-async def test_junk_ends_only_its_own_connection(junk: bytes) -> None:
+async def test_invalid_bytes_end_only_their_connection(junk: bytes) -> None:
     with capture_logs():
         async with serving() as served, httpx.AsyncClient(base_url=served.url) as http:
             assert (await http.get("/metrics")).status_code == 200

@@ -1,4 +1,4 @@
-"""TLS on real connections: versions, client certificates, rotation, and clients that never shake hands."""
+"""TLS on real connections: versions, client certificates, rotation, and silent clients."""
 
 import ssl
 from pathlib import Path
@@ -59,7 +59,7 @@ async def test_silent_client_does_not_hold_up_tls_handshakes(pems: Path) -> None
             assert await status_of(f"{served.url}/metrics", verify=trusting(pems)) == 200
 
 
-async def test_plain_http_on_a_tls_port_is_told_so(pems: Path) -> None:
+async def test_plain_http_on_a_tls_port_gets_a_400(pems: Path) -> None:
     config = web_config(pems, TLS % "")
     async with serving(config=config) as served, await trio.open_tcp_stream(*served.address) as stream:
         await stream.send_all(GET_METRICS)
@@ -69,7 +69,7 @@ async def test_plain_http_on_a_tls_port_is_told_so(pems: Path) -> None:
 
 
 async def end_of(served: Served, client: ssl.SSLContext) -> str:
-    """OpenSSL's reason for the end of a connection that is refused."""
+    """Return OpenSSL's reason for the end of a refused connection."""
     stream = await trio.open_ssl_over_tcp_stream(*served.address, ssl_context=client)
     async with stream:
         try:
@@ -81,7 +81,7 @@ async def end_of(served: Served, client: ssl.SSLContext) -> str:
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_refused_handshake_says_why_in_an_alert(pems: Path, version: ssl.TLSVersion) -> None:
+async def test_refused_handshake_sends_an_alert(pems: Path, version: ssl.TLSVersion) -> None:
     mutual = ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: client-ca.pem"
     async with serving(config=web_config(pems, TLS % mutual)) as served:
         anonymous = trusting(pems)
@@ -89,7 +89,7 @@ async def test_refused_handshake_says_why_in_an_alert(pems: Path, version: ssl.T
         assert "ALERT" in await end_of(served, anonymous)
 
 
-async def test_versions_without_one_in_common_end_in_an_alert(pems: Path) -> None:
+async def test_no_common_version_ends_in_an_alert(pems: Path) -> None:
     async with serving(config=web_config(pems, TLS % ", min_version: TLS13")) as served:
         old = trusting(pems)
         old.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -143,7 +143,7 @@ async def test_renewed_certificate_is_used_for_the_next_connection(pems: Path) -
     original = der("server")
     async with serving(config=live) as served:
         assert await certificate() == original
-        (pems / "renewed.pem").replace(pems / "server.pem")  # not yet the key: the old pair stays
+        (pems / "renewed.pem").replace(pems / "server.pem")  # not yet the key, so the old pair stays in force
         with capture_logs():
             assert await certificate() == original
         assert not live.last_success

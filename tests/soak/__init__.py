@@ -1,23 +1,28 @@
-"""Proof: whatever goes wrong on the way, the totals in the end are those of the plan.
+"""Long tests with faults: whatever fails, the final totals must be those of the plan.
 
-Simulator and exporter run as processes of their own through a seeded schedule of faults, kills and clock steps
-(`schedule`, `harness`); then every counter and histogram on the page is held against what the plan alone says
+Simulator and exporter run as processes through a seeded schedule of faults, kills and clock steps (`schedule`,
+`harness`). Then every counter and histogram on the page is compared with what follows from the plan alone
 (`oracle`). ``python -m tests.soak`` is the long version, ``tests/e2e/test_soak.py`` the short one.
 
-What makes the comparison exact, although processes die at random moments:
+The comparison is exact although processes die at random moments, because:
 
-- A conversation ends only when its last snapshot was sent to an observer (``--simulator.patient``). So one that
-  the exporter can see at all it sees to the end, however long faults keep it away.
-- Before the exporter is ended, ends are held until it has counted all that was told to the end and, before a
-  kill, until two checkpoints have been written since. So what is lost with the process comes again. All else goes
-  on: calls begin and talk, feeds and REST fail, records are read, checkpoints are written. The kill itself comes
-  after a further random time, so it hits any of these; some kills hit a process that is only just starting.
-- While the exporter is away (``/simulator/leave``) conversations that begin and end meanwhile do so unseen. The
-  rule for them: begun after the exporter was gone, planned end not after ``hold`` was called, which is before the
-  next one is started. They must be counted from REST: all but timings and silent turns, and as lost with reason
-  ``never_live``. Conversations that began before or end after are seen to the end, and count in full.
-- What was over before the simulator started is history and must not count.
+- A conversation ends only after its last snapshot was sent to an observer (``--simulator.patient``). So the
+exporter sees
+  every conversation that it can observe to its end, however long faults disconnect it.
+- Before the exporter is ended, the simulator holds ends until the exporter has counted all ended conversations
+and,
+  before a kill, until it has written two checkpoints after that. So the next process reads again what is lost with
+  the killed one. Everything else continues: calls begin and go on, feeds and REST fail, records are read,
+  checkpoints are written. The kill comes after a further random time, so that it hits any of these; some kills hit
+  a process that is still starting.
+- While the exporter is away (``/simulator/leave``), conversations can begin and end unobserved: those that begin
+after
+  the exporter has gone, and whose planned end is not after the call of ``hold``, which precedes the start of the
+  next exporter. They must be counted from REST (all but timings and silent turns) and as lost with reason
+  ``never_live``. Conversations that begin before or end after that time are observed to their end and count in
+  full.
+- Conversations that ended before the simulator started are history and must not count.
 
-Kept out: handshakes refused with 401 and 403 (a live conversation is then retried after five minutes by design),
-and clock steps of a day and more (finished conversations are remembered for 24 h by the clock).
+Not covered: handshakes refused with 401 and 403 (the exporter retries only after five minutes, by design), and
+clock steps of a day or more (the exporter remembers ended conversations for 24 h by the clock).
 """

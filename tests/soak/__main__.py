@@ -1,6 +1,7 @@
 """Wiring: the long version: ``python -m tests.soak --seed 7 --conversations 2000 --kills 20``.
 
-Without ``--seed`` several are drawn and printed. Exits 1 at the first difference, with the seed that repeats it.
+Without ``--seed`` it draws several seeds and prints them. Exits with 1 at the first difference, and prints its
+seed.
 """
 
 import argparse
@@ -15,12 +16,12 @@ from .harness import Failed, Run, play
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Totals against faults and kills.")
-    parser.add_argument("--seed", type=int, action="append", help="repeatable; drawn when there is none")
+    parser.add_argument("--seed", type=int, action="append", help="repeatable; drawn at random by default")
     parser.add_argument("--seeds", type=int, default=2, help="how many to draw")
     parser.add_argument("--conversations", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument(
-        "--prometheus", help="path of a Prometheus that scrapes all along and must add up the same"
+        "--prometheus", help="path of a Prometheus that scrapes all the time and must have the same sums"
     )
     parser.add_argument(
         "--logs", type=Path, help="directory for the logs of all processes; a temporary one by default"
@@ -62,7 +63,7 @@ def main() -> int:
 
 
 def _mutations(prometheus: str) -> int:
-    """Play a short run with each defect; 1 if one was not found."""
+    """Play a short run with each defect; return 1 if the comparison misses one."""
     for name, mutation in mutations.ALL.items():
         run = Run(seed=5, conversations=120, kills=4, agents=30, prometheus=prometheus, mutation=mutation)
         try:

@@ -1,7 +1,7 @@
-"""Wiring: the exporter with a clock that is wrong, for `tests.soak.harness` to start.
+"""Wiring: runs the exporter with a wrong clock, for `tests.soak.harness`.
 
-``python -m tests.soak.clock '[[0, 3600], [4, -20]]' '' <arguments>``: an hour ahead at first, 20 s behind after 4
-s. The second argument is Python that runs first: a mutation that the harness must find.
+``python -m tests.soak.clock '[[0, 3600], [4, -20]]' '' <arguments>``: the clock is an hour ahead, and after 4 s 20
+s behind. The second argument is Python that runs first: a mutation that the harness must detect.
 """
 
 import json
@@ -19,9 +19,9 @@ def main() -> None:
         return right() + next((offset for since, offset in reversed(steps) if age >= since), 0.0)
 
     time.time = wrong
-    from exporter.cli import main as phonic_exporter  # after the step, so that nobody has the right clock
+    from exporter.cli import main as phonic_exporter  # after the step, so that no module keeps the right clock
 
-    exec(mutation, {})  # noqa: S102  # a test's own words
+    exec(mutation, {})  # noqa: S102  # code of the test
     phonic_exporter()
 
 

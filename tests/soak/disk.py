@@ -1,4 +1,4 @@
-"""Edge: a small disk that can be filled and freed: a tmpfs, which takes root to mount."""
+"""Edge: a small disk that tests can fill: a tmpfs, which only root can mount."""
 
 import contextlib
 import errno
@@ -43,7 +43,7 @@ def _write(descriptor: int, content: bytes) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, *, megabytes: int) -> Iterator[SmallDisk]:
-    """Mount it on ``folder`` until the block ends. Errors: PermissionError where that is not allowed."""
+    """Mount a small disk on ``folder`` until the block ends. Raises: PermissionError if that is not allowed."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)],

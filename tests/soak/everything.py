@@ -1,13 +1,12 @@
-"""Wiring: ``python -m tests.soak.everything --minutes 30``: everything at once, and whether anything grows.
+"""Wiring: ``python -m tests.soak.everything --minutes 30``: checks for growth under all faults at the same time.
 
-One exporter with a state file watches a few hundred calls of a simulator whose feeds and REST fail in every way
-it knows, with an outage now and then. Meanwhile pages are scraped in every format, rude clients (`tests.attacks`)
-come and go, the web config file, the key file and the watch file are written again, right and wrong, and SIGHUPs
-arrive.
+One exporter with a state file watches a few hundred calls of a simulator whose feeds and REST fail in every way,
+with occasional outages. Meanwhile pages are scraped in every format, attackers (`tests.attacks`) come and go, the
+web config file, the key file and the watch file are rewritten with valid and invalid content, and SIGHUPs arrive.
 
-Every few seconds the process is sampled. The run fails when a good scrape was not answered with 200, when a task
-crashed, when SIGTERM does not end it with exit code 0 within 10 s, or when memory, descriptors or threads grew by
-more than `BOUNDS` in the second half of the run.
+The process is sampled every few seconds. The run fails if a legitimate scrape did not get a 200, if a task
+crashed, if SIGTERM does not end the process with exit code 0 within 10 s, or if memory, descriptors or threads
+grew by more than `BOUNDS` in the second half of the run.
 """
 
 import argparse
@@ -50,26 +49,26 @@ FORMATS: Final = (
     "*/*",
 )
 BOUNDS: Final = {
-    # Beyond noise. An id of an ended conversation is remembered for a day: 0.5 KB, for 18,000 in an hour, is 9 MB.
-    # At once: the largest page is rendered and written, and the pools of threads and SQLite's pages fill up.
+    # Beyond noise. The exporter remembers the id of an ended conversation for a day: 0.5 KB, 9 MB for 18,000 per
+    # hour. At once: the largest page is rendered, and the pools of threads and SQLite pages fill up.
     "memory_mb": Bound(per_hour=20, at_once=25),
-    # Nothing may be kept open. At once: files that are being read, and feeds that are being opened.
+    # No file may stay open. At once: files being read, and feeds being opened.
     "descriptors": Bound(per_hour=1, at_once=10),
     "threads": Bound(per_hour=1, at_once=10),
 }
-"""``descriptors`` are those beyond a connection for each live call."""
+"""``descriptors`` excludes one connection for each live call."""
 NEVER: Final = ("phonic_exporter_watcher_crashes_total", "phonic_exporter_task_crashes_total")
 LAG, SETS = "phonic_exporter_event_loop_lag_seconds", "phonic_exporter_label_sets"
 _LIVE = "phonic_conversations_live"
 _GOOD: Final = ("prometheus", "of fire")
 _SCRAPE_S, _ATTACK_S, _CALM_S, _REWRITE_S, _HANGUP_S = 1.0, 4.0, 4.0, 0.7, 6.0
 _OUTAGE_EVERY_S, _OUTAGE_S = 60.0, 5.0
-_PATIENCE_S = 30.0  # of a good scraper; Prometheus' own is 10 s, on a machine that does nothing else
+_PATIENCE_S = 30.0  # scrape timeout; longer than Prometheus' default, because the machine is busy
 
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """What to play. ``live``: calls at once, more or less, once it goes on for a while."""
+    """What to play. ``live`` is the approximate number of concurrent calls after a while."""
 
     seconds: float
     live: int = 300
@@ -80,7 +79,7 @@ class Plan:
 @attrs.frozen(kw_only=True)
 class Sample:
     at: float
-    """Seconds after the first."""
+    """Seconds after the first sample."""
     memory_mb: float
     descriptors: float
     threads: float
@@ -94,13 +93,13 @@ class Sample:
 class Outcome:
     samples: list[Sample] = attrs.field(factory=list)
     done: Counter[str] = attrs.field(factory=Counter)
-    """How often what happened."""
+    """How often each event happened."""
     wrong: list[str] = attrs.field(factory=list)
     under_way: str = ""
-    """The attack."""
+    """Name of the running attack."""
 
     def table(self) -> str:
-        """What the slopes are, and what else was sampled."""
+        """Return a table of slopes and other samples."""
         late = second_half([(each.at, 0.0) for each in self.samples])
         lines = [
             f"second half, {len(late)} samples in {_span(late):.0f} s",
@@ -123,7 +122,7 @@ class Outcome:
         return [(each.at, getattr(each, name)) for each in self.samples]
 
     def growths(self) -> list[str]:
-        """What grew beyond its bound."""
+        """Return what grew beyond its bound."""
         found = []
         for name, bound in BOUNDS.items():
             late = second_half(self.series(name))
@@ -138,7 +137,7 @@ def _span(samples: Any) -> float:
 
 
 def soak(plan: Plan, directory: Path, say: Callable[[str], None]) -> Outcome:
-    """Play it all. Logs, samples and the state file stay in ``directory``. Raises Failed where it cannot go on."""
+    """Run the soak. Logs, samples and state file stay in ``directory``. Raises: Failed if it cannot continue."""
     outcome = Outcome()
     files = _Files(directory, random.Random(plan.seed))
     files.write_right()
@@ -181,7 +180,7 @@ def _simulator(plan: Plan) -> SimulatorSettings:
 
 PACE = 0.5
 CALLS_PER_MINUTE_AND_LIVE = 1.0
-"""Calls that begin in a minute for one to be under way: at this pace they last about a minute."""
+"""Calls per minute for one live call on average: at this pace a call lasts about a minute."""
 
 
 @contextlib.contextmanager
@@ -202,7 +201,7 @@ def _exporter(phone: Phone, files: "_Files", http: httpx.Client) -> Iterator[Pro
 
 
 class _Files:
-    """What an operator, or a mistake of one, writes while the exporter runs."""
+    """The files that an operator rewrites while the exporter runs, with valid or invalid content."""
 
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self.folder = folder
@@ -217,7 +216,7 @@ class _Files:
         _replace(self.web, self._users)
 
     def rewrite(self, phone: Phone) -> None:
-        """Write one of them again, right or wrong."""
+        """Rewrite one of them with valid or invalid content."""
         rng = self._rng
         file = rng.choice((self.key, self.watch, self.web))
         if file is self.key:
@@ -242,7 +241,7 @@ def _replace(file: Path, text: str) -> None:
 
 
 class _Helpers:
-    """Threads that do something again and again until the block ends. What fails there is told in the outcome."""
+    """Threads that repeat an action until the block ends. Failures are recorded in the outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         self._outcome = outcome
@@ -273,7 +272,7 @@ class _Helpers:
 
 
 def _scrape(good: httpx.Client, url: str, outcome: Outcome) -> None:
-    """As Prometheus does, in another format each time. What is not answered is told."""
+    """Scrape as Prometheus does, each time in another format. Record scrapes that fail."""
     number = outcome.done["scrapes"] + outcome.done["scrapes not answered"]
     headers = {"Accept": FORMATS[number % len(FORMATS)], "Accept-Encoding": ("gzip", "identity")[number % 2]}
     try:
@@ -286,8 +285,9 @@ def _scrape(good: httpx.Client, url: str, outcome: Outcome) -> None:
 
 
 def _get(good: httpx.Client, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    """The page. As with Prometheus, a kept connection that the server closed as it was used is no failure: it may
-    give way in a crowd. The request is sent once more on a fresh one.
+    """Get the page.
+
+    As Prometheus does, retry on a new connection if the server has closed the old one to make room for others.
     """
     try:
         return good.get(f"{url}/metrics", headers=headers)
@@ -304,7 +304,7 @@ def _attack(url: str, outcome: Outcome) -> None:
         [sys.executable, "-m", "tests.attacks", name, str(parts.hostname), str(parts.port), str(_ATTACK_S)],
         cwd=Path(__file__).parents[2],
         stderr=subprocess.DEVNULL,
-        check=False,  # an attacker that is thrown out may well trip over it
+        check=False,  # an attacker may fail when the server closes its connections
         timeout=60,
     )
     outcome.under_way = ""
@@ -362,7 +362,7 @@ def _sample(at: float, exporter: Process, http: httpx.Client, url: str, port: in
 
 
 def _descriptors_beyond(live: float, process: Path, port: int) -> float:
-    """Open descriptors but for a connection to the simulator for each live call, as far as there are so many."""
+    """Return the number of open descriptors minus up to one connection to the simulator for each live call."""
     held = set()
     for each in (process / "fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -373,7 +373,7 @@ def _descriptors_beyond(live: float, process: Path, port: int) -> float:
 
 
 def _page(http: httpx.Client, url: str) -> Counter[str]:
-    """The sum of all samples of each name."""
+    """Return the sum of the samples of each name."""
     try:
         answer = _get(http, url).raise_for_status().text
     except httpx.HTTPError as failed:
@@ -391,9 +391,11 @@ def _crashes(http: httpx.Client, url: str) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.everything", description="Whether anything grows.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak.everything", description="Check for growth under faults."
+    )
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--live", type=int, default=300, help="calls at once, more or less")
+    parser.add_argument("--live", type=int, default=300, help="approximate number of concurrent calls")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="soak-everything-"))

@@ -1,6 +1,6 @@
-"""Wiring: simulator and exporter as processes, driven through a schedule; the page in the end.
+"""Wiring: runs simulator and exporter as processes through a schedule, and compares the final page.
 
-See `tests.soak` for what makes the outcome exact.
+`tests.soak` explains why the outcome is exact.
 """
 
 import contextlib
@@ -32,20 +32,20 @@ from .scraping import SCRAPE_S, Prometheus, scraping
 
 KEY: Final = "ph_soak"
 _STATE_INTERVAL_S: Final = 0.2
-# While a Prometheus scrapes, it is scrapes that have the file written. One that shows more than the file holds is
-# found out by a kill between two writes of its own.
+# While a Prometheus scrapes, scrapes cause the writes. A long interval between other writes lets a kill reveal a
+# scrape that shows more than the state file holds.
 _SCRAPED_STATE_INTERVAL_S: Final = 1.5
-_SCRAPED_LINGER: Final = 3.0  # times as long, so that talk goes on between the last write and the kill
+_SCRAPED_LINGER: Final = 3.0  # factor, so that calls go on between the last write and the kill
 _NO_INTERVAL_S: Final = 3600.0  # only the first and the last checkpoint are written
-_PATIENCE_S: Final = 180.0  # reconnects wait up to 30 s, unwatched conversations are looked for every 60 s
-_TAIL_S: Final = 8.0  # of the plan's time kept for the last life
+_PATIENCE_S: Final = 180.0  # reconnects wait up to 30 s, sweeps for unwatched conversations run every 60 s
+_TAIL_S: Final = 8.0  # of plan time, left for the last life
 _LOOK_AGAIN_S: Final = 0.05
 _HOLD_S: Final = 4 * SCRAPE_S  # --metrics.hold-new-series while a Prometheus scrapes
-# Messages that are no faults.
+# Messages that are not faults.
 _REGULAR: Final = frozenset(
     {"conversation-updated", "conversation-ended", "conversation-saved", "conversation-audio"}
 )
-# What this process did; none of the faults may ever lead to it.
+# Metrics that no fault may increase.
 _NEVER: Final = frozenset(
     {
         "phonic_exporter_watcher_crashes",
@@ -59,16 +59,16 @@ _NEVER: Final = frozenset(
 
 
 class Failed(Exception):
-    """The run cannot go on, or its outcome is wrong; the text says why and how."""
+    """The run cannot continue, or its outcome is wrong; the text explains it."""
 
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """What to play. Equal runs draw equal plans and schedules; at which moment all meets is up to the machine.
+    """What to play. Equal runs draw equal plans and schedules; the exact timing depends on the machine.
 
-    ``conversations``: how many the exporter has to count, beside those that were over before. ``prometheus``: path
-    of a Prometheus that scrapes all along, and must have added up the same; then feeds take a second to open, and
-    no agent is listed before it has a call.
+    ``conversations`` is the number that the exporter has to count, without those that ended before. ``prometheus``
+    is the path of a Prometheus that scrapes all the time and must have the same sums; feeds then take a second to
+    open, and no agent is listed before it has a call.
     """
 
     seed: int
@@ -82,9 +82,9 @@ class Run:
     agents: int = 7
     prometheus: str | None = None
     disk: SmallDisk | None = None
-    """Where the state file is, full at the start of some lives and in the middle of others."""
+    """Disk of the state file, which is full at the start of some lives and in the middle of others."""
     mutation: str = ""
-    """Python that runs in the exporter's process first: what the comparison must find."""
+    """Python that runs in the exporter's process first: a defect that the comparison must detect."""
 
     def simulator(self) -> SimulatorSettings:
         endless = self._simulator()
@@ -121,7 +121,7 @@ class Run:
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """``faults``: how often each went wrong. ``missed``: conversations that nobody could watch."""
+    """``faults`` counts each fault; ``missed`` is the number of conversations that could not be observed."""
 
     conversations: int
     missed: int
@@ -131,7 +131,7 @@ class Outcome:
 
 
 def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
-    """Play it all. Logs of all processes and the state file stay in ``directory``. Raises Failed."""
+    """Play a run. Logs of all processes and the state file stay in ``directory``. Raises: Failed."""
     begun = time.monotonic()
     faults: Counter[str] = Counter()
     address = f"127.0.0.1:{_free_port()}"
@@ -175,14 +175,14 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
 
 
 def _free_port() -> int:
-    """One port for all lives: it is the exporter's identity in Prometheus."""
+    """Return a free port for all lives, because it is part of the exporter's identity in Prometheus."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
 
 
 def _live(life: Life, exporter: "Process", phone: "Phone", faults: Counter[str], run: Run) -> None:
-    """From the start of a process to its end. Ends are held before and after."""
+    """Run one process from start to end. Ends are held before and after."""
     faults["clock steps"] += len(life.clock)
     faults["downtimes"] += 1
     if life.stillborn_s is not None:
@@ -209,12 +209,12 @@ def _live(life: Life, exporter: "Process", phone: "Phone", faults: Counter[str],
         run.disk.free()
     until(lambda: exporter.followed() <= phone.live(), "all ends were seen", exporter.tell)
     if life.is_killed:
-        for _ in range(2):  # one may have been under way already
+        for _ in range(2):  # one may have been in progress already
             before = exporter.last_checkpoint()
             until(partial(exporter.has_checkpoint_since, before), "a checkpoint is written", exporter.tell)
     exporter.check(run)
     if life.disturbances[-1].faults is None:
-        phone.post("drop")  # once more, so that the end comes among reconnects
+        phone.post("drop")  # again, so that the process ends while feeds reconnect
     time.sleep(life.linger_s * (_SCRAPED_LINGER if run.prometheus else 1))
     faults["kills" if life.is_killed else "stops"] += 1
     if life.is_killed and life.is_stopped_first:
@@ -227,11 +227,11 @@ def _live(life: Life, exporter: "Process", phone: "Phone", faults: Counter[str],
 def _see_to_the_end(
     exporter: "Process", phone: "Phone", wanted: Totals, prometheus: Prometheus | None, run: Run
 ) -> None:
-    """Let everything end, and compare once it was counted, or should have been."""
+    """Let everything end, wait until it is counted, and compare."""
     exporter.wait_serving()
     phone.post("release")
     until(lambda: phone.state()["complete"], "the plan is played", exporter.tell)
-    with contextlib.suppress(_TooLong):  # the comparison says more than that it took too long
+    with contextlib.suppress(_TooLong):  # the comparison shows what is missing
         until(lambda: _ended(exporter.totals()) >= _ended(wanted) and not exporter.watched(), "all is counted")
     until(lambda: not exporter.held(), "no series is held at 0", exporter.tell)
     _compare(wanted, exporter.totals())
@@ -241,9 +241,9 @@ def _see_to_the_end(
 
 
 def _see_nothing_new(exporter: "Process", wanted: Totals, prometheus: Prometheus | None, run: Run) -> int:
-    """Compare again after a look at all that ever was; how many samples."""
+    """Compare again after a sweep over all conversations; return the number of samples."""
     until(lambda: "discovery sweep" in exporter.log.read_text(), "a sweep is over", exporter.tell)
-    time.sleep(1.0)  # in which what the sweep found would be counted
+    time.sleep(1.0)  # so that anything that the sweep found would be counted
     compared = _compare(wanted, exporter.totals())
     _compare_with(prometheus, wanted | exporter.unplanned())
     exporter.check(run)
@@ -252,7 +252,7 @@ def _see_nothing_new(exporter: "Process", wanted: Totals, prometheus: Prometheus
 
 
 def _compare_with(prometheus: Prometheus | None, wanted: Totals) -> None:
-    """What Prometheus has added up must be what the plan says. Raises Failed."""
+    """Compare Prometheus' sums with the plan. Raises: Failed."""
     if prometheus is None:
         return
     until(partial(prometheus.has_scraped_since, time.time()), "Prometheus has seen the last numbers")
@@ -277,7 +277,7 @@ def _summary(life: Life) -> str:
 
 
 def _compare(wanted: Totals, got: Totals) -> int:
-    """How many samples were compared. Raises Failed with what differs."""
+    """Return the number of compared samples. Raises: Failed, with the differences."""
     found = differences(wanted, got)
     if found:
         more = f"\n… and {len(found) - 40} more" if len(found) > 40 else ""
@@ -294,7 +294,7 @@ class _TooLong(Failed):
 
 
 def until(holds: Callable[[], object], what: str, tell: Callable[[], str] = str) -> None:
-    """Ask again and again. Raises _TooLong."""
+    """Poll until ``holds`` returns true. Raises: _TooLong."""
     deadline = time.monotonic() + _PATIENCE_S
     while not holds():
         if time.monotonic() > deadline:
@@ -304,7 +304,7 @@ def until(holds: Callable[[], object], what: str, tell: Callable[[], str] = str)
 
 @attrs.frozen
 class Phone:
-    """The controls of the simulator."""
+    """Client of the simulator's control API."""
 
     url: str
     http: httpx.Client
@@ -324,7 +324,7 @@ class Phone:
 
 @attrs.frozen
 class Process:
-    """A process of the exporter, which may be still starting or gone."""
+    """A process of the exporter, which may still be starting or may have ended."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -334,7 +334,7 @@ class Process:
         until(lambda: self.url() or self._is_gone(), "it serves", self.tell)
 
     def totals(self) -> Totals:
-        """All that must be as planned: counters and histograms of conversations, and how many were lost."""
+        """Return what must match the plan: counters and histograms of conversations, and lost conversations."""
         return {
             (
                 sample.name,
@@ -353,7 +353,7 @@ class Process:
         }
 
     def unplanned(self) -> Totals:
-        """Counters that the state file keeps and no plan knows: values of noise that were not used."""
+        """Return counters in the state file that the plan cannot predict: rejected values of garbage."""
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in self._families()
@@ -363,7 +363,7 @@ class Process:
         }
 
     def check(self, run: Run) -> None:
-        """Raises Failed when this process met what it must not meet."""
+        """Raises: Failed if a metric of this process that no fault may increase is not 0."""
         never = _NEVER if run.disk is None else _NEVER - {"phonic_exporter_checkpoint_errors"}
         met = [
             f"{sample.name}{sample.labels} is {sample.value}"
@@ -385,7 +385,7 @@ class Process:
         return self.last_checkpoint() != before
 
     def held(self) -> float:
-        """Groups of new series that are shown at 0."""
+        """Return the number of label sets whose new series are held at 0."""
         name = "phonic_exporter_label_sets_held"
         held: float = next(each.samples[0].value for each in self._families() if each.name == name)
         return held
@@ -394,11 +394,11 @@ class Process:
         return list(self._get("/api/v1/conversations").json()["conversations"])
 
     def followed(self) -> set[str]:
-        """Conversations it takes for live."""
+        """Return the ids of the conversations that it considers live."""
         return {each["conversation_id"] for each in self.watched() if each["state"] != "finishing"}
 
     def end(self, *, is_killed: bool) -> None:
-        """Returns when it is gone. Raises Failed when SIGTERM does not end it cleanly within 10 s."""
+        """End the process. Raises: Failed if SIGTERM does not end it with exit code 0 within 10 s."""
         self._is_gone()
         if is_killed:
             self.process.kill()
@@ -413,7 +413,7 @@ class Process:
             raise Failed(f"stopped with exit code {code}\n{self.tell()}")
 
     def tell(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return f"{self.log}:\n" + "\n".join(self.log.read_text().splitlines()[-15:])
 
     def _families(self) -> Iterable[Any]:
@@ -490,7 +490,7 @@ def _exporter(
 
 @contextlib.contextmanager
 def started(command: list[str], log: Path, *, key: str | None = KEY) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that writes to ``log``, with an API key in its environment or none; killed in the end."""
+    """Run a process with its output in ``log``, and with or without an API key; kill it at the end."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PHONIC_")}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -509,6 +509,6 @@ def started(command: list[str], log: Path, *, key: str | None = KEY) -> Iterator
 
 
 def logged(log: Path, field: str) -> str | None:
-    """The value of a field that has no spaces, as soon as it was logged."""
+    """Return the value of a field without spaces in the log, or None if it was not logged yet."""
     _, found, rest = log.read_text().partition(field)
     return rest.split()[0].rstrip("/") if found and "\n" in rest else None

@@ -1,6 +1,6 @@
-"""Pure: defects that the comparison must find, as Python that runs in the exporter's process before it starts."""
+"""Pure: defects that the comparison must detect, as Python code that runs before the exporter starts."""
 
-# A page tells what is counted, whatever the state file holds.
+# Pages show all counted numbers, whether or not the state file holds them.
 SHOW_COUNTED = """
 import exporter.metrics.publisher, trio
 async def prepare(self, gives_up_after):
@@ -8,7 +8,7 @@ async def prepare(self, gives_up_after):
     self._store.show_counted()
 exporter.metrics.publisher.Publisher.prepare = prepare
 """
-# New series are born with their numbers.
+# New series start with their values, not with 0.
 HOLD_NOTHING = """
 import exporter.metrics.store
 made = exporter.metrics.store.MetricStore.__init__

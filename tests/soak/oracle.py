@@ -1,7 +1,7 @@
-"""Pure: what the page must say in the end, computed from the plan alone, as naively as possible.
+"""Pure: computes the final totals from the plan alone, as simply as possible.
 
-Rules for this file: it knows the simulator's plan and the public contract (names, labels, buckets, semantics), and
-imports nothing of the exporter that counts. Times are whole milliseconds, so sums are exact.
+This module knows only the simulator's plan and the public contract (names, labels, buckets, semantics). It must
+not import any code of the exporter that counts. Times are whole milliseconds, so that sums are exact.
 """
 
 from collections import defaultdict
@@ -13,10 +13,10 @@ from exporter.simulator.scenario import FIRST_AUDIO, MODEL_GENERATION, MODEL_INP
 
 SampleKey = tuple[str, frozenset[tuple[str, str]]]
 Totals = dict[SampleKey, float]
-"""Sample name and labels (``le`` as ``repr(float)``) to value. What is not in it is 0."""
+"""Values by sample name and labels (``le`` as ``repr(float)``). Missing samples are 0."""
 
 Absences = Sequence[tuple[float, float]]
-"""Windows in plan time: what began after the first and was planned to end by the second, nobody could watch."""
+"""Windows of plan time: a conversation that begins after the start and ends by the end cannot be observed."""
 
 _TIMING_BUCKETS = "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10"
 _RESPONSE_BUCKETS = "0.1 0.2 0.3 0.4 0.5 0.65 0.8 1 1.2 1.5 2 2.5 3 3.5 5 7 8 10 15 20 30 60"
@@ -49,7 +49,7 @@ TIMINGS = {
 
 
 def expected(conversations: Iterable[Conversation], absences: Absences) -> Totals:
-    """The totals once the plan, these ``conversations``, was played to its end and everything was reconciled."""
+    """Return the totals after all ``conversations`` have ended and were reconciled."""
     sheet = _Sheet()
     for conversation in conversations:
         if not is_history(conversation):
@@ -58,17 +58,17 @@ def expected(conversations: Iterable[Conversation], absences: Absences) -> Total
 
 
 def is_history(conversation: Conversation) -> bool:
-    """Whether it was over when the simulator started, which is before the exporter did."""
+    """Whether the conversation ended before the simulator, and so the exporter, started."""
     return conversation.ended_ms <= 0
 
 
 def was_missed(conversation: Conversation, absences: Absences) -> bool:
-    """Whether it began and ended while the exporter was away."""
+    """Whether the conversation began and ended while the exporter was away."""
     return any(since < conversation.created_ms and conversation.ended_ms <= until for since, until in absences)
 
 
 class _Sheet:
-    """Counts, and observed values one by one, each with its labels."""
+    """Counts and observed values, each with its labels."""
 
     def __init__(self) -> None:
         self._counts: dict[SampleKey, int] = defaultdict(int)
@@ -152,12 +152,12 @@ class _Sheet:
         self._counts[name, frozenset(labels.items())] += amount
 
     def _observe(self, name: str, milliseconds: int, /, **labels: str) -> None:
-        """One value in thousandths of the family's unit."""
+        """Observe one value, in thousandths of the family's unit."""
         self._observed[name, frozenset(labels.items())].append(milliseconds)
 
 
 def differences(wanted: Totals, got: Totals) -> list[str]:
-    """One readable line for each sample that is not as it must be, the missing ones being 0; buckets come last."""
+    """Return one line for each sample that differs; missing samples are 0; buckets come last."""
     keys: Iterable[SampleKey] = sorted(
         wanted.keys() | got.keys(), key=lambda key: (key[0].endswith("_bucket"), key[0], sorted(key[1]))
     )

@@ -1,12 +1,12 @@
-"""Pure: what goes wrong, when, and how often the exporter is ended: drawn from a seed."""
+"""Pure: draws the faults and the lives of the exporter from a seed."""
 
 import random
 from typing import Final
 
 import attrs
 
-# Transport faults of the simulator and the shares within which each is drawn. A request that is never answered
-# keeps the exporter waiting for 20 s, so those are few.
+# Transport faults of the simulator, with the range of shares from which each is drawn. The exporter waits 20 s for
+# a request that is never answered, so there are few of those.
 _FAULTS: Final = {
     "drop": (0.005, 0.05),
     "duplicate": (0.05, 0.3),
@@ -25,13 +25,15 @@ _FAULTS: Final = {
     "rest-html": (0.02, 0.2),
     "rest-truncated": (0.02, 0.2),
 }
-_LARGEST_STEP_S: Final = 10 * 3600.0  # so two clocks differ by less than the 24 h for which ends are remembered
+_LARGEST_STEP_S: Final = (
+    10 * 3600.0
+)  # so that two clocks differ by less than the 24 h for which the exporter remembers ended conversations
 _SHORT_DOWNTIME_S: Final = 0.5
 
 
 @attrs.frozen
 class Disturbance:
-    """``after_s`` a quiet time these faults replace the present ones; None drops all sockets instead."""
+    """After ``after_s`` seconds these faults replace the present ones; None drops all sockets instead."""
 
     after_s: float
     faults: tuple[str, ...] | None
@@ -41,10 +43,10 @@ class Disturbance:
 class Life:
     """One process of the exporter.
 
-    ``clock``: from so many seconds after its start on, its clock is wrong by so many seconds. ``stillborn_s``:
-    killed so long after it was started, before anything else; None lets it live. ``is_killed``: by SIGKILL, else
-    SIGTERM; ``linger_s`` after all was ready for it. ``is_stopped_first``: by SIGSTOP, for the downtime.
-    ``downtime_s``: until the next life begins.
+    ``clock`` is a list of (seconds after the start, error of the clock in seconds). ``stillborn_s``: kill the
+    process this long after its start, before anything else; None: let it live. ``is_killed``: end it by SIGKILL,
+    else by SIGTERM, ``linger_s`` seconds after everything is ready for that. ``is_stopped_first``: SIGSTOP it
+    before, for the downtime. ``downtime_s`` is the time until the next life.
     """
 
     clock: tuple[tuple[float, float], ...]
@@ -57,22 +59,24 @@ class Life:
 
 
 def lives(seed: int, *, kills: int, seconds: float, long_downtimes: int, long_downtime_s: float) -> list[Life]:
-    """All lives but the last, in which nothing goes wrong any more. They fill about ``seconds`` seconds.
+    """Return all lives except the last one, which has no faults. They last about ``seconds`` seconds.
 
-    Beside the kills there is one SIGTERM for every four. The long downtimes follow kills.
+    There is one SIGTERM for every four kills. The long downtimes follow kills.
     """
     rng = random.Random(f"soak/{seed}")
     is_killed = [True] * kills + [False] * -(-kills // 4)
     rng.shuffle(is_killed)
     killed = [number for number, each in enumerate(is_killed) if each]
-    stillborn = set(rng.sample([each for each in killed if each], k=kills // 4))  # the first start must be seen
+    stillborn = set(rng.sample([each for each in killed if each], k=kills // 4))  # the first process must start
     alive = max(1, len(is_killed) - len(stillborn))
     others = [number for number in killed if number not in stillborn]
     long = set(rng.sample(others, k=min(long_downtimes, len(others))))
-    lived_s = max(1.0, (seconds - long_downtimes * long_downtime_s) / alive - 2.5)  # less start, hold and downtime
+    lived_s = max(
+        1.0, (seconds - long_downtimes * long_downtime_s) / alive - 2.5
+    )  # minus start, hold and downtime
     return [
         Life(
-            clock=() if number == 0 else _clock(rng),  # its first start decides what is history
+            clock=() if number == 0 else _clock(rng),  # the first start determines what is history
             stillborn_s=rng.uniform(0.05, 2.0) if number in stillborn else None,
             disturbances=_disturbances(rng, lived_s),
             is_killed=each,
@@ -97,7 +101,7 @@ def _clock(rng: random.Random) -> tuple[tuple[float, float], ...]:
 
 
 def _disturbances(rng: random.Random, lived_s: float) -> tuple[Disturbance, ...]:
-    """A few, the last one at the end of the life: its faults meet the kill and the next start."""
+    """Return a few disturbances, the last one at the end of the life: it affects the kill and the next start."""
     count = rng.randint(1, 4)
     return tuple(
         Disturbance(

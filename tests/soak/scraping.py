@@ -1,8 +1,8 @@
-"""Edge: a real Prometheus that scrapes the exporter through all of its lives, and what it added up.
+"""Edge: a real Prometheus that scrapes the exporter through all of its lives, and its sums.
 
-`SCRAPE_S` is short so that kills fall between scrapes and writes in every order. What a family increased by is
-asked by Prometheus' own rule (a fall is a reset, after which the new value counts in full; the first sample counts
-nothing), without extrapolation: where ``resets()`` is 0 that is the last value less the first.
+`SCRAPE_S` is short, so that kills, scrapes and writes occur in every order. Increases follow Prometheus' rule (a
+decrease is a reset, after which the new value counts in full; the first sample counts nothing), but without
+extrapolation: if ``resets()`` is 0, the increase is the last value minus the first.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Prometheus:
         return result
 
     def names(self) -> list[str]:
-        """Names of the samples that the state file keeps: conversations' families, and what progress guards."""
+        """Return the names of the samples that the state file keeps."""
         found = self.http.get(f"{self.url}/api/v1/label/__name__/values").json()["data"]
         return [
             name
@@ -53,7 +53,7 @@ class Prometheus:
         ]
 
     def resets(self) -> dict[SampleKey, float]:
-        """How often each series fell, where it did."""
+        """Return the number of resets of each series that had any."""
         return {
             (name, labels): value
             for name in self.names()
@@ -62,7 +62,7 @@ class Prometheus:
         }
 
     def increases(self) -> Totals:
-        """What each series rose by since it was first seen. Only right where nothing was reset."""
+        """Return the increase of each series since its first sample. Correct only without resets."""
         return {
             (name, labels): value
             for name in self.names()

@@ -1,9 +1,9 @@
-"""Pure: whether a number that was sampled again and again grows, and by how much an hour beyond its noise.
+"""Pure: estimates whether a sampled value grows, and by how much per hour beyond its noise.
 
-Strategy: what comes and goes (pages being written, clients, feeds) makes a saw-tooth, of which a leak lifts the
-floor. So the samples are cut into blocks, the lowest of each is kept, and a line is laid through these by
-least squares. Neighbours resemble each other, which makes the usual standard error of a slope too small: it is
-widened by what the residuals' own correlation says.
+Temporary use (pages being rendered, clients, feeds) makes a saw-tooth; a leak raises its minimum. So the samples
+are cut into blocks, and a line is fitted by least squares to the minimum of each block. Neighbouring samples are
+correlated, so that the usual standard error of the slope would be too small: it is increased by the correlation of
+the residuals.
 """
 
 from collections.abc import Sequence
@@ -13,47 +13,47 @@ from math import inf, sqrt
 import attrs
 
 BLOCKS = 15
-"""Floors that a line is laid through, of as many samples each as there are."""
+"""Number of blocks whose minima the line is fitted to."""
 STANDARD_ERRORS = 3
-"""By which a slope may be off; one line in about 700 is off by more to this side."""
+"""Standard errors by which a slope may be off; about one line in 700 is off by more in this direction."""
 SETTLED_S = 600.0
-"""Seconds of samples from which on they tell what grows for ever from what fills up once."""
-_MOST_ALIKE = 0.9  # correlation of neighbours beyond which nothing is known about a slope
+"""Seconds of samples needed to distinguish steady growth from caches that fill up once."""
+_MOST_ALIKE = 0.9  # correlation of neighbours beyond which the slope is unknown
 _HOUR = 3600.0
 
 Samples = Sequence[tuple[float, float]]
-"""Seconds from any beginning, and the value then."""
+"""Pairs of time in seconds and value."""
 
 
 @attrs.frozen
 class Slope:
-    """Growth in an hour, and by how much it may be off."""
+    """Growth per hour, and its possible error."""
 
     per_hour: float
     noise: float
 
     @property
     def certain(self) -> float:
-        """Growth in an hour that noise does not explain; 0 where it explains all."""
+        """Growth per hour that noise does not explain; 0 if noise explains all of it."""
         return max(0.0, self.per_hour - self.noise)
 
 
 @attrs.frozen(kw_only=True)
 class Bound:
-    """How much may be gained in an hour; in a short run also as much as ``at_once``, for caches that fill up."""
+    """Allowed growth per hour, and in a short run ``at_once`` in addition, for caches that fill up."""
 
     per_hour: float
     at_once: float
 
     def over(self, seconds: float) -> float:
-        """The bound in an hour for samples that span so many seconds."""
+        """Return the allowed growth per hour for samples that span ``seconds``."""
         if seconds >= SETTLED_S:
             return self.per_hour
         return max(self.per_hour, self.at_once * _HOUR / seconds) if seconds else inf
 
 
 def second_half(samples: Samples) -> Samples:
-    """What was sampled in the later half of the time."""
+    """Return the samples of the second half of the time."""
     if not samples:
         return samples
     middle = (samples[0][0] + samples[-1][0]) / 2
@@ -61,7 +61,7 @@ def second_half(samples: Samples) -> Samples:
 
 
 def floors(samples: Samples, blocks: int = BLOCKS) -> Samples:
-    """The lowest sample of each block of neighbours; all samples where there are not twice as many as blocks."""
+    """Return the lowest sample of each block, or all samples if there are fewer than two per block."""
     size = max(1, len(samples) // blocks)
     return [
         min(samples[at : at + size], key=lambda each: each[1]) for at in range(0, len(samples) - size + 1, size)
@@ -69,7 +69,7 @@ def floors(samples: Samples, blocks: int = BLOCKS) -> Samples:
 
 
 def slope(samples: Samples) -> Slope:
-    """The line through the samples. Nothing is certain of fewer than four, or of one moment."""
+    """Fit a line to the samples. The error is infinite for fewer than four samples, or for a single moment."""
     number = len(samples)
     if number < 4:
         return Slope(0.0, inf)

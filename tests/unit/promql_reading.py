@@ -75,7 +75,7 @@ def recorded(slo: Slo) -> set[str]:
 
 
 def problems(expr: str, slo: Slo) -> list[str]:
-    """Metrics that nobody exposes, labels their metric does not have, and labels that nobody has."""
+    """Metrics that no exporter exposes, labels their metric does not have, and labels that no metric has."""
     found = []
     everywhere = TARGET_LABELS | set(LABEL_CHOICES) | {"le"}
     for each in CATALOG:

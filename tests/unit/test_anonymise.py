@@ -1,4 +1,4 @@
-"""A recording holds nobody's data, and everything else as it came."""
+"""A recording holds no person's data, and everything else as it came."""
 
 import json
 import re
@@ -121,7 +121,14 @@ def test_any_json_stays_json_of_the_same_length_and_types(content: Any, is_ascii
     text = json.dumps(content, ensure_ascii=is_ascii)
     other = anonymiser().text(text)
     assert len(other) == len(text)
-    assert shape(json.loads(other)) == shape(content)
+    assert shape(_pairs(other)) == shape(_pairs(text))
+
+
+def _pairs(text: str) -> Any:
+    """JSON with objects as lists of pairs, since two keys may become one."""
+    return json.loads(
+        text, object_pairs_hook=lambda pairs: {number: value for number, (_, value) in enumerate(pairs)}
+    )
 
 
 def shape(content: Any) -> Any:

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "exporter"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part, and the parts it may import besides itself. A part is a module or a package, and a module listed
-# here by its full name is a part of its own. Nobody may import what is above it: there are no cycles.
+# here by its full name is a part of its own. No part may import what is above it: there are no cycles.
 PARTS: dict[str, set[str]] = {
     # At the bottom: words, errors and plain values.
     "__init__": set(),
@@ -26,18 +26,22 @@ PARTS: dict[str, set[str]] = {
     "phonic.schema": {"enums"},
     "phonic": {"phonic.schema", "phonic.wire", "enums", "errors", "__init__"},
     "counting": {"enums", "phonic.schema", "phonic.wire"},
-    "state.rows": set(),
-    "state": {"counting", "enums", "errors", "state.rows"},
+    "state.history": {"counting"},
+    "state.rows": {"state.history"},
+    "state": {"counting", "enums", "errors", "state.history", "state.rows"},
     "metrics.formats": set(),
     "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
-    "entry": {"counting", "metrics", "metrics.catalog", "state"},
+    "entry": {"counting", "enums", "metrics", "metrics.catalog", "state", "state.history"},
+    "feed_counters": {"enums", "metrics", "metrics.catalog"},
     "conversations": {
-        "counting", "entry", "enums", "metrics", "metrics.catalog", "phonic.schema", "state", "state.rows",
+        "counting", "entry", "enums", "feed_counters", "metrics", "metrics.catalog", "phonic.schema", "state",
+        "state.history",
+        "state.rows",
     },
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
-    "web": {"enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
+    "web": {"counting", "enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
     "recording.file": set(),
     "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.
@@ -56,14 +60,19 @@ PARTS: dict[str, set[str]] = {
         "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings", "watch",
         "web",
     },
+    "people": {
+        "conversations", "counting", "entry", "metrics", "metrics.catalog", "phonic", "state", "state.history",
+        "watch", "web",
+    },
     "app": {
         "__init__", "api", "conversations", "enums", "filelimit", "gauges", "metrics", "metrics.catalog", "phonic",
-        "settings", "shutdown", "state", "watching", "web",
+        "people", "settings", "shutdown", "state", "state.rows", "watching", "web",
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
+    "completion": set(),
     "cli": {
-        "__init__", "app", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic", "recording",
-        "settings", "simulator", "state", "web",
+        "__init__", "app", "completion", "demo", "diagnosis", "errors", "logs", "metrics.catalog", "phonic",
+        "recording", "settings", "simulator", "state", "web",
     },
     "__main__": {"cli", "signals"},
 }  # fmt: skip
@@ -76,18 +85,21 @@ LIBRARIES: dict[str, set[str]] = {
     "sqlite3": {"state.sqlite"},
     "hypercorn": {"simulator.server"},
     "h11": {"web.http1"},
+    "jinja2": {"web.pages"},
+    "markupsafe": {"web.pages"},
     "wsproto": {"diagnosis.raw_feed"},
     "starlette": {"web.", "simulator."},
     "bcrypt": {"web.security"},
     "yaml": {"web.config_file"},
     "platformdirs": {"settings"},
-    "cyclopts": {"cli", "settings", "simulator.settings"},
+    "cyclopts": {"cli", "completion", "settings", "simulator.settings"},
     "msgspec": {
         "phonic.decode",
         "phonic.schema",
         "phonic.listing",
         "metrics.numbers",
         "state.blob",
+        "state.history",
         "state.sqlite",
         "watch.watch_file",
         "web.endpoints",
@@ -96,6 +108,7 @@ LIBRARIES: dict[str, set[str]] = {
     "structlog": {
         "logs",
         "conversations",
+        "feed_counters",
         "cli",
         "app",
         "demo",
@@ -111,6 +124,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli",
         "demo",
         "diagnosis.",
+        "people",
         "recording.",
         "shutdown",
         "watching",

@@ -300,11 +300,11 @@ def test_forgetting_a_seen_conversation_ends_it_and_an_unseen_one_is_lost_once_i
     assert count(conversations, catalog.CONVERSATIONS_LOST, "not_found") == 1
     assert (conversations.is_finished("conv_1"), conversations.is_finished("conv_2")) == (True, True)
     clock.time += 601
-    conversations.expire(is_followed=nobody)
+    conversations.expire(is_followed=not_followed)
     assert (conversations.is_finished("conv_1"), conversations.is_finished("conv_2")) == (True, False)
 
 
-def nobody(_: str) -> bool:
+def not_followed(_: str) -> bool:
     return False
 
 
@@ -319,7 +319,7 @@ def test_ends_and_abandoned_conversations_are_forgotten_after_a_day() -> None:
     conversations.ended("over")
     saved(conversations)
     clock.time += retention.UNHEARD - 1
-    conversations.expire(is_followed=nobody)
+    conversations.expire(is_followed=not_followed)
     assert conversations.is_finished("finished")
     assert conversations.has_seen("abandoned")
     clock.time += 2
@@ -336,10 +336,10 @@ def test_an_end_is_remembered_for_24_to_25_hours() -> None:
         conversations.update("conv_1", conversation())
         conversations.finish("conv_1", None)
         clock.time += retention.ENDED - 1
-        conversations.expire(is_followed=nobody)
+        conversations.expire(is_followed=not_followed)
         assert conversations.is_finished("conv_1")
         clock.time += 3601
-        conversations.expire(is_followed=nobody)
+        conversations.expire(is_followed=not_followed)
         assert not conversations.is_finished("conv_1")
 
 

@@ -219,4 +219,4 @@ def test_columns_are_found_by_the_query_that_fills_them() -> None:
 
 def test_a_variable_that_is_not_given_is_an_error() -> None:
     with pytest.raises(KeyError):
-        queries.substituted('up{job=~"$nobody"}')
+        queries.substituted('up{job=~"$unknown"}')

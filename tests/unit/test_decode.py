@@ -19,7 +19,7 @@ from exporter.phonic.decode import (
     snapshot_from,
     unknown_fields,
 )
-from exporter.phonic.schema import Analysis, BadValue, Snapshot
+from exporter.phonic.schema import Analysis, BadValue, Snapshot, Tool
 from tests.strategies import Json, damaged, frame, histories
 
 PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
@@ -85,6 +85,7 @@ def test_the_documented_record_is_decoded_with_tool_calls_and_analysis() -> None
     assert (conversation.analysis.latencies_ms, conversation.analysis.interruptions_count) == ([1064, 578, 797], 0)
     (call,) = (conversation.items or [])[1].tool_calls or []
     assert (call.response_status_code, call.timed_out, call.error_message) == (200, False, None)
+    assert call.tool == Tool(name="check_availability")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PAYLOADS.glob("*.json")))
@@ -263,6 +264,19 @@ def test_a_bad_value_does_not_cost_the_others() -> None:
 )
 def test_a_value_of_the_wrong_type_in_a_turn_is_listed_as_bad(fields: Json, field: Field) -> None:
     assert item(**fields).bad == (BadValue(0, field, WRONG_TYPE),)
+
+
+@pytest.mark.parametrize("tool", [None, "search", 7, [], {}, {"name": 7}, {"name": None}])
+def test_a_tool_without_a_usable_name_costs_nothing_else(tool: Any) -> None:
+    (call,) = (item(tool_calls=[{"id": "a", "tool": tool, "timed_out": True}]).conversation.items or [])[
+        0
+    ].tool_calls or []
+    assert (call.id, call.timed_out, call.tool and call.tool.name) == ("a", True, None)
+
+
+@pytest.mark.parametrize(("key", "field"), [("started_at", Field.STARTED_AT), ("ended_at", Field.ENDED_AT)])
+def test_a_time_of_the_conversation_that_is_no_text_is_listed_as_bad(key: str, field: Field) -> None:
+    assert snapshot_from({"id": "conv_1", key: 1_753_919_100}).bad == (BadValue(-1, field, WRONG_TYPE),)
 
 
 def test_a_whole_number_written_with_a_fraction_is_an_index() -> None:

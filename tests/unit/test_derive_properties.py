@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from exporter.enums import Lost
 from exporter.metrics.formats import Format
 from exporter.phonic.schema import Snapshot
-from tests.strategies import Expected, History, Stage, damaged, deliveries, histories
+from tests.strategies import FAILURES, Expected, History, Stage, damaged, deliveries, histories
 from tests.unit.counted import BUCKETS, Disk, live, new_conversations, page_of, recorded, totals
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
@@ -115,6 +115,37 @@ def test_messages_after_the_end_add_nothing(data: st.DataObject) -> None:
     conversations.update(history.id, data.draw(st.sampled_from(messages)))
     conversations.finish(history.id, recorded(history.record()))
     assert totals(conversations) == before
+
+
+@given(st.data())
+def test_families_about_the_same_turns_agree(data: st.DataObject) -> None:
+    conversations = new_conversations()
+    for number in range(2):
+        history = data.draw(histories(f"conv_{number}"))
+        for at in data.draw(deliveries(len(history.snapshots()))):
+            conversations.update(history.id, live(history.snapshots()[at]))
+        conversations.finish(history.id, recorded(history.record()))
+    history = data.draw(histories("never live"))
+    conversations.finish(history.id, recorded(history.record()), Lost.NEVER_LIVE)
+    found: Totals = {}
+    for (name, labels), numbers in totals(conversations).items():
+        known = found.get((name, ()), (0,) * len(numbers))
+        found[name, ()] = tuple(map(sum, zip(known, numbers, strict=True)))
+        if name.startswith("phonic_tool_call"):
+            found[name, labels[-1:]] = (found.get((name, labels[-1:]), (0,))[0] + numbers[0],)
+
+    def buckets(name: str) -> list[int]:
+        return list(found.get((name, ()), (0,) * (len(BUCKETS["phonic_turn_response_seconds"]) + 2))[1:])
+
+    responses, with_tools = buckets("phonic_turn_response_seconds"), buckets("phonic_turn_tool_response_seconds")
+    above = BUCKETS["phonic_turn_response_seconds"].index(1.5) + 1
+    assert sum(responses[above:]) == found.get(("phonic_slow_turns_total", ()), (0,))[0]
+    assert all(some <= every for some, every in zip(with_tools, responses, strict=True))
+    for reason in ((), *((each,) for each in FAILURES if each)):
+        failures = [found.get((f"phonic_tool_{name}_total", reason)) for name in ("call_failures", "calls_failed")]
+        assert failures[0] == failures[1]
+    ends_of_turn = found.get(("phonic_turn_end_of_turn_seconds", ()), (0,))
+    assert sum(ends_of_turn[1:]) <= sum(responses)
 
 
 @given(st.data())

@@ -1,4 +1,4 @@
-"""What a report may quote of Phonic's JSON: what vendors write, and nothing that could be somebody's data."""
+"""What a report may quote of Phonic's JSON: what vendors write, and nothing that could be data of a customer."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Each target of the fuzzer for a moment: its corpus, and bytes that hypothesis makes of it."""
+"""Short runs of each fuzz target: its corpus, and bytes that hypothesis derives from it."""
 
 import pytest
 from hypothesis import given
@@ -24,5 +24,5 @@ def test_no_bytes_break_anything(name: str, data: st.DataObject) -> None:
 
 
 def _with(whole: bytes, at: int, removed: int, piece: bytes) -> bytes:
-    """``whole`` with a piece in place of some of its bytes."""
+    """Return ``whole`` with some of its bytes replaced by ``piece``."""
     return whole[:at] + piece + whole[at + removed :]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ any_conversation = st.builds(
     call_provider=any_text,
     default_language=any_text,
     model=any_text,
+    intelligence_level=any_text,
 )
 
 
@@ -28,6 +30,13 @@ def test_any_conversation_has_a_value_for_every_label(conversation: Any, names: 
     labels = labels_of(conversation, names)
     assert tuple(labels) == LABEL_CHOICES
     assert all(labels.values())
+
+
+@pytest.mark.parametrize(
+    ("level", "label"), [("high", "high"), ("default", "default"), ("genius", "other"), (None, "unknown")]
+)
+def test_levels_of_intelligence_are_a_closed_set(level: str | None, label: str) -> None:
+    assert labels_of(Conversation("conv_1", intelligence_level=level), {})["intelligence_level"] == label
 
 
 @given(st.text(st.characters(), max_size=LABEL_LENGTH + 5))

@@ -1,4 +1,4 @@
-"""Log lines: one line for each event, whoever logs it, with nothing in it that was not meant for it."""
+"""Logs: one line for each event of any library, without secrets."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ VALUES = st.recursive(
 def logging_restored() -> Iterator[None]:
     root = logging.getLogger()
     before = root.handlers[:], root.level, logging.raiseExceptions
-    root.handlers = []  # pytest's own, which basicConfig(force=True) would close
+    root.handlers = []  # pytest's handlers, which basicConfig(force=True) would close
     yield
     root.handlers[:], root.level, logging.raiseExceptions = before
     structlog.reset_defaults()
@@ -65,7 +65,7 @@ def test_json_line_has_the_same_keys(capsys: pytest.CaptureFixture[str]) -> None
         ("error", ["error"]),
     ],
 )
-def test_level_silences_what_is_less_severe(
+def test_level_suppresses_less_severe_events(
     capsys: pytest.CaptureFixture[str], level: Any, expected: list[str]
 ) -> None:
     logs.configure(LogSettings(level=level))
@@ -78,7 +78,7 @@ def test_level_silences_what_is_less_severe(
 @pytest.mark.parametrize("form", logs.FORMATS)
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(event=st.text(), fields=st.dictionaries(st.text(min_size=1), VALUES, max_size=4))
-def test_any_value_stays_on_its_line(
+def test_any_value_stays_on_one_line(
     capsys: pytest.CaptureFixture[str], form: Any, event: str, fields: dict[str, Any]
 ) -> None:
     logs.configure(LogSettings(format=form))
@@ -160,7 +160,7 @@ def test_libraries_that_log_urls_are_silent_below_a_warning(
     assert line.endswith('level=warn event="odd thing" logger=httpx')
 
 
-def test_a_closed_stderr_costs_lines_not_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stderr_loses_lines_but_does_not_end_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         def write(self, _: str) -> int:
             raise BrokenPipeError

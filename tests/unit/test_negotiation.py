@@ -1,4 +1,4 @@
-"""Content negotiation against the headers that Prometheus really sends, and against anything else."""
+"""Content negotiation with the headers that Prometheus sends, and with any other headers."""
 
 import pytest
 from hypothesis import given
@@ -45,19 +45,19 @@ OPENMETRICS, TEXT_1, TEXT_0 = Format.OPENMETRICS_1_0_0, Format.TEXT_1_0_0, Forma
         ("application/openmetrics-text;q=0.2,text/plain;version=0.0.4;q=0.7", TEXT_0),
         ("text/plain;version=0.0.4;q=0.3,text/plain;version=1.0.0;q=0.31", TEXT_1),
         ("text/plain;version=0.0.4;q=0.3,application/openmetrics-text;q=0.9", OPENMETRICS),
-        # a tie is ours to decide
+        # with equal weights our preference decides
         ("text/plain;version=0.0.4,text/plain;version=1.0.0,application/openmetrics-text", OPENMETRICS),
         ("*/*,text/plain;version=1.0.0", TEXT_1),
         # excluded
         ("application/openmetrics-text;q=0", TEXT_0),
         ("application/openmetrics-text;q=0.000,text/plain;version=1.0.0;q=0.001", TEXT_1),
-        # versions not spoken here are as if not there
+        # unsupported versions are ignored
         ("application/openmetrics-text;version=2.0.0", TEXT_0),
         ("application/openmetrics-text;version=2.0.0,text/plain;version=1.0.0;q=0.1", TEXT_1),
         ("application/openmetrics-text;version=0.0.1", TEXT_0),
         ("application/openmetrics-text;version=abc", TEXT_0),
         ("text/plain;version=9.9.9", TEXT_0),
-        # malformed entries are as if not there
+        # malformed entries are ignored
         ("application/openmetrics-text;q=2", TEXT_0),
         ("application/openmetrics-text;q=nan,text/plain;version=1.0.0", TEXT_1),
         ("application/openmetrics-text;q=-1", TEXT_0),
@@ -129,7 +129,7 @@ _TOKENS = st.sampled_from(
 
 
 @given(st.text() | st.lists(_TOKENS | st.text(max_size=3)).map("".join))
-def test_any_header_gets_an_answer_of_a_version_that_is_spoken(header: str) -> None:
+def test_any_header_yields_a_supported_version(header: str) -> None:
     negotiated = negotiate(header)
     assert negotiated.content_type.startswith(negotiated.format.content_type)
     assert accepts_gzip(header) in (True, False)

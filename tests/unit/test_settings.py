@@ -1,4 +1,4 @@
-"""The declared settings: what they are, and which of them cannot work."""
+"""The declared settings and their validation."""
 
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ CONTRACT = {
     "--metrics.slo-response": "1.5",
     "--state.file": "$STATE_DIRECTORY/phonic-exporter.db, else the platform's state folder",
     "--state.interval": "1",
+    "--history.conversations": "2000",
+    "--history.hours": "24",
     "--web.listen-address": ":10058",
     "--web.systemd-socket": "off",
     "--web.telemetry-path": "/metrics",
@@ -62,7 +64,7 @@ CONTRACT = {
 
 
 def changed(changes: dict[str, Any]) -> Settings:
-    """Default settings with discovery on, and some fields (``group.field``) replaced."""
+    """Return default settings with discovery on and some fields (``group.field``) replaced."""
     settings = resolve(Settings(), has_api_key=True)
     for path, value in changes.items():
         group, field = path.split(".")
@@ -105,7 +107,7 @@ def test_defaults_are_valid_with_an_api_key() -> None:
         {"state.file": None},
     ],
 )
-def test_unusual_settings_that_work(changes: dict[str, Any]) -> None:
+def test_unusual_settings_are_valid(changes: dict[str, Any]) -> None:
     validate(changed(changes))
 
 
@@ -160,7 +162,7 @@ def test_wrong_setting_is_named_in_one_line_without_secrets(flag: str, changes: 
     assert "secret" not in str(refused.value)
 
 
-def test_discovery_follows_the_credential_unless_it_is_told() -> None:
+def test_discovery_follows_the_credential_unless_it_is_set() -> None:
     def resolved(discover: bool | None, *, has_api_key: bool) -> bool | None:
         settings = changed({"watch.discover": discover})
         return resolve(settings, has_api_key=has_api_key).watch.discover
@@ -180,7 +182,7 @@ def test_state_file_is_where_systemd_or_the_platform_keeps_state(monkeypatch: py
     assert Settings().state.file == Path("/home/me/state/phonic-exporter/phonic-exporter.db")
 
 
-def test_demo_needs_no_account_and_spares_the_real_checkpoint() -> None:
+def test_demo_needs_no_account_and_does_not_use_the_default_state_file() -> None:
     demo = for_demo(DemoSettings())
     validate(demo)
     assert demo.watch.discover is True
@@ -189,7 +191,7 @@ def test_demo_needs_no_account_and_spares_the_real_checkpoint() -> None:
     assert for_demo(DemoSettings(state=StateSettings(file=Path("demo.db")))).state.file == Path("demo.db")
 
 
-def test_demo_shows_new_series_at_once_unless_asked_otherwise() -> None:
+def test_demo_shows_new_series_at_once_by_default() -> None:
     assert for_demo(DemoSettings()).metrics.hold_new_series == 0
     assert for_demo(DemoSettings(metrics=MetricsSettings(hold_new_series=5.0))).metrics.hold_new_series == 5
 
@@ -248,18 +250,18 @@ def test_paths_begin_with_the_prefix_or_else_with_the_path_of_the_external_url(
         ("route_prefix", "/.."),
     ],
 )
-def test_prefix_or_url_that_no_path_can_begin_with_is_refused(field: str, value: str) -> None:
+def test_malformed_prefix_or_external_url_is_refused(field: str, value: str) -> None:
     with pytest.raises(ConfigError) as refused:
         validate(changed({f"web.{field}": value}))
     assert refused.value.flag == f"--web.{field.replace('_', '-')}"
     assert "hunter2" not in str(refused.value)
 
 
-def test_sockets_of_systemd_need_no_listen_address() -> None:
+def test_systemd_sockets_need_no_listen_address() -> None:
     validate(changed({"web.listen_address": (), "web.systemd_socket": True}))
 
 
 @pytest.mark.parametrize("pasted", ["https://API.phonic.ai/v1/", "https://api.phonic.ai/v1/conversations"])
-def test_base_url_is_what_is_meant_by_what_was_pasted(pasted: str) -> None:
+def test_pasted_base_urls_are_normalised(pasted: str) -> None:
     settings = Settings(phonic=PhonicSettings(base_url=pasted))
     assert resolve(settings, has_api_key=True).phonic.base_url == "https://api.phonic.ai"

@@ -1,4 +1,4 @@
-"""The plan: reproducible, plausible, and told alike by the live feed and by REST."""
+"""The plan: reproducible, plausible, and the same in the live feed and in REST."""
 
 import itertools
 import json
@@ -56,7 +56,7 @@ def unix_ms(text: str) -> int:
 
 @given(SCENARIOS)
 @settings(max_examples=25, deadline=None)
-def test_equal_scenarios_give_equal_plans_however_they_are_read(scenario: Scenario) -> None:
+def test_equal_scenarios_give_equal_plans(scenario: Scenario) -> None:
     whole = list(plan(scenario))
     again = plan(scenario)
     assert whole == [next(again) for _ in whole]
@@ -110,7 +110,7 @@ def test_a_plan_has_every_documented_ending_and_all_kinds_of_turns() -> None:
     assert {each.project.name for each in everything} >= {"main", "customer support", "Réservations ☎"}
 
 
-def test_latencies_look_like_those_of_people_on_the_phone() -> None:
+def test_latencies_are_realistic() -> None:
     everything = list(plan(Scenario(total=300)))
     reported = [turn.timings for each in everything for turn in each.turns if turn.timings]
     gaps = [gap for each in everything for gap in response_gaps_ms(each.turns)]
@@ -126,7 +126,7 @@ def test_latencies_look_like_those_of_people_on_the_phone() -> None:
 
 @given(SCENARIOS)
 @settings(max_examples=25, deadline=None)
-def test_pace_and_chance_never_break_a_timeline(scenario: Scenario) -> None:
+def test_timelines_are_consistent_for_any_pace_and_seed(scenario: Scenario) -> None:
     for conversation in plan(scenario):
         assert [turn.index for turn in conversation.turns] == list(range(len(conversation.turns)))
         for before, after in pairwise(conversation.turns):
@@ -141,7 +141,7 @@ def test_pace_and_chance_never_break_a_timeline(scenario: Scenario) -> None:
 
 @given(SCENARIOS)
 @settings(max_examples=15, deadline=None)
-def test_last_live_snapshot_and_rest_tell_the_same(scenario: Scenario) -> None:
+def test_last_live_snapshot_and_rest_agree(scenario: Scenario) -> None:
     shared = ("id", "item_idx", "role", "started_at", "duration_ms")
     for conversation in plan(scenario):
         end = conversation.ended_ms

@@ -1,4 +1,4 @@
-"""The simulator's settings: each changes something, wrong ones are named."""
+"""The simulator's settings: each has an effect, and wrong ones are named."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def test_a_wrong_setting_is_named(change: dict[str, Any], flag: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*PLANNED, *TRANSPORT])
-def test_every_fault_can_be_asked_for(kind: str) -> None:
+def test_every_fault_can_be_parsed(kind: str) -> None:
     assert parse_fault(f"{kind}=1@10:20") == Fault(kind=kind, value=1, since_ms=10_000, until_ms=20_000)
 
 

@@ -1,4 +1,4 @@
-"""The soak's own parts: an oracle that knows only the plan, readable differences, schedules that keep count."""
+"""Parts of the soak: the oracle, the differences, the schedules."""
 
 import ast
 from pathlib import Path
@@ -73,7 +73,7 @@ CALL = Conversation(
 
 
 def without_buckets(totals: Totals) -> dict[str, float]:
-    """By name, roles and reasons behind it; project and agent are the same for all."""
+    """Return totals by name and by role or reason; project and agent are the same for all."""
     shown = {}
     for (name, labels), value in totals.items():
         own = {label: text for label, text in labels if label not in ("project", "agent")}
@@ -182,7 +182,7 @@ def test_a_difference_names_family_labels_and_both_values() -> None:
 
 
 @pytest.mark.parametrize(("kills", "long_downtimes"), [(3, 1), (20, 4), (1, 1), (5, 0), (0, 0)])
-def test_schedules_kill_as_often_as_asked(kills: int, long_downtimes: int) -> None:
+def test_schedules_have_the_requested_number_of_kills(kills: int, long_downtimes: int) -> None:
     for seed in range(50):
         drawn = lives(seed, kills=kills, seconds=60, long_downtimes=long_downtimes, long_downtime_s=8)
         assert drawn == lives(seed, kills=kills, seconds=60, long_downtimes=long_downtimes, long_downtime_s=8)
@@ -192,7 +192,7 @@ def test_schedules_kill_as_often_as_asked(kills: int, long_downtimes: int) -> No
         assert all(life.is_killed for life in drawn if life.stillborn_s is not None)
 
 
-def test_the_oracle_knows_nothing_that_counts() -> None:
+def test_the_oracle_imports_no_code_that_counts() -> None:
     tree = ast.parse(Path(oracle.__file__).read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
     ours = {module for module in imported if module.startswith(("exporter", "tests"))}

@@ -159,8 +159,8 @@ def test_every_example_of_a_prometheus_configuration_names_an_evaluation_interva
 
 def test_what_wakes_somebody_is_one_notification_for_all_agents() -> None:
     routes = {route["receiver"]: route for route in stack.alertmanager()["route"]["routes"]}
-    assert routes["wake-somebody"]["matchers"] == ['severity="critical"']
-    assert routes["wake-somebody"]["group_by"] == ["alertname", "job"]
+    assert routes["pager"]["matchers"] == ['severity="critical"']
+    assert routes["pager"]["group_by"] == ["alertname", "job"]
 
 
 def test_waiting_callers_hold_back_the_burn_alerts_of_their_agent_and_of_no_other() -> None:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.counting.increments import TURN, Measure, rejected
+from exporter.counting.increments import TURN, Increment, Measure, rejected
 from exporter.counting.labels import OTHER
-from exporter.enums import Field, Lost, MessageType, Rejection, Role
+from exporter.enums import Field, Lost, MessageType, Rejection, Role, ToolFailure
 from exporter.metrics import catalog
 from exporter.metrics.catalog import CATALOG, Kind, Scope
 from exporter.metrics.series import rebucketed
@@ -105,6 +105,67 @@ def test_a_label_set_beyond_the_limit_has_other_for_all_its_labels() -> None:
     ]  # fmt: skip
     assert total(store, catalog.LABEL_VALUES_FOLDED, "label_set") == 3
     assert total(store, catalog.TURNS, OTHER, OTHER, "user") == 3
+
+
+def called(tool: str, *, fails: bool = False) -> list[Increment]:
+    completed: Increment = ((Measure.TOOL_COMPLETED, tool), 1)
+    return [completed, ((Measure.TOOL_FAILED, tool, "timeout"), 1)] if fails else [completed]
+
+
+def test_ten_thousand_tools_are_folded_at_the_limit_and_counted_once_for_each_call() -> None:
+    store = MetricStore(LabelLimits(tools=50))
+    support, sales = store.label_set(("main", "support")), store.label_set(("main", "sales"))
+    for number in range(10_000):
+        apply(store, support, *called(f"tool {number}", fails=True))
+    apply(store, sales, *called("tool 7"), *called("tool 77"))
+    assert total(store, catalog.LABEL_VALUES_FOLDED, "tool") == 9_951
+    assert total(store, catalog.TOOL_CALLS_COMPLETED, "main", "support", OTHER) == 9_950
+    assert total(store, catalog.TOOL_CALLS_FAILED, "main", "support", OTHER, "timeout") == 9_950
+    assert total(store, catalog.TOOL_CALLS_COMPLETED, "main", "sales", "tool 7") == 1
+    assert len(series_of(store, catalog.TOOL_CALLS_COMPLETED)) == 51 + 2
+    assert len(support.series) < 1000, "no memory of folded names"
+
+
+def test_a_tool_named_other_is_not_counted_as_folded() -> None:
+    store = MetricStore(LabelLimits(tools=0))
+    apply(store, store.label_set(("main", "support")), *called(OTHER))
+    assert total(store, catalog.LABEL_VALUES_FOLDED, "tool") == 0
+
+
+def test_the_first_call_of_a_tool_shows_all_its_failures_at_zero_also_after_a_restart() -> None:
+    store = MetricStore(LabelLimits())
+    apply(store, store.label_set(("main", "support")), *called("search"))
+    restored = MetricStore(LabelLimits(tools=1))
+    restored.restore(list(store.freeze().rows()), families=saved_families())
+    for each in (store, restored):
+        failures = {series.labels[2:]: numbers_of(series) for series in series_of(each, catalog.TOOL_CALLS_FAILED)}
+        assert failures == {("search", reason): (0,) for reason in ToolFailure}
+    assert total(restored, catalog.TOOL_CALLS_COMPLETED, "main", "support", "search") == 1
+    apply(restored, restored.label_set(("main", "support")), *called("search"), *called("another"))
+    assert total(restored, catalog.TOOL_CALLS_COMPLETED, "main", "support", "search") == 2
+    assert total(restored, catalog.TOOL_CALLS_COMPLETED, "main", "support", OTHER) == 1
+
+
+def test_series_of_a_new_tool_are_held_back_on_their_own() -> None:
+    store = MetricStore(LabelLimits(), hold=30.0)
+    label_set = store.label_set(("main", "support"))
+    store.seen(store.held_back(), 0.0, by_prometheus=True)
+    store.release(31.0)
+    apply(store, label_set, TURN[Role.USER], *called("search", fails=True))
+    store.publish(store.freeze())
+    shown = {
+        (family.name, series.labels[2:]): numbers
+        for family in (catalog.TURNS, catalog.TOOL_CALLS_COMPLETED, catalog.TOOL_CALLS_FAILED)
+        for series, numbers in store.shown(family)
+    }
+    assert shown["phonic_turns", ("user",)] == 1
+    assert shown["phonic_tool_calls_completed", ("search",)] == 0
+    assert shown["phonic_tool_calls_failed", ("search", "timeout")] == 0
+    store.seen(store.held_back(), 40.0, by_prometheus=True)
+    store.release(71.0)
+    store.publish(store.freeze())
+    ((_, completed),) = store.shown(catalog.TOOL_CALLS_COMPLETED)
+    assert completed == 1
 
 
 def test_an_agent_named_other_is_not_counted_as_folded() -> None:

@@ -3,7 +3,13 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
+from exporter.state.history import Remembered
 from exporter.state.unsaved import Unsaved
+
+
+def remembered() -> Remembered:
+    raise AssertionError  # only a write asks
+
 
 step = st.tuples(st.sampled_from(("update", "finish", "forget", "failed write")), st.sampled_from("abc"))
 
@@ -23,12 +29,13 @@ def test_changes_of_failed_writes_are_kept_as_if_there_had_been_no_write(steps: 
             if what == "update":
                 each.conversations[conversation_id] = at
             elif what == "finish":
-                each.finish(conversation_id, float(at))
+                each.finish(conversation_id, float(at), remembered)
             elif what == "forget":
                 each.forget(conversation_id)
     if taken is not None:
         current.put_back(taken)
     assert current.conversations == plain.conversations
     assert current.finished == plain.finished
+    assert current.remembered == plain.remembered
     assert current.forgotten == plain.forgotten
     assert bool(current) == bool(plain)

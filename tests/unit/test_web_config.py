@@ -1,4 +1,4 @@
-"""The web configuration file: the toolkit's good and bad cases, and what an error may say."""
+"""The web configuration file: valid and invalid cases of the toolkit, and texts of errors."""
 
 import ssl
 import subprocess
@@ -23,7 +23,7 @@ HASH = "$2y$10$qRTBuFoULoYNA7AQ/F3ck.trZBPyjV64.oA4ZsSBCIWvXuvQlQTuu"
 
 
 def can_be_limited_to_x25519() -> bool:
-    """Python 3.11.2 of Debian 12 and others cannot, whatever OpenSSL can."""
+    """Whether this Python can: 3.11.2 of Debian 12 and others cannot, even if OpenSSL can."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve("X25519")
     except (ssl.SSLError, ValueError):
@@ -259,7 +259,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
         parse(text, Path())
     except ConfigError as refused:
-        assert "\n" not in str(refused)  # noqa: PT017  (both outcomes are right)
+        assert "\n" not in str(refused)  # noqa: PT017  (both outcomes are valid)
 
 
 def test_no_secret_is_shown() -> None:
@@ -326,7 +326,7 @@ async def test_bad_or_weaker_file_leaves_the_old_one_in_force(tmp_path: Path, te
     assert live.last_success
 
 
-async def test_reload_never_lifts_tls(pems: Path) -> None:
+async def test_reload_never_turns_tls_off(pems: Path) -> None:
     file = pems / "lifted.yml"
     file.write_text(TLS % "")
     live = ReloadedConfig(file)

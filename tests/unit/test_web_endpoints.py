@@ -1,4 +1,4 @@
-"""Routing and answers, in process: what is at which path, with which status, headers and body."""
+"""The endpoints, in process: paths, statuses, headers and bodies."""
 
 import gzip
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +11,19 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
+from exporter.counting.turns import CallState, SeenCall
 from exporter.enums import Started
 from exporter.errors import ConfigError
 from exporter.metrics.formats import Format
 from exporter.web.endpoints import Exported, build_app, check_telemetry_path
+from exporter.web.pages import Latency, LiveRow, Part, PastRow
 
 ID = "conv_0a-B_9"
 
 
 @attrs.define
 class Program:
-    """What the endpoints show: plain state that a test changes."""
+    """The data that the endpoints show, which a test can change."""
 
     page: bytes = b"up 1\n"
     crash: Exception | None = None
@@ -60,6 +62,31 @@ class Program:
         return True
 
 
+class Nothing:
+    """What people are shown of an exporter that has nothing to show. Implements `exporter.web.people.Shown`."""
+
+    objective = 1.5
+    remembers = True
+
+    def parts(self) -> list[Part]:
+        return [Part(name="Clock", is_well=True, text="right")]
+
+    def uptime(self) -> float:
+        return 1.0
+
+    def latencies(self) -> list[Latency]:
+        return []
+
+    def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:  # noqa: ARG002
+        return [], 0
+
+    async def past(self, query: str, most: int) -> tuple[list[PastRow], int]:  # noqa: ARG002
+        return [], 0
+
+    async def call(self, conversation_id: str) -> SeenCall | None:
+        return SeenCall(conversation_id=ID, state=CallState.LIVE) if conversation_id == ID else None
+
+
 Client = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 
@@ -79,6 +106,7 @@ def client(program: Program) -> Client:
             conversations=program.conversations,
             push=program if push else None,
             version=version,
+            people=Nothing(),
         )
         app = build_app(exported, telemetry_path=telemetry_path, max_requests=max_requests)
         return httpx.AsyncClient(
@@ -101,6 +129,16 @@ async def test_landing_page_links_every_page_and_escapes_the_version(client: Cli
     assert "<1&2>" not in page.text
 
 
+async def test_one_conversation_is_a_page_and_json_whether_or_not_ids_may_be_pushed(client: Client) -> None:
+    for push in (False, True):
+        async with client(push=push) as http:
+            page, found = await http.get(f"/conversations/{ID}"), await http.get(f"/api/v1/conversations/{ID}")
+            missing = await http.get("/api/v1/conversations/conv_0")
+        assert (page.status_code, found.json()["conversation_id"]) == (200, ID)
+        assert (missing.status_code, missing.json()) == (404, {"error": "unknown or forgotten"})
+        assert "script" not in page.headers["content-security-policy"]
+
+
 async def test_telemetry_path_at_root_replaces_the_landing_page(client: Client) -> None:
     async with client(telemetry_path="/") as http:
         assert (await http.get("/")).text == "up 1\n"
@@ -114,7 +152,10 @@ async def test_other_paths_are_not_found(client: Client, path: str) -> None:
     assert (answer.status_code, answer.text) == (404, "Not Found\n")
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/-/healthy", "/livez", "/-/ready", "/readyz"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/conversations", f"/conversations/{ID}", "/metrics", "/-/healthy", "/livez", "/-/ready", "/readyz"],
+)
 async def test_pages_are_only_read(client: Client, path: str) -> None:
     async with client() as http:
         assert (await http.head(path)).status_code == 200
@@ -165,9 +206,7 @@ async def test_page_is_compressed_when_offered_and_worth_it(
     assert (gzip.decompress(raw) if compressed else raw) == program.page
 
 
-async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
-    program: Program, client: Client
-) -> None:
+async def test_error_of_rendering_is_a_500_without_details(program: Program, client: Client) -> None:
     program.crash = KeyError("+4915112345678")
     async with client() as http:
         with capture_logs() as logs:
@@ -182,7 +221,7 @@ async def test_scrape_that_cannot_be_rendered_tells_nothing_and_harms_nothing(
         assert (await http.get("/metrics")).status_code == 200
 
 
-async def test_others_have_their_turn_between_the_parts_of_a_page() -> None:
+async def test_other_tasks_run_between_the_parts_of_a_page() -> None:
     turns = 0
     seen: list[int] = []
 
@@ -203,10 +242,10 @@ async def test_others_have_their_turn_between_the_parts_of_a_page() -> None:
         nursery.start_soon(take_turns)
         assert (await http.get("http://exporter/metrics")).text == 5 * "part"
         nursery.cancel_scope.cancel()
-    assert seen[-1] - seen[0] >= 3  # one for each of four steps, give or take the order in which two tasks run
+    assert seen[-1] - seen[0] >= 3  # one for each of four steps, except for the order of two tasks
 
 
-async def test_health_check_before_the_first_page_is_finished_waits_for_one_of_its_own(client: Client) -> None:
+async def test_health_check_during_the_first_page_waits_for_its_own(client: Client) -> None:
     async with client() as http, trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(http.get, "/metrics")
@@ -214,7 +253,7 @@ async def test_health_check_before_the_first_page_is_finished_waits_for_one_of_i
 
 
 @pytest.mark.parametrize("path", ["/-/healthy", "/livez"])
-async def test_health_says_whether_a_page_can_be_rendered(
+async def test_health_tells_whether_a_page_can_be_rendered(
     program: Program, client: Client, path: str, mock_clock: trio.testing.MockClock
 ) -> None:
     async with client() as http:
@@ -227,9 +266,7 @@ async def test_health_says_whether_a_page_can_be_rendered(
         assert (await http.get(path)).status_code == 200
 
 
-async def test_a_part_of_the_page_that_works_does_not_make_the_whole_healthy(
-    program: Program, client: Client
-) -> None:
+async def test_rendering_a_part_of_the_page_does_not_count_as_healthy(program: Program, client: Client) -> None:
     async with client() as http:
         program.crash = ValueError()
         assert (await http.get("/metrics")).status_code == 500
@@ -321,21 +358,23 @@ async def test_malformed_conversation_id_is_refused(
 async def test_api_errors_are_json(client: Client) -> None:
     async with client(push=True) as http:
         missing = await http.get("/api/v1/nope")
-        read = await http.get(f"/api/v1/conversations/{ID}")
+        posted = await http.post(f"/api/v1/conversations/{ID}")
         written = await http.post("/api/v1/conversations")
     assert (missing.status_code, missing.json()) == (404, {"error": "Not Found"})
-    assert (read.status_code, read.json()) == (405, {"error": "Method Not Allowed"})
-    assert set(read.headers["allow"].split(", ")) == {"PUT", "DELETE"}
+    assert (posted.status_code, posted.json()) == (405, {"error": "Method Not Allowed"})
+    assert set(posted.headers["allow"].split(", ")) == {"GET", "HEAD", "PUT", "DELETE"}
     assert written.status_code == 405
 
 
-async def test_without_push_api_conversations_cannot_be_named(client: Client) -> None:
+async def test_without_push_api_conversations_cannot_be_pushed(client: Client) -> None:
     async with client() as http:
-        assert (await http.put(f"/api/v1/conversations/{ID}")).status_code == 404
+        refused = await http.put(f"/api/v1/conversations/{ID}")
+    assert refused.status_code == 405
+    assert set(refused.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/", "/a/b", "/phonic-metrics/v1.0"])
-def test_telemetry_path_is_free_within_reason(path: str) -> None:
+def test_telemetry_path_may_be_any_usual_path(path: str) -> None:
     check_telemetry_path(path)
 
 
@@ -375,11 +414,26 @@ def test_negative_number_of_scrapes_is_refused(client: Client) -> None:
 
 async def test_everything_is_below_the_prefix(program: Program) -> None:
     exported = Exported(
-        page=program.parts, not_ready=list, conversations=program.conversations, push=program, version="1"
+        page=program.parts,
+        not_ready=list,
+        conversations=program.conversations,
+        push=program,
+        version="1",
+        people=Nothing(),
     )
     app = build_app(exported, telemetry_path="/metrics", max_requests=0, route_prefix="/a/b")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://exporter") as http:
-        for path in ("/metrics", "/", "/-/healthy", "/livez", "/-/ready", "/readyz", "/api/v1/conversations"):
+        for path in (
+            "/metrics",
+            "/",
+            "/conversations",
+            f"/conversations/{ID}",
+            "/-/healthy",
+            "/livez",
+            "/-/ready",
+            "/readyz",
+            "/api/v1/conversations",
+        ):
             assert (await http.get(f"/a/b{path}")).status_code == 200, path
         for path in ("/metrics", "/api/v1/conversations", "/a/metrics", "/a/b/a/b/metrics"):
             assert (await http.get(path)).status_code == 404, path
@@ -388,12 +442,14 @@ async def test_everything_is_below_the_prefix(program: Program) -> None:
             assert (moved.status_code, moved.headers["location"]) == (302, "/a/b/")
         assert (await http.put(f"/a/b/api/v1/conversations/{ID}")).status_code == 201
         assert program.watched == {ID}
-        for path in ("/-/healthy", "/livez", "/-/ready", "/readyz"):  # a container's probes know no prefix
+        for path in ("/-/healthy", "/livez", "/-/ready", "/readyz"):  # container probes do not know the prefix
             assert (await http.get(path)).status_code == 200, path
 
 
-async def test_links_are_those_of_whoever_comes_through_the_proxy(program: Program) -> None:
-    exported = Exported(page=program.parts, not_ready=list, conversations=list, push=None, version="1")
+async def test_links_have_the_prefix_of_the_external_url(program: Program) -> None:
+    exported = Exported(
+        page=program.parts, not_ready=list, conversations=list, push=None, version="1", people=Nothing()
+    )
     for route_prefix, link_prefix, expected in (
         ("", "/out", "/out"),
         ("/in", "/out", "/out"),
@@ -412,16 +468,18 @@ async def test_links_are_those_of_whoever_comes_through_the_proxy(program: Progr
     "headers",
     [{"Host": "attacker.example"}, {"Origin": "https://attacker.example"}, {"Sec-Fetch-Site": "cross-site"}],
 )
-async def test_web_pages_of_others_cannot_push(program: Program, client: Client, headers: dict[str, str]) -> None:
+async def test_web_pages_of_other_sites_cannot_push(
+    program: Program, client: Client, headers: dict[str, str]
+) -> None:
     async with client(push=True) as http:
         for method in ("PUT", "DELETE"):
             refused = await http.request(method, f"/api/v1/conversations/{ID}", headers=headers)
             assert (refused.status_code, list(refused.json())) == (403, ["error"])
-        assert (await http.get("/metrics", headers=headers)).status_code == 200  # reading is not their concern
+        assert (await http.get("/metrics", headers=headers)).status_code == 200  # the rule applies to pushing only
     assert program.watched == set()
 
 
-async def test_large_lists_are_made_for_a_few_at_a_time(client: Client) -> None:
+async def test_few_large_lists_are_rendered_at_the_same_time(client: Client) -> None:
     statuses: list[tuple[int, str | None]] = []
 
     async def ask() -> None:

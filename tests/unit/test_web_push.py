@@ -1,4 +1,4 @@
-"""Who may push, and how many new ids: names of hosts, origins, and the budget of ids that may be made up."""
+"""The push API's protection: host names, origins, and the budget for new ids."""
 
 import attrs
 import pytest
@@ -40,7 +40,7 @@ SAME_ORIGIN = same_origin(
         "box.lan",
     ],
 )
-def test_names_that_no_attacker_can_point_here_are_trusted(host: str) -> None:
+def test_names_that_an_attacker_cannot_register_are_trusted(host: str) -> None:
     assert SAME_ORIGIN.objection({"host": [host]}) is None
 
 
@@ -65,12 +65,12 @@ def test_names_that_no_attacker_can_point_here_are_trusted(host: str) -> None:
         "\xff.example",
     ],
 )
-def test_other_names_are_not(host: str) -> None:
+def test_other_names_are_not_trusted(host: str) -> None:
     assert SAME_ORIGIN.objection({"host": [host]})
 
 
 @pytest.mark.parametrize("hosts", [[], ["localhost", "localhost"]])
-def test_there_is_one_host(hosts: list[str]) -> None:
+def test_requests_need_exactly_one_host(hosts: list[str]) -> None:
     assert SAME_ORIGIN.objection({"host": hosts})
 
 
@@ -96,7 +96,7 @@ def test_browsers_may_push_from_our_own_pages_only(host: str, origin: str, is_al
 @pytest.mark.parametrize(
     ("site", "is_allowed"), [("same-origin", True), ("none", True), ("same-site", False), ("cross-site", False)]
 )
-def test_what_a_browser_says_of_the_site_is_believed(site: str, is_allowed: bool) -> None:
+def test_sec_fetch_site_of_another_site_is_refused(site: str, is_allowed: bool) -> None:
     assert (SAME_ORIGIN.objection({"host": ["localhost"], "sec-fetch-site": [site]}) is None) is is_allowed
 
 
@@ -106,7 +106,7 @@ def test_external_url_may_be_a_path() -> None:
 
 
 @given(st.text(), st.text())
-def test_any_header_gets_an_answer_and_a_strange_origin_never_a_good_one(host: str, origin: str) -> None:
+def test_any_header_gets_a_decision_and_a_foreign_origin_is_refused(host: str, origin: str) -> None:
     for each in (SAME_ORIGIN, SameOrigin()):
         each.objection({"host": [host]})
         assert each.objection({"host": ["localhost"], "origin": [origin]})
@@ -117,7 +117,7 @@ def test_any_header_gets_an_answer_and_a_strange_origin_never_a_good_one(host: s
 
 @attrs.define
 class World:
-    """Targets of which the test knows what is real; its clock is a number."""
+    """Push targets with known real ids; its clock is a number."""
 
     watched: set[str] = attrs.field(factory=set)
     real: set[str] = attrs.field(factory=set)
@@ -156,12 +156,12 @@ def test_made_up_ids_cost_at_most_a_tenth_of_the_requests() -> None:
         for number in range(10):
             conversation_id = f"conv_{second}_{number}"
             started += targets.start(conversation_id) is Started.STARTED
-            world.watched.discard(conversation_id)  # Phonic has denied it
+            world.watched.discard(conversation_id)  # Phonic has rejected it
     burst = 100
     assert started <= burst + 600 * 50 * 0.1 / 3 + 1
 
 
-def test_ids_that_phonic_answers_for_are_taken_as_fast_as_they_come() -> None:
+def test_ids_that_phonic_confirms_do_not_use_up_the_budget() -> None:
     world = World()
     targets = world.targets()
     for number in range(1000):
@@ -170,7 +170,7 @@ def test_ids_that_phonic_answers_for_are_taken_as_fast_as_they_come() -> None:
         world.real.add(conversation_id)
 
 
-def test_ids_that_phonic_has_not_answered_for_fill_a_tenth_of_the_watch_limit() -> None:
+def test_unconfirmed_ids_fill_at_most_a_tenth_of_the_watch_limit() -> None:
     world = World()
     targets = world.targets(watch_limit=300)
     outcomes = []
@@ -191,7 +191,7 @@ def test_repeated_and_finished_ids_cost_nothing() -> None:
     assert targets.start("conv_b") is Started.STARTED
 
 
-def test_new_ids_beyond_the_budget_come_back_later() -> None:
+def test_new_ids_beyond_the_budget_must_retry_later() -> None:
     world = World()
     targets = world.targets()
     outcomes = {targets.start(f"conv_{number}") for number in range(20)}

@@ -1,0 +1,214 @@
+"""Wiring: what the pages show of the parts of a running exporter and of its conversations."""
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from math import inf
+from typing import Final
+
+import attrs
+import trio
+
+from .conversations import Conversations
+from .counting.seen import last_response
+from .counting.turns import SeenCall
+from .entry import Entry
+from .metrics import catalog
+from .metrics.catalog import Family
+from .metrics.publisher import Publisher
+from .metrics.series import Histogram
+from .phonic.clock import PhonicClock
+from .phonic.rest import RestApi
+from .state.history import Remembered
+from .state.keeper import StateKeeper
+from .watch.access import Access
+from .watch.discovery import Discovery
+from .watch.supervisor import Supervisor, Watch
+from .web.pages import Bar, Latency, LiveRow, Part, PastRow
+
+WRONG_CLOCK: Final = 2.0
+"""Seconds between the clocks from which the time that callers have waited is wrong."""
+_LATENCIES: Final = (
+    ("Response", catalog.RESPONSE),
+    ("Model generation", catalog.MODEL_GENERATION),
+    ("First audio", catalog.FIRST_AUDIO),
+)
+_STATES: Final = {"live": True, "connecting": True, "finishing": True, "waiting": False, "refused": False}
+
+
+@attrs.frozen(kw_only=True)
+class People:
+    """Implements `exporter.web.people.Shown`. Without REST ``rest``, ``discovery`` and ``access`` are None."""
+
+    conversations: Conversations
+    supervisor: Supervisor
+    publisher: Publisher
+    rest: RestApi | None
+    discovery: Discovery | None
+    access: Access | None
+    state: StateKeeper | None
+    clock: PhonicClock
+    objective: float
+    history: bool
+    began: float = attrs.field(factory=trio.current_time)
+    now: Callable[[], float] = time.time
+
+    @property
+    def remembers(self) -> bool:
+        return self.history and self.state is not None
+
+    def uptime(self) -> float:
+        return trio.current_time() - self.began
+
+    def parts(self) -> list[Part]:
+        return [self._credential(), self._discovery(), self._feeds(), self._state(), self._clock()]
+
+    def _credential(self) -> Part:
+        name = "API key"
+        if self.access is None:
+            return Part(name=name, is_well=None, text="a session token is used: no REST, no names, no discovery")
+        if self.access.refused_with is not None:
+            text = f"refused by Phonic ({self.access.refused_with}): everything waits for another one"
+            return Part(name=name, is_well=False, text=text)
+        if self.rest is not None and self.rest.up is False:
+            return Part(name=name, is_well=False, text="Phonic's REST API does not answer")
+        return Part(name=name, is_well=True, text="accepted")
+
+    def _discovery(self) -> Part:
+        name = "Discovery"
+        if self.discovery is None:
+            return Part(name=name, is_well=None, text="off")
+        if self.discovery.last_success is None:
+            return Part(name=name, is_well=False, text="has not succeeded yet")
+        ago = max(0.0, self.now() - self.discovery.last_success)
+        found = sum(self.discovery.found.values())
+        text = f"last succeeded {ago:.0f} s ago, {found} live conversations known"
+        return Part(name=name, is_well=ago < 60, text=text)
+
+    def _feeds(self) -> Part:
+        states = {state: int(count) for (state,), count in self.supervisor.states()}
+        bad = sum(count for state, count in states.items() if not _STATES.get(state, True))
+        total = sum(states.values())
+        if not total:
+            return Part(name="Live feeds", is_well=True, text="none is needed: no conversation is watched")
+        text = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+        return Part(name="Live feeds", is_well=bad * 2 <= total, text=text)
+
+    def _state(self) -> Part:
+        name = "State file"
+        if self.state is None:
+            return Part(name=name, is_well=None, text="off: counters start at 0 with each process")
+        if self.publisher.is_committed is False:
+            return Part(
+                name=name, is_well=False, text="cannot be written: pages show numbers that a crash would lose"
+            )
+        if self.state.last_success is None:
+            return Part(name=name, is_well=False, text="not written yet")
+        ago = max(0.0, self.now() - self.state.last_success)
+        text = f"written {ago:.0f} s ago, {self.state.size_bytes / 1e6:.1f} MB"
+        return Part(name=name, is_well=ago < 60, text=text)
+
+    def _clock(self) -> Part:
+        offset = self.clock.offset
+        if offset is None:
+            return Part(name="Clock", is_well=None, text="Phonic has told no time yet")
+        if abs(offset) > WRONG_CLOCK:
+            way = "ahead of" if offset > 0 else "behind"
+            text = f"{abs(offset):.1f} s {way} Phonic's: synchronise it"
+            return Part(name="Clock", is_well=False, text=text)
+        return Part(name="Clock", is_well=True, text=f"within {WRONG_CLOCK:g} s of Phonic's")
+
+    def latencies(self) -> list[Latency]:
+        return [self._latency(name, family) for name, family in _LATENCIES]
+
+    def _latency(self, name: str, family: Family) -> Latency:
+        """Over all label sets, of the numbers that ``/metrics`` shows."""
+        counts = [0] * (len(family.buckets) + 1)
+        for series, numbers in self.conversations.store.shown(family):
+            if isinstance(series, Histogram) and not isinstance(numbers, int):
+                counts = [total + each for total, each in zip(counts, numbers[1], strict=True)]
+        fullest = max(counts) or 1
+        labels = [*(f"{bound:g}" for bound in family.buckets), "+Inf"]
+        return Latency(
+            name=name,
+            count=sum(counts),
+            p50=quantile(0.5, family.buckets, counts),
+            p95=quantile(0.95, family.buckets, counts),
+            p99=quantile(0.99, family.buckets, counts),
+            bars=tuple(
+                Bar(label=label, count=count, share=100 * count / fullest)
+                for label, count in zip(labels, counts, strict=True)
+            ),
+        )
+
+    def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:
+        found = []
+        for watch in self.supervisor.watches():
+            entry = self.conversations.entry(watch.conversation_id)
+            words = (watch.conversation_id, watch.state.value, *((entry.project, entry.agent) if entry else ()))
+            if any(query.lower() in each.lower() for each in words):
+                found.append((watch, entry))
+        found.sort(key=lambda each: _waiting_since(each[1]))
+        return [self._live_row(watch, entry) for watch, entry in found[:most]], len(found)
+
+    def _live_row(self, watch: Watch, entry: Entry | None) -> LiveRow:
+        live = entry.progress.live if entry else None
+        waiting = _waiting_since(entry)
+        return LiveRow(
+            conversation_id=watch.conversation_id,
+            project=entry.project if entry else None,
+            agent=entry.agent if entry else None,
+            state=watch.state.value,
+            duration=live.duration if live else None,
+            turns=live.turns if live else 0,
+            last_response=last_response(entry.progress) if entry else None,
+            waiting=None if waiting == inf else max(0.0, self.clock.now() - waiting),
+        )
+
+    async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
+        if self.state is None:
+            return [], 0
+        found, count = await self.state.list_history(query, limit=most)
+        return [_past(each) for each in found], count
+
+    async def call(self, conversation_id: str) -> SeenCall | None:
+        """Of one that ended a moment ago, from memory: the state file may not have it yet."""
+        found = self.conversations.seen(conversation_id)
+        if found is not None or self.state is None:
+            return found
+        return await self.state.recall(conversation_id)
+
+
+def _waiting_since(entry: Entry | None) -> float:
+    """Unix time; infinity if the caller is not waiting, or if that is unknown."""
+    since = entry.progress.live.waiting_since if entry is not None and entry.is_current else None
+    return inf if since is None else since
+
+
+def quantile(share: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:
+    """What PromQL's ``histogram_quantile`` says of these buckets, ``counts`` not cumulative; None without any."""
+    total = sum(counts)
+    if not total:
+        return None
+    rank = share * total
+    for number, cumulative in enumerate(accumulate(counts)):
+        if cumulative >= rank:
+            if number == len(bounds):
+                return bounds[-1]
+            low = bounds[number - 1] if number else 0.0
+            return low + (bounds[number] - low) * (rank - (cumulative - counts[number])) / counts[number]
+    return bounds[-1]
+
+
+def _past(row: Remembered) -> PastRow:
+    return PastRow(
+        conversation_id=row.conversation_id,
+        project=row.project,
+        agent=row.agent,
+        ended_at=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row.ended_at)),
+        ended_by=row.ended_by,
+        duration=row.duration,
+        turns=row.turns,
+        slowest=row.slowest,
+        is_failed=row.is_failed,
+    )
