@@ -40,7 +40,10 @@ _OF_PROJECT = "{{ if $labels.project }}project {{ $labels.project }}{{ else }}th
 
 @attrs.frozen(kw_only=True)
 class Alert:
-    """One alert. ``board`` is the uid of its dashboard; ``labels`` are passed on in the link to it."""
+    """One alert. ``board`` is the uid of its dashboard; ``labels`` are passed on in the link to it.
+
+    ``about_calls``: whether the exporter's list of conversations helps with it.
+    """
 
     name: str
     group: str
@@ -52,14 +55,17 @@ class Alert:
     board: str
     labels: tuple[str, ...] = ()
     keep_firing: str = ""
+    about_calls: bool = False
 
     def annotations(self, slo: Slo) -> dict[str, str]:
         """Return summary, description and links, with Prometheus' templates."""
         query = "&".join(f"var-{label}={{{{ $labels.{label} | urlquery }}}}" for label in self.labels)
+        calls = f"{slo.links.exporter}/conversations?q={{{{ $labels.agent | urlquery }}}}"
         return {
             "summary": self.summary,
             "description": self.description,
             "dashboard_url": f"{slo.links.grafana}/d/{self.board}" + (f"?{query}" if query else ""),
+            **({"conversations_url": calls} if self.about_calls else {}),
             "runbook_url": f"{slo.links.runbook}#{self.name.lower()}",
         }
 
@@ -114,6 +120,7 @@ def _waiting(slo: Slo) -> tuple[Alert, ...]:
             ),
             board="phonic-live",
             labels=AGENT,
+            about_calls=True,
         ),
     )
 
@@ -121,7 +128,21 @@ def _waiting(slo: Slo) -> tuple[Alert, ...]:
 def _callers(slo: Slo) -> tuple[Alert, ...]:
     errors, tools = slo.alerts.error_endings, slo.alerts.tool_failures
     near, full = slo.alerts.concurrency_near_limit, slo.alerts.concurrency_at_limit
+    leaving, limit = slo.alerts.callers_giving_up, slo.response.threshold_seconds
+    wait = c.HANGUP_WAIT.name
     return (
+        _share(
+            name="PhonicCallersGivingUp",
+            bad=promql.largest(
+                f"increase({wait}_count[{leaving.window}])"
+                f' - ignoring (le) increase({wait}_bucket{{le="{promql.bound(limit)}"}}[{leaving.window}])'
+            ),
+            every=promql.counted(f"increase({c.CONVERSATIONS_ENDED.sample_name}[{leaving.window}])", "ended_by"),
+            of=leaving,
+            summary=f"Callers{_OF_AGENT} hang up instead of getting an answer.",
+            what="conversations",
+            did=f"ended with a caller who had waited more than {limit:g} s for an answer,",
+        ),
         _share(
             name="PhonicErrorEndings",
             bad=promql.counted(f"increase({c.CONVERSATION_ERRORS.sample_name}[{errors.window}])", "reason"),
@@ -139,6 +160,7 @@ def _callers(slo: Slo) -> tuple[Alert, ...]:
             summary=f"Tool calls{_OF_AGENT} fail.",
             what="tool calls",
             did="failed",
+            board="phonic-tools",
         ),
         _concurrency(
             name="PhonicConcurrencyAtLimit",
@@ -182,7 +204,17 @@ def _concurrency(*, name: str, of: Saturation, compared: str, summary: str) -> A
     )
 
 
-def _share(*, name: str, bad: str, every: str, of: Share, summary: str, what: str, did: str) -> Alert:
+def _share(
+    *,
+    name: str,
+    bad: str,
+    every: str,
+    of: Share,
+    summary: str,
+    what: str,
+    did: str,
+    board: str = "phonic-overview",
+) -> Alert:
     """Alert on a share of one agent's events. ``bad`` is on the left, so that its labels reach the description."""
     return Alert(
         name=name,
@@ -193,8 +225,9 @@ def _share(*, name: str, bad: str, every: str, of: Share, summary: str, what: st
         keep_firing=of.keep_firing,
         summary=summary,
         description=f"{{{{ $value | humanizePercentage }}}} of the {what}{_OF_AGENT} {did} within {of.window}.",
-        board="phonic-overview",
+        board=board,
         labels=AGENT,
+        about_calls=True,
     )
 
 
@@ -217,7 +250,7 @@ def _budgets(slo: Slo) -> tuple[Alert, ...]:
             description=(
                 "{{ $value | humanizePercentage }} of the "
                 + (
-                    f"turns{_OF_AGENT} were answered later than {limit} s"
+                    f"turns{_OF_AGENT} were answered later than {limit} s, or never"
                     if indicator is response
                     else f"conversations{_OF_AGENT} ended in an error"
                 )
@@ -225,6 +258,7 @@ def _budgets(slo: Slo) -> tuple[Alert, ...]:
             ),
             board=f"phonic-{board}",
             labels=AGENT,
+            about_calls=True,
         )
         for indicator, name, events, trouble, board in texts
         for speed, burn, state in (

@@ -42,6 +42,9 @@ def export(
     job: Annotated[str | None, Parameter(help="Name of the scrape job in Prometheus.")] = None,
     runbook_url: Annotated[str | None, Parameter(help="Address of the runbook, for links in alerts.")] = None,
     grafana_url: Annotated[str | None, Parameter(help="Address of your Grafana, for links in alerts.")] = None,
+    exporter_url: Annotated[
+        str | None, Parameter(help="Address of the exporter's pages, for links to conversations.")
+    ] = None,
     check: Annotated[
         bool,
         Parameter(negative=(), help="Write nothing; list the files in DIR that differ, and exit 1 if any does."),
@@ -51,7 +54,12 @@ def export(
 
     A slo.yml that exists in DIR is read and kept: edit it, and export again.
     """
-    given = {"job": job, "links.runbook": runbook_url, "links.grafana": grafana_url}
+    given = {
+        "job": job,
+        "links.runbook": runbook_url,
+        "links.grafana": grafana_url,
+        "links.exporter": exporter_url,
+    }
     text = _read(slo, folder)
     chosen = _chosen(text, {key: value for key, value in given.items() if value is not None})
     wanted = content(chosen, text)
@@ -67,7 +75,11 @@ def export(
     except OSError as exc:
         raise ConfigError("DIR", f"cannot write {str(exc.filename)!r}: {exc.strerror}") from exc
     _say(*(f"wrote {folder / name}" for name in changed))
-    for flag, link in (("--grafana-url", chosen.links.grafana), ("--runbook-url", chosen.links.runbook)):
+    for flag, link in (
+        ("--grafana-url", chosen.links.grafana),
+        ("--runbook-url", chosen.links.runbook),
+        ("--exporter-url", chosen.links.exporter),
+    ):
         if _LOOPBACK in link:
             _say(f"note: links in alerts lead to {link}; change that with {flag}")
     return 0

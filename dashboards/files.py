@@ -17,7 +17,7 @@ def render(slo: Slo) -> dict[str, str]:
         **_everywhere(slo),
         **{f"prometheus/tests/{stem}.yml": to_yaml(tests) for stem, tests in rule_tests.rule_tests(slo).items()},
         "prometheus/prometheus.yml": to_yaml(stack.prometheus(slo)),
-        "provisioning/datasources/phonic.yml": to_yaml(stack.datasources()),
+        "provisioning/datasources/phonic.yml": to_yaml(stack.datasources(slo)),
         "provisioning/dashboards/phonic.yml": to_yaml(stack.dashboards()),
     }
 

@@ -26,7 +26,10 @@ NOW = "5m"
 
 @attrs.frozen(kw_only=True)
 class Column:
-    """A column of a table: the result of a query, or a label if ``expr`` is empty."""
+    """A column of a table: the result of a query, or a label if ``expr`` is empty.
+
+    ``link`` is its place on a dashboard, ``page`` the page of the exporter about it.
+    """
 
     title: str
     expr: str = ""
@@ -35,6 +38,7 @@ class Column:
     steps: Steps = ()
     decimals: int | None = None
     link: str = ""
+    page: str = ""
     width: int | None = None
     names: dict[str, tuple[str, str]] = attrs.Factory(dict)
     capped: float | None = None
@@ -281,8 +285,12 @@ def _properties(column: Column) -> list[Json]:
         properties["custom.cellOptions"] = {"type": "color-background", "mode": "basic"}
     if column.capped:
         properties["mappings"] = [_nan("-", "transparent"), *_capped(column.capped)]
-    if column.link:
-        properties["links"] = [{"title": f"Open {column.title.lower()}", "url": column.link}]
+    links = [
+        *([{"title": f"{column.title} turn by turn", "url": column.page}] if column.page else []),
+        *([{"title": f"Open {column.title.lower()}", "url": column.link}] if column.link else []),
+    ]
+    if links:
+        properties["links"] = links
     return [{"id": name, "value": value} for name, value in properties.items()]
 
 

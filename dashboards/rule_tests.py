@@ -218,9 +218,22 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
     )
 
 
+def _hangups(slo: Slo) -> tuple[str, str]:
+    """The series of all hang-ups after a user's turn, and of those that followed soon."""
+    name, le = c.HANGUP_WAIT.name, promql.bound(slo.response.threshold_seconds)
+    return f"{name}_count{{{_TARGET},{_AGENT}}}", f'{name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}'
+
+
 def _shares(slo: Slo) -> tuple[Case, ...]:
     """Cases whose events all occur in one minute, long before the moment that is checked."""
+    hangups, goodbyes = _hangups(slo)
     names = (
+        (
+            "PhonicCallersGivingUp",
+            slo.alerts.callers_giving_up,
+            hangups,
+            f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="user"}}',
+        ),
         (
             "PhonicErrorEndings",
             slo.alerts.error_endings,
@@ -245,11 +258,13 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
         def burst(count: int, start: int = start) -> str:
             return f"0x{start} {count}x{_FLAT // 10}"
 
+        # Every hang-up of these cases was a long wait; a series that the other alerts do not read.
+        other = {goodbyes: burst(0)}
         cases += [
             Case(
                 alert=alert,
                 title="fires on a share above the threshold and recovers",
-                series={bad: burst(many), every: burst(2 * many)},
+                series={bad: burst(many), every: burst(2 * many), **other},
                 expected=(
                     Expected(minutes=start),
                     Expected(minutes=look, labels=_WHO, value=_percent(0.5)),
@@ -259,16 +274,25 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
             Case(
                 alert=alert,
                 title="silent at exactly the threshold",
-                series={bad: burst(many), every: burst(at_edge)},
+                series={bad: burst(many), every: burst(at_edge), **other},
                 expected=(Expected(minutes=look),),
             ),
             Case(
                 alert=alert,
                 title="silent when there are too few events to call it a share",
-                series={bad: burst(of.minimum - 1), every: burst(of.minimum - 1)},
+                series={bad: burst(of.minimum - 1), every: burst(of.minimum - 1), **other},
                 expected=(Expected(minutes=look),),
             ),
         ]
+        if bad == hangups:
+            cases.append(
+                Case(
+                    alert=alert,
+                    title="silent about callers who say goodbye",
+                    series={hangups: burst(many), goodbyes: burst(many), every: burst(many)},
+                    expected=(Expected(minutes=look),),
+                )
+            )
     return tuple(cases)
 
 
@@ -346,10 +370,15 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
     window = _minutes(lost.window)
     settled = 2 * min(_minutes(w.long) for w in slo.burn.fast.windows)
     le = promql.bound(slo.response.threshold_seconds)
+    few = f"0+{(slo.response.minimum - 1) / settled:g}x{settled}"
     turns = {
         f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': f"0x{settled}",
-        f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": f"0+{(slo.response.minimum - 1) / settled:g}x{settled}",
+        f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": few,
     }
+    hangups, goodbyes = _hangups(slo)
+    unanswered = {**dict.fromkeys(turns, f"0x{settled}"), hangups: few, goodbyes: f"0x{settled}"}
+    leaving = slo.alerts.callers_giving_up
+    left = _minutes(leaving.window)
     return (
         Case(
             alert="PhonicCallersWaiting",
@@ -424,6 +453,26 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
             series=_twice(turns),
             expected=(Expected(minutes=settled),),
         ),
+        Case(
+            alert="PhonicResponseBudgetBurnFast",
+            title="too few callers who gave up stay too few when two exporters count them",
+            series=_twice(unanswered),
+            expected=(Expected(minutes=settled),),
+        ),
+        Case(
+            alert="PhonicCallersGivingUp",
+            title="too few callers stay too few when two exporters count them",
+            series=_twice(
+                {
+                    hangups: burst(leaving.minimum - 1, left),
+                    goodbyes: burst(0, left),
+                    f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="user"}}': burst(
+                        leaving.minimum - 1, left
+                    ),
+                }
+            ),
+            expected=(Expected(minutes=left + left // 2 + _minutes(leaving.lasting)),),
+        ),
     )
 
 
@@ -456,9 +505,22 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
         shares = ((w, page / max(_minutes(w.long) - 1, page)) for w in slo.burn.fast.windows)
         return next(bad for w, bad in shares if bad > slo.factor(w) * budget)
 
+    hangups, goodbyes = _hangups(slo)
     table = (
         (
             "PhonicResponseBudgetBurnFast",
+            "of an agent that answers no more, whose callers hang up",
+            slo.response.objective,
+            {
+                f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(each, 0),
+                f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": counts(each, 0),
+                hangups: counts(each, each),
+                goodbyes: counts(each, 0),
+            },
+        ),
+        (
+            "PhonicResponseBudgetBurnFast",
+            "of slow answers",
             slo.response.objective,
             {
                 f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(each, 0),
@@ -467,6 +529,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
         ),
         (
             "PhonicErrorBudgetBurnFast",
+            "of errors",
             slo.conversations.objective,
             {
                 f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': counts(0, each),
@@ -478,7 +541,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
     return tuple(
         Case(
             alert=alert,
-            title=f"pages within {page} minutes of a total outage after hours of calm, and not before it",
+            title=f"pages within {page} minutes of a total outage {what}, after hours of calm, not before it",
             series=series,
             expected=(
                 Expected(minutes=calm),
@@ -486,7 +549,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             ),
             interval="30s",
         )
-        for alert, objective, series in table
+        for alert, what, objective, series in table
     )
 
 
@@ -500,6 +563,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     step = min(max(shortest // 2, 1), _LONGEST_STEP)
     each = 100
     budget = 1 - indicator.objective
+    is_response = indicator.name == "response"
     smallest = min(slo.factor(w) for w in burn.windows)
     largest = max(slo.factor(w) for w in burn.windows)
     bad = (1 + largest * budget) / 2  # halfway between the largest threshold and 1
@@ -521,14 +585,14 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
 
         every = each * scale
         worse = every * share, every * (change or 0)
-        if indicator.name == "response":
+        if is_response:
             le = promql.bound(slo.response.threshold_seconds)
             within = every - worse[0], every - worse[1]
             name = c.RESPONSE.name
             return {
                 f'{name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(*within),
                 f'{name}_bucket{{{_TARGET},{_AGENT},le="+Inf"}}': counts(every, every),
-                f"{name}_count{{{_TARGET},{_AGENT}}}": counts(every, every),
+                _every(c.RESPONSE): counts(every, every),
             }
         good = every - worse[0], every - worse[1]
         ended = c.CONVERSATIONS_ENDED.sample_name
@@ -542,7 +606,25 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
         return Case(alert=alert, title=title, series=series, expected=expected, step=step)
 
     scarce = (indicator.minimum - 1) / bad / (settled / step + 1) / each
+    hangups, goodbyes = _hangups(slo)
+    never = {hangups: traffic(bad)[_every(c.RESPONSE)], goodbyes: f"0x{samples}"} if is_response else {}
     return [
+        *(
+            [
+                case(
+                    "fires when the agent answers nothing and every caller gives up",
+                    {**traffic(0, scale=0), **never},
+                    Expected(minutes=settled, labels=_WHO, value="100%"),
+                ),
+                case(
+                    "silent when callers say goodbye",
+                    {**traffic(0), **dict.fromkeys(never, never[hangups])},
+                    Expected(minutes=settled),
+                ),
+            ]
+            if is_response
+            else []
+        ),
         case(
             "fires on a burn and recovers soon after it stops",
             traffic(bad, 0, settled),
@@ -571,6 +653,11 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
             Expected(minutes=settled),
         ),
     ]
+
+
+def _every(family: c.Family) -> str:
+    """The series of all observations of a histogram."""
+    return f"{family.name}_count{{{_TARGET},{_AGENT}}}"
 
 
 def _exporter(slo: Slo) -> tuple[Case, ...]:

@@ -44,10 +44,15 @@ class Indicator:
 
 
 def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
-    """Return the indicators: responses within the threshold, and conversations without an error."""
-    response, errors = catalog.RESPONSE, catalog.CONVERSATION_ERRORS
-    ended = catalog.CONVERSATIONS_ENDED
-    le = promql.bound(slo.response.threshold_seconds)
+    """Return the indicators: responses within the threshold, and conversations without an error.
+
+    A caller who hangs up after having waited longer than the threshold is a response that never came: without
+    them an agent that never answers would have no bad events. Shorter waits are goodbyes, and count as nothing.
+    `or` keeps the responses of an exporter that does not count hang-ups yet.
+    """
+    errors, ended = catalog.CONVERSATION_ERRORS, catalog.CONVERSATIONS_ENDED
+    slow, gave_up = _beyond_threshold(slo, catalog.RESPONSE), _beyond_threshold(slo, catalog.HANGUP_WAIT)
+    answered = f"rate({catalog.RESPONSE.name}_count[$window])"
     return (
         Indicator(
             name="response",
@@ -55,12 +60,8 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
             minimum=slo.response.minimum,
             bad_name="phonic_turn_response_slow",
             all_name="phonic_turn_response",
-            bad=promql.largest(
-                f"\n    rate({response.name}_count[$window])\n"
-                f"  - ignoring (le)\n"
-                f'    rate({response.name}_bucket{{le="{le}"}}[$window])\n'
-            ),
-            all_events=promql.counted(f"rate({response.name}_count[$window])"),
+            bad=promql.largest(f"\n    ({slow})\n  +\n    ({gave_up})\nor\n    ({slow})\n"),
+            all_events=promql.largest(f"\n    {answered}\n  +\n    ({gave_up})\nor\n    {answered}\n"),
         ),
         Indicator(
             name="conversations",
@@ -72,6 +73,12 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
             all_events=promql.counted(f"rate({ended.sample_name}[$window])", "ended_by"),
         ),
     )
+
+
+def _beyond_threshold(slo: Slo, family: catalog.Family) -> str:
+    """Return the rate of a histogram's observations above the threshold of responses, over ``$window``."""
+    le = promql.bound(slo.response.threshold_seconds)
+    return f'rate({family.name}_count[$window]) - ignoring (le) rate({family.name}_bucket{{le="{le}"}}[$window])'
 
 
 def budget_left(slo: Slo, indicator: Indicator, matchers: str) -> str:

@@ -23,6 +23,9 @@ SEVERITIES = ("critical", "warning", "info")
 LATEST_PAGE_SECONDS = 900
 QUICKEST_PAGE_SECONDS = 600
 
+# Currencies of which Grafana knows the symbol.
+CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CHF", "INR", "BRL", "SEK", "NOK", "DKK", "PLN", "CZK", "KRW", "ZAR")
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -161,6 +164,7 @@ class Alerts:
     """Thresholds of the alerts without an error budget."""
 
     callers_waiting: Waiting
+    callers_giving_up: Share
     error_endings: Share
     tool_failures: Share
     concurrency_at_limit: Saturation
@@ -184,10 +188,19 @@ class Alerts:
 
 @attrs.frozen
 class Links:
-    """Targets of the links in annotations: the root of Grafana, and the page of the runbook."""
+    """Targets of links: the root of Grafana, the page of the runbook, the exporter's ``--web.external-url``."""
 
     grafana: str
     runbook: str
+    exporter: str = "http://localhost:10058"
+
+
+@attrs.frozen(kw_only=True)
+class Cost:
+    """What a minute of conversation costs, and in which currency; 0 leaves out the panels about cost."""
+
+    price_per_minute: float = 0.0
+    currency: str = "USD"
 
 
 @attrs.frozen(kw_only=True)
@@ -201,6 +214,7 @@ class Slo:
     alerts: Alerts
     job: str
     links: Links
+    cost: Cost = Cost()
 
     def factor(self, window: Window) -> float:
         """Return the burn rate at which ``window`` spends its share; 1 spends the budget exactly in the period."""
@@ -342,8 +356,13 @@ def _check_values(value: Any, where: str) -> None:
         elif field.name == "ratio":
             if not 0 < inner <= 1:
                 raise ConfigError(path, f"{inner:g} is not a share above 0, at most 1")
+        elif field.name == "currency":
+            if inner not in CURRENCIES:
+                raise ConfigError(path, f"{inner!r} is not one of {', '.join(CURRENCIES)}")
         elif isinstance(inner, int | float):
-            if inner <= 0:
+            if field.name == "price_per_minute" and inner == 0:
+                continue
+            if not 0 < inner < math.inf:
                 raise ConfigError(path, f"{inner:g} is not above 0")
         elif not re.fullmatch(r"[\x21-\x7e]+", inner) or set(inner) & set("\"'{}"):
             raise ConfigError(path, "must be plain text without spaces, quotes or braces")

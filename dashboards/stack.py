@@ -5,7 +5,6 @@ Each file is complete, so that it also serves as an example for an existing stac
 
 from typing import Any
 
-from .boards import live
 from .slo import Slo
 
 # Short, because the alerts are about seconds of waiting.
@@ -50,10 +49,15 @@ _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "PhonicResponseBudgetBurnSlow",
             "PhonicErrorBudgetBurnFast",
             "PhonicErrorBudgetBurnSlow",
+            "PhonicCallersGivingUp",
         ),
         ("job", "project", "agent"),
     ),
-    ("PhonicResponseBudgetBurnFast", ("PhonicResponseBudgetBurnSlow",), ("job", "project", "agent")),
+    (
+        "PhonicResponseBudgetBurnFast",
+        ("PhonicResponseBudgetBurnSlow", "PhonicCallersGivingUp"),
+        ("job", "project", "agent"),
+    ),
     (
         "PhonicErrorBudgetBurnFast",
         ("PhonicErrorBudgetBurnSlow", "PhonicErrorEndings"),
@@ -105,8 +109,11 @@ def alertmanager() -> dict[str, Any]:
     }
 
 
-def datasources() -> dict[str, Any]:
-    """Return the provisioning of Prometheus as a data source, with links from exemplars to their conversation."""
+def datasources(slo: Slo) -> dict[str, Any]:
+    """Return the provisioning of Prometheus as a data source.
+
+    Exemplars link to the exporter's page of their conversation, which exists after the end of the call, too.
+    """
     return {
         "apiVersion": 1,
         "datasources": [
@@ -128,7 +135,7 @@ def datasources() -> dict[str, Any]:
                         {
                             "name": EXEMPLAR_LABEL,
                             # Doubled, because Grafana expands variables in provisioning files.
-                            "url": f"/d/{live.UID}?var-conversation=$${{__value.raw}}",
+                            "url": f"{slo.links.exporter}/conversations/$${{__value.raw}}",
                             "urlDisplayLabel": "Conversation",
                         }
                     ],

@@ -7,6 +7,7 @@ import attrs
 
 from exporter.metrics.catalog import RESPONSE_BUCKETS, Scope, series_of
 from exporter.settings import DoctorSettings, FlagRow, RecordSettings, flag_table
+from exporter.simulator.faults import PLANNED, TRANSPORT
 from exporter.simulator.settings import SimulatorSettings
 
 from .markdown import prose, slug, table, wrapped
@@ -171,9 +172,20 @@ def parts() -> dict[str, str]:
         "index": _index(rows),
         "flags": "".join(_groups(rows)),
         "simulator": _overview(simulator),
+        "faults": _faults(),
         "doctor": _overview(own_flags(DoctorSettings)),
         "record": _overview(own_flags(RecordSettings)),
     }
+
+
+def _faults() -> str:
+    """The kinds of faults, those of conversations before those of how conversations are transmitted."""
+    rows = [
+        (f"`{kind}`", what, meaning)
+        for what, kinds in (("calls", PLANNED), ("transport", TRANSPORT))
+        for kind, meaning in kinds.items()
+    ]
+    return table(("kind", "of", "value"), rows)
 
 
 def own_flags(settings: type) -> list[FlagRow]:

@@ -7,7 +7,7 @@ from .. import alerts
 from ..frame import Row, board
 from ..model import Board, Panel, Query
 from ..panels import GREEN, RED, number, rising, trend
-from ..promql import SELECTED, age, gauge, largest, occurring, rate, series
+from ..promql import SELECTED, age, gauge, largest, occurring, quantile, rate, series
 from ..slo import Slo
 from .questions import in_progress_where_searched, lost_ratio, per_minute, share
 
@@ -436,6 +436,31 @@ def _cost() -> list[Panel]:
             "s",
             Query(gauge(c.RENDER_DURATION, "instance", operation="max"), "{{instance}}"),
             width=8,
+        ),
+        trend(
+            "Snapshots decoded",
+            "Snapshots decoded each second: in full, or incrementally, without the turns that were decoded "
+            "before. Long calls should be nearly all incremental.",
+            "cps",
+            Query(rate(c.DECODES, "path"), "{{path}}"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "REST requests",
+            "Requests sent to Phonic's REST API each minute, retries included, by kind.",
+            "cpm",
+            Query(per_minute(rate(c.REQUESTS, "request")), "{{request}}"),
+            width=8,
+            stacked=True,
+        ),
+        trend(
+            "Duration of REST requests, p95",
+            "Without the wait in the exporter's queue, by kind.",
+            "s",
+            Query(quantile(0.95, c.REQUEST_DURATION, "request"), "{{request}}"),
+            width=8,
+            capped=c.REQUEST_DURATION.buckets[-1],
         ),
     ]
 

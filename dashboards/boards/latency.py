@@ -1,23 +1,40 @@
 """Pure: the dashboard *Latency*: how long callers wait for answers, by agent and by stage."""
 
 from exporter.metrics import catalog as c
-from exporter.metrics.catalog import Family
 
 from ..frame import Row, board
 from ..model import Board, Panel, Query
 from ..panels import ORANGE, RED, Column, falling, heat, listing, number, rising, trend
-from ..promql import beyond, largest, mean, quantile, rate, series, total, within
+from ..promql import mean, quantile, rate, ratio, total
 from ..slo import Slo
-from .questions import LATENCY_LINK, per_minute, share, slow_limit, slow_window
+from .questions import (
+    LATENCY_LINK,
+    gave_up_ratio,
+    in_time,
+    increase_by_bucket,
+    per_minute,
+    share,
+    slow_limit,
+    slow_window,
+)
 
 BY = ("project", "agent")
 NAME = "{{project}} / {{agent}}"
 
-# The timings that Phonic reports for a turn, in order of time; the last one contains the others.
+# The parts of a wait, in order of time; the last one contains the two before it.
 STAGES = (
-    (c.MODEL_INPUT, "model input", "from API output to the model's input"),
-    (c.MODEL_GENERATION, "model generation", "from the model's input to its first audio"),
-    (c.FIRST_AUDIO, "first audio", "from API output to the first audio chunk, which contains the two others"),
+    (
+        c.END_OF_TURN,
+        "end of turn",
+        "what is left of the wait without first audio: recognising that the user has finished, and transport",
+    ),
+    (c.MODEL_INPUT, "model input", "from API output to the model's input, as Phonic reports it"),
+    (c.MODEL_GENERATION, "model generation", "from the model's input to its first audio, as Phonic reports it"),
+    (
+        c.FIRST_AUDIO,
+        "first audio",
+        "from API output to the first audio chunk, as Phonic reports it, which contains the two before it",
+    ),
 )
 
 
@@ -30,14 +47,19 @@ def build(slo: Slo) -> Board:
         rows=[
             Row("Response", _response(slo)),
             Row("Agents", _agents(slo)),
-            Row("Where the time goes", _stages()),
+            Row("Where the time goes", _stages(slo)),
             Row("Stage by stage", _heatmaps()),
+            Row("Both sides", _sides()),
         ],
     )
 
 
 def _response(slo: Slo) -> list[Panel]:
-    limit, objective = slo.response.threshold_seconds, slo.response.objective
+    limit, objective, leaving = (
+        slo.response.threshold_seconds,
+        slo.response.objective,
+        slo.alerts.callers_giving_up,
+    )
     felt = f"From the end of the user's turn to the start of the assistant's, over the last {slow_window(slo)}"
     return [
         *(
@@ -55,9 +77,10 @@ def _response(slo: Slo) -> list[Panel]:
         ),
         number(
             "Answered in time",
-            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
-            f"{share(objective)}; below {share(1 - slow_limit(slo))} an alert pages.",
-            within(c.RESPONSE, limit, window=slow_window(slo)),
+            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s; a caller who gave up "
+            f"waiting got no answer. The objective is {share(objective)}; below {share(1 - slow_limit(slo))} an "
+            "alert pages.",
+            in_time(slo),
             "percentunit",
             steps=falling(1 - slow_limit(slo), objective),
             width=4,
@@ -86,7 +109,7 @@ def _response(slo: Slo) -> list[Panel]:
             "Response",
             "Every answer by how long the caller waited for it. Diamonds are single turns and lead to their "
             "conversation.",
-            _increase(c.RESPONSE),
+            increase_by_bucket(c.RESPONSE),
         ),
         trend(
             "Response quantiles",
@@ -95,6 +118,20 @@ def _response(slo: Slo) -> list[Panel]:
             *(Query(quantile(q, c.RESPONSE), f"p{100 * q:g}", exemplar=q == 0.99) for q in (0.5, 0.9, 0.95, 0.99)),
             steps=((None, "transparent"), (limit, RED)),
             capped=c.RESPONSE.buckets[-1],
+        ),
+        heat(
+            "Waits before hang-ups",
+            "Callers who hung up after their own turn, by how long they had waited for an answer; a goodbye is a "
+            f"short wait. Above {limit:g} s they count as slow turns. Diamonds lead to their conversation.",
+            increase_by_bucket(c.HANGUP_WAIT),
+        ),
+        trend(
+            "Share of callers who gave up, the ten worst agents",
+            f"Conversations that ended with a caller who had waited more than {limit:g} s, of the "
+            f"{leaving.window} before. Dashed: where the alert begins, {share(leaving.ratio)}.",
+            "percentunit",
+            Query(f"topk(10, {gave_up_ratio(slo, *BY)})", NAME),
+            steps=((None, "transparent"), (leaving.ratio, RED)),
         ),
     ]
 
@@ -113,10 +150,10 @@ def _agents(slo: Slo) -> list[Panel]:
         ),
         trend(
             "Share of slow turns, the ten worst agents",
-            f"Turns answered later than {limit:g} s, of the {slow_window(slo)} before. Dashed: what the objective "
-            f"allows, {share(allowed)}, and where the paging alert begins, {share(slow_limit(slo))}.",
+            f"Turns answered later than {limit:g} s, or never, of the {slow_window(slo)} before. Dashed: what the "
+            f"objective allows, {share(allowed)}, and where the paging alert begins, {share(slow_limit(slo))}.",
             "percentunit",
-            Query(f"topk(10, {beyond(c.RESPONSE, limit, *BY, window=slow_window(slo))})", NAME),
+            Query(f"topk(10, 1 - {in_time(slo, *BY)})", NAME),
             steps=((None, "transparent"), (allowed, ORANGE), (slow_limit(slo), RED)),
         ),
         listing(
@@ -140,6 +177,7 @@ def _agents(slo: Slo) -> list[Panel]:
                         (c.FIRST_AUDIO, "First audio", (0.95,)),
                         (c.MODEL_GENERATION, "Generation", (0.95,)),
                         (c.MODEL_INPUT, "Input", (0.95,)),
+                        (c.END_OF_TURN, "End of turn", (0.95,)),
                     )
                     for q in quantiles
                 ),
@@ -149,9 +187,8 @@ def _agents(slo: Slo) -> list[Panel]:
     ]
 
 
-def _stages() -> list[Panel]:
-    # Negative while turns with a first audio whose answer has not begun are counted.
-    before = f"clamp_min({mean(c.RESPONSE)} - ({mean(c.FIRST_AUDIO)}), 0)"
+def _stages(slo: Slo) -> list[Panel]:
+    limit = slo.response.threshold_seconds
     return [
         trend(
             "Mean response, stage by stage",
@@ -160,9 +197,17 @@ def _stages() -> list[Panel]:
             "what the caller hears is recognising the end of the user's turn, and transport. Turns that "
             "have only some of the timings shift the stages against each other a little.",
             "s",
-            Query(mean(c.MODEL_INPUT), "1 model input"),
-            Query(mean(c.MODEL_GENERATION), "2 model generation"),
-            Query(before, "3 end of turn and transport"),
+            Query(mean(c.END_OF_TURN), "1 end of turn and transport"),
+            Query(mean(c.MODEL_INPUT), "2 model input"),
+            Query(mean(c.MODEL_GENERATION), "3 model generation"),
+            stacked=True,
+        ),
+        trend(
+            "Slow turns by stage",
+            f"Turns answered later than {limit:g} s, each minute, by the largest part of the wait; unknown where "
+            "Phonic sent no timings.",
+            "cpm",
+            Query(per_minute(rate(c.SLOW_TURNS, "stage")), "{{stage}}"),
             stacked=True,
         ),
         trend(
@@ -172,6 +217,7 @@ def _stages() -> list[Panel]:
             *(Query(quantile(0.95, family), name, exemplar=True) for family, name, _ in STAGES),
             capped=max(family.buckets[-1] for family, _, _ in STAGES),
         ),
+        tools(limit),
     ]
 
 
@@ -180,12 +226,36 @@ def _heatmaps() -> list[Panel]:
         *(
             heat(
                 name.capitalize(),
-                f"{meaning.capitalize()}, as Phonic reports it. Diamonds lead to their conversation.",
-                _increase(family),
-                width=8,
+                f"{meaning[0].upper()}{meaning[1:]}. Diamonds lead to their conversation.",
+                increase_by_bucket(family),
             )
-            for family, name, meaning in reversed(STAGES)
+            for family, name, meaning in STAGES
         ),
+    ]
+
+
+def tools(limit: float) -> Panel:
+    """Compare turns with and without tools, also for the dashboard *Tools*."""
+    every, with_tools = (
+        (rate(family, part="sum"), rate(family, part="count")) for family in (c.RESPONSE, c.TOOL_RESPONSE)
+    )
+    # The difference of two rates may be a little below 0 where there is hardly a turn without tools.
+    seconds, turns = (f"clamp_min({a} - ({b} or 0 * {a}), 0)" for a, b in zip(every, with_tools, strict=True))
+    return trend(
+        "Response with and without tools",
+        "Mean of the turns that made tool calls or answer a user's turn with tool calls, and of all others; and "
+        f"the 95th percentile with tools. Dashed: the objective, {limit:g} s.",
+        "s",
+        Query(mean(c.TOOL_RESPONSE), "with tools"),
+        Query(ratio(seconds, turns), "without tools"),
+        Query(quantile(0.95, c.TOOL_RESPONSE), "with tools, p95", exemplar=True),
+        steps=((None, "transparent"), (limit, RED)),
+        capped=c.TOOL_RESPONSE.buckets[-1],
+    )
+
+
+def _sides() -> list[Panel]:
+    return [
         trend(
             "Length of turns, p95",
             "How long users and assistants speak: long assistant turns keep callers from answering.",
@@ -200,9 +270,20 @@ def _heatmaps() -> list[Panel]:
             "cpm",
             Query(f"topk(10, {per_minute(rate(c.OVERLAPS, *BY))} > 0)", NAME),
         ),
+        trend(
+            "How soon callers speak",
+            "From the end of an assistant's turn to the start of the user's. Long pauses are confusion, or speech "
+            "that was not heard.",
+            "s",
+            *(Query(quantile(q, c.USER_RESPONSE), f"p{100 * q:g}", exemplar=q == 0.95) for q in (0.5, 0.95)),
+            capped=c.USER_RESPONSE.buckets[-1],
+        ),
+        trend(
+            "First word",
+            "From the start of a conversation to its first turn, where that is the assistant's. Whether the start "
+            "includes ringing is not documented.",
+            "s",
+            *(Query(quantile(q, c.GREETING), f"p{100 * q:g}", exemplar=q == 0.95) for q in (0.5, 0.95)),
+            capped=c.GREETING.buckets[-1],
+        ),
     ]
-
-
-def _increase(family: Family) -> str:
-    increase = largest(f"increase({series(family, part='bucket')}[$__rate_interval])")
-    return f"sum by (le) ({increase})"

@@ -106,10 +106,16 @@ def _calls(slo: Slo) -> Panel:
         "Calls going on now, who waits longest first",
         "Every live conversation that has series of its own (--metrics.per-conversation-limit). "
         "Waiting counts from the end of the user's turn while no answer has begun; first audio and generation are "
-        "those of the latest turn; silent since is the age of the latest snapshot. An id shows that conversation "
-        "alone.",
+        "those of the latest turn; silent since is the age of the latest snapshot. An id leads to the exporter's "
+        "page of that conversation, turn by turn, or shows it alone here.",
         [
-            Column(title="Conversation", label="conversation_id", link=CONVERSATION_LINK, width=365),
+            Column(
+                title="Conversation",
+                label="conversation_id",
+                link=CONVERSATION_LINK,
+                page=f"{slo.links.exporter}/conversations/${{__value.raw}}",
+                width=365,
+            ),
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent"),
             Column(title="Origin", label="origin", width=155),

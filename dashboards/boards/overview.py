@@ -15,14 +15,18 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import bound, gauge, occurring, part_of, quantile, rate, ratio, total, within
+from ..promql import beyond, gauge, occurring, part_of, quantile, rate, ratio, total
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import (
     LATENCY_LINK,
     RECORDED,
     error_ratio,
+    gave_up,
+    gave_up_ratio,
     in_progress,
+    in_time,
+    minutes,
     per_minute,
     share,
     slow_limit,
@@ -74,9 +78,10 @@ def _now(slo: Slo) -> list[Panel]:
         ),
         number(
             "Answered in time",
-            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s. The objective is "
-            f"{share(objective)}; below {share(1 - slow_limit(slo))} an alert pages.",
-            within(c.RESPONSE, limit, window=slow_window(slo)),
+            f"Share of the turns of the last {slow_window(slo)} answered within {limit:g} s; a caller who gave up "
+            f"waiting got no answer. The objective is {share(objective)}; below {share(1 - slow_limit(slo))} an "
+            "alert pages.",
+            in_time(slo),
             "percentunit",
             steps=falling(1 - slow_limit(slo), objective),
             empty="no turns",
@@ -135,6 +140,7 @@ def _now(slo: Slo) -> list[Panel]:
             empty="no ends recorded",
             decimals=0,
         ),
+        *_calls(slo),
         _firing(slo),
         trend(
             "Callers waiting, by agent",
@@ -146,6 +152,96 @@ def _now(slo: Slo) -> list[Panel]:
             width=12,
             stacked=True,
             decimals=0,
+        ),
+    ]
+
+
+def _calls(slo: Slo) -> list[Panel]:
+    """Build a line of tiles about how calls go. Events are few, so they have the window of the slow alerts."""
+    of, price = slo.alerts.callers_giving_up, slo.cost.price_per_minute
+    spoken = rate(c.TURN_DURATION, part="sum", window=of.window)
+    by_assistant = rate(c.TURN_DURATION, matchers=('role="assistant"',), part="sum", window=of.window)
+    lasted = rate(c.CONVERSATION_DURATION, part="sum", window=of.window)
+    an_hour = f"3600 * {lasted} / 60"
+    return [
+        number(
+            "Gave up waiting",
+            f"Share of the conversations that ended in the last {of.window} with a caller who had waited more "
+            f"than {slo.response.threshold_seconds:g} s for an answer when they hung up; from {share(of.ratio)} "
+            "of one agent's there is an alert.",
+            gave_up_ratio(slo),
+            "percentunit",
+            steps=rising(of.ratio / 2, of.ratio),
+            empty="no ends",
+            decimals=1,
+        ),
+        number(
+            "First word p95",
+            f"In nineteen of twenty conversations of the last {of.window} the assistant spoke sooner after the "
+            "start, where it spoke first. Whether the start includes ringing is not documented.",
+            quantile(0.95, c.GREETING, window=of.window),
+            "s",
+            empty="no greetings",
+            capped=c.GREETING.buckets[-1],
+        ),
+        number(
+            "Assistant's share of talk",
+            f"The assistant's part of the time in which the two sides spoke, over the last {of.window}.",
+            part_of(by_assistant, spoken),
+            "percentunit",
+            empty="no turns",
+            decimals=0,
+        ),
+        number(
+            "Dead air",
+            f"Share of the time of conversations in which no turn was spoken, over the last {of.window}. "
+            "Approximate: turns count when they end, conversations when they do.",
+            f"clamp(1 - {ratio(spoken, lasted)}, 0, 1)",
+            "percentunit",
+            empty="no ends",
+            decimals=0,
+        ),
+        number(
+            "Engaged",
+            f"Share of the conversations that ended in the last {of.window} after more than 3 turns.",
+            beyond(c.CONVERSATION_TURNS, 3, window=of.window),
+            "percentunit",
+            empty="no ends",
+            decimals=0,
+        ),
+        number(
+            "Barge-ins",
+            f"Share of the callers' turns of the last {of.window} that began while the assistant still spoke. "
+            "Phonic may shorten turns that are interrupted; then most are missing here.",
+            part_of(
+                rate(c.BARGE_INS, window=of.window), rate(c.TURNS, matchers=('role="user"',), window=of.window)
+            ),
+            "percentunit",
+            empty="no turns",
+            decimals=1,
+        ),
+        number(
+            "Minutes an hour",
+            f"Minutes of conversation an hour, by the ends of the last {of.window}.",
+            an_hour,
+            "short",
+            width=3 if price else 6,
+            empty="no ends",
+            decimals=0,
+        ),
+        *(
+            [
+                number(
+                    "Cost an hour",
+                    f"Those minutes at {price:g} {slo.cost.currency} each (slo.yml).",
+                    f"{price:g} * {an_hour}",
+                    f"currency{slo.cost.currency}",
+                    empty="no ends",
+                    decimals=2,
+                )
+            ]
+            if price
+            else []
         ),
     ]
 
@@ -214,6 +310,25 @@ def _suffering(slo: Slo) -> list[Panel]:
             width=12,
             steps=((None, "transparent"), (errors, ORANGE), (ends.ratio, RED)),
         ),
+        trend(
+            "Callers who gave up",
+            f"Callers who hung up after having waited more than {limit:g} s for an answer, each minute; the ten "
+            "agents with most of them.",
+            "cpm",
+            Query(
+                f"topk(10, {per_minute(gave_up(slo, 'project', 'agent', window='$__rate_interval'))})",
+                "{{project}} / {{agent}}",
+            ),
+            stacked=True,
+        ),
+        trend(
+            "Slow turns by stage",
+            f"Turns answered later than {limit:g} s, each minute, by the largest part of the wait: where to look "
+            "first.",
+            "cpm",
+            Query(per_minute(rate(c.SLOW_TURNS, "stage")), "{{stage}}"),
+            stacked=True,
+        ),
     ]
 
 
@@ -280,7 +395,8 @@ def _conversations(slo: Slo) -> list[Panel]:
             "Manners",
             "As shares of the assistant's turns: answers that began before the user had finished, "
             "turns in which the "
-            "assistant chose to stay silent, and interruptions.",
+            "assistant chose to stay silent, interruptions as Phonic counts them after the end, and barge-ins as "
+            "the exporter sees them.",
             "percentunit",
             *(
                 Query(ratio(rate(family), rate(c.TURNS, matchers=('role="assistant"',))), legend)
@@ -288,6 +404,7 @@ def _conversations(slo: Slo) -> list[Panel]:
                     (c.OVERLAPS, "overlapping"),
                     (c.SILENT_TURNS, "silent"),
                     (c.INTERRUPTIONS, "interrupted"),
+                    (c.BARGE_INS, "barge-ins"),
                 )
             ),
         ),
@@ -308,7 +425,6 @@ def _conversations(slo: Slo) -> list[Panel]:
 def _agents(slo: Slo) -> Panel:
     limit = slo.response.threshold_seconds
     by = ("project", "agent")
-    soon = total(c.RESPONSE, *by, matchers=(f'le="{bound(limit)}"',), part="bucket")
     errors = 1 - slo.conversations.objective
     return listing(
         "Agents, the slowest first",
@@ -328,7 +444,7 @@ def _agents(slo: Slo) -> Panel:
             ),
             Column(
                 title="Slow turns",
-                expr=f"1 - {part_of(soon, total(c.RESPONSE, *by, part='count'))}",
+                expr=f"1 - {in_time(slo, *by, within_range=True)}",
                 unit="percentunit",
                 steps=rising(1 - slo.response.objective, slow_limit(slo)),
                 decimals=1,
@@ -346,6 +462,19 @@ def _agents(slo: Slo) -> Panel:
                 unit="percentunit",
                 steps=rising(slo.alerts.tool_failures.ratio / 2, slo.alerts.tool_failures.ratio),
                 decimals=1,
+            ),
+            Column(title="Minutes", expr=minutes(total, *by), decimals=0),
+            *(
+                [
+                    Column(
+                        title="Cost",
+                        expr=f"{slo.cost.price_per_minute:g} * {minutes(total, *by)}",
+                        unit=f"currency{slo.cost.currency}",
+                        decimals=2,
+                    )
+                ]
+                if slo.cost.price_per_minute
+                else []
             ),
         ],
         sort="Slow turns",

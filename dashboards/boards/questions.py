@@ -1,8 +1,10 @@
 """Pure: expressions that several dashboards share."""
 
+from collections.abc import Callable
+
 from exporter.metrics import catalog as c
 
-from ..promql import age, gauge, largest, part_of, rate, ratio, series
+from ..promql import age, bound, gauge, largest, part_of, rate, ratio, series, total
 from ..slo import Slo
 
 JOINED = "* on (job, instance, conversation_id) group_left (project, agent)"
@@ -39,6 +41,59 @@ def waiting_by_agent(slo: Slo) -> str:
     """Return the ten agents with most waiting callers; 0, not absent, if none waits."""
     by = ("project", "agent")
     return f"topk(10, {waiting(slo, *by)} or 0 * {gauge(c.CONVERSATIONS_LIVE, *by)})"
+
+
+def in_time(slo: Slo, *by: str, within_range: bool = False) -> str:
+    """Return the share of answers in time, as the response budget counts: a caller who gave up got none.
+
+    Over the window of the first paging alert, or the dashboard's time range.
+    """
+
+    def count(family: c.Family, part: str, matchers: tuple[str, ...] = ()) -> str:
+        if within_range:
+            return total(family, *by, matchers=matchers, part=part)
+        return rate(family, *by, matchers=matchers, part=part, window=slow_window(slo))
+
+    answers = count(c.RESPONSE, "count")
+    soon = count(c.RESPONSE, "bucket", (_le(slo),))
+    gave_up = f"({count(c.HANGUP_WAIT, 'count')} - {count(c.HANGUP_WAIT, 'bucket', (_le(slo),))})"
+    # An exporter that does not count hang-ups yet has no series of them.
+    return part_of(soon, f"({answers} + ({gave_up} or 0 * {answers}))")
+
+
+def slow(slo: Slo, family: c.Family, *by: str, window: str) -> str:
+    """Return the rate of a histogram's observations above the threshold of responses.
+
+    The rates of the two series may differ a little where they should be equal, which is not a negative number.
+    """
+    soon = rate(family, *by, matchers=(_le(slo),), part="bucket", window=window)
+    return f"clamp_min({rate(family, *by, part='count', window=window)} - {soon}, 0)"
+
+
+def gave_up(slo: Slo, *by: str, window: str) -> str:
+    """Return the rate of callers who hung up after having waited longer than the threshold of responses."""
+    return slow(slo, c.HANGUP_WAIT, *by, window=window)
+
+
+def increase_by_bucket(family: c.Family) -> str:
+    """Return what a heatmap of a histogram shows."""
+    increase = largest(f"increase({series(family, part='bucket')}[$__rate_interval])")
+    return f"sum by (le) ({increase})"
+
+
+def gave_up_ratio(slo: Slo, *by: str) -> str:
+    """Return the share of ended conversations whose caller gave up waiting, over the window of its alert."""
+    window = slo.alerts.callers_giving_up.window
+    return part_of(gave_up(slo, *by, window=window), rate(c.CONVERSATIONS_ENDED, *by, window=window))
+
+
+def minutes(expr: Callable[..., str], *by: str) -> str:
+    """Return minutes of ended conversations: ``expr`` is `rate` or `total`."""
+    return f"{expr(c.CONVERSATION_DURATION, *by, part='sum')} / 60"
+
+
+def _le(slo: Slo) -> str:
+    return f'le="{bound(slo.response.threshold_seconds)}"'
 
 
 def error_ratio(slo: Slo) -> str:

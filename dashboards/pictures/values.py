@@ -21,6 +21,7 @@ PALETTE = (
 _DURATIONS = ((86400.0, " d"), (3600.0, " h"), (60.0, " min"), (1.0, " s"))
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "K"))
 _BINARY = ((2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB"))
+_SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹"}
 _SUFFIXES = {"cpm": " /min", "cps": " /s", "Bps": "B/s"}
 
 
@@ -40,6 +41,9 @@ def shown(value: float, unit: str, decimals: int | None = None) -> str:
     if unit == "bytes":
         size, suffix = next((each for each in _BINARY if abs(value) >= each[0]), (1, " B"))
         return f"{_digits(value / size, decimals)}{suffix}"
+    if unit.startswith("currency"):
+        code = unit.removeprefix("currency")
+        return f"{_SYMBOLS.get(code, code + ' ')}{_digits(value, 2 if decimals is None else decimals)}"
     factor, prefix = next((each for each in _PREFIXES if abs(value) >= each[0]), (1.0, ""))
     space = " " if prefix or unit == "Bps" else ""
     return f"{_digits(value / factor, decimals)}{space}{prefix}{_SUFFIXES.get(unit, '')}"

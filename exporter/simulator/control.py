@@ -8,7 +8,7 @@
     connected).
 ``PUT /simulator/faults``
     Replaces the transport faults with a JSON list (``["drop=0.01", "outage=1@30:60"]``); 400 with the reason if
-    the list is invalid or holds a planned fault (slow-model, latency-spike, error-wave), which belongs to the
+    the list is invalid or holds a planned fault (such as slow-model), which belongs to the
     scenario.
 ``POST /simulator/drop``
     Drops every open live socket. Replies ``{"dropped": n}``.

@@ -14,9 +14,16 @@ import attrs
 
 PLANNED: Final = {
     "slow-model": "factor on the model time of turns",
+    "slow-input": "factor on the time before the model's input",
+    "slow-end-of-turn": "factor on the time until the end of the user's turn is recognised",
+    "slow-tools": "share of answers with tool calls that come 2 to 4 s later",
     "latency-spike": "share of turns whose model takes 2 to 6 s longer",
+    "no-answer": "share of answers that never come: the caller hangs up after 6 to 20 s",
+    "barge-in": "share of assistant turns that the caller interrupts, at least",
+    "tool-failures": "share of the calls of the tool create_ticket that fail, at least",
     "error-wave": "share of conversations that end in an error",
 }
+FACTORS: Final = ("slow-model", "slow-input", "slow-end-of-turn")
 TRANSPORT: Final = {
     "drop": "share of updates after which the socket is dropped: reset, 1001, 1011 or 1012",
     "duplicate": "share of updates sent twice",
@@ -93,9 +100,9 @@ def parse_fault(text: str) -> Fault:
         until_ms = float(match["until"]) * 1000 if match["until"] else _NEVER
     except ValueError:
         raise ValueError(f"not a number in {text!r}") from None
-    if kind == "slow-model":
+    if kind in FACTORS:
         if not 0 < value <= 100:
-            raise ValueError("slow-model is a factor above 0, at most 100")
+            raise ValueError(f"{kind} is a factor above 0, at most 100")
     elif value > 1:
         raise ValueError(f"{kind} is a share from 0 to 1")
     if kind == "storm" and since_ms < 0:

@@ -68,6 +68,7 @@ _LANGUAGES: Final = {"en": 72, "es": 12, "de": 7, "fr": 5, "ja": 4}
 _MODELS: Final = {"phonic-1": 60, "phonic-1.1": 40}
 _TOOL_OUTCOMES: Final = {None: 90, "timeout": 3, "http_4xx": 3, "http_5xx": 2, "error": 2}
 _TOOLS: Final = ("check_availability", "find_customer", "create_ticket", "web_search")
+_FAILING_TOOL: Final = "create_ticket"
 _WORDS: Final = (
     "yes no the a my your order number appointment tomorrow morning please thanks could you check that for me "
     "I would like to book change cancel it is about an invoice of course let me see one moment we have room at "
@@ -137,7 +138,13 @@ def _conversation(scenario: Scenario, within: Workspace, number: int, created_ms
     else:
         script.at_ms += ringing
     turns = script.finished()
-    wait = 20_000 if ended_by == "assistant_silence_limit_reached" else rng.uniform(200, 2000)
+    if script.gave_up_after is not None:
+        ended_by, wait = "user", script.gave_up_after
+    elif ended_by == "assistant_silence_limit_reached":
+        wait = 20_000
+    else:
+        # A goodbye: the caller hangs up before an answer would be late.
+        wait = rng.uniform(200, 1200 if turns and turns[-1].role == "user" else 2000)
     ended_ms = max([script.at_ms + script.scaled(wait), *(turn.timings_ms for turn in turns)])
     if rng.random() < strength(scenario.faults, "error-wave", ended_ms):
         ended_by = "error"
@@ -163,7 +170,10 @@ def _conversation(scenario: Scenario, within: Workspace, number: int, created_ms
 
 
 class _Script:
-    """Generates the turns of one conversation. ``at_ms`` is the end of the last turn in plan time."""
+    """Generates the turns of one conversation. ``at_ms`` is the end of the last turn in plan time.
+
+    ``gave_up_after``: the milliseconds after which a caller hangs up who got no answer; None for all others.
+    """
 
     def __init__(self, scenario: Scenario, agent: Agent, rng: random.Random, identity: str) -> None:
         self._scenario = scenario
@@ -171,8 +181,11 @@ class _Script:
         self._rng = rng
         self._identity = identity
         self._turns: list[Turn] = []
+        # A generator of its own, so that a fault changes only what it is about.
+        self._trouble = random.Random(f"{scenario.seed}/{identity}/trouble")
         self.at_ms = 0
         self.interruptions = 0
+        self.gave_up_after: float | None = None
 
     def scaled(self, real_ms: float) -> int:
         """Scale a duration by the scenario's pace; at least 1 ms."""
@@ -185,6 +198,9 @@ class _Script:
             self._assistant(self.scaled(_around(rng, 500, 0.3)), timed=rng.random() < 0.9)
         while len(self._turns) < length:
             self._user()
+            if self._strikes("no-answer"):
+                self.gave_up_after = self._trouble.uniform(6000, 20_000)
+                return
             if len(self._turns) >= length and ended_by != "assistant":
                 return  # the conversation ends with a user turn
             self._answer()
@@ -198,7 +214,8 @@ class _Script:
         rng = self._rng
         last = self._turns[-1] if self._turns else None
         started_ms = self.at_ms + self.scaled(_around(rng, 700, 0.6))
-        if last is not None and last.role == "assistant" and last.duration_ms > 10 and rng.random() < 0.07:
+        speaks = last is not None and last.role == "assistant" and last.duration_ms > 10
+        if last is not None and speaks and (rng.random() < 0.07 or self._strikes("barge-in")):
             # The caller interrupts: the assistant stops a moment after the caller has started.
             cut_ms = int(last.duration_ms * rng.uniform(0.3, 0.9))
             started_ms = last.started_ms + max(1, int(cut_ms * 0.8))
@@ -216,11 +233,14 @@ class _Script:
             early_ms = max(1, int(asked.duration_ms * rng.uniform(0.05, 0.3)))
             self._add("assistant", asked.ended_ms - early_ms, self._words(agent.words), timings=self._timings())
         else:
-            timings = self._timings()
-            pause = self.scaled(agent.silence_ms * rng.uniform(0.8, 1.3) + timings[FIRST_AUDIO])
+            asked, timings = self._turns[-1], self._timings()
+            silence = agent.silence_ms * (strength(self._scenario.faults, "slow-end-of-turn", self.at_ms) or 1)
+            pause = self.scaled(silence * rng.uniform(0.8, 1.3) + timings[FIRST_AUDIO])
             self._add(
                 "assistant", self.at_ms + pause, self._words(agent.words), timings=timings, tools=agent.tool_rate
             )
+            if (asked.tool_calls or self._turns[-1].tool_calls) and self._strikes("slow-tools"):
+                self._delay(self._trouble.uniform(2000, 4000))
 
     def _assistant(self, pause_ms: int, *, timed: bool) -> None:
         timings = self._timings()
@@ -232,6 +252,7 @@ class _Script:
         """Return latencies in ms: log-normal with a slow tail; the third is about the sum of the others."""
         rng, agent, faults = self._rng, self._agent, self._scenario.faults
         entering = _around(rng, agent.model_input_ms, 0.35)
+        entering *= strength(faults, "slow-input", self.at_ms) or 1
         generating = _around(rng, agent.generation_ms, agent.spread)
         tail, factor = rng.random(), rng.uniform(2.5, 7)
         spike, extra = rng.random(), rng.uniform(2000, 6000)
@@ -246,6 +267,28 @@ class _Script:
             MODEL_GENERATION: generation,
             FIRST_AUDIO: model_input + generation + rng.randint(0, 9),
         }
+
+    def _delay(self, real_ms: float) -> None:
+        """Let the last turn come later, because the model waits for a tool before it speaks."""
+        turn, later = self._turns[-1], self.scaled(real_ms)
+        timings = turn.timings and {
+            MODEL_INPUT: turn.timings[MODEL_INPUT],
+            MODEL_GENERATION: turn.timings[MODEL_GENERATION] + round(real_ms),
+            FIRST_AUDIO: turn.timings[FIRST_AUDIO] + round(real_ms),
+        }
+        self._turns[-1] = attrs.evolve(
+            turn,
+            started_ms=turn.started_ms + later,
+            visible_ms=turn.visible_ms + later,
+            timings_ms=turn.timings_ms + later,
+            timings=timings,
+        )
+        self.at_ms += later
+
+    def _strikes(self, fault: str) -> bool:
+        """Whether a fault that affects a share strikes now."""
+        share = strength(self._scenario.faults, fault, self.at_ms)
+        return share > 0 and self._trouble.random() < share
 
     def _words(self, median: float) -> list[str]:
         return self._rng.choices(_WORDS, k=max(1, min(120, round(_around(self._rng, median, 0.6)))))
@@ -265,13 +308,7 @@ class _Script:
         duration_ms = 0 if silent else self.scaled(len(words) * _WORD_MS)
         late = timings is not None and rng.random() < 0.4
         tool_calls = tuple(
-            ToolCall(
-                id=_id("tool_call", rng),
-                name=rng.choice(_TOOLS),
-                called_ms=started_ms,
-                failure=_pick(rng, _TOOL_OUTCOMES),
-            )
-            for _ in range(rng.choice((1, 1, 2)) if rng.random() < tools else 0)
+            self._tool_call(started_ms) for _ in range(rng.choice((1, 1, 2)) if rng.random() < tools else 0)
         )
         self._turns.append(
             Turn(
@@ -288,6 +325,18 @@ class _Script:
             )
         )
         self.at_ms = max(visible_ms, started_ms + duration_ms)
+
+    def _tool_call(self, called_ms: int) -> ToolCall:
+        rng = self._rng
+        call = ToolCall(
+            id=_id("tool_call", rng),
+            name=rng.choice(_TOOLS),
+            called_ms=called_ms,
+            failure=_pick(rng, _TOOL_OUTCOMES),
+        )
+        if call.name == _FAILING_TOOL and self._strikes("tool-failures"):
+            return attrs.evolve(call, failure=self._trouble.choice(("timeout", "http_5xx")))
+        return call
 
 
 def _length(rng: random.Random, median: int, ended_by: str) -> int:

@@ -1,6 +1,6 @@
 """Scripted faults under a real Prometheus and Alertmanager: all alerts within two minutes.
 
-One Prometheus scrapes five workspaces as five jobs, each a simulator with an exporter of its own, so that
+One Prometheus scrapes seven workspaces as seven jobs, each a simulator with an exporter of its own, so that
 everything happens at the same time and the job of an alert tells its workspace. The rules are the shipped ones,
 generated from an ``slo.yml`` whose windows are seconds instead of hours. Each workspace is healthy, then has a
 fault, then is healthy again; at the end the exporter of the normal day is stopped and restarted. `Watch` polls
@@ -31,14 +31,18 @@ from tests.e2e.programs import ANY_PORT, Program, program
 from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
 
 DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
+UNANSWERED, STAGES = "unanswered", "stages"
 
-# Seconds after a simulator's start. The time before the first fault must be enough to start ten processes.
+# Seconds after a simulator's start. The time before the first fault must be enough to start fourteen processes.
 _QUICK_FAULTS = {
     DAY: (),
     SLOW: ("slow-model=25@30:55",),
     OUTAGE: ("outage=1@30:45",),
     ERRORS: ("error-wave=0.9@30:55",),
     STORM: ("storm=1@30:", "storm=1@33:", "storm=1@36:"),
+    UNANSWERED: ("no-answer=1@30:55",),
+    # One after the other: the waits stay shorter than those of PhonicCallersWaiting.
+    STAGES: ("slow-input=30@30:45", "slow-end-of-turn=8@45:60", "slow-tools=1", "tool-failures=1", "barge-in=0.3"),
 }
 _USUAL_FAULTS = {
     DAY: (),
@@ -46,6 +50,8 @@ _USUAL_FAULTS = {
     OUTAGE: ("outage=1@60:105",),
     ERRORS: ("error-wave=0.9@60:150",),
     STORM: ("storm=1@60:", "storm=1@65:", "storm=1@70:", "storm=1@75:"),
+    UNANSWERED: ("no-answer=1@60:150",),
+    STAGES: ("slow-input=30@60:105", "slow-end-of-turn=8@105:150"),
 }
 
 # Realistic pace, so that thresholds in seconds apply; few turns, so that calls end within the test.
@@ -74,12 +80,13 @@ burn:
     keep_firing: 3s
 alerts:
   callers_waiting: {callers: 3, lasting: 2s, keep_firing: 13s}
+  callers_giving_up: {window: 20s, ratio: 0.3, lasting: 1s, keep_firing: 1s}
   error_endings: {window: 20s, lasting: 1s, keep_firing: 1s}
-  tool_failures: {window: 20s, lasting: 1s, keep_firing: 1s}
+  tool_failures: {window: 20s, minimum: 20, lasting: 1s, keep_firing: 1s}
   concurrency_at_limit: {lasting: 2s, keep_firing: 1s}
   concurrency_near_limit: {lasting: 2s, keep_firing: 1s}
-  # Prometheus takes up to 5 seconds from its start to its first scrape.
-  exporter_down: {lasting: 8s}
+  # Prometheus takes up to 5 seconds from its start to its first scrape, more on a busy machine.
+  exporter_down: {lasting: 15s}
   upstream_unreachable: {lasting: 2s}
   discovery_stale: {lasting: 2s}
   feed_errors: {window: 20s, lasting: 1s, keep_firing: 1s}
@@ -88,6 +95,7 @@ alerts:
   checkpoint_failing: {window: 20s, lasting: 1s}
   schema_drift: {window: 20s, lasting: 1s}
   labels_folded: {window: 20s, lasting: 1s}
+cost: {price_per_minute: 0.1}
 job: day
 """
 
@@ -105,11 +113,12 @@ burn:
     keep_firing: 15s
 alerts:
   callers_waiting: {keep_firing: 75s}
+  callers_giving_up: {window: 1m, ratio: 0.3, lasting: 15s, keep_firing: 15s}
   error_endings: {window: 1m, lasting: 15s, keep_firing: 15s}
   tool_failures: {window: 1m, lasting: 15s, keep_firing: 15s}
   concurrency_at_limit: {keep_firing: 15s}
   concurrency_near_limit: {lasting: 30s, keep_firing: 15s}
-  exporter_down: {lasting: 15s}
+  exporter_down: {lasting: 45s}
   upstream_unreachable: {lasting: 15s}
   feed_errors: {window: 1m, lasting: 1s, keep_firing: 15s}
   watching_falls_short: {minimum: 8, lasting: 30s, keep_firing: 15s}

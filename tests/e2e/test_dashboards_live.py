@@ -30,7 +30,9 @@ from tests.e2e.scenario import (
     ERRORS,
     OUTAGE,
     SLOW,
+    STAGES,
     STORM,
+    UNANSWERED,
     USUAL,
     Day,
     Stage,
@@ -47,12 +49,21 @@ FIRES: Mapping[str, set[str]] = {
     OUTAGE: {"PhonicUpstreamUnreachable", "PhonicFeedErrors"},
     ERRORS: {"PhonicErrorBudgetBurnFast", "PhonicErrorBudgetBurnSlow", "PhonicErrorEndings"},
     STORM: {"PhonicFeedErrors"},
+    UNANSWERED: {
+        "PhonicCallersWaiting",
+        "PhonicResponseBudgetBurnFast",
+        "PhonicResponseBudgetBurnSlow",
+        "PhonicCallersGivingUp",
+    },
+    STAGES: {"PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow"},
 }
 # One notification per cause: alerts that follow from another alert of the same job are inhibited.
 INHIBITED: Mapping[str, set[str]] = {
     SLOW: {"PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow"},
     OUTAGE: {"PhonicFeedErrors"},
     ERRORS: {"PhonicErrorBudgetBurnSlow", "PhonicErrorEndings"},
+    UNANSWERED: {"PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow", "PhonicCallersGivingUp"},
+    STAGES: {"PhonicResponseBudgetBurnSlow"},
 }
 
 # Queries without results, by panel and letter of the query, with the reason.
@@ -77,6 +88,7 @@ RANGES = {
     "cps": (0.0, 1e5),
     "cpm": (0.0, 1e6),
     "short": (0.0, 1e6),
+    "currencyUSD": (0.0, 1e6),
 }
 # a / a is not exactly 1 if both are extrapolated.
 ROUNDING = 1e-9
@@ -125,10 +137,31 @@ FACTS = (
     Fact(panel="Memory", job=DAY, lowest=(2e7, 3e8), highest=(2e7, 3e8)),
     Fact(panel="Discovery age", job=OUTAGE, highest=(10, 120)),
     Fact(panel="Running since", job=DAY, highest=(40, 400)),
+    Fact(panel="Gave up waiting", job=DAY, highest=(0, 0.3)),
+    Fact(panel="Gave up waiting", job=UNANSWERED, lowest=(0, 0.3), highest=(0.6, 1)),
+    Fact(panel="Answered in time", job=UNANSWERED, lowest=(0, 0.5), highest=(0.85, 1)),
+    Fact(panel="Callers who gave up", job=UNANSWERED, lowest=(0, 1), highest=(5, 300)),
+    Fact(panel="First word p95", job=DAY, lowest=(0.3, 3), highest=(0.5, 5)),
+    Fact(panel="Assistant's share of talk", job=DAY, lowest=(0.1, 0.9), highest=(0.4, 1)),
+    Fact(panel="Dead air", job=DAY, lowest=(0, 0.5), highest=(0.02, 0.9)),
+    Fact(panel="Engaged", job=DAY, lowest=(0, 0.9), highest=(0.5, 1)),
+    Fact(panel="Barge-ins", job=DAY, lowest=(0, 0.2), highest=(0.01, 0.6)),
+    Fact(panel="Barge-ins", job=STAGES, highest=(0.3, 0.9)),
+    Fact(panel="Cost an hour", job=DAY, highest=(50, 1000)),
+    Fact(panel="Response with tools p95", job=STAGES, highest=(2.5, 12)),
+    Fact(panel="Failure share by tool", job=STAGES, highest=(0.99, 1)),
+    Fact(panel="Slow turns with tools", job=STAGES, highest=(0.1, 1)),
+    Fact(panel="Snapshots decoded", job=DAY, highest=(1, 1000)),
 )
 
 # The job that each dashboard is drawn for, and the end of its window in seconds after the start.
-PICTURES = {"overview": (SLOW, 61), "latency": (SLOW, 71), "live": (SLOW, 53), "exporter": (OUTAGE, 75)}
+PICTURES = {
+    "overview": (SLOW, 61),
+    "latency": (STAGES, 71),
+    "tools": (STAGES, 71),
+    "live": (SLOW, 53),
+    "exporter": (OUTAGE, 75),
+}
 
 
 @attrs.frozen(kw_only=True)
@@ -230,6 +263,11 @@ async def _told(folder: Path) -> Story:
         boards = {name: json.loads(playing.rendered[f"grafana/{name}.json"]) for name in BOARDS}
         asked = {query for board in boards.values() for query in _queries(board)}
         asked |= {query for fact in FACTS for board in boards.values() for query in _about(fact, board)}
+        asked |= {
+            query
+            for job in (DAY, SLOW, STAGES)
+            for query in _about(Fact(panel="Slow turns by stage", job=job), boards["latency"])
+        }
         now = time.time()
         answers = {query: await _over_time(server, query, playing.ready, now) for query in asked}
         exemplars = await server.get(
@@ -321,6 +359,8 @@ def test_one_cause_pages_once(usual: Usual) -> None:
         OUTAGE: [{"PhonicUpstreamUnreachable"}],
         ERRORS: [{"PhonicErrorBudgetBurnFast"}],
         STORM: [],
+        UNANSWERED: [{"PhonicCallersWaiting"}],
+        STAGES: [{"PhonicResponseBudgetBurnFast"}],
     }
 
 
@@ -380,6 +420,25 @@ def test_panel_shows_what_happened(story: Story, fact: Fact) -> None:
     assert values
     assert fact.lowest[0] <= min(values) <= fact.lowest[1]
     assert fact.highest[0] <= max(values) <= fact.highest[1] + ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("job", "stages"),
+    [(SLOW, {"model_generation"}), (STAGES, {"model_input", "end_of_turn"})],
+)
+def test_slow_turns_are_told_apart_by_the_stage_that_was_slow(story: Story, job: str, stages: set[str]) -> None:
+    """Each of these stages has far more slow turns a minute at some time than it ever has on a normal day."""
+    assert stages <= {stage for stage, most in _slow_turns(story, job).items() if most > 60}
+    assert max(_slow_turns(story, DAY).values()) < 30
+
+
+def _slow_turns(story: Story, job: str) -> dict[str, float]:
+    [query] = [
+        each
+        for each in _about(Fact(panel="Slow turns by stage", job=job), story.boards["latency"])
+        if "stage" in each.expr
+    ]
+    return {series["metric"]["stage"]: max(_values([series])) for series in story.answers[query]}
 
 
 def _values(results: Results) -> list[float]:

@@ -108,12 +108,15 @@ def test_objectives_job_and_links_reach_rules_and_tiles(program: Path, tmp_path:
         "https://g.example/",
         "--runbook-url",
         "https://r.example/R",
+        "--exporter-url",
+        "https://x.example/phonic/",
     )
     run(program, "dashboards", "export", out, *flags, cwd=tmp_path)
     alerts = (out / "prometheus/alerts.yml").read_text(encoding="utf-8")
     assert 'up{job="voice"}' in alerts
     assert "dashboard_url: https://g.example/d/phonic-" in alerts
     assert "runbook_url: https://r.example/R#phonic" in alerts
+    assert "conversations_url: https://x.example/phonic/conversations?q=" in alerts
     assert 'le="2.0"' in (out / "prometheus/recording.yml").read_text(encoding="utf-8")
     board = json.loads((out / "grafana/overview.json").read_text(encoding="utf-8"))
     tile = next(panel for panel in board["panels"] if panel["title"] == "Response p95")

@@ -41,6 +41,13 @@ def of_every_agent(*names: str) -> list[dict[str, dict[str, str]]]:
 
 
 SLOW_MODEL = of_every_agent("PhonicCallersWaiting", "PhonicResponseBudgetBurnFast", "PhonicResponseBudgetBurnSlow")
+NO_ANSWERS = of_every_agent(
+    "PhonicCallersWaiting",
+    "PhonicResponseBudgetBurnFast",
+    "PhonicResponseBudgetBurnSlow",
+    "PhonicCallersGivingUp",
+)
+FEW_CALLERS = of_every_agent("PhonicResponseBudgetBurnFast", "PhonicCallersGivingUp")
 ERRORS = of_every_agent("PhonicErrorBudgetBurnFast", "PhonicErrorBudgetBurnSlow", "PhonicErrorEndings")
 BAD_KEY = firing(
     [
@@ -60,6 +67,8 @@ LAST = [{"labels": {"alertname": "PhonicLabelsFolded", "severity": "warning", "j
 
 CAUSES = {
     "slow model": (SLOW_MODEL, "pager", "PhonicCallersWaiting"),
+    "no answers": (NO_ANSWERS, "pager", "PhonicCallersWaiting"),
+    "no answers, and few callers at a time": (FEW_CALLERS, "pager", "PhonicResponseBudgetBurnFast"),
     "wave of errors": (ERRORS, "pager", "PhonicErrorBudgetBurnFast"),
     "refused credential": (BAD_KEY, "pager", "PhonicCredentialRefused"),
     "outage": (OUTAGE, "pager", "PhonicUpstreamUnreachable"),

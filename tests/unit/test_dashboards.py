@@ -58,6 +58,29 @@ def test_one_change_of_the_objective_reaches_rules_and_dashboards() -> None:
         assert 'le="1.5"' not in rendered[name].replace("\\", "")
 
 
+def test_cost_is_shown_where_a_price_is_known() -> None:
+    """A tile and a column, in the currency of slo.yml."""
+    text = PATH.read_text(encoding="utf-8")
+    priced = Slo.parse(text.replace("price_per_minute: 0, currency: USD", "price_per_minute: 0.12, currency: EUR"))
+    overview = json.loads(files.render(priced)["grafana/overview.json"])
+    asked = {q.panel: q.expr for q in queries.panel_queries(overview) if q.unit == "currencyEUR"}
+    assert set(asked) == {"Cost an hour", "Agents, the slowest first"}
+    assert all(expr.startswith("0.12 * ") and problems(expr, priced) == [] for expr in asked.values())
+    assert not any(q.unit.startswith("currency") for q in queries.panel_queries(LOADED["overview"]))
+    test_panels_lie_on_the_grid_without_overlap_or_gap(overview)
+
+
+def test_ids_of_live_calls_lead_to_the_page_of_the_call() -> None:
+    [table] = [panel for panel in queries.panels(LOADED["live"]) if panel["type"] == "table"]
+    [links] = [
+        wanted["value"]
+        for override in table["fieldConfig"]["overrides"]
+        for wanted in override["properties"]
+        if wanted["id"] == "links"
+    ]
+    assert links[0]["url"] == f"{SLO.links.exporter}/conversations/${{__value.raw}}"
+
+
 @EVERY_BOARD
 def test_panels_lie_on_the_grid_without_overlap_or_gap(board: dict[str, Any]) -> None:
     taken: set[tuple[int, int]] = set()
@@ -146,7 +169,7 @@ def test_series_by_agent_or_conversation_are_bounded(panel: dict[str, Any]) -> N
 
 def test_latency_panels_show_exemplars() -> None:
     latencies = {f.name for f in CATALOG if f.kind is Kind.HISTOGRAM and f.buckets == RESPONSE.buckets}
-    for name in ("overview", "latency"):
+    for name in ("overview", "latency", "tools"):
         for panel in queries.panels(LOADED[name]):
             if panel["type"] in ("heatmap", "timeseries") and any(
                 selector.name.removesuffix("_bucket") in latencies

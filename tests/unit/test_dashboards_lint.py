@@ -23,7 +23,13 @@ Problems = Iterator[str]
 
 # Units of Grafana that these dashboards use; a misspelt one would be shown as text behind the number.
 UNITS = {"s", "dthms", "short", "percentunit", "bytes", "Bps", "cps", "cpm"}
-WINDOWS = {SLO.burn.fast.windows[0].long, SLO.alerts.error_endings.window, SLO.alerts.conversations_lost.window}
+WINDOWS = {
+    SLO.burn.fast.windows[0].long,
+    *(
+        getattr(SLO.alerts, name).window
+        for name in ("callers_giving_up", "error_endings", "tool_failures", "conversations_lost")
+    ),
+}
 EXCLUSIONS = yaml.safe_load((ROOT / "grafana/.lint").read_text(encoding="utf-8"))["exclusions"]
 
 

@@ -166,8 +166,9 @@ def test_links_that_the_chart_replaces_are_those_of_the_rules() -> None:
     values = of(CHART / "values.yaml")["prometheusRule"]
     assert values["runbookUrl"] == SLO.links.runbook
     assert values["grafanaUrl"] == SLO.links.grafana
+    assert values["exporterUrl"] == SLO.links.exporter
     template = (CHART / "templates/prometheusrule.yaml").read_text(encoding="utf-8")
-    for link in (SLO.links.runbook, SLO.links.grafana):
+    for link in (SLO.links.runbook, SLO.links.grafana, SLO.links.exporter):
         assert f'replace "{link}"' in template
         assert link in RENDERED["helm/phonic-exporter/files/rules.yml"]
 

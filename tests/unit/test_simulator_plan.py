@@ -300,3 +300,88 @@ def test_planned_faults_change_the_plan(faults: str) -> None:
     errors = [Counter(each.ended_by for each in some)["error"] for some in (usual, struck)]
     assert (slow[1] > 5 * slow[0]) == (faults == "latency-spike=0.5")
     assert (errors[1] == 100) == (faults == "error-wave=1")
+
+
+def by_kind(conversations: list[Conversation], kind: str) -> float:
+    """Median of one timing of all turns that have it."""
+    return median(turn.timings[kind] for each in conversations for turn in each.turns if turn.timings)
+
+
+@pytest.mark.parametrize(
+    ("fault", "slower"),
+    [("slow-input=9", {MODEL_INPUT}), ("slow-model=9", {MODEL_GENERATION}), ("slow-end-of-turn=9", {"end"})],
+)
+def test_each_stage_is_slowed_alone(fault: str, slower: set[str]) -> None:
+    usual, slow = (list(plan(Scenario(total=100, faults=active))) for active in ((), (parse_fault(fault),)))
+
+    def ends(conversations: list[Conversation]) -> float:
+        """Median of what is left of a response without its first audio."""
+        return median(
+            after.started_ms - before.ended_ms - after.timings[FIRST_AUDIO]
+            for each in conversations
+            for before, after in pairwise(each.turns)
+            if (before.role, after.role) == ("user", "assistant") and after.timings
+        )
+
+    grown = {kind for kind in (MODEL_INPUT, MODEL_GENERATION) if by_kind(slow, kind) > 3 * by_kind(usual, kind)}
+    if ends(slow) > 3 * ends(usual):
+        grown.add("end")
+    assert grown == slower
+
+
+def test_slow_tools_delay_only_answers_that_have_to_do_with_tools() -> None:
+    usual, slow = (
+        list(plan(Scenario(total=300, faults=active))) for active in ((), (parse_fault("slow-tools=1"),))
+    )
+    delays: dict[bool, set[bool]] = {False: set(), True: set()}
+    for one, other in zip(usual, slow, strict=True):
+        for (asked, before), (_, after) in zip(pairwise(one.turns), pairwise(other.turns), strict=True):
+            if before.timings and (asked.role, before.role) == ("user", "assistant") and after.timings:
+                later = after.timings[FIRST_AUDIO] - before.timings[FIRST_AUDIO]
+                assert later == after.timings[MODEL_GENERATION] - before.timings[MODEL_GENERATION]
+                early = before.started_ms < asked.ended_ms  # an answer that began too early did not wait
+                delays[bool(asked.tool_calls or before.tool_calls) and not early].add(later >= 2000)
+    assert delays == {False: {False}, True: {True}}
+
+
+def test_callers_without_an_answer_hang_up_after_a_while() -> None:
+    for each in plan(Scenario(total=100, faults=(parse_fault("no-answer=1"),))):
+        asked = [turn for turn in each.turns if turn.role == "user"]
+        if asked:
+            assert each.ended_by == "user"
+            assert each.turns[-1] is asked[0]
+            assert 6000 <= each.ended_ms - each.turns[-1].ended_ms <= 20_000
+
+
+def test_without_that_fault_a_caller_who_says_goodbye_waits_for_no_answer() -> None:
+    waits = [
+        each.ended_ms - each.turns[-1].ended_ms
+        for each in plan(Scenario(total=500))
+        if each.ended_by == "user" and each.turns and each.turns[-1].role == "user"
+    ]
+    assert len(waits) > 50
+    assert sum(wait > 1500 for wait in waits) < 0.05 * len(waits)
+
+
+def test_callers_barge_in_as_often_as_the_fault_says() -> None:
+    conversations = list(plan(Scenario(total=100, faults=(parse_fault("barge-in=0.5"),))))
+    pairs = [
+        after.started_ms < before.ended_ms
+        for each in conversations
+        for before, after in pairwise(each.turns)
+        if (before.role, after.role) == ("assistant", "user")
+    ]
+    assert 0.4 < sum(pairs) / len(pairs) < 0.65
+    assert sum(each.interruptions for each in conversations) == sum(pairs)
+
+
+def test_failing_calls_of_one_tool_are_in_the_records() -> None:
+    calls: Counter[tuple[str, bool]] = Counter()
+    for each in plan(Scenario(total=400, faults=(parse_fault("tool-failures=1"),))):
+        for item in rest(each, each.ended_ms, over_ms=each.ended_ms)["items"]:
+            for call in item["tool_calls"]:
+                failed = call["timed_out"] or call["error_message"] or (call["response_status_code"] or 0) >= 400
+                calls[call["tool"]["name"], bool(failed)] += 1
+    assert calls["create_ticket", True] > 50
+    assert calls["create_ticket", False] == 0
+    assert calls["find_customer", False] > 5 * calls["find_customer", True]

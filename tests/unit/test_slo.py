@@ -92,6 +92,14 @@ def test_ranges_are_ordered_by_length_and_unique() -> None:
         ("ratio: 0.2,", "ratio: 10,", "slo.yml alerts.error_endings.ratio: 10 is not a share"),
         ("job: phonic-exporter", "job: phonic exporter", "slo.yml job: must be plain text"),
         ("job: phonic-exporter", "job: 'a\"b'", "slo.yml job: must be plain text"),
+        ("price_per_minute: 0", "price_per_minute: -1", "slo.yml cost.price_per_minute: -1 is not above 0"),
+        ("price_per_minute: 0", "price_per_minute: .inf", "slo.yml cost.price_per_minute: inf is not above 0"),
+        ("currency: USD", "currency: dollars", "slo.yml cost.currency: 'dollars' is not one of USD, EUR"),
+        (
+            "exporter: http://localhost",
+            "exporter: http://local host",
+            "slo.yml links.exporter: must be plain text",
+        ),
         ("response:", "[", "slo.yml: not YAML"),
     ],
 )
@@ -99,6 +107,13 @@ def test_mistakes_are_named_in_one_line(old: str, new: str, line: str) -> None:
     said = refusal(changed(old, new))
     assert said.startswith(line)
     assert "\n" not in said
+
+
+def test_a_file_without_price_and_address_of_the_exporter_has_defaults() -> None:
+    older = TEXT.replace("cost: { price_per_minute: 0, currency: USD }\n", "")
+    older = older.replace("  exporter: http://localhost:10058\n", "")
+    assert len(older) < len(TEXT) - 79
+    assert Slo.parse(older) == SHIPPED
 
 
 def test_empty_file_is_refused() -> None:

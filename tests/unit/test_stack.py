@@ -110,7 +110,7 @@ def test_services_find_each_other() -> None:
         for static in entry["static_configs"]
         for target in static["targets"]
     ]
-    targets.append(stack.datasources()["datasources"][0]["url"].removeprefix("http://"))
+    targets.append(stack.datasources(SLO)["datasources"][0]["url"].removeprefix("http://"))
     for target in targets:
         name, _, port = target.partition(":")
         assert any(published.endswith(f":{port}") for published in SERVICES[name]["ports"])
@@ -122,10 +122,12 @@ def test_budgets_are_kept_longer_than_their_period() -> None:
 
 
 def test_data_source_leads_from_exemplars_to_the_conversation() -> None:
-    [source] = stack.datasources()["datasources"]
+    [source] = stack.datasources(SLO)["datasources"]
     [destination] = source["jsonData"]["exemplarTraceIdDestinations"]
     assert destination["name"] == "conversation_id"
-    assert destination["url"].endswith("?var-conversation=$${__value.raw}")
+    assert destination["url"] == f"{SLO.links.exporter}/conversations/$${{__value.raw}}"
+    assert SLO.links.exporter == "http://localhost:10058"
+    assert "127.0.0.1:10058:10058" in SERVICES["exporter"]["ports"]
     assert source["jsonData"]["timeInterval"] == stack.prometheus(SLO)["global"]["scrape_interval"]
     assert source["type"] == "prometheus"
     version = SERVICES["prometheus"]["image"].partition(":v")[2]
@@ -164,7 +166,7 @@ def test_what_wakes_somebody_is_one_notification_for_all_agents() -> None:
 def test_waiting_callers_hold_back_the_burn_alerts_of_their_agent_and_of_no_other() -> None:
     [rule] = [r for r in stack.alertmanager()["inhibit_rules"] if "CallersWaiting" in r["source_matchers"][0]]
     held = set(re.findall(r"Phonic\w+", rule["target_matchers"][0]))
-    assert held == {alert.name for alert in alerts(SLO) if "BudgetBurn" in alert.name}
+    assert held == {alert.name for alert in alerts(SLO) if "BudgetBurn" in alert.name} | {"PhonicCallersGivingUp"}
     assert rule["equal"] == ["job", "project", "agent"]
 
 
