@@ -46,7 +46,7 @@ from tests.unit.certificates import make_authority, make_certificate, trusting
 ID = "conv_1"
 KEY = Credentials(ApiKey("ph_planted_secret"))
 TOKEN = Credentials(SessionToken("ph_session_planted_secret"))
-QUICK = Timeouts(connect=0.3, idle=0.2, pong=0.2, disconnect=0.2)
+QUICK = Timeouts(connect=1.0, idle=0.2, pong=0.2, disconnect=0.2)
 Live = Callable[[], AbstractAsyncContextManager[LiveSocket]]
 
 
