@@ -42,7 +42,13 @@ _QUICK_FAULTS = {
     STORM: ("storm=1@30:", "storm=1@33:", "storm=1@36:"),
     UNANSWERED: ("no-answer=1@30:55",),
     # One after the other: the waits stay shorter than those of PhonicCallersWaiting.
-    STAGES: ("slow-input=30@30:45", "slow-end-of-turn=8@45:60", "slow-tools=1", "tool-failures=1", "barge-in=0.3"),
+    STAGES: (
+        "slow-input=30@30:45",
+        "slow-end-of-turn=8@45:60",
+        "slow-tools=1@25:60",
+        "tool-failures=1@:60",
+        "barge-in=0.3",
+    ),
 }
 _USUAL_FAULTS = {
     DAY: (),

@@ -142,7 +142,7 @@ FACTS = (
     Fact(panel="Answered in time", job=UNANSWERED, lowest=(0, 0.5), highest=(0.85, 1)),
     Fact(panel="Callers who gave up", job=UNANSWERED, lowest=(0, 1), highest=(5, 300)),
     Fact(panel="First word p95", job=DAY, lowest=(0.3, 3), highest=(0.5, 5)),
-    Fact(panel="Assistant's share of talk", job=DAY, lowest=(0.1, 0.9), highest=(0.4, 1)),
+    Fact(panel="Assistant talks", job=DAY, lowest=(0.1, 0.9), highest=(0.4, 1)),
     Fact(panel="Dead air", job=DAY, lowest=(0, 0.5), highest=(0.02, 0.9)),
     Fact(panel="Engaged", job=DAY, lowest=(0, 0.9), highest=(0.5, 1)),
     Fact(panel="Barge-ins", job=DAY, lowest=(0, 0.2), highest=(0.01, 0.6)),
@@ -158,7 +158,7 @@ FACTS = (
 PICTURES = {
     "overview": (SLOW, 61),
     "latency": (STAGES, 71),
-    "tools": (STAGES, 71),
+    "tools": (STAGES, 55),
     "live": (SLOW, 53),
     "exporter": (OUTAGE, 75),
 }
