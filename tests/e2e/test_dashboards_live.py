@@ -100,6 +100,7 @@ BEYOND_ONE = {
     "Agents, the slowest first": "tool failures are known only at a call's end, its tool calls earlier",
     "CPU": "of one core",
     "Calls lost": "conversations of the time before",
+    "Share of lost conversations": "conversations of the time before",
 }
 
 
@@ -429,7 +430,7 @@ def test_panel_shows_what_happened(story: Story, fact: Fact) -> None:
 def test_slow_turns_are_told_apart_by_the_stage_that_was_slow(story: Story, job: str, stages: set[str]) -> None:
     """Each of these stages has far more slow turns a minute at some time than it ever has on a normal day."""
     assert stages <= {stage for stage, most in _slow_turns(story, job).items() if most > 60}
-    assert max(_slow_turns(story, DAY).values()) < 30
+    assert max(_slow_turns(story, DAY).values()) < 60
 
 
 def _slow_turns(story: Story, job: str) -> dict[str, float]:
