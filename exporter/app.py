@@ -34,6 +34,7 @@ from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
 from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
+from .phonic.rest import RestApi
 from .phonic.trust import trusting
 from .settings import (
     HistorySettings,
@@ -108,65 +109,36 @@ async def run(
             proxy=proxy,
         ) as live,
     ):
-        publisher = Publisher(conversations.store, conversations, state)
-        watching = Watching.of(
-            settings,
-            credentials,
-            conversations,
-            live=live,
-            rest=rest,
-            clock=clock,
-            watch_limit=files.feeds,
-        )
-        if watching.watch_file is not None:
-            reloads["watch_file"] = watching.watch_file.reread
-        loop_lag = LoopLag()
-        sources = gauges(
+        exporter = _Exporter(
+            settings=settings,
             conversations=conversations,
-            supervisor=watching.supervisor,
-            rest=rest,
-            discovery=watching.discovery,
-            clock=clock,
-            keeper=state,
-            watch_file=watching.watch_file,
-            publisher=publisher,
-            access=watching.access,
-            web_config=web_config if settings.web.config_file else None,
-            slo_response=settings.metrics.slo_response,
-            loop_lag=loop_lag,
-        )
-        offered = exported(
-            settings,
-            page=Page(conversations.store, sources, process_metrics()),
-            publisher=publisher,
-            conversations=conversations,
-            supervisor=watching.supervisor,
-            discovery=watching.discovery,
-            access=watching.access,
-            people=People(
-                conversations=conversations,
-                supervisor=watching.supervisor,
-                publisher=publisher,
+            watching=Watching.of(
+                settings,
+                credentials,
+                conversations,
+                live=live,
                 rest=rest,
-                discovery=watching.discovery,
-                access=watching.access,
-                state=state,
                 clock=clock,
-                objective=settings.metrics.slo_response,
-                history=settings.history.conversations > 0,
+                watch_limit=files.feeds,
             ),
+            rest=rest,
+            clock=clock,
+            state=state,
+            publisher=Publisher(conversations.store, conversations, state),
+            web_config=web_config,
         )
+        if exporter.watching.watch_file is not None:
+            reloads["watch_file"] = exporter.watching.watch_file.reread
         served = trio.Event()
         async with trio.open_nursery() as serving:
-            urls = await serving.start(partial(_serve, offered, settings.web, web_config, files, served))
+            urls = await serving.start(
+                partial(_serve, exporter.offered(), settings.web, web_config, files, served)
+            )
             while_serving.enter_context(announced(urls, os.environ))
             # Logged only now: a wrong setting has been reported by now, on a line of its own.
             _log_start(settings, urls, proxies, files)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(loop_lag.run)
-                if state is None:
-                    nursery.start_soon(_take_regularly, publisher)
-                await watching.start(nursery, conversation_ids=settings.watch.conversation)
+                await exporter.start(nursery)
                 task_status.started(Running(urls=urls, stop=stop))
                 with _calm_collector():
                     await stop.wait()
@@ -178,6 +150,68 @@ async def run(
                 )
             served.set()
     log.info("stopped")
+
+
+@attrs.frozen(kw_only=True)
+class _Exporter:
+    """The parts of one exporter. ``rest`` is None with a session token, ``state`` without a state file."""
+
+    settings: Settings
+    conversations: Conversations
+    watching: Watching
+    rest: RestApi | None
+    clock: PhonicClock
+    state: StateKeeper | None
+    publisher: Publisher
+    web_config: ReloadedConfig
+    loop_lag: LoopLag = attrs.field(factory=LoopLag)
+
+    def offered(self) -> Exported:
+        """What is served over HTTP: the page of all metrics, and what people see."""
+        settings, watching = self.settings, self.watching
+        sources = gauges(
+            conversations=self.conversations,
+            supervisor=watching.supervisor,
+            rest=self.rest,
+            discovery=watching.discovery,
+            clock=self.clock,
+            keeper=self.state,
+            watch_file=watching.watch_file,
+            publisher=self.publisher,
+            access=watching.access,
+            web_config=self.web_config if settings.web.config_file else None,
+            slo_response=settings.metrics.slo_response,
+            loop_lag=self.loop_lag,
+        )
+        people = People(
+            conversations=self.conversations,
+            supervisor=watching.supervisor,
+            publisher=self.publisher,
+            rest=self.rest,
+            discovery=watching.discovery,
+            access=watching.access,
+            state=self.state,
+            clock=self.clock,
+            objective=settings.metrics.slo_response,
+            history=settings.history.conversations > 0,
+        )
+        return exported(
+            settings,
+            page=Page(self.conversations.store, sources, process_metrics()),
+            publisher=self.publisher,
+            conversations=self.conversations,
+            supervisor=watching.supervisor,
+            discovery=watching.discovery,
+            access=watching.access,
+            people=people,
+        )
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start all tasks but the web server and the writing of the state file."""
+        nursery.start_soon(self.loop_lag.run)
+        if self.state is None:
+            nursery.start_soon(_take_regularly, self.publisher)
+        await self.watching.start(nursery, conversation_ids=self.settings.watch.conversation)
 
 
 async def _serve(

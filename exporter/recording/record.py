@@ -25,7 +25,7 @@ from .file import Entry, Kind, header, line
 
 RECORD_WAIT: Final = 30.0
 """Longest time in seconds after the end until REST has the complete record."""
-RECORD_EVERY: Final = 5.0
+RECORD_EVERY: Final = 2.0
 _BEGINS_AT: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -83,18 +83,20 @@ async def record(
         base_url=settings.base_url, tls=trusting(settings.ca_file), proxy=proxies.for_url(settings.base_url)
     )
     progress(f"recording for up to {seconds:g} s, or until the conversation ends")
-    is_over = False
+    is_over = is_refused = False
     try:
         with trio.move_on_after(seconds):
             async with aclosing(feeds.events(conversation_id, credentials.current())) as events:
                 async for event in events:
                     recorder.event(event)
-                    is_over = isinstance(event, Closed | Refused)
+                    is_over, is_refused = isinstance(event, Closed | Refused), isinstance(event, Refused)
     except (FeedLost, OSError, trio.BrokenResourceError, trio.TooSlowError, UnicodeError):
         raise NotRecorded("no connection to the live feed; `phonic-exporter doctor` says why") from None
     if is_over and isinstance(credentials.current(), ApiKey):
         progress("the feed ended; reading the record from REST")
-        await _record(settings, credentials, proxies, conversation_id, recorder)
+        # A refused feed is often that of a conversation that is not to be had: one look is enough.
+        patience = RECORD_EVERY if is_refused else RECORD_WAIT
+        await _record(settings, credentials, proxies, conversation_id, recorder, patience)
     return recorder.frames
 
 
@@ -104,6 +106,7 @@ async def _record(
     proxies: Proxies,
     conversation_id: str,
     recorder: Recorder,
+    patience: float,
 ) -> None:
     """Read the record until it is complete, and write each reply."""
 
@@ -120,7 +123,7 @@ async def _record(
         proxy=proxies.for_url(settings.base_url),
         ca_file=settings.ca_file,
     ) as rest:
-        with trio.move_on_after(RECORD_WAIT):
+        with trio.move_on_after(patience):
             while True:
                 try:
                     found = await rest.record(conversation_id)

@@ -2,7 +2,7 @@
 
 All times in it are shifted so that it begins now. An observer that connects late gets the newest snapshot at once,
 as from the real Phonic, and then every frame when it is due. REST shows the conversation without an end until it
-is over, and then returns the recorded replies in their order.
+is over, and then returns the recorded replies, each from the time on at which it was recorded.
 """
 
 import json
@@ -44,7 +44,7 @@ class Replay:
         offset = datetime.fromtimestamp(now, UTC) - _first_time(recording.entries)
         self._entries = [_moved(each, offset) for each in recording.entries]
         self._feed = [each for each in self._entries if each.kind is not Kind.RECORD]
-        self._records = [each.body for each in self._entries if each.kind is Kind.RECORD]
+        self._records = [each for each in self._entries if each.kind is Kind.RECORD]
         self._ends_at = self._feed[-1].at if self._feed else 0.0
         self._live_objects = [
             (each.at, found) for each in self._feed if (found := _conversation(each)) is not None
@@ -63,6 +63,11 @@ class Replay:
     @property
     def _elapsed(self) -> float:
         return trio.current_time() - self._began
+
+    def _record(self) -> str | None:
+        """The newest recorded reply that is due; None before the end, or without one."""
+        due = [each.body for each in self._records if each.at <= self._elapsed]
+        return due[-1] if due and self._is_over else None
 
     @property
     def _is_over(self) -> bool:
@@ -88,18 +93,17 @@ class Replay:
         return reply({"agents": [agent] if isinstance(agent, dict) else []})
 
     async def _conversations(self, _: Request) -> Response:
-        rows = (
-            [json.loads(self._records[-1])["conversation"]] if self._is_over and self._records else [self._row()]
-        )
-        return reply({"conversations": rows, "pagination": {"prev_cursor": None, "next_cursor": None}})
+        record = self._record()
+        row = self._row() if record is None else json.loads(record)["conversation"]
+        return reply({"conversations": [row], "pagination": {"prev_cursor": None, "next_cursor": None}})
 
     async def _conversation(self, request: Request) -> Response:
         if request.path_params["conversation_id"] != self._id:
             return failure(404, "Conversation not found")
-        if not self._is_over or not self._records:
+        record = self._record()
+        if record is None:
             return reply({"conversation": self._row()})
-        body = self._records.pop(0) if len(self._records) > 1 else self._records[0]
-        return raw_reply(body.encode(), "application/json")
+        return raw_reply(record.encode(), "application/json")
 
     def _newest(self) -> dict[str, Any]:
         """Return the live object of the newest frame that is due."""
@@ -116,8 +120,8 @@ class Replay:
         return {**{key: found.get(key) for key in kept}, "project": self._project(), "ended_at": ended_at}
 
     def _project(self) -> dict[str, Any]:
-        for body in self._records:
-            project = json.loads(body)["conversation"].get("project")
+        for record in self._records:
+            project = json.loads(record.body)["conversation"].get("project")
             if isinstance(project, dict) and project.get("name"):
                 return {"id": project.get("id"), "name": project["name"]}
         found = self._live_objects[0][1].get("project_id") if self._live_objects else None

@@ -75,10 +75,10 @@ class Changes:
     finished: Sequence[str]
     forgotten: Sequence[str]
     ends: Callable[[], Iterable[SavedEnds]]
-    remembered: Callable[[], Iterable[Remembered]]
     families: Sequence[str]
     first_start: float
     is_empty: bool
+    remembered: Callable[[], Iterable[Remembered]] = tuple
     token: Any = None
     """For the maker of the changes, which gets them back when the write has succeeded or failed."""
 

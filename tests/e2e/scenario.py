@@ -241,9 +241,9 @@ async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
         }
         targets = {job: await each.url() for job, each in exporters.items()}
         notified = await running.enter_async_context(inbox())
-        routing = _notifying(rendered["alertmanager/alertmanager.yml"], notified.url)
+        routing = notifying(rendered["alertmanager/alertmanager.yml"], notified.url)
         alerts_at = await running.enter_async_context(alertmanager(folder, routing, http))
-        config = _configured(pace, folder, rendered, alerts_at, targets)
+        config = configured(pace, folder, rendered, alerts_at, targets)
         server = await running.enter_async_context(prometheus(folder, "", http, config=config))
         watch = Watch()
         async with trio.open_nursery() as nursery:
@@ -263,7 +263,7 @@ async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
             nursery.cancel_scope.cancel()
 
 
-def _notifying(routing: str, url: str) -> str:
+def notifying(routing: str, url: str) -> str:
     """Return the shipped routing with receivers that notify ``url``."""
     config = yaml.safe_load(routing)
     for receiver in config["receivers"]:
@@ -301,7 +301,7 @@ def exporter(
     )
 
 
-def _configured(
+def configured(
     pace: Pace, folder: Path, rendered: Mapping[str, str], alerts_at: str, targets: Mapping[str, str]
 ) -> str:
     """Return the shipped configuration with these jobs and this pace; write the rules that it names."""

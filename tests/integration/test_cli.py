@@ -43,6 +43,8 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "metrics.slo-response": ("0.8", 0.8),
     "state.file": ("", None),
     "state.interval": ("0.5", 0.5),
+    "history.conversations": ("7", 7),
+    "history.hours": ("1.5", 1.5),
     "web.listen-address": ("127.0.0.1:0", ("127.0.0.1:0",)),
     "web.systemd-socket": ("true", True),
     "web.telemetry-path": ("/m", "/m"),

@@ -121,7 +121,7 @@ async def test_the_first_write_migrates_the_file(path: Path, everything: bool) -
     assert await keeper.write_now(conversations, on_error=pytest.fail)
     await keeper.close()
     rows = sqlite3.connect(path)
-    assert rows.execute("PRAGMA user_version").fetchone() == (2,)
+    assert rows.execute("PRAGMA user_version").fetchone() == (3,)
     assert rows.execute("SELECT count(*) FROM sqlite_master WHERE name = 'tombstone'").fetchone() == (0,)
     hashes = b"".join(each for (each,) in rows.execute("SELECT hashes FROM ended"))
     found = {int.from_bytes(hashes[at : at + 8], "little") for at in range(0, len(hashes), 8)}
