@@ -22,6 +22,8 @@ SEVERITIES = ("critical", "warning", "info")
 # Every paging window must notice a total outage within this time; the fastest one within QUICKEST_PAGE_SECONDS.
 LATEST_PAGE_SECONDS = 900
 QUICKEST_PAGE_SECONDS = 600
+# A caller who gives up stops waiting at once, but is counted when the record of the conversation has been read.
+HANGUP_KNOWN_SECONDS = 60
 
 # Currencies of which Grafana knows the symbol.
 CURRENCIES = ("USD", "EUR", "GBP", "JPY", "CHF", "INR", "BRL", "SEK", "NOK", "DKK", "PLN", "CZK", "KRW", "ZAR")
@@ -316,11 +318,14 @@ def _check_pages(slo: Slo) -> None:
                 f"within {QUICKEST_PAGE_SECONDS // 60}",
             )
     fast, waiting = slo.burn.fast, slo.alerts.callers_waiting
-    needed = seconds(fast.keep_firing) + max(seconds(window.short) for window in fast.windows)
+    needed = (
+        seconds(fast.keep_firing) + max(seconds(window.short) for window in fast.windows) + HANGUP_KNOWN_SECONDS
+    )
     if waiting.severity == fast.severity and seconds(waiting.keep_firing) < needed:
         raise ConfigError(
             "slo.yml alerts.callers_waiting.keep_firing",
-            f"{waiting.keep_firing} ends before burn.fast does (short + keep_firing: {needed} s), which would "
+            f"{waiting.keep_firing} ends before burn.fast does (short + keep_firing + "
+            f"{HANGUP_KNOWN_SECONDS} s until a hang-up is known: {needed} s), which would "
             "notify of the same cause once more",
         )
 

@@ -185,7 +185,7 @@ def _calls(slo: Slo) -> list[Panel]:
             capped=c.GREETING.buckets[-1],
         ),
         number(
-            "Assistant's share of talk",
+            "Assistant talks",
             f"The assistant's part of the time in which the two sides spoke, over the last {of.window}.",
             part_of(by_assistant, spoken),
             "percentunit",

@@ -119,6 +119,7 @@ def _tools(slo: Slo) -> list[Panel]:
                 ),
             ],
             sort="Failed",
+            height=8,
         ),
         trend(
             "Calls and failures",

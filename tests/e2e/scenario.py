@@ -42,7 +42,13 @@ _QUICK_FAULTS = {
     STORM: ("storm=1@30:", "storm=1@33:", "storm=1@36:"),
     UNANSWERED: ("no-answer=1@30:55",),
     # One after the other: the waits stay shorter than those of PhonicCallersWaiting.
-    STAGES: ("slow-input=30@30:45", "slow-end-of-turn=8@45:60", "slow-tools=1", "tool-failures=1", "barge-in=0.3"),
+    STAGES: (
+        "slow-input=30@30:45",
+        "slow-end-of-turn=8@45:60",
+        "slow-tools=1@25:60",
+        "tool-failures=1@:60",
+        "barge-in=0.3",
+    ),
 }
 _USUAL_FAULTS = {
     DAY: (),
@@ -56,12 +62,13 @@ _USUAL_FAULTS = {
 
 # Realistic pace, so that thresholds in seconds apply; few turns, so that calls end within the test.
 _CALLS = (
-    "--simulator.agents=3",
     "--simulator.projects=3",
-    "--simulator.calls-per-minute=60",
     "--simulator.turns=6",
     "--simulator.warm-up=60",
 )
+_USUAL_TRAFFIC = ("--simulator.agents=3", "--simulator.calls-per-minute=60")
+# A single agent, so that enough of its callers wait at any time for its alert, and few calls, below its limit.
+_TRAFFIC = {UNANSWERED: ("--simulator.agents=1", "--simulator.calls-per-minute=30")}
 _KEY = "ph_scenario"
 _PATIENCE_SECONDS = 300.0
 _LOOK_AGAIN_SECONDS = 0.5
@@ -79,7 +86,7 @@ burn:
     lasting: 2s
     keep_firing: 3s
 alerts:
-  callers_waiting: {callers: 3, lasting: 2s, keep_firing: 13s}
+  callers_waiting: {callers: 3, lasting: 2s, keep_firing: 73s}
   callers_giving_up: {window: 20s, ratio: 0.3, lasting: 1s, keep_firing: 1s}
   error_endings: {window: 20s, lasting: 1s, keep_firing: 1s}
   tool_failures: {window: 20s, minimum: 20, lasting: 1s, keep_firing: 1s}
@@ -112,7 +119,7 @@ burn:
     lasting: 30s
     keep_firing: 15s
 alerts:
-  callers_waiting: {keep_firing: 75s}
+  callers_waiting: {keep_firing: 2m}
   callers_giving_up: {window: 1m, ratio: 0.3, lasting: 15s, keep_firing: 15s}
   error_endings: {window: 1m, lasting: 15s, keep_firing: 15s}
   tool_failures: {window: 1m, lasting: 15s, keep_firing: 15s}
@@ -271,6 +278,7 @@ def _simulator(pace: Pace, job: str) -> contextlib.AbstractAsyncContextManager[P
         f"--simulator.listen-address={ANY_PORT}",
         f"--simulator.api-key={_KEY}",
         *_CALLS,
+        *_TRAFFIC.get(job, _USUAL_TRAFFIC),
         *faults,
     )
 

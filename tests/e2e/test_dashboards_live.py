@@ -100,6 +100,7 @@ BEYOND_ONE = {
     "Agents, the slowest first": "tool failures are known only at a call's end, its tool calls earlier",
     "CPU": "of one core",
     "Calls lost": "conversations of the time before",
+    "Share of lost conversations": "conversations of the time before",
 }
 
 
@@ -142,7 +143,7 @@ FACTS = (
     Fact(panel="Answered in time", job=UNANSWERED, lowest=(0, 0.5), highest=(0.85, 1)),
     Fact(panel="Callers who gave up", job=UNANSWERED, lowest=(0, 1), highest=(5, 300)),
     Fact(panel="First word p95", job=DAY, lowest=(0.3, 3), highest=(0.5, 5)),
-    Fact(panel="Assistant's share of talk", job=DAY, lowest=(0.1, 0.9), highest=(0.4, 1)),
+    Fact(panel="Assistant talks", job=DAY, lowest=(0.1, 0.9), highest=(0.4, 1)),
     Fact(panel="Dead air", job=DAY, lowest=(0, 0.5), highest=(0.02, 0.9)),
     Fact(panel="Engaged", job=DAY, lowest=(0, 0.9), highest=(0.5, 1)),
     Fact(panel="Barge-ins", job=DAY, lowest=(0, 0.2), highest=(0.01, 0.6)),
@@ -158,7 +159,7 @@ FACTS = (
 PICTURES = {
     "overview": (SLOW, 61),
     "latency": (STAGES, 71),
-    "tools": (STAGES, 71),
+    "tools": (STAGES, 55),
     "live": (SLOW, 53),
     "exporter": (OUTAGE, 75),
 }
@@ -429,7 +430,7 @@ def test_panel_shows_what_happened(story: Story, fact: Fact) -> None:
 def test_slow_turns_are_told_apart_by_the_stage_that_was_slow(story: Story, job: str, stages: set[str]) -> None:
     """Each of these stages has far more slow turns a minute at some time than it ever has on a normal day."""
     assert stages <= {stage for stage, most in _slow_turns(story, job).items() if most > 60}
-    assert max(_slow_turns(story, DAY).values()) < 30
+    assert max(_slow_turns(story, DAY).values()) < 60
 
 
 def _slow_turns(story: Story, job: str) -> dict[str, float]:

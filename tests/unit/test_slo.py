@@ -72,9 +72,9 @@ def test_ranges_are_ordered_by_length_and_unique() -> None:
             "slo.yml burn.slow.windows[0]: notices a total outage after 108.0 minutes",
         ),
         (
-            "keep_firing: 6m",
+            "keep_firing: 7m",
             "keep_firing: 1m",
-            "slo.yml alerts.callers_waiting.keep_firing: 1m ends before burn.fast does (short + keep_firing: 360",
+            "slo.yml alerts.callers_waiting.keep_firing: 1m ends before burn.fast does (short + keep_firing + 60",
         ),
         ("objective: 0.95", "objective: 1", "slo.yml response.objective: 1 is not between 0 and 1"),
         ("objective: 0.95", "objective: .nan", "slo.yml response.objective: nan is not between 0 and 1"),
