@@ -45,6 +45,7 @@ OTHER_VALUES: dict[str, Any] = {
     "serviceMonitor": {"labels": {"release": "monitoring"}, "interval": "5s", "scrapeTimeout": "5s"},
     "prometheusRule": {
         "labels": {"release": "monitoring"},
+        "exporterUrl": "https://exporter.example.com/phonic/",
         "grafanaUrl": "https://grafana.example.com/",
         "runbookUrl": "https://runbooks.example.com/phonic",
     },
@@ -175,6 +176,9 @@ def test_helm_obeys_every_value(others: Path) -> None:
     assert "localhost" not in rules
     assert "https://grafana.example.com/d/" in rules
     assert "https://runbooks.example.com/phonic#" in rules
+    assert "https://exporter.example.com/phonic/conversations?q=" in rules
+    boards = yaml.safe_dump([each for each in manifests if each["kind"] == "ConfigMap"])
+    assert "localhost" not in boards
     policy = of_kind(manifests, "NetworkPolicy")["spec"]
     assert policy["ingress"][0]["from"] == OTHER_VALUES["networkPolicy"]["from"]
     assert [each["port"] for each in policy["egress"][1]["ports"]] == [443, 3128]
