@@ -92,7 +92,7 @@ def test_wheel_has_the_packages_and_what_they_read_and_nothing_of_the_sources_be
     for package in setuptools["packages"]:
         folder = ROOT / package.replace("exporter.dashboards", "dashboards").replace(".", "/")
         for pattern in ("*.py", *setuptools["package-data"].get(package, ())):
-            shipped |= {f"{package.replace('.', '/')}/{file.name}" for file in folder.glob(pattern)}
+            shipped |= {f"{package.replace('.', '/')}/{file.relative_to(folder)}" for file in folder.glob(pattern)}
     assert {name for name in built.wheel if ".dist-info/" not in name} == shipped
 
 
@@ -163,14 +163,15 @@ def test_wheel_holds_the_whole_package_and_nothing_else() -> None:
     sources = [
         file for file in (ROOT / "exporter").rglob("*") if file.is_file() and "__pycache__" not in file.parts
     ]
-    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in sources}
+    folders = {".".join(file.parent.relative_to(ROOT).parts) for file in sources if file.suffix == ".py"}
     packages = set(setuptools["packages"])
     assert {name for name in packages if not name.startswith("exporter.dashboards")} == folders
     assert packages - folders == {"exporter.dashboards", "exporter.dashboards.boards"}
     data = {file.relative_to(ROOT / "exporter").as_posix() for file in sources if file.suffix != ".py"}
-    assert data == {"py.typed"}
+    assert {each for each in data if not each.startswith("web/templates/")} == {"py.typed"}
     assert setuptools["package-data"] == {
-        "exporter": sorted(data),
+        "exporter": ["py.typed"],
+        "exporter.web": ["templates/*"],
         "exporter.dashboards": ["RUNBOOK.md", "slo.yml"],
     }
 

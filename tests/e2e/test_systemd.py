@@ -182,7 +182,7 @@ def _install(root: Path, work: Path) -> None:
     source = work / "source"
     for name in ("exporter", "dashboards"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     library = root / "opt/phonic-exporter/lib"
     pip = (sys.executable, "-m", "pip", "--python", PYTHON, "install", "--quiet", "--disable-pip-version-check")
