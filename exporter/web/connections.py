@@ -2,9 +2,11 @@
 
 Connections are limited, because each uses a file descriptor that feeds and the state file need too. A slow, silent
 or idle client must not keep others out. So a new connection is accepted as long as any other one is waiting for
-its client, and the connection that has waited longest is closed to make room.
+its client, and the connection that has waited longest is closed to make room. A connection whose client has sent
+something that was not read yet waits for this process, not for its client: it is closed only if there is no other.
 """
 
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
@@ -31,9 +33,10 @@ _PATIENT: Final = (Phase.IDLE, Phase.NEW, Phase.SENDING)
 
 @attrs.define(eq=False)
 class Connection:
-    """One connection. Cancelling ``scope`` closes it."""
+    """One connection. Cancelling ``scope`` closes it; ``has_unread``: whether its client's bytes wait to be read."""
 
     scope: trio.CancelScope
+    has_unread: Callable[[], bool]
     phase: Phase = Phase.NEW
 
 
@@ -59,7 +62,7 @@ class Connections:
         """Whether the server is closing, so that every response is the last one of its connection."""
         return self._is_closing
 
-    def enter(self, scope: trio.CancelScope) -> Connection | None:
+    def enter(self, scope: trio.CancelScope, has_unread: Callable[[], bool] = lambda: False) -> Connection | None:
         """Register a connection; return None if it must be closed because all others are being answered."""
         if len(self._by_phase[Phase.NEW]) >= self._most_new:
             self._cut_oldest(Phase.NEW)
@@ -68,7 +71,7 @@ class Connections:
             if waiting is None:
                 return None
             self._cut_oldest(waiting)
-        connection = Connection(scope)
+        connection = Connection(scope, has_unread)
         self._by_phase[connection.phase][connection] = None
         return connection
 
@@ -94,6 +97,7 @@ class Connections:
                 connection.scope.cancel()
 
     def _cut_oldest(self, phase: Phase) -> None:
-        connection = next(iter(self._by_phase[phase]))
+        waiting = self._by_phase[phase]
+        connection = next((each for each in waiting if not each.has_unread()), None) or next(iter(waiting))
         self.leave(connection)
         connection.scope.cancel()

@@ -6,6 +6,7 @@ socket. `connections` limits them.
 """
 
 import os
+import select
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ async def _receive_client(
 ) -> None:
     """Serve one connection until it ends. An error ends only this connection."""
     with trio.CancelScope() as scope:
-        connection = connections.enter(scope)
+        connection = connections.enter(scope, partial(_has_unread, transport))
         try:
             if connection is not None and await _serve_client(app, web_config, connections, connection, transport):
                 await linger(transport)
@@ -124,6 +125,16 @@ async def _receive_client(
             if connection is not None:
                 connections.leave(connection)
             transport.socket.close()
+
+
+def _has_unread(transport: trio.SocketStream) -> bool:
+    """Return whether bytes of the client, or its closing, wait to be read."""
+    descriptor = transport.socket.fileno()
+    if descriptor < 0:  # closed just now
+        return False
+    asked = select.poll()  # `select.select` takes no descriptor above 1023
+    asked.register(descriptor, select.POLLIN)
+    return bool(asked.poll(0))
 
 
 async def _serve_client(

@@ -380,6 +380,18 @@ async def test_the_silent_connection_that_has_waited_longest_is_closed() -> None
     assert [scope.cancel_called for scope in entered] == [True, True, False, False, False]
 
 
+async def test_connection_whose_request_waits_to_be_read_is_closed_only_if_all_do() -> None:
+    connections = Connections(most=10, most_without_request=3)
+    spoke, silent, last = scopes(3)
+    assert connections.enter(spoke, lambda: True)
+    assert connections.enter(silent, lambda: False)
+    assert connections.enter(last, lambda: True)
+    assert connections.enter(trio.CancelScope(), lambda: True)
+    assert [scope.cancel_called for scope in (spoke, silent, last)] == [False, True, False]
+    assert connections.enter(trio.CancelScope(), lambda: True)
+    assert [scope.cancel_called for scope in (spoke, silent, last)] == [True, True, False]
+
+
 @pytest.mark.parametrize(("most", "silent"), [(250, 100), (60, 32), (10, 10)])
 async def test_two_in_five_and_at_least_32_may_be_silent_by_default(most: int, silent: int) -> None:
     connections = Connections(most=most)
