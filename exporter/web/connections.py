@@ -33,7 +33,7 @@ _PATIENT: Final = (Phase.IDLE, Phase.NEW, Phase.SENDING)
 
 @attrs.define(eq=False)
 class Connection:
-    """One connection. Cancelling ``scope`` closes it; ``has_unread``: whether its client's bytes wait to be read."""
+    """One connection. Cancelling ``scope`` closes it; ``has_unread``: whether its client has sent something."""
 
     scope: trio.CancelScope
     has_unread: Callable[[], bool]
