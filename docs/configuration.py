@@ -101,8 +101,7 @@ NOTES: Final[Mapping[str, Note]] = {
     "state.url": Note(
         "URL, or empty",
         "Instead of a state file. The other processes with the same URL share its shards.",
-        '[state]\nurl = "postgresql://exporter@db.internal/exporter"\n'
-        'password-file = "/run/secrets/exporter-db-password"\n',
+        '[state]\nurl = "postgresql://exporter@db.internal/exporter"\n',
     ),
     "shard.count": Note(
         "shards",
