@@ -71,7 +71,7 @@ def gauges(
             *_upstream(rest, discovery, label_limit=conversations.store.limits.values),
             *_requests(rest, clock),
             *_state_file(keeper),
-            one(catalog.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalog.PAGES_COMMITTED, lambda: _float(publisher.is_committed)),
             one(catalog.COMMIT_WAIT, lambda: publisher.wait),
             one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_back_count)),
             one(catalog.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
@@ -179,11 +179,11 @@ def _requests(rest: RestApi | None, clock: PhonicClock) -> _Readers:
 def _state_file(keeper: StateKeeper | None) -> _Readers:
     return [
         one(catalog.CHECKPOINT_LAST_SUCCESS, lambda: keeper.last_success if keeper else None),
-        one(catalog.CHECKPOINT_SIZE, lambda: float(keeper.size_bytes) if keeper else None),
+        one(catalog.CHECKPOINT_SIZE, lambda: _float(keeper.size_bytes) if keeper else None),
     ]
 
 
-def _number(value: bool | None) -> float | None:
+def _float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 

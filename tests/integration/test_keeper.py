@@ -28,7 +28,8 @@ from exporter.counting import retention
 from exporter.errors import ConfigError, StateUnavailable
 from exporter.state import keeper as keeper_module
 from exporter.state.ended import hash_of, packed
-from exporter.state.keeper import COUNTED_AFTER, Opened, StateKeeper, check_file
+from exporter.state.file import check_file
+from exporter.state.keeper import COUNTED_AFTER, Opened, StateKeeper
 from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.state.sqlite import MIGRATIONS, migrate
 from tests.soak.disk import SmallDisk, small_disk
