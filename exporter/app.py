@@ -30,12 +30,8 @@ from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .people import People
-from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
-from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
-from .phonic.rest import RestApi
-from .phonic.trust import trusting
 from .settings import (
     HistorySettings,
     MetricsSettings,
@@ -48,12 +44,12 @@ from .settings import (
 from .shutdown import stopping_on_signals
 from .state.keeper import StateKeeper
 from .state.rows import HistoryLimits
-from .watching import Watching, rest_api
 from .web import server as web_server
 from .web.connections import MOST_CONNECTIONS
 from .web.endpoints import Exported
 from .web.reload import ReloadedConfig
 from .web.running import announced
+from .workspaces import Workspaces, open_workspaces
 
 log = structlog.get_logger("exporter")
 
@@ -86,11 +82,9 @@ async def run(
     Cancellation: ends at once, without a last write of the state file.
     """
     proxies = Proxies.from_environment(os.environ)
-    proxy = proxies.for_url(settings.phonic.base_url)
     files = _Files.allowed_for(settings.watch.limit)
     web_config = ReloadedConfig(settings.web.config_file)
-    clock = PhonicClock()
-    conversations = _conversations(settings.metrics, clock)
+    conversations = _conversations(settings.metrics)
     stop = trio.Event()
     reloads: dict[str, Callable[[], Awaitable[object]]] = {
         "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
@@ -100,35 +94,20 @@ async def run(
         stopping_on_signals(stop, reloads),
         AsyncExitStack() as while_serving,
         _state(settings.state, settings.history, conversations) as state,
-        rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
-        open_live(
-            settings.phonic.base_url,
-            credentials,
-            Timeouts(idle=settings.watch.idle_timeout),
-            tls=trusting(settings.phonic.ca_file),
-            proxy=proxy,
-        ) as live,
+        open_workspaces(
+            settings, credentials, conversations, proxies=proxies, watch_limit=files.feeds
+        ) as workspaces,
     ):
         exporter = _Exporter(
             settings=settings,
             conversations=conversations,
-            watching=Watching.of(
-                settings,
-                credentials,
-                conversations,
-                live=live,
-                rest=rest,
-                clock=clock,
-                watch_limit=files.feeds,
-            ),
-            rest=rest,
-            clock=clock,
+            workspaces=workspaces,
             state=state,
             publisher=Publisher(conversations.store, conversations, state),
             web_config=web_config,
         )
-        if exporter.watching.watch_file is not None:
-            reloads["watch_file"] = exporter.watching.watch_file.reread
+        if workspaces.watch_file is not None:
+            reloads["watch_file"] = workspaces.watch_file.reread
         served = trio.Event()
         async with trio.open_nursery() as serving:
             urls = await serving.start(
@@ -154,13 +133,11 @@ async def run(
 
 @attrs.frozen(kw_only=True)
 class _Exporter:
-    """The parts of one exporter. ``rest`` is None with a session token, ``state`` without a state file."""
+    """The parts of one exporter. ``state`` is None without a state file."""
 
     settings: Settings
     conversations: Conversations
-    watching: Watching
-    rest: RestApi | None
-    clock: PhonicClock
+    workspaces: Workspaces
     state: StateKeeper | None
     publisher: Publisher
     web_config: ReloadedConfig
@@ -168,30 +145,21 @@ class _Exporter:
 
     def offered(self) -> Exported:
         """What is served over HTTP: the page of all metrics, and what people see."""
-        settings, watching = self.settings, self.watching
+        settings = self.settings
         sources = gauges(
             conversations=self.conversations,
-            supervisor=watching.supervisor,
-            rest=self.rest,
-            discovery=watching.discovery,
-            clock=self.clock,
+            workspaces=self.workspaces,
             keeper=self.state,
-            watch_file=watching.watch_file,
             publisher=self.publisher,
-            access=watching.access,
             web_config=self.web_config if settings.web.config_file else None,
             slo_response=settings.metrics.slo_response,
             loop_lag=self.loop_lag,
         )
         people = People(
             conversations=self.conversations,
-            supervisor=watching.supervisor,
+            workspaces=self.workspaces,
             publisher=self.publisher,
-            rest=self.rest,
-            discovery=watching.discovery,
-            access=watching.access,
             state=self.state,
-            clock=self.clock,
             objective=settings.metrics.slo_response,
             history=settings.history.conversations > 0,
         )
@@ -200,9 +168,7 @@ class _Exporter:
             page=Page(self.conversations.store, sources, process_metrics()),
             publisher=self.publisher,
             conversations=self.conversations,
-            supervisor=watching.supervisor,
-            discovery=watching.discovery,
-            access=watching.access,
+            workspaces=self.workspaces,
             people=people,
         )
 
@@ -211,7 +177,7 @@ class _Exporter:
         nursery.start_soon(self.loop_lag.run)
         if self.state is None:
             nursery.start_soon(_take_regularly, self.publisher)
-        await self.watching.start(nursery, conversation_ids=self.settings.watch.conversation)
+        await nursery.start(self.workspaces.run, self.settings.watch.conversation)
 
 
 async def _serve(
@@ -258,7 +224,7 @@ class _Files:
         return self.allowed - self.feeds
 
 
-def _conversations(settings: MetricsSettings, clock: PhonicClock) -> Conversations:
+def _conversations(settings: MetricsSettings) -> Conversations:
     limits = LabelLimits(
         names=settings.labels,
         values=settings.label_limit,
@@ -269,7 +235,6 @@ def _conversations(settings: MetricsSettings, clock: PhonicClock) -> Conversatio
         MetricStore(limits, hold=settings.hold_new_series),
         live_limit=settings.per_conversation_limit,
         now=time.time,
-        clock_offset=lambda: clock.offset,
         objective=settings.slo_response,
     )
 

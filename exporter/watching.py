@@ -1,7 +1,6 @@
-"""Wiring: the parts that find and follow conversations, and the tasks that they run as."""
+"""Wiring: one workspace: the parts that find and follow its conversations, and the tasks that they run as."""
 
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Final
@@ -14,10 +13,10 @@ from .enums import Request, RestError, Task
 from .metrics import catalog
 from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
-from .phonic.live.client import LiveSocket
+from .phonic.live.client import LiveSocket, Timeouts, open_live
 from .phonic.proxies import Proxy
 from .phonic.rest import RestApi, open_rest
-from .phonic.wire import is_conversation_id
+from .phonic.trust import trusting
 from .settings import Settings
 from .watch.access import Access
 from .watch.crash_guard import keep_running
@@ -26,16 +25,89 @@ from .watch.feed_gate import FeedGate
 from .watch.interfaces import Requester
 from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
-from .watch.watch_file import WatchFile
 
 NAMES_ONLY_INTERVAL: Final = 60.0
 """Seconds between two reads of names and limits when discovery is off."""
-EXPIRE_INTERVAL: Final = 60.0
-"""Seconds."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Workspace:
+    """One workspace of Phonic as one key sees it, and all that watches it.
+
+    Without REST (a session token) ``rest``, ``discovery`` and ``access`` are None.
+    """
+
+    conversations: Conversations
+    clock: PhonicClock
+    supervisor: Supervisor
+    gate: FeedGate
+    rest: RestApi | None = None
+    discovery: Discovery | None = None
+    access: Access | None = None
+
+    async def run(
+        self, conversation_ids: Iterable[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Watch until cancelled: first what the state file left unfinished, then ``conversation_ids``.
+
+        A task that meets a defect of ours is counted and started again. ``started`` once these are watched.
+        Cancellation: stops every watcher; what was counted stays counted.
+        """
+        crashed = self.conversations.task_crashed
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.supervisor.run)
+            if self.access is not None:
+                nursery.start_soon(keep_running, Task.CREDENTIAL, self.access.run, crashed)
+            names = (self.discovery.projects_known, self.discovery.agents_known) if self.discovery else ()
+            nursery.start_soon(self.gate.wait_for_names, *names)
+            self._resume()
+            for conversation_id in conversation_ids:
+                self.supervisor.start(conversation_id, Requester.FLAG)
+            if self.discovery is not None:
+                nursery.start_soon(self.discovery.run)
+            task_status.started()
+
+    def _resume(self) -> None:
+        """Go on with the conversations that the state file says are not finished."""
+        for conversation_id, has_ended in self.conversations.unfinished():
+            if has_ended:
+                self.supervisor.complete(conversation_id)
+            else:
+                self.supervisor.start(conversation_id, Requester.CHECKPOINT)
 
 
 @asynccontextmanager
-async def rest_api(
+async def open_workspace(
+    settings: Settings,
+    credentials: Credentials,
+    conversations: Conversations,
+    *,
+    proxy: Proxy | None,
+    watch_limit: int,
+) -> AsyncIterator[Workspace]:
+    """Open what one workspace needs while the block runs: its REST client, its live client, its clock.
+
+    ``watch_limit``: most conversations watched at once. `Workspace.run` must have ended before the block does.
+    Raises: ConfigError for unusable certificate authorities.
+    """
+    clock = PhonicClock()
+    async with (
+        _rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
+        open_live(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        ) as live,
+    ):
+        yield _connected(
+            settings, credentials, conversations, live=live, rest=rest, clock=clock, watch_limit=watch_limit
+        )
+
+
+@asynccontextmanager
+async def _rest_api(
     settings: Settings,
     credentials: Credentials,
     conversations: Conversations,
@@ -69,84 +141,38 @@ async def rest_api(
         yield rest
 
 
-@attrs.frozen(kw_only=True)
-class Watching:
-    """The watching side of one exporter. Without REST (a session token) ``discovery`` and ``access`` are None."""
-
-    conversations: Conversations
-    supervisor: Supervisor
-    gate: FeedGate
-    discovery: Discovery | None
-    access: Access | None
-    watch_file: WatchFile | None
-
-    @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        credentials: Credentials,
-        conversations: Conversations,
-        *,
-        live: LiveSocket,
-        rest: RestApi | None,
-        clock: PhonicClock,
-        watch_limit: int,
-    ) -> "Watching":
-        """Connect the parts. ``watch_limit``: most conversations watched at once."""
-        access = _access(credentials, rest)
-        gate = FeedGate(
-            live.open,
-            access=access,
-            has_labels=lambda conversation_id: conversations.entry(conversation_id) is not None,
-        )
-        supervisor = Supervisor(
-            open_feed=gate.open,
-            sink=conversations,
-            records=Reconciler(rest.record, sink=conversations, rng=_jitter()) if rest else None,
-            limit=watch_limit,
-            now=clock.now,
-        )
-        return cls(
-            conversations=conversations,
-            supervisor=supervisor,
-            gate=gate,
-            discovery=_discovery(settings, rest, supervisor, conversations, clock),
-            access=access,
-            watch_file=_watch_file(settings, supervisor),
-        )
-
-    async def start(self, nursery: trio.Nursery, *, conversation_ids: tuple[str, ...]) -> None:
-        """Start all tasks in ``nursery``, then watch what the state file left unfinished and ``conversation_ids``.
-
-        A task that meets a defect of ours is counted and started again.
-        """
-        crashed = self.conversations.task_crashed
-        await nursery.start(self.supervisor.run)
-        nursery.start_soon(self._expire)
-        if self.access is not None:
-            nursery.start_soon(keep_running, Task.CREDENTIAL, self.access.run, crashed)
-        names = (self.discovery.projects_known, self.discovery.agents_known) if self.discovery else ()
-        nursery.start_soon(self.gate.wait_for_names, *names)
-        self._resume()
-        for conversation_id in conversation_ids:
-            self.supervisor.start(conversation_id, Requester.FLAG)
-        if self.watch_file is not None:
-            nursery.start_soon(keep_running, Task.WATCH_FILE, self.watch_file.run, crashed)
-        if self.discovery is not None:
-            nursery.start_soon(self.discovery.run)
-
-    def _resume(self) -> None:
-        """Go on with the conversations that the state file says are not finished."""
-        for conversation_id, has_ended in self.conversations.unfinished():
-            if has_ended:
-                self.supervisor.complete(conversation_id)
-            else:
-                self.supervisor.start(conversation_id, Requester.CHECKPOINT)
-
-    async def _expire(self) -> None:
-        while True:
-            await trio.sleep(EXPIRE_INTERVAL)
-            self.conversations.expire(is_followed=self.supervisor.is_watched)
+def _connected(
+    settings: Settings,
+    credentials: Credentials,
+    conversations: Conversations,
+    *,
+    live: LiveSocket,
+    rest: RestApi | None,
+    clock: PhonicClock,
+    watch_limit: int,
+) -> Workspace:
+    access = _access(credentials, rest)
+    gate = FeedGate(
+        live.open,
+        access=access,
+        has_labels=lambda conversation_id: conversations.entry(conversation_id) is not None,
+    )
+    supervisor = Supervisor(
+        open_feed=gate.open,
+        sink=conversations,
+        records=Reconciler(rest.record, sink=conversations, rng=_jitter()) if rest else None,
+        limit=watch_limit,
+        now=clock.now,
+    )
+    return Workspace(
+        conversations=conversations,
+        clock=clock,
+        supervisor=supervisor,
+        gate=gate,
+        rest=rest,
+        discovery=_discovery(settings, rest, supervisor, conversations, clock),
+        access=access,
+    )
 
 
 def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
@@ -178,12 +204,6 @@ def _discovery(
         only=settings.watch.project,
         now=clock.now,
     )
-
-
-def _watch_file(settings: Settings, supervisor: Supervisor) -> WatchFile | None:
-    if settings.watch.file is None:
-        return None
-    return WatchFile(settings.watch.file, supervisor, is_conversation_id=is_conversation_id, now=time.time)
 
 
 def _jitter() -> Random:
