@@ -98,6 +98,19 @@ NOTES: Final[Mapping[str, Note]] = {
         '[state]\nfile = "/var/lib/phonic-exporter/phonic-exporter.db"\n',
     ),
     "state.interval": Note(_SECONDS, "A scrape has its own write and does not wait for this one."),
+    "state.url": Note(
+        "URL, or empty",
+        "Instead of a state file. The other processes with the same URL share its shards.",
+        '[state]\nurl = "postgresql://exporter@db.internal/exporter"\n',
+    ),
+    "shard.count": Note(
+        "shards",
+        "Each needs a process; further ones stand by. All processes should have the same number: the one that "
+        "starts last decides.",
+    ),
+    "shard.lease": Note(
+        _SECONDS, "A short lease means a short gap when a process dies, and gives way in a short outage."
+    ),
     "history.conversations": Note(
         "conversations", "0 turns the memory off, and what was remembered is forgotten."
     ),
@@ -147,6 +160,11 @@ GROUPS: Final[Mapping[str, tuple[str, str]]] = {
         "Labels and their limits. The [series budget](operations.md#series) follows from them.",
     ),
     "state": ("State", "The file that makes counters go on after a restart."),
+    "shard": (
+        "Shards",
+        "How several processes share the conversations, with the state in PostgreSQL. See "
+        "[operations.md](operations.md).",
+    ),
     "history": (
         "History",
         "How many conversations that are over the pages show turn by turn. They are in the state file, less than "

@@ -359,6 +359,27 @@ EXPORTER: Final = {
     "phonic_exporter_checkpoint_size_bytes": Example(
         "Growth of the state file in a day, in bytes.", "delta(phonic_exporter_checkpoint_size_bytes[1d])"
     ),
+    "phonic_exporter_state_write_seconds": _experimental(
+        "Share of the writes of the last hour that took longer than 0.1 s.",
+        '1 - sum(rate(phonic_exporter_state_write_seconds_bucket{le="0.1"}[1h]))'
+        " / sum(rate(phonic_exporter_state_write_seconds_count[1h]))",
+    ),
+    "phonic_exporter_handover_timings_lost": _experimental(
+        "Answers of the last day whose latency nobody knows.",
+        "increase(phonic_exporter_handover_timings_lost_total[1d])",
+    ),
+    "phonic_exporter_shard_held": _experimental(
+        "Processes that stand by.", "count(phonic_exporter_shard_held == 0)"
+    ),
+    "phonic_exporter_shard_lease_epoch": _experimental(
+        "How often each shard was taken in the last day.", "changes(phonic_exporter_shard_lease_epoch[1d])"
+    ),
+    "phonic_exporter_shards": _experimental(
+        "Shards that nobody holds.", 'max(phonic_exporter_shards{state="unheld"})'
+    ),
+    "phonic_exporter_shard_lease_losses": _experimental(
+        "Leases lost in the last hour.", "sum by (reason) (increase(phonic_exporter_shard_lease_losses_total[1h]))"
+    ),
     "phonic_exporter_pages_committed": Example(
         "Exporters whose pages show more than the state file holds.", "phonic_exporter_pages_committed == 0"
     ),

@@ -14,6 +14,7 @@ _OPEN_LABELS = {
     "agent": "name of the agent",
     "agent_id": "Phonic's id of the agent",
     "conversation_id": "Phonic's id of the conversation",
+    "shard": "number of the shard",
     "tool": "name of the tool, `unknown` where the record lacks it",
     "version": "version of the exporter",
     "pythonversion": "version of Python",

@@ -28,7 +28,7 @@ from .enums import FeedError, IntelligenceLevel, Lost, Origin, Reset, UnknownWor
 from .feed_counters import FeedCounters
 from .metrics import catalog
 from .metrics.agents import Agent, Agents
-from .metrics.series import Sample, labels_text
+from .metrics.series import Sample, with_shard
 from .metrics.store import Frozen, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
 from .state.blob import UnreadableBlob
@@ -135,9 +135,9 @@ class Conversations(FeedCounters):
             entry = self._add_entry(
                 conversation_id, record.conversation if record else Conversation(conversation_id)
             )
-        progress, increments = ending.finish(
-            entry.progress, End(record=record, lost=lost), objective=self._objective
-        )
+            entry.is_current = False
+        end = End(record=record, lost=lost, is_followed=entry.is_current)
+        progress, increments = ending.finish(entry.progress, end, objective=self._objective)
         self.store.apply(entry.label_set, increments, conversation_id=conversation_id, at=self._now())
         self._remember_end(entry, progress, record, lost)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
@@ -148,6 +148,10 @@ class Conversations(FeedCounters):
         elif not self.is_finished(conversation_id):
             self.store.count(catalog.CONVERSATIONS_LOST, Lost.NOT_FOUND)
             self._not_found[conversation_id] = self._now() + retention.NOT_FOUND
+            self._unsaved.forget(conversation_id)
+
+    def dismiss(self, conversation_id: str) -> None:
+        self._unsaved.forget(conversation_id)
 
     def is_finished(self, conversation_id: str) -> bool:
         return conversation_id in self._not_found or hash_of(conversation_id) in self._ended
@@ -243,12 +247,12 @@ class Conversations(FeedCounters):
 
     def live_counts(self) -> list[Sample]:
         """Samples of `phonic_conversations_live`, one for every label set."""
-        names = self.store.limits.names
+        names, shard = self.store.limits.names, self.store.limits.shard
         counts = dict.fromkeys((each.values for each in self.store.label_sets), 0)
         for entry in self._entries.values():
             if entry.is_live:
                 counts[entry.label_set.values] += 1
-        return [(labels_text(names, values), count) for values, count in counts.items()]
+        return [(with_shard(shard, names, values), count) for values, count in counts.items()]
 
     def agents(self) -> Iterable[tuple[Agent, float]]:
         """Rows of `phonic_agent_info`, within the limit on values of a label."""

@@ -9,7 +9,7 @@ from .counting.seen import seen_turns
 from .counting.turns import CallState, SeenCall
 from .enums import ERROR_ENDINGS, EndedBy, Lost
 from .metrics import catalog
-from .metrics.series import labels_text
+from .metrics.series import with_shard
 from .metrics.store import LabelSet, MetricStore
 from .state import blob
 from .state.blob import SavedEntry
@@ -20,8 +20,8 @@ from .state.history import Remembered
 class Entry:
     """A conversation between its first snapshot (or record) and its end. Its labels never change.
 
-    ``is_live``: it counts as live now. ``is_current``: its connection was not lost since the latest snapshot.
-    ``updated_at``: Unix time of the latest snapshot.
+    ``is_live``: it counts as live now. ``is_current``: this process had its latest snapshot, and its connection
+    was not lost since. ``updated_at``: Unix time of the latest snapshot.
     """
 
     conversation_id: str
@@ -35,13 +35,14 @@ class Entry:
     has_ended: bool = False
     is_current: bool = True
     updated_at: float = 0.0
+    shard: str = ""
     live_text: str = ""
     info_text: str = ""
 
     def __attrs_post_init__(self) -> None:
-        self.live_text = labels_text(("conversation_id",), (self.conversation_id,))
-        self.info_text = labels_text(
-            catalog.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
+        self.live_text = with_shard(self.shard, ("conversation_id",), (self.conversation_id,))
+        self.info_text = with_shard(
+            self.shard, catalog.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
         )
 
     def moment(self) -> "Moment":
@@ -62,6 +63,7 @@ def new_entry(conversation_id: str, labels: dict[str, str], store: MetricStore) 
         labels["agent"],
         labels["origin"],
         labels,
+        shard=store.limits.shard,
     )
 
 
@@ -138,5 +140,7 @@ def decode(conversation_id: str, encoded: bytes, store: MetricStore, *, now: flo
         saved.labels,
         progress=saved.progress,
         has_ended=saved.has_ended,
+        is_current=False,
         updated_at=now if saved.updated_at is None else saved.updated_at,
+        shard=store.limits.shard,
     )

@@ -283,6 +283,22 @@ class Reset(StrEnum):
     CORRUPT = "corrupt"
 
 
+class LeaseLoss(StrEnum):
+    """How a process lost the lease on its shard."""
+
+    EXPIRED = "expired"
+    TAKEN = "taken"
+
+
+class ShardState(StrEnum):
+    """Who has a shard. ``DRAINED``: it takes no new conversations and has none left."""
+
+    HELD = "held"
+    UNHELD = "unheld"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
 class ReloadedFile(StrEnum):
     """Files that are read again when they change."""
 

@@ -3,13 +3,14 @@
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Protocol
 
 from . import __version__
 from .conversations import Conversations
 from .counting.labels import OTHER, label_value
-from .enums import ReloadedFile
+from .enums import ReloadedFile, ShardState
 from .metrics import catalog
-from .metrics.catalog import CATALOG, Family, Scope
+from .metrics.catalog import CATALOG, Family, Kind, Scope
 from .metrics.loop_lag import LoopLag
 from .metrics.page import GaugeReader, Rows, one, rows
 from .metrics.publisher import Publisher
@@ -26,6 +27,18 @@ from .web.reload import ReloadedConfig
 Gauges = Mapping[Family, GaugeReader]
 
 
+class ShardView(Protocol):
+    """What the gauges show of the shards. ``held``: name and epoch of the one that this process holds."""
+
+    @property
+    def held(self) -> tuple[str, int] | None: ...
+
+    @property
+    def counts(self) -> Mapping[ShardState, int]:
+        """Shards by state; empty until PostgreSQL has told them."""
+        ...
+
+
 def gauges(
     *,
     conversations: Conversations,
@@ -40,6 +53,7 @@ def gauges(
     web_config: ReloadedConfig | None,
     slo_response: float,
     loop_lag: LoopLag,
+    shards: ShardView | None = None,
 ) -> Gauges:
     """The readers of all gauges of the catalog, except the one of the page itself.
 
@@ -48,18 +62,16 @@ def gauges(
     live = partial(_live, conversations)
     return dict(
         (
-            rows(catalog.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
+            *_process(slo_response, loop_lag, shards),
             (catalog.CONVERSATIONS_LIVE, conversations.live_counts),
             rows(catalog.AGENT_INFO, conversations.agents),
-            one(catalog.SLO_RESPONSE, lambda: slo_response),
             one(catalog.LABEL_SETS, lambda: float(len(conversations.store.label_sets))),
             rows(catalog.WATCHERS, supervisor.states),
-            one(catalog.EVENT_LOOP_LAG, loop_lag.largest),
             *((family, live) for family in CATALOG if family.scope is Scope.LIVE),
             *_upstream(rest, discovery, label_limit=conversations.store.limits.values),
             *_requests(rest, clock),
             *_state_file(keeper),
-            one(catalog.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalog.PAGES_COMMITTED, lambda: _float(publisher.is_committed)),
             one(catalog.COMMIT_WAIT, lambda: publisher.wait),
             one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_back_count)),
             one(catalog.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
@@ -69,6 +81,31 @@ def gauges(
 
 
 _Readers = list[tuple[Family, GaugeReader]]
+
+
+def of_a_standby(slo_response: float, loop_lag: LoopLag, shards: ShardView) -> Gauges:
+    """The readers of all gauges in a process that holds no shard: those of shards and conversations are absent."""
+    absent: Gauges = {family: tuple for family in CATALOG if family.kind is Kind.GAUGE}
+    return {**absent, **dict(_process(slo_response, loop_lag, shards))}
+
+
+def _process(slo_response: float, loop_lag: LoopLag, shards: ShardView | None) -> _Readers:
+    def held() -> Rows:
+        return [] if shards is None or shards.held is None else [((shards.held[0],), float(shards.held[1]))]
+
+    def states() -> Rows:
+        counts = shards.counts if shards else {}
+        listed = (ShardState.HELD, ShardState.UNHELD, ShardState.DRAINING) if counts else ()
+        return [((state.value,), float(counts.get(state, 0))) for state in listed]
+
+    return [
+        rows(catalog.BUILD_INFO, lambda: [((__version__, platform.python_version()), 1.0)]),
+        one(catalog.SLO_RESPONSE, lambda: slo_response),
+        one(catalog.EVENT_LOOP_LAG, loop_lag.largest),
+        one(catalog.SHARD_HELD, lambda: None if shards is None else float(shards.held is not None)),
+        rows(catalog.SHARD_EPOCH, held),
+        rows(catalog.SHARDS, states),
+    ]
 
 
 def _live(conversations: Conversations) -> Mapping[Family, Column]:
@@ -142,11 +179,11 @@ def _requests(rest: RestApi | None, clock: PhonicClock) -> _Readers:
 def _state_file(keeper: StateKeeper | None) -> _Readers:
     return [
         one(catalog.CHECKPOINT_LAST_SUCCESS, lambda: keeper.last_success if keeper else None),
-        one(catalog.CHECKPOINT_SIZE, lambda: float(keeper.size_bytes) if keeper else None),
+        one(catalog.CHECKPOINT_SIZE, lambda: _float(keeper.size_bytes) if keeper else None),
     ]
 
 
-def _number(value: bool | None) -> float | None:
+def _float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 

@@ -105,7 +105,8 @@ class People:
         if self.state.last_success is None:
             return Part(name=name, is_well=False, text="not written yet")
         ago = max(0.0, self.now() - self.state.last_success)
-        text = f"written {ago:.0f} s ago, {self.state.size_bytes / 1e6:.1f} MB"
+        size = self.state.size_bytes
+        text = f"written {ago:.0f} s ago" + ("" if size is None else f", {size / 1e6:.1f} MB")
         return Part(name=name, is_well=ago < 60, text=text)
 
     def _clock(self) -> Part:

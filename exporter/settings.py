@@ -46,6 +46,8 @@ _BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "metrics.per-conversation-limit": (0, 1_000_000),
     "metrics.hold-new-series": (0, 3600),
     "state.interval": (0.01, 3600),
+    "shard.count": (1, 1000),
+    "shard.lease": (0.5, 300),
     "history.conversations": (0, 1_000_000),
     "history.hours": (0.01, 24 * 366),
     "web.max-requests": (0, 1_000_000),
@@ -178,7 +180,26 @@ class StateSettings:
             "shown": "$STATE_DIRECTORY/phonic-exporter.db, else the platform's state folder",
         },
     )
-    interval: float = _setting(1.0, "Longest time in seconds between a change and its commit to the state file.")
+    interval: float = _setting(1.0, "Longest time in seconds between a change and its commit to the state.")
+    url: str = _setting(
+        "",
+        "Keep the state in PostgreSQL instead, for a standby or several processes: "
+        "postgresql://USER@HOST:PORT/DATABASE. Needs the extra postgres.",
+    )
+    password_file: OptionalPath = _setting(
+        None, "File with the password for --state.url; read again at each connection."
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ShardSettings:
+    count: int = _setting(
+        1,
+        "Number of shards that share the conversations, with --state.url; a shard beyond it takes no new ones.",
+    )
+    lease: float = _setting(
+        5.0, "Seconds after which another process takes the shard of one that no longer writes; with --state.url."
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -234,6 +255,7 @@ class Settings:
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     state: StateSettings = attrs.field(factory=StateSettings)
+    shard: ShardSettings = ShardSettings()
     history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
@@ -247,6 +269,7 @@ class DemoSettings:
     watch: WatchSettings = WatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     state: StateSettings = attrs.field(factory=StateSettings)
+    shard: ShardSettings = ShardSettings()
     history: HistorySettings = HistorySettings()
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
@@ -350,13 +373,15 @@ def describe(settings: Settings) -> dict[str, object]:
     described = {key: value for key, _, _, value in _walk(settings, "")}
     described["phonic.base-url"] = _masked(settings.phonic.base_url)
     described["web.external-url"] = _masked(settings.web.external_url)
+    described["state.url"] = _masked(settings.state.url)
     return {key: str(value) if isinstance(value, Path) else value for key, value in described.items()}
 
 
 def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
     """Fill in the settings that depend on the credential.
 
-    Discovery is on if requested, or by default with an API key. The base URL is normalised.
+    Discovery is on if requested, or by default with an API key. The base URL is normalised. With a state URL there
+    is no default state file.
 
     Raises: ConfigError if discovery was requested without an API key.
     """
@@ -365,8 +390,12 @@ def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
         raise ConfigError("--watch.discover", "needs an API key; a session token cannot list conversations")
     if discover is None:
         discover = has_api_key
+    state = settings.state
+    if state.url and state.file == default_state_file():
+        state = attrs.evolve(state, file=None)
     return attrs.evolve(
         settings,
+        state=state,
         phonic=attrs.evolve(settings.phonic, base_url=normalised(settings.phonic.base_url)),
         watch=attrs.evolve(settings.watch, discover=discover),
     )
@@ -389,6 +418,7 @@ def for_demo(settings: DemoSettings) -> Settings:
         watch=attrs.evolve(settings.watch, discover=settings.watch.discover is not False),
         metrics=metrics,
         state=state,
+        shard=settings.shard,
         history=settings.history,
         web=settings.web,
         log=settings.log,
@@ -427,6 +457,7 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("--phonic.base-url", url)
     yield from _wrong_watch(settings)
     yield from _wrong_metrics(settings.metrics)
+    yield from _wrong_state(settings)
     if settings.state.file == _NOWHERE:
         yield ConfigError(
             "--state.file",
@@ -444,6 +475,28 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
         yield ConfigError("--web.external-url", external)
     if not _PREFIX.fullmatch(settings.web.route_prefix):
         yield ConfigError("--web.route-prefix", "must be like /phonic: segments of letters, digits and ._~-")
+
+
+def _wrong_state(settings: Settings) -> Iterator[ConfigError]:
+    state = settings.state
+    if not state.url:
+        if settings.shard != ShardSettings():
+            yield ConfigError("--shard.count", "shards need --state.url")
+        if state.password_file is not None:
+            yield ConfigError("--state.password-file", "is for --state.url, which is not set")
+        return
+    try:
+        url = urlsplit(state.url)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        yield ConfigError("--state.url", "is not a URL")
+        return
+    if url.scheme not in ("postgresql", "postgres") or not (host or url.query) or re.search(r"\s", state.url):
+        yield ConfigError("--state.url", "must be postgresql://USER@HOST:PORT/DATABASE")
+    if url.password is not None or "password=" in url.query:
+        yield ConfigError("--state.url", "must not hold a password; give it with --state.password-file")
+    if state.file is not None:
+        yield ConfigError("--state.url", "excludes --state.file")
 
 
 def route_prefix(web: WebSettings) -> str:

@@ -182,6 +182,9 @@ class RecordingSink:
     def forget(self, conversation_id: str) -> None:
         self.recorded.append(SinkCall("forget", conversation_id))
 
+    def dismiss(self, conversation_id: str) -> None:
+        self.recorded.append(SinkCall("dismiss", conversation_id))
+
     def is_finished(self, conversation_id: str) -> bool:
         return conversation_id in self._finished
 

@@ -268,6 +268,9 @@ class Expected:
             self._ending(history, seen, newest, calls, record=record)
         if lost:
             self.counts["phonic_exporter_conversations_lost_total", (lost,)] += 1
+        if seen is None:
+            missed = sum(turn.role == "assistant" for turn in turns[: newest + 1])
+            self.counts["phonic_exporter_handover_timings_lost_total", ()] += missed
 
     def _parts(self, history: History, seen: Stage | None, at: int, gap: float, *, finished: bool) -> None:
         """What follows from the response of turn ``at``, of a conversation that was watched."""

@@ -35,11 +35,12 @@ class End:
     """What is known of an ended conversation.
 
     ``record``: its REST record, None if there is none. ``lost``: why its timings were never seen; None if it was
-    watched.
+    watched. ``is_followed``: whether its feed was followed to the end, so that no timings were missed.
     """
 
     record: Snapshot | None
     lost: Lost | None = None
+    is_followed: bool = True
 
 
 @attrs.frozen
@@ -120,6 +121,8 @@ def finish(progress: Progress, end: End, *, objective: float = OBJECTIVE) -> tup
             increments += _reported_latencies(record, objective)
     if end.lost is not None:
         increments.append(((Measure.LOST, end.lost), 1))
+    if not end.is_followed:
+        increments += _timings_lost(progress)
     return progress, increments
 
 
@@ -138,6 +141,15 @@ def _the_end(progress: Progress, word: EndedBy) -> list[Increment]:
         increments.append(((Measure.CONVERSATION_DURATION,), progress.duration_ms / 1000))
     increments.append(((Measure.CONVERSATION_TURNS,), len(progress.turns)))
     return increments
+
+
+def _timings_lost(progress: Progress) -> list[Increment]:
+    """The answers whose timings nobody saw; a record has none."""
+    count = sum(
+        role_of(turn) is Role.ASSISTANT and not turn[0] & SILENT_FLAG and turn[1] is None
+        for turn in progress.turns.values()
+    )
+    return [((Measure.TIMINGS_LOST,), count)] if count else []
 
 
 def _hangup_wait(progress: Progress) -> list[Increment]:

@@ -24,6 +24,7 @@ class Measure(StrEnum):
     GREETING = "greeting"  # seconds
     HANGUP_WAIT = "hang-up wait"  # seconds
     LOST = "lost"  # Lost
+    TIMINGS_LOST = "timings lost"  # turns
 
     # Turns
     TURN = "turn"  # Role

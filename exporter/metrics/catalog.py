@@ -24,6 +24,7 @@ from ..enums import (
     FeedError,
     Field,
     Invalid,
+    LeaseLoss,
     Lost,
     MessageType,
     Reconciled,
@@ -33,6 +34,7 @@ from ..enums import (
     Reset,
     RestError,
     Role,
+    ShardState,
     Skipped,
     Stage,
     Task,
@@ -52,6 +54,8 @@ TURN_DURATION_BUCKETS = (0.25, 0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120)
 CONVERSATION_DURATION_BUCKETS = (5, 10, 30, 60, 120, 180, 300, 600, 900, 1200, 1800, 2700, 3600, 7200)
 # From a normal reply to the timeouts.
 REQUEST_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+# A write to a local disk takes milliseconds; the lease of a shard is a few seconds.
+WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 TURNS_BUCKETS = (1, 2, 3, 5, 8, 13, 20, 30, 50, 80, 130, 200)
 
 
@@ -650,6 +654,47 @@ CHECKPOINT_RESETS = _counter(
     "state file, at start",
     reason=_words(Reset),
 )
+STATE_WRITE = Family(
+    name="phonic_exporter_state_write_seconds",
+    kind=Kind.HISTOGRAM,
+    scope=Scope.PROCESS,
+    help="Duration of writes of the state file, or of the state in PostgreSQL, in seconds; failed ones too.",
+    derived="state",
+    buckets=WRITE_BUCKETS,
+)
+HANDOVER_TIMINGS_LOST = _counter(
+    Scope.COUNTED,
+    "handover_timings_lost",
+    "Assistant turns of ended conversations whose timings were never seen, because no process followed the "
+    "conversation when they were sent: around a restart or a take-over, or while the connection was lost.",
+    "assistant turns without timings at the end of a conversation whose feed was not followed to its end",
+    measure=Measure.TIMINGS_LOST,
+)
+SHARD_HELD = _gauge(
+    "phonic_exporter_shard_held",
+    "1 if this process holds a shard, 0 if it stands by; absent without --state.url.",
+    "lease of the shard",
+)
+SHARD_EPOCH = _gauge(
+    "phonic_exporter_shard_lease_epoch",
+    "How often the shard that this process holds has been taken; absent while it holds none.",
+    "lease of the shard",
+    "shard",
+)
+SHARDS = _gauge(
+    "phonic_exporter_shards",
+    "Shards by state, as PostgreSQL tells every process; absent without --state.url.",
+    "leases of all shards",
+    "state",
+)
+LEASE_LOSSES = _counter(
+    Scope.PROCESS,
+    "shard_lease_losses",
+    "Leases lost: expired because no write succeeded in time (the shard's metrics are hidden until one does), or "
+    "taken by another process.",
+    "writes of the state in PostgreSQL",
+    reason=_words(LeaseLoss),
+)
 CHECKPOINT_SIZE = _gauge("phonic_exporter_checkpoint_size_bytes", "Size of the state file in bytes.", "state file")
 PAGES_COMMITTED = _gauge(
     "phonic_exporter_pages_committed",
@@ -706,6 +751,7 @@ STATE_VALUES: dict[str, tuple[str, ...]] = {
     WATCHERS.name: _words(WatcherState),
     RELOAD_SUCCESSFUL.name: _words(ReloadedFile),
     RELOAD_TIMESTAMP.name: _words(ReloadedFile),
+    SHARDS.name: (ShardState.HELD.value, ShardState.UNHELD.value, ShardState.DRAINING.value),
 }
 
 

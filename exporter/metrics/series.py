@@ -33,6 +33,11 @@ def labels_text(names: Sequence[str], values: Sequence[str]) -> str:
     return "{" + ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in pairs) + "}"
 
 
+def with_shard(shard: str, names: Sequence[str], values: Sequence[str]) -> str:
+    """`labels_text`, with the label ``shard`` unless that is empty."""
+    return labels_text(("shard", *names), (shard, *values)) if shard else labels_text(names, values)
+
+
 def count_text(count: int) -> str:
     """`number_text` of an integer from 0. The texts of small ones, which most are, are cached."""
     return _SMALL[count] if count < len(_SMALL) else number_text(count)
@@ -55,13 +60,13 @@ class Counter:
 
     __slots__ = ("family", "is_held_back", "labels", "prefix", "shown", "total")
 
-    def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
+    def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...], *, shard: str = "") -> None:
         self.family = family
         self.labels = labels
         self.total: int = 0
         self.shown: int = 0
         self.is_held_back = False
-        self.prefix = f"{family.sample_name}{labels_text(names, labels)} "
+        self.prefix = f"{family.sample_name}{with_shard(shard, names, labels)} "
 
     def add(self, amount: int) -> None:
         self.total += amount
@@ -96,7 +101,7 @@ class Histogram:
         "nanos", "shown", "sum_prefix",
     )  # fmt: skip
 
-    def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...]) -> None:
+    def __init__(self, family: Family, names: Sequence[str], labels: tuple[str, ...], *, shard: str = "") -> None:
         self.family = family
         self.labels = labels
         self.bounds = family.buckets
@@ -105,11 +110,11 @@ class Histogram:
         self.exemplars: list[Exemplar | None] = [None] * len(self.counts)
         self.shown: HistogramNumbers = self.freeze()
         self.is_held_back = False
-        own = labels_text(names, labels)
+        own = with_shard(shard, names, labels)
         self.count_prefix = f"{family.name}_count{own} "
         self.sum_prefix = f"{family.name}_sum{own} "
         self.bucket_prefixes = [
-            f"{family.name}_bucket{labels_text((*names, 'le'), (*labels, number_text(bound)))} "
+            f"{family.name}_bucket{with_shard(shard, (*names, 'le'), (*labels, number_text(bound)))} "
             for bound in (*self.bounds, inf)
         ]
 

@@ -65,12 +65,16 @@ EXPECTED_HOLD = 5.0  # seconds
 
 @attrs.frozen(kw_only=True)
 class LabelLimits:
-    """The labels of conversations, and the most values of each label, the most label sets and the most tools."""
+    """The labels of conversations, and the most values of each label, the most label sets and the most tools.
+
+    ``shard``: value of the label ``shard`` of all series but those of the process; empty for no such label.
+    """
 
     names: tuple[str, ...] = ("project", "agent")
     values: int = 100
     sets: int = 200
     tools: int = 50
+    shard: str = ""
 
 
 @attrs.frozen(eq=False)
@@ -129,8 +133,11 @@ class Frozen:
 class MetricStore:
     """The series of all counters and histograms of the catalog."""
 
-    def __init__(self, limits: LabelLimits, *, hold: float = 0.0) -> None:
-        """``hold`` is ``--metrics.hold-new-series`` in seconds; with 0 no series is held back."""
+    def __init__(self, limits: LabelLimits, *, hold: float = 0.0, earlier: "MetricStore | None" = None) -> None:
+        """``hold`` is ``--metrics.hold-new-series`` in seconds; with 0 no series is held back.
+
+        ``earlier``: the previous store of this process; families of `Scope.PROCESS` go on in the new one.
+        """
         self.limits = limits
         self._hold = hold
         self._groups: dict[tuple[str, tuple[str, ...]], _HeldGroup] = {}
@@ -147,7 +154,9 @@ class MetricStore:
         self._tools: set[str] = set()
         self._changed: set[Series] = set()
         for family in CATALOG:
-            if _is_accumulated(family) and family.scope is not Scope.CONVERSATIONS:
+            if earlier is not None and _is_accumulated(family) and family.scope is Scope.PROCESS:
+                self._series[family.name] = earlier._series[family.name]
+            elif _is_accumulated(family) and family.scope is not Scope.CONVERSATIONS:
                 created = [self._new(family, own) for own in product(*family.values)]
                 if family.scope is Scope.COUNTED:
                     self._hold_back(HeldBack(family.name, (), is_expected=True), created)
@@ -319,7 +328,8 @@ class MetricStore:
     def _new(self, family: Family, labels: tuple[str, ...]) -> Series:
         names = family.label_names(self.limits.names)
         kind = Histogram if family.kind is Kind.HISTOGRAM else Counter
-        series = self._series[family.name][labels] = kind(family, names, labels)
+        shard = "" if family.scope is Scope.PROCESS else self.limits.shard
+        series = self._series[family.name][labels] = kind(family, names, labels, shard=shard)
         return series
 
     # --- new series

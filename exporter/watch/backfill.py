@@ -155,3 +155,5 @@ class Backfill:
         self._sink.reconciled(result)
         if decision.counts:
             self._sink.finish(conversation_id, record, decision.lost)
+        else:
+            self._sink.dismiss(conversation_id)

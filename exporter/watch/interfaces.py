@@ -118,6 +118,9 @@ class Sink(Protocol):
     def forget(self, conversation_id: str) -> None:
         """Neither the live feed nor REST knows the conversation: count its end as unknown if it was ever seen."""
 
+    def dismiss(self, conversation_id: str) -> None:
+        """The end of the conversation is history and is not counted."""
+
     def is_finished(self, conversation_id: str) -> bool:
         """Whether `finish` was called for the conversation within the last 24 h (semantics 9)."""
 

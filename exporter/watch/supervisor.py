@@ -379,4 +379,5 @@ class Supervisor:
         if decision.counts:
             self._sink.finish(conversation_id, record, decision.lost)
         else:
+            self._sink.dismiss(conversation_id)
             log.info("conversation is history", conversation=conversation_id)

@@ -185,17 +185,23 @@ def test_installed_command_is_the_program_of_this_version() -> None:
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "exporter.__version__"}
 
 
+def needed() -> list[str]:
+    """Requirements of the program, with those of the extra that it runs with."""
+    project = PROJECT["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["postgres"]]
+
+
 def test_every_dependency_has_a_lowest_version() -> None:
-    for requirement in PROJECT["project"]["dependencies"]:
-        assert re.match(r"[\w-]+>=\d", requirement), requirement
+    for requirement in needed():
+        assert re.match(r"[\w-]+(\[\w+\])?>=\d", requirement), requirement
 
 
 def test_lowest_versions_that_are_tested_are_those_that_are_allowed() -> None:
     lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
     tested = dict(line.split("==") for line in lines if not line.startswith("#"))
-    allowed = (re.fullmatch(r"([\w-]+)>=([\d.]+)(,<[\d.]+)?", each) for each in PROJECT["project"]["dependencies"])
+    allowed = (re.fullmatch(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)(,<[\d.]+)?", each) for each in needed())
     assert tested == {found[1]: found[2] for found in allowed if found}
-    assert len(tested) == len(PROJECT["project"]["dependencies"])
+    assert len(tested) == len(needed())
 
 
 def test_image_runs_the_program_itself_without_root_and_checks_its_health() -> None:

@@ -53,6 +53,8 @@ CONTRACT = """
     phonic_conversation_hangup_wait_seconds phonic_conversation_greeting_seconds phonic_turn_end_of_turn_seconds
     phonic_slow_turns_total phonic_turn_tool_response_seconds phonic_tool_calls_completed_total
     phonic_tool_calls_failed_total phonic_turn_barge_ins_total phonic_turn_user_response_seconds
+    phonic_exporter_state_write_seconds phonic_exporter_handover_timings_lost_total phonic_exporter_shard_held
+    phonic_exporter_shard_lease_epoch phonic_exporter_shards phonic_exporter_shard_lease_losses_total
 """.split()
 CONTRACT_LABELS = {
     "phonic_conversations_ended_total": ("L", "ended_by"),
@@ -89,6 +91,7 @@ CONTRACT_BUCKETS = {
     "phonic_turn_user_response_seconds": _RESPONSE_BUCKETS,
     "phonic_turn_end_of_turn_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",
     "phonic_exporter_request_duration_seconds": "0.05 0.1 0.2 0.5 1 2 5 10 20 60",
+    "phonic_exporter_state_write_seconds": "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1 2.5 5 10",
     "phonic_turn_response_seconds": _RESPONSE_BUCKETS,
     "phonic_turn_model_generation_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",
     "phonic_turn_first_audio_seconds": "0.05 0.1 0.15 0.2 0.25 0.3 0.4 0.5 0.6 0.8 1 1.5 2 3 5 10",
