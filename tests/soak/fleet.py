@@ -186,7 +186,7 @@ async def fleet(count: int, launch: Launch, folder: Path) -> AsyncIterator[list[
 
 @attrs.frozen
 class Row:
-    """What the engine says of a shard. ``pid``: of its holder, 0 without one."""
+    """What the engine says of a shard. ``pid``: of the process whose lease has not run out, 0 without one."""
 
     shard: str
     epoch: int
@@ -242,7 +242,10 @@ class Watch:
 
 
 def _rows(connection: "psycopg.Connection[Any]") -> list[Row]:
-    found = connection.execute("SELECT shard, epoch, holder, is_drained FROM phonic_shard ORDER BY shard")
+    found = connection.execute(
+        "SELECT shard, epoch, CASE WHEN lease_until > clock_timestamp() THEN holder ELSE '' END, is_drained"
+        " FROM phonic_shard ORDER BY shard"
+    )
     return [
         Row(str(shard), epoch, int(holder.split(":")[-2]) if holder else 0, is_drained)
         for shard, epoch, holder, is_drained in found

@@ -268,7 +268,7 @@ class _Story:
 
     async def _strike(self, trouble: Trouble, nursery: trio.Nursery) -> None:
         """Choose a process, and let the trouble begin; it ends by itself."""
-        shards = sum(not row.is_drained for row in self._watch.rows.values())
+        shards = sum(not row.is_drained or row.pid > 0 for row in self._watch.rows.values())
         await until(
             lambda: sum(member.is_well for member in self._members) > shards,
             "a process can be spared",
@@ -501,6 +501,10 @@ class _Seen:
                 f"count by (shard, instance) (last_over_time({name}{{shard!=''}}[{_WINDOW}]))"
             ):
                 instances[labels["shard"]].add(labels["instance"])
+        wrong += [
+            f"shard {labels['shard']} was shown by an earlier holder after a later one had shown it"
+            for labels, _ in self._ask(f"resets(phonic_exporter_shard_lease_epoch[{_WINDOW}]) > 0")
+        ]
         wrong += [
             f"shard {shard} has the instances {sorted(found)}"
             for shard, found in sorted(instances.items())
