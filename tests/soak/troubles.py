@@ -36,7 +36,7 @@ _LASTS: Final = {
     Kind.PARTITION_API: (0.5, 2.5),
     Kind.CRASH_ENGINE: (0.1, 1.4),
 }
-_WAYS: Final = (State.CUT, State.HOLDS, State.HOLDS_REPLIES)
+_WAYS: Final = (State.CUT, State.HOLDS, State.HOLDS_REPLIES, State.HOLDS_OPEN)
 
 
 @attrs.frozen(kw_only=True)
