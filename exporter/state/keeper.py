@@ -171,6 +171,10 @@ class StateKeeper:
         """Whether pages may show what the storage holds: no other process can have taken the shard."""
         return self._storage.is_ours
 
+    def holds_all(self) -> None:
+        """The storage holds exactly what was taken over: write only what changes."""
+        self._needs_everything = False
+
     def write_everything(self) -> None:
         """Make the next write replace everything in the file, because not all of it was taken over."""
         self._needs_everything = True

@@ -43,11 +43,11 @@ import msgspec
 import psycopg
 
 from ..counting import retention
-from ..enums import ShardState
+from ..enums import ShardState, Word
 from . import statements
 from .history import Remembered
 from .rows import Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedSeries
-from .storage import Assigned, Fenced, Unusable, Word
+from .storage import Assigned, Fenced, Unusable
 
 FORMAT: Final = 1
 """Of what a holder writes. A process does not take a shard with a higher one, which a later release wrote."""

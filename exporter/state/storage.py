@@ -4,11 +4,11 @@ All methods of a `Storage` block; the keeper calls them in one thread, but for `
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Protocol
 
 import attrs
 
+from ..enums import Word
 from .history import Remembered
 from .rows import Changes
 
@@ -26,17 +26,6 @@ class Lost(Exception):
 
 class Fenced(Exception):
     """Another process has taken the shard. Nothing was written, and nothing more can be."""
-
-
-class Word(IntEnum):
-    """What is known of a conversation that is offered to the shards. A higher word replaces a lower one.
-
-    ``LIVE``: it was seen without an end. ``CHECK``: its record tells whether it is over. ``ENDED``: it is over.
-    """
-
-    LIVE = 0
-    CHECK = 1
-    ENDED = 2
 
 
 @attrs.frozen

@@ -46,27 +46,26 @@ PARTS: dict[str, set[str]] = {
     "simulator": {"errors", "recording.file"},
     # At the top: how it all fits.
     "settings": {"counting", "errors", "metrics.catalog", "phonic", "phonic.wire"},
-    "gauges": {
-        "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
-        "web",
-    },
     "shutdown": {"signals"},
     "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
     "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
-    "watching": {
-        "conversations", "enums", "metrics.catalog", "phonic", "phonic.wire", "settings", "watch",
+    "watching": {"conversations", "enums", "metrics.catalog", "phonic", "settings", "watch"},
+    "workspaces": {"conversations", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
+    "gauges": {
+        "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
+        "watching", "web", "workspaces",
     },
     "api": {
         "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings", "watch",
-        "web",
+        "web", "workspaces",
     },
     "people": {
-        "conversations", "counting", "entry", "metrics", "metrics.catalog", "phonic", "state", "state.history",
-        "watch", "web",
+        "conversations", "counting", "entry", "metrics", "metrics.catalog", "state", "state.history", "watch",
+        "watching", "web", "workspaces",
     },
     "app": {
         "__init__", "api", "conversations", "enums", "filelimit", "gauges", "metrics", "metrics.catalog", "phonic",
-        "people", "settings", "shutdown", "state", "state.rows", "watching", "web",
+        "people", "settings", "shutdown", "state", "state.rows", "web", "workspaces",
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "completion": set(),
@@ -132,6 +131,7 @@ LIBRARIES: dict[str, set[str]] = {
         "recording.",
         "shutdown",
         "watching",
+        "workspaces",
         "state.keeper",
         "metrics.publisher",
         "metrics.loop_lag",
