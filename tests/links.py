@@ -26,6 +26,12 @@ class State(Enum):
     """Connections stay open, new ones are accepted, but nothing arrives in either direction."""
     HOLDS_REPLIES = "holds replies"
     """What clients send arrives, but nothing comes back."""
+    HOLDS_OPEN = "holds open ones"
+    """As `HOLDS` for connections that are open now; new ones pass."""
+
+
+_HOLDING_REQUESTS = (State.HOLDS, State.HOLDS_OPEN)
+_HOLDING_REPLIES = (*_HOLDING_REQUESTS, State.HOLDS_REPLIES)
 
 
 @attrs.define(eq=False)
@@ -36,15 +42,23 @@ class Link:
     _to: int
     _state: State = State.PASSES
     _changed: trio.Event = attrs.field(factory=trio.Event)
+    _changes: int = 0
+    _served: int = 0
     _open: set[trio.SocketStream] = attrs.field(factory=set)
 
     @property
     def state(self) -> State:
         return self._state
 
+    @property
+    def connections(self) -> int:
+        """How many connections one side or both have not closed yet."""
+        return self._served
+
     async def become(self, state: State) -> None:
         """Change what happens to connections from now on, those that are open included."""
         self._state = state
+        self._changes += 1
         self._changed.set()
         self._changed = trio.Event()
         if state is State.CUT:
@@ -53,32 +67,45 @@ class Link:
 
     async def handle(self, client: trio.SocketStream) -> None:
         """Serve one connection until both sides have closed it, or the link is cut."""
+        born = self._changes
+        self._served += 1
+        try:
+            await self._serve(client, born)
+        finally:
+            self._served -= 1
+
+    async def _serve(self, client: trio.SocketStream, born: int) -> None:
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             async with self._kept(client):
-                await self._passable(State.HOLDS)
+                await self._passable(born, _HOLDING_REQUESTS)
                 async with self._kept(await trio.open_tcp_stream("127.0.0.1", self._to)) as server:
-                    await self._both(client, server)
+                    await self._both(client, server, born)
 
-    async def _both(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
+    async def _both(self, client: trio.SocketStream, server: trio.SocketStream, born: int) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._pump, client, server, (State.HOLDS,))
-            nursery.start_soon(self._pump, server, client, (State.HOLDS, State.HOLDS_REPLIES))
+            nursery.start_soon(self._pump, client, server, born, _HOLDING_REQUESTS)
+            nursery.start_soon(self._pump, server, client, born, _HOLDING_REPLIES)
 
-    async def _pump(self, source: trio.SocketStream, sink: trio.SocketStream, waits: tuple[State, ...]) -> None:
+    async def _pump(
+        self, source: trio.SocketStream, sink: trio.SocketStream, born: int, holding: tuple[State, ...]
+    ) -> None:
         """Pass on what arrives, and its end. An error of one direction closes both."""
         try:
             while data := await source.receive_some(_PIECE):
-                await self._passable(*waits)
+                await self._passable(born, holding)
                 await sink.send_all(data)
-            await self._passable(*waits)
+            await self._passable(born, holding)
             await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             for stream in (source, sink):
                 await _abort(stream)
 
-    async def _passable(self, *waits: State) -> None:
-        """Wait while the link holds back. Raises: trio.ClosedResourceError if it is cut."""
-        while self._state in waits:
+    async def _passable(self, born: int, holding: tuple[State, ...]) -> None:
+        """Wait while the link holds back connections of this age. Raises: trio.ClosedResourceError if it is cut.
+
+        ``born``: the number of changes before the connection was opened.
+        """
+        while self._state in holding and not (self._state is State.HOLDS_OPEN and born == self._changes):
             await self._changed.wait()
         if self._state is State.CUT:
             raise trio.ClosedResourceError

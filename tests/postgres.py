@@ -9,10 +9,8 @@ import grp
 import itertools
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +24,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.servers import free_port
+
 USER: Final = "phonic"
 """A superuser, for whom no password is needed."""
 GUARDED_USER: Final = "guarded"
@@ -34,8 +34,6 @@ PASSWORD: Final = "p@ss word/ünique"  # what a URL must quote
 
 _PATIENCE_S: Final = 30.0
 _LOOK_AGAIN_S: Final = 0.02
-# Below the ports that the kernel gives to outgoing connections: nobody takes the port while the server is down.
-_PORTS: Final = (15_000, 30_000)
 _CONFIG: Final = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -226,18 +224,11 @@ def _made(folder: Path, programs: Path) -> Postgres:
 def _started(folder: Path, programs: Path) -> Postgres:
     """Start a server on a port that is free. Another program may take the port first; then take another."""
     for _ in range(5):
-        server = Postgres(folder, _free_port(), programs)
+        server = Postgres(folder, free_port(), programs)
         with contextlib.suppress(CannotStart):
             server.start()
             return server
     raise CannotStart(server.log.read_text())
-
-
-def _free_port() -> int:
-    while True:
-        port = random.randrange(*_PORTS)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 def _unprivileged() -> dict[str, Any]:

@@ -135,8 +135,8 @@ class Connection:
         """Make the call under way in another thread fail, and the connection unusable."""
         connection = self._open
         if connection is not None:
-            with suppress(OSError, psycopg.Error):
-                socket.socket(fileno=dup(connection.fileno())).shutdown(socket.SHUT_RDWR)
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=dup(connection.fileno())) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close it. Raises nothing."""

@@ -100,7 +100,8 @@ FROM free WHERE s.shard = free.shard
 RETURNING s.shard, s.epoch
 """
 STATES: Final[LiteralString] = f"""
-SELECT s.shard, s.epoch, s.holder, extract(epoch FROM s.lease_until - clock_timestamp())::float8, s.is_drained,
+SELECT s.shard, s.epoch, s.holder,
+  extract(epoch FROM greatest(s.lease_until, to_timestamp(0)) - clock_timestamp())::float8, s.is_drained,
   CASE WHEN s.is_drained THEN {UNFINISHED} ELSE true END, s.format
 FROM phonic_shard s ORDER BY s.shard
 """

@@ -79,6 +79,21 @@ async def test_what_a_link_holds_arrives_when_it_heals(state: State, arrived: li
             assert await client.receive_some() == b"one"
 
 
+async def test_a_new_connection_may_pass_while_open_ones_are_held() -> None:
+    with trio.fail_after(5):
+        async with echoing() as (between, _), await trio.open_tcp_stream("127.0.0.1", between.port) as old:
+            await old.send_all(b"zero")
+            assert await old.receive_some() == b"zero"
+            await between.become(State.HOLDS_OPEN)
+            await old.send_all(b"one")
+            assert await is_silent(old)
+            async with await trio.open_tcp_stream("127.0.0.1", between.port) as new:
+                await new.send_all(b"two")
+                assert await new.receive_some() == b"two"
+            await between.become(State.PASSES)
+            assert await old.receive_some() == b"one"
+
+
 async def test_a_statement_of_a_client_that_has_gone_arrives_late() -> None:
     arrived = trio.Event()
 
