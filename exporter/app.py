@@ -31,10 +31,10 @@ from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .people import People
 from .phonic.credentials import Credentials
+from .phonic.keys import Keys
 from .phonic.proxies import Proxies
 from .settings import (
     HistorySettings,
-    MetricsSettings,
     Settings,
     StateSettings,
     WebSettings,
@@ -71,11 +71,11 @@ class Running:
 
 async def run(
     settings: Settings,
-    credentials: Credentials,
+    credentials: Credentials | Keys,
     *,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Watch and serve until SIGTERM, SIGINT or ``Running.stop``.
+    """Watch and serve until SIGTERM, SIGINT or ``Running.stop``. ``credentials``: the only one, or several keys.
 
     ``started`` when the pages are served and watching has begun.
     Raises: ConfigError for what only shows at start (addresses, web config file, a state file in use).
@@ -84,12 +84,9 @@ async def run(
     proxies = Proxies.from_environment(os.environ)
     files = _Files.allowed_for(settings.watch.limit)
     web_config = ReloadedConfig(settings.web.config_file)
-    conversations = _conversations(settings.metrics)
+    conversations = _conversations(settings)
     stop = trio.Event()
-    reloads: dict[str, Callable[[], Awaitable[object]]] = {
-        "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
-        "web_config": web_config.reread,
-    }
+    reloads: dict[str, Callable[[], Awaitable[object]]] = {"web_config": web_config.reread}
     async with (
         stopping_on_signals(stop, reloads),
         AsyncExitStack() as while_serving,
@@ -106,6 +103,7 @@ async def run(
             publisher=Publisher(conversations.store, conversations, state),
             web_config=web_config,
         )
+        reloads["credential"] = workspaces.reread_keys
         if workspaces.watch_file is not None:
             reloads["watch_file"] = workspaces.watch_file.reread
         served = trio.Event()
@@ -224,9 +222,10 @@ class _Files:
         return self.allowed - self.feeds
 
 
-def _conversations(settings: MetricsSettings) -> Conversations:
+def _conversations(given: Settings) -> Conversations:
+    settings = given.metrics
     limits = LabelLimits(
-        names=settings.labels,
+        names=given.label_names,
         values=settings.label_limit,
         sets=settings.label_set_limit,
         tools=settings.tool_limit,
