@@ -58,8 +58,8 @@ NOTES: Final[Mapping[str, Note]] = {
     ),
     "watch.conversation": Note(
         "list of ids",
-        "An id is `conv_` and up to 100 letters, digits, `_` or `-`. With [several "
-        "workspaces](#several-workspaces) it follows the name of one: `acme/conv_…`.",
+        "An id is `conv_` and up to 100 letters, digits, `_` or `-`. With [several workspaces](#several-workspaces) "
+        "it follows the name of one: `acme/conv_…`.",
         '[watch]\nconversation = ["conv_03519c07-8baa-4120-b0a3-a78a810b9e97"]\n',
     ),
     "watch.file": Note(

@@ -52,7 +52,9 @@ PARTS: dict[str, set[str]] = {
     "shutdown": {"signals"},
     "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
     "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
-    "watching": {"conversations", "enums", "metrics.catalog", "phonic", "reports", "settings", "shares", "watch"},
+    "watching": {
+        "conversations", "enums", "metrics.catalog", "phonic", "reports", "settings", "shares", "watch",
+    },
     "workspaces": {"conversations", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
     "gauges": {
         "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "shares", "state",
