@@ -17,7 +17,7 @@ help:
 	@echo "make coverage    coverage of unit and integration tests; fails below the gate in pyproject.toml"
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
-	@echo "make soak        long test with crashes and faults; prints its seeds"
+	@echo "make soak        long tests with crashes and faults; print their seeds"
 	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules, dashboards and their copies in deploy/ from dashboards/slo.yml"
 	@echo "make docs        regenerate docs/metrics.md and docs/configuration.md"
@@ -81,10 +81,14 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 MINUTES ?= 30
+SHARD_MINUTES ?= 10
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
 	@if command -v prometheus >/dev/null; then \
-	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)"; \
+	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)" && \
+	  if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
+	    $(BIN)/python -m tests.soak.shards --mutations --minutes $(SHARD_MINUTES); \
+	  else echo "postgresql is not installed: shards were not tested"; fi; \
 	else echo "prometheus is not installed: its sums were not compared"; fi
 	$(BIN)/python -m tests.soak.everything --minutes $(MINUTES)
 

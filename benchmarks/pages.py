@@ -25,7 +25,10 @@ from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode
 from exporter.phonic.live.client import LiveFeed
 from exporter.phonic.schema import Agent, Snapshot
+from exporter.watch.feed_gate import FeedGate
 from exporter.watch.supervisor import Supervisor
+from exporter.watching import Workspace
+from exporter.workspaces import Workspaces
 
 from .calls import calls, conversation_id
 
@@ -70,16 +73,18 @@ def page(conversations: Conversations) -> Page:
         records=None,
         limit=0,
     )
+    workspace = Workspace(
+        conversations=conversations,
+        clock=PhonicClock(),
+        supervisor=supervisor,
+        targets=supervisor,
+        gate=FeedGate(_no_feed, access=None, has_labels=lambda _: True),
+    )
     fed = gauges(
         conversations=conversations,
-        supervisor=supervisor,
-        rest=None,
-        discovery=None,
-        clock=PhonicClock(),
+        workspaces=Workspaces(conversations=conversations, open=[workspace]),
         keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
-        access=None,
-        watch_file=None,
         web_config=None,
         slo_response=1.5,
         loop_lag=LoopLag(),

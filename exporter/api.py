@@ -14,13 +14,11 @@ from .metrics.formats import Format
 from .metrics.page import Page
 from .metrics.publisher import Publisher
 from .settings import Settings
-from .watch.access import Access
-from .watch.discovery import Discovery
 from .watch.interfaces import Requester
-from .watch.supervisor import Supervisor
-from .web.endpoints import Exported
+from .web.endpoints import Exported, PushTargets
 from .web.people import Shown
 from .web.push import BudgetedTargets, budget
+from .workspaces import Workspaces
 
 # Shown even with --web.disable-exporter-metrics: rules and dashboards use them.
 KEPT_OWN: Final = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
@@ -32,19 +30,18 @@ def exported(
     page: Page,
     publisher: Publisher,
     conversations: Conversations,
-    supervisor: Supervisor,
-    discovery: Discovery | None,
-    access: Access | None,
+    workspaces: Workspaces,
     people: Shown,
 ) -> Exported:
-    """What `exporter.web` serves under ``settings``. ``discovery`` and ``access`` are None without REST."""
+    """What `exporter.web` serves under ``settings``."""
 
     def not_ready() -> list[str]:
         reasons = []
-        if access is not None and access.refused_with is not None:
-            reasons.append(f"API key refused ({access.refused_with})")
-        if settings.watch.discover and discovery and not discovery.first_round_done:
-            reasons.append("first discovery not done")
+        for each in workspaces:
+            if each.access is not None and each.access.refused_with is not None:
+                reasons.append(f"API key refused ({each.access.refused_with})")
+            if settings.watch.discover and each.discovery and not each.discovery.first_round_done:
+                reasons.append("first discovery not done")
         return reasons
 
     return Exported(
@@ -52,18 +49,32 @@ def exported(
         page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
         whole_page=publisher.whole_page,
         not_ready=not_ready,
-        conversations=lambda: _listed(supervisor, conversations),
-        push=_push(settings, supervisor, conversations) if settings.web.enable_push_api else None,
+        conversations=lambda: _listed(workspaces, conversations),
+        push=_push(settings, workspaces, conversations) if settings.web.enable_push_api else None,
         version=__version__,
         people=people,
     )
 
 
-def _listed(supervisor: Supervisor, conversations: Conversations) -> list[dict[str, object]]:
+def offered_by_standby(
+    settings: Settings, *, page: Page, push: PushTargets, people: Shown, is_reached: Callable[[], bool]
+) -> Exported:
+    """What a process serves that holds no shard. ``is_reached``: whether it knows the shards."""
+    return Exported(
+        page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
+        not_ready=lambda: [] if is_reached() else ["PostgreSQL not reached"],
+        conversations=list,
+        push=push if settings.web.enable_push_api else None,
+        version=__version__,
+        people=people,
+    )
+
+
+def _listed(workspaces: Workspaces, conversations: Conversations) -> list[dict[str, object]]:
     """What ``GET /api/v1/conversations`` shows: identity, state and counts; nothing that a caller said."""
     shown: list[dict[str, object]] = []
     now = trio.current_time()
-    for each in supervisor.watches():
+    for each in (watch for workspace in workspaces for watch in workspace.supervisor.watches()):
         entry = conversations.entry(each.conversation_id)
         live = entry.progress.live if entry else None
         shown.append(
@@ -86,20 +97,20 @@ def _listed(supervisor: Supervisor, conversations: Conversations) -> list[dict[s
 class _SupervisedTargets:
     """Conversation ids pushed over HTTP. Implements `exporter.web.endpoints.PushTargets`."""
 
-    _supervisor: Supervisor
+    _workspaces: Workspaces
 
     def start(self, conversation_id: str) -> Started:
-        return self._supervisor.start(conversation_id, Requester.PUSH)
+        return next(iter(self._workspaces)).targets.start(conversation_id, Requester.PUSH)
 
     def stop(self, conversation_id: str) -> bool:
-        return self._supervisor.stop(conversation_id)
+        return any(each.supervisor.stop(conversation_id) for each in self._workspaces)
 
 
-def _push(settings: Settings, supervisor: Supervisor, conversations: Conversations) -> BudgetedTargets:
+def _push(settings: Settings, workspaces: Workspaces, conversations: Conversations) -> BudgetedTargets:
     return BudgetedTargets(
-        _SupervisedTargets(supervisor),
+        _SupervisedTargets(workspaces),
         budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
-        is_watched=supervisor.is_watched,
+        is_watched=workspaces.is_watched,
         is_real=lambda conversation_id: conversations.entry(conversation_id) is not None,
         now=trio.current_time,
     )

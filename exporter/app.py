@@ -8,7 +8,7 @@ written, then the server finishes the answers under way. A second signal ends ev
 import gc
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Final
@@ -18,27 +18,17 @@ import structlog
 import trio
 
 from . import __version__
-from .api import exported
+from .assembly import Exporter, new_conversations, report_writes
 from .conversations import Conversations
 from .enums import Reset
-from .filelimit import allow_files, files_for_feeds
-from .gauges import gauges
+from .errors import ConfigError
 from .metrics import catalog
-from .metrics.loop_lag import LoopLag
-from .metrics.page import Page
-from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
-from .metrics.store import LabelLimits, MetricStore
-from .people import People
-from .phonic.clock import PhonicClock
 from .phonic.credentials import Credentials
-from .phonic.live.client import Timeouts, open_live
 from .phonic.proxies import Proxies
-from .phonic.rest import RestApi
-from .phonic.trust import trusting
+from .process import Files, Process
 from .settings import (
     HistorySettings,
-    MetricsSettings,
     Settings,
     StateSettings,
     WebSettings,
@@ -48,21 +38,17 @@ from .settings import (
 from .shutdown import stopping_on_signals
 from .state.keeper import StateKeeper
 from .state.rows import HistoryLimits
-from .watching import Watching, rest_api
 from .web import server as web_server
 from .web.connections import MOST_CONNECTIONS
 from .web.endpoints import Exported
 from .web.reload import ReloadedConfig
 from .web.running import announced
+from .workspaces import open_workspaces
 
 log = structlog.get_logger("exporter")
 
 STOP_SECONDS: Final = 9.0
 """From the first signal to the end, whatever hangs; 10 are promised."""
-OTHER_FILES: Final = 500
-"""Files open at once beside the feeds: scrapes and idle clients, REST, the state file."""
-TAKE_INTERVAL: Final = 60.0
-"""Seconds."""
 
 
 @attrs.frozen(kw_only=True)
@@ -83,142 +69,116 @@ async def run(
 
     ``started`` when the pages are served and watching has begun.
     Raises: ConfigError for what only shows at start (addresses, web config file, a state file in use).
-    Cancellation: ends at once, without a last write of the state file.
+    Cancellation: ends at once, without a last write of the state.
     """
     proxies = Proxies.from_environment(os.environ)
-    proxy = proxies.for_url(settings.phonic.base_url)
-    files = _Files.allowed_for(settings.watch.limit)
     web_config = ReloadedConfig(settings.web.config_file)
-    clock = PhonicClock()
-    conversations = _conversations(settings.metrics, clock)
-    stop = trio.Event()
-    reloads: dict[str, Callable[[], Awaitable[object]]] = {
-        "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
-        "web_config": web_config.reread,
-    }
-    async with (
-        stopping_on_signals(stop, reloads),
-        AsyncExitStack() as while_serving,
-        _state(settings.state, settings.history, conversations) as state,
-        rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
-        open_live(
-            settings.phonic.base_url,
-            credentials,
-            Timeouts(idle=settings.watch.idle_timeout),
-            tls=trusting(settings.phonic.ca_file),
-            proxy=proxy,
-        ) as live,
-    ):
-        exporter = _Exporter(
-            settings=settings,
-            conversations=conversations,
-            watching=Watching.of(
-                settings,
-                credentials,
-                conversations,
-                live=live,
-                rest=rest,
-                clock=clock,
-                watch_limit=files.feeds,
-            ),
-            rest=rest,
-            clock=clock,
-            state=state,
-            publisher=Publisher(conversations.store, conversations, state),
-            web_config=web_config,
-        )
-        if exporter.watching.watch_file is not None:
-            reloads["watch_file"] = exporter.watching.watch_file.reread
-        served = trio.Event()
-        async with trio.open_nursery() as serving:
-            urls = await serving.start(
-                partial(_serve, exporter.offered(), settings.web, web_config, files, served)
-            )
-            while_serving.enter_context(announced(urls, os.environ))
-            # Logged only now: a wrong setting has been reported by now, on a line of its own.
-            _log_start(settings, urls, proxies, files)
-            async with trio.open_nursery() as nursery:
-                await exporter.start(nursery)
-                task_status.started(Running(urls=urls, stop=stop))
-                with _calm_collector():
-                    await stop.wait()
-                serving.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
-                nursery.cancel_scope.cancel()
-            if state is not None:
-                await state.write_now(
-                    conversations, on_error=partial(_count_checkpoint_error, conversations.store)
-                )
-            served.set()
+    process = Process(
+        settings=settings,
+        credentials=credentials,
+        proxies=proxies,
+        files=Files.allowed_for(settings.watch.limit),
+        web_config=web_config,
+        reloads={
+            "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
+            "web_config": web_config.reread,
+        },
+    )
+    async with stopping_on_signals(process.stop, process.reloads):
+        if settings.state.url:
+            await _run_with_others(process, task_status)
+        else:
+            await _run_alone(process, task_status)
     log.info("stopped")
 
 
-@attrs.frozen(kw_only=True)
-class _Exporter:
-    """The parts of one exporter. ``rest`` is None with a session token, ``state`` without a state file."""
-
-    settings: Settings
-    conversations: Conversations
-    watching: Watching
-    rest: RestApi | None
-    clock: PhonicClock
-    state: StateKeeper | None
-    publisher: Publisher
-    web_config: ReloadedConfig
-    loop_lag: LoopLag = attrs.field(factory=LoopLag)
-
-    def offered(self) -> Exported:
-        """What is served over HTTP: the page of all metrics, and what people see."""
-        settings, watching = self.settings, self.watching
-        sources = gauges(
-            conversations=self.conversations,
-            supervisor=watching.supervisor,
-            rest=self.rest,
-            discovery=watching.discovery,
-            clock=self.clock,
-            keeper=self.state,
-            watch_file=watching.watch_file,
-            publisher=self.publisher,
-            access=watching.access,
-            web_config=self.web_config if settings.web.config_file else None,
-            slo_response=settings.metrics.slo_response,
-            loop_lag=self.loop_lag,
-        )
-        people = People(
-            conversations=self.conversations,
-            supervisor=watching.supervisor,
-            publisher=self.publisher,
-            rest=self.rest,
-            discovery=watching.discovery,
-            access=watching.access,
-            state=self.state,
-            clock=self.clock,
-            objective=settings.metrics.slo_response,
-            history=settings.history.conversations > 0,
-        )
-        return exported(
+async def _run_alone(process: Process, task_status: trio.TaskStatus[Running]) -> None:
+    settings = process.settings
+    conversations = new_conversations(settings.metrics)
+    async with (
+        AsyncExitStack() as while_serving,
+        _state(settings.state, settings.history, conversations) as state,
+        open_workspaces(
             settings,
-            page=Page(self.conversations.store, sources, process_metrics()),
-            publisher=self.publisher,
-            conversations=self.conversations,
-            supervisor=watching.supervisor,
-            discovery=watching.discovery,
-            access=watching.access,
-            people=people,
+            process.credentials,
+            conversations,
+            proxies=process.proxies,
+            watch_limit=process.files.feeds,
+        ) as workspaces,
+    ):
+        exporter = Exporter(
+            settings=settings,
+            conversations=conversations,
+            workspaces=workspaces,
+            state=state,
+            publisher=Publisher(conversations.store, conversations, state),
+            web_config=process.web_config,
+            loop_lag=process.loop_lag,
         )
+        if workspaces.watch_file is not None:
+            process.reloads["watch_file"] = workspaces.watch_file.reread
+        served = trio.Event()
+        async with trio.open_nursery() as serving:
+            urls = await _start_serving(process, exporter.offered(), serving, while_serving, served)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(process.loop_lag.run)
+                await exporter.start(nursery)
+                task_status.started(Running(urls=urls, stop=process.stop))
+                with _calm_collector():
+                    await process.stop.wait()
+                nursery.cancel_scope.cancel()
+            if state is not None:
+                on_error = report_writes(state, conversations.store)
+                await state.write_now(conversations, on_error=on_error)
+            served.set()
 
-    async def start(self, nursery: trio.Nursery) -> None:
-        """Start all tasks but the web server and the writing of the state file."""
-        nursery.start_soon(self.loop_lag.run)
-        if self.state is None:
-            nursery.start_soon(_take_regularly, self.publisher)
-        await self.watching.start(nursery, conversation_ids=self.settings.watch.conversation)
+
+async def _run_with_others(process: Process, task_status: trio.TaskStatus[Running]) -> None:
+    try:
+        from .shards import Shards
+    except ImportError:
+        reason = "needs the extra postgres: pip install 'phonic-exporter[postgres]'"
+        raise ConfigError("--state.url", reason) from None
+    async with AsyncExitStack() as while_serving:
+        shards = Shards(process)
+        served = trio.Event()
+        async with trio.open_nursery() as serving:
+            urls = await _start_serving(process, shards.offered(), serving, while_serving, served)
+            task_status.started(Running(urls=urls, stop=process.stop))
+            with _calm_collector():
+                await shards.run()
+            served.set()
+
+
+async def _start_serving(
+    process: Process,
+    offered: Exported,
+    serving: trio.Nursery,
+    while_serving: AsyncExitStack,
+    served: trio.Event,
+) -> list[str]:
+    """Serve until ``served``, and for `STOP_SECONDS` after the first signal at most. Returns the URLs."""
+    settings = process.settings.web
+    urls: list[str] = await serving.start(
+        partial(_serve, offered, settings, process.web_config, process.files, served)
+    )
+    serving.start_soon(_limit_stopping, process.stop, serving.cancel_scope)
+    while_serving.enter_context(announced(urls, os.environ))
+    # Logged only now: a wrong setting has been reported by now, on a line of its own.
+    _log_start(process.settings, urls, process.proxies, process.files)
+    return urls
+
+
+async def _limit_stopping(stop: trio.Event, serving: trio.CancelScope) -> None:
+    await stop.wait()
+    serving.deadline = trio.current_time() + STOP_SECONDS
 
 
 async def _serve(
     offered: Exported,
     settings: WebSettings,
     web_config: ReloadedConfig,
-    files: "_Files",
+    files: Files,
     stop: trio.Event,
     *,
     task_status: trio.TaskStatus[list[str]],
@@ -235,42 +195,6 @@ async def _serve(
         external_url=settings.external_url,
         max_connections=min(MOST_CONNECTIONS, files.others // 2),
         task_status=task_status,
-    )
-
-
-@attrs.frozen(kw_only=True)
-class _Files:
-    """Files that may be open at once: ``wanted``, ``allowed`` by the system, and of these for ``feeds``."""
-
-    wanted: int
-    allowed: int
-    feeds: int
-
-    @classmethod
-    def allowed_for(cls, watch_limit: int) -> "_Files":
-        wanted = watch_limit + OTHER_FILES
-        allowed = allow_files(wanted)
-        feeds = min(watch_limit, files_for_feeds(allowed, others=OTHER_FILES))
-        return cls(wanted=wanted, allowed=allowed, feeds=feeds)
-
-    @property
-    def others(self) -> int:
-        return self.allowed - self.feeds
-
-
-def _conversations(settings: MetricsSettings, clock: PhonicClock) -> Conversations:
-    limits = LabelLimits(
-        names=settings.labels,
-        values=settings.label_limit,
-        sets=settings.label_set_limit,
-        tools=settings.tool_limit,
-    )
-    return Conversations(
-        MetricStore(limits, hold=settings.hold_new_series),
-        live_limit=settings.per_conversation_limit,
-        now=time.time,
-        clock_offset=lambda: clock.offset,
-        objective=settings.slo_response,
     )
 
 
@@ -294,7 +218,7 @@ async def _state(
     # In a thread, since a large file would hold up the loop. No other task uses the conversations yet.
     if opened.saved is not None and await trio.to_thread.run_sync(conversations.restore, opened.saved):
         opened.keeper.write_everything()
-    on_error = partial(_count_checkpoint_error, conversations.store)
+    on_error = report_writes(opened.keeper, conversations.store)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
@@ -306,18 +230,7 @@ async def _state(
         await opened.keeper.close()
 
 
-def _count_checkpoint_error(store: MetricStore) -> None:
-    store.count(catalog.CHECKPOINT_ERRORS)
-
-
-async def _take_regularly(publisher: Publisher) -> None:
-    """Without a state file: do what a write does, so that changes do not pile up while no scrape takes them."""
-    while True:
-        await trio.sleep(TAKE_INTERVAL)
-        publisher.take_all()
-
-
-def _log_start(settings: Settings, urls: list[str], proxies: Proxies, files: _Files) -> None:
+def _log_start(settings: Settings, urls: list[str], proxies: Proxies, files: Files) -> None:
     log.info("starting", version=__version__, **describe(settings))
     for variable, reason in proxies.warnings:
         log.warning("proxy variable", variable=variable, reason=reason)

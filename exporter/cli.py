@@ -276,7 +276,7 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
     if ready.state.file is not None:
-        from .state.keeper import check_file
+        from .state.file import check_file
 
         check_file(ready.state.file)
     if ready.web.config_file is not None:

@@ -58,13 +58,13 @@ class Conversations(FeedCounters):
     ) -> None:
         """``live_limit`` is ``--metrics.per-conversation-limit``; ``now`` gives Unix time by our own clock.
 
-        ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown.
-        ``objective`` is ``--metrics.slo-response``, in seconds.
+        ``clock_offset``: seconds by which our clock is ahead of Phonic's, None while that is unknown. The owner
+        may set it later. ``objective`` is ``--metrics.slo-response``, in seconds.
         """
         super().__init__(store, now=now)
         self._began = now()
         self._first_start: float | None = None
-        self._clock_offset = clock_offset
+        self.clock_offset = clock_offset
         self._live_limit = live_limit
         self._objective = objective
         self._entries: dict[str, Entry] = {}
@@ -79,7 +79,7 @@ class Conversations(FeedCounters):
     def first_start(self) -> float:
         """Unix time of the first start with this state file, by Phonic's clock once that is known."""
         if self._first_start is None:
-            offset = self._clock_offset()
+            offset = self.clock_offset()
             if offset is None:
                 return self._began
             self._first_start = self._began - offset
@@ -173,6 +173,11 @@ class Conversations(FeedCounters):
     def entry(self, conversation_id: str) -> Entry | None:
         """The entry of an unfinished conversation; None before its first snapshot and after its end."""
         return self._entries.get(conversation_id)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether there is a conversation that is not finished."""
+        return bool(self._entries)
 
     def unfinished(self) -> Iterator[tuple[str, bool]]:
         """The conversations to go on with after a restart, and whether each has ended already.

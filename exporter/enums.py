@@ -4,7 +4,7 @@ Enums of words that Phonic sends have a member ``OTHER`` for unknown words (``Ro
 that no payload can create a new series.
 """
 
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Self
 
 
@@ -281,6 +281,17 @@ class Reset(StrEnum):
     BUCKET_LAYOUT = "bucket_layout"
     LABELS = "labels"
     CORRUPT = "corrupt"
+
+
+class Word(IntEnum):
+    """What is known of a conversation that is offered to the shards. A higher word replaces a lower one.
+
+    ``LIVE``: it was seen without an end. ``CHECK``: its record tells whether it is over. ``ENDED``: it is over.
+    """
+
+    LIVE = 0
+    CHECK = 1
+    ENDED = 2
 
 
 class LeaseLoss(StrEnum):

@@ -15,14 +15,13 @@ from .metrics.loop_lag import LoopLag
 from .metrics.page import GaugeReader, Rows, one, rows
 from .metrics.publisher import Publisher
 from .metrics.series import Column
-from .phonic.clock import PhonicClock
-from .phonic.rest import RestApi
+from .phonic.listing import Workspace as WorkspaceNumbers
 from .state.keeper import StateKeeper
-from .watch.access import Access
 from .watch.discovery import Discovery
-from .watch.supervisor import Supervisor
 from .watch.watch_file import WatchFile
+from .watching import Workspace
 from .web.reload import ReloadedConfig
+from .workspaces import Workspaces
 
 Gauges = Mapping[Family, GaugeReader]
 
@@ -42,14 +41,9 @@ class ShardView(Protocol):
 def gauges(
     *,
     conversations: Conversations,
-    supervisor: Supervisor,
-    rest: RestApi | None,
-    discovery: Discovery | None,
-    clock: PhonicClock,
+    workspaces: Workspaces,
     keeper: StateKeeper | None,
     publisher: Publisher,
-    access: Access | None,
-    watch_file: WatchFile | None,
     web_config: ReloadedConfig | None,
     slo_response: float,
     loop_lag: LoopLag,
@@ -66,16 +60,15 @@ def gauges(
             (catalog.CONVERSATIONS_LIVE, conversations.live_counts),
             rows(catalog.AGENT_INFO, conversations.agents),
             one(catalog.LABEL_SETS, lambda: float(len(conversations.store.label_sets))),
-            rows(catalog.WATCHERS, supervisor.states),
+            rows(catalog.WATCHERS, partial(_watchers, workspaces)),
             *((family, live) for family in CATALOG if family.scope is Scope.LIVE),
-            *_upstream(rest, discovery, label_limit=conversations.store.limits.values),
-            *_requests(rest, clock),
+            *_upstream(workspaces, label_limit=conversations.store.limits.values),
+            *_requests(workspaces),
             *_state_file(keeper),
-            one(catalog.PAGES_COMMITTED, lambda: _number(publisher.is_committed)),
+            one(catalog.PAGES_COMMITTED, lambda: _float(publisher.is_committed)),
             one(catalog.COMMIT_WAIT, lambda: publisher.wait),
             one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_back_count)),
-            one(catalog.CREDENTIAL_REFUSED, lambda: float(access.refused_with is not None) if access else None),
-            *_files(watch_file, web_config),
+            *_files(workspaces.watch_file, web_config),
         )
     )
 
@@ -143,47 +136,80 @@ def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
     return [((label,), number) for label, number in sums.items()]
 
 
-def _upstream(rest: RestApi | None, discovery: Discovery | None, *, label_limit: int) -> _Readers:
-    def projects(number: str) -> Callable[[], Rows]:
-        return lambda: by_project(
-            ((each.name, getattr(each, number)) for each in discovery.projects) if discovery else (), label_limit
-        )
+def _watchers(workspaces: Workspaces) -> Rows:
+    for each in workspaces:
+        yield from each.supervisor.states()
 
-    def workspace(number: str) -> Callable[[], float | None]:
-        return lambda: getattr(discovery.workspace, number) if discovery and discovery.workspace else None
+
+def _of_each(
+    workspaces: Workspaces, family: Family, read: Callable[[Workspace], float | None]
+) -> tuple[Family, GaugeReader]:
+    """A gauge that each workspace has once, absent where ``read`` returns None."""
+
+    def numbers() -> Rows:
+        for each in workspaces:
+            if (number := read(each)) is not None:
+                yield (), number
+
+    return rows(family, numbers)
+
+
+def _upstream(workspaces: Workspaces, *, label_limit: int) -> _Readers:
+    of_each = partial(_of_each, workspaces)
+
+    def projects(read: Callable[[Discovery], Iterable[tuple[str, float | None]]]) -> Callable[[], Rows]:
+        def numbers() -> Rows:
+            for each in workspaces:
+                if each.discovery is not None:
+                    yield from by_project(read(each.discovery), label_limit)
+
+        return numbers
 
     return [
-        rows(catalog.PROJECT_ACTIVE, projects("active")),
-        rows(catalog.PROJECT_LIMIT, projects("limit")),
-        one(catalog.WORKSPACE_ACTIVE, workspace("active")),
-        one(catalog.WORKSPACE_LIMIT, workspace("limit")),
-        one(catalog.UP, lambda: None if rest is None or rest.up is None else float(rest.up)),
-        one(catalog.DISCOVERY_LAST_SUCCESS, lambda: discovery.last_success if discovery else None),
-        one(catalog.DISCOVERY_DURATION, lambda: discovery.duration if discovery else None),
         rows(
-            catalog.DISCOVERED,
-            lambda: by_project(discovery.found.items() if discovery else (), label_limit),
+            catalog.PROJECT_ACTIVE, projects(lambda found: ((each.name, each.active) for each in found.projects))
+        ),
+        rows(catalog.PROJECT_LIMIT, projects(lambda found: ((each.name, each.limit) for each in found.projects))),
+        of_each(catalog.WORKSPACE_ACTIVE, lambda each: _of_workspace(each).active),
+        of_each(catalog.WORKSPACE_LIMIT, lambda each: _of_workspace(each).limit),
+        of_each(
+            catalog.UP, lambda each: None if each.rest is None or each.rest.up is None else float(each.rest.up)
+        ),
+        of_each(
+            catalog.DISCOVERY_LAST_SUCCESS, lambda each: each.discovery.last_success if each.discovery else None
+        ),
+        of_each(catalog.DISCOVERY_DURATION, lambda each: each.discovery.duration if each.discovery else None),
+        rows(catalog.DISCOVERED, projects(lambda found: found.found.items())),
+        of_each(
+            catalog.CREDENTIAL_REFUSED,
+            lambda each: float(each.access.refused_with is not None) if each.access else None,
         ),
     ]
 
 
-def _requests(rest: RestApi | None, clock: PhonicClock) -> _Readers:
+def _of_workspace(workspace: Workspace) -> WorkspaceNumbers:
+    found = workspace.discovery.workspace if workspace.discovery else None
+    return found or WorkspaceNumbers(active=None, limit=None)
+
+
+def _requests(workspaces: Workspaces) -> _Readers:
+    of_each = partial(_of_each, workspaces)
     return [
-        one(catalog.REQUESTS_WAITING, lambda: float(rest.waiting) if rest else None),
-        one(catalog.REQUESTS_WAITING_SINCE, lambda: rest.waiting_since if rest else None),
-        one(catalog.REQUESTS_ALLOWED, lambda: rest.allowed_per_second if rest else None),
-        one(catalog.CLOCK_OFFSET, lambda: clock.offset),
+        of_each(catalog.REQUESTS_WAITING, lambda each: float(each.rest.waiting) if each.rest else None),
+        of_each(catalog.REQUESTS_WAITING_SINCE, lambda each: each.rest.waiting_since if each.rest else None),
+        of_each(catalog.REQUESTS_ALLOWED, lambda each: each.rest.allowed_per_second if each.rest else None),
+        of_each(catalog.CLOCK_OFFSET, lambda each: each.clock.offset),
     ]
 
 
 def _state_file(keeper: StateKeeper | None) -> _Readers:
     return [
         one(catalog.CHECKPOINT_LAST_SUCCESS, lambda: keeper.last_success if keeper else None),
-        one(catalog.CHECKPOINT_SIZE, lambda: float(keeper.size_bytes) if keeper else None),
+        one(catalog.CHECKPOINT_SIZE, lambda: _float(keeper.size_bytes) if keeper else None),
     ]
 
 
-def _number(value: bool | None) -> float | None:
+def _float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 

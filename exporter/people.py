@@ -17,14 +17,12 @@ from .metrics import catalog
 from .metrics.catalog import Family
 from .metrics.publisher import Publisher
 from .metrics.series import Histogram
-from .phonic.clock import PhonicClock
-from .phonic.rest import RestApi
 from .state.history import Remembered
 from .state.keeper import StateKeeper
-from .watch.access import Access
-from .watch.discovery import Discovery
-from .watch.supervisor import Supervisor, Watch
+from .watch.supervisor import Watch
+from .watching import Workspace
 from .web.pages import Bar, Latency, LiveRow, Part, PastRow
+from .workspaces import Workspaces
 
 WRONG_CLOCK: Final = 2.0
 """Seconds between the clocks from which the time that callers have waited is wrong."""
@@ -38,16 +36,12 @@ _STATES: Final = {"live": True, "connecting": True, "finishing": True, "waiting"
 
 @attrs.frozen(kw_only=True)
 class People:
-    """Implements `exporter.web.people.Shown`. Without REST ``rest``, ``discovery`` and ``access`` are None."""
+    """Implements `exporter.web.people.Shown`."""
 
     conversations: Conversations
-    supervisor: Supervisor
+    workspaces: Workspaces
     publisher: Publisher
-    rest: RestApi | None
-    discovery: Discovery | None
-    access: Access | None
     state: StateKeeper | None
-    clock: PhonicClock
     objective: float
     history: bool
     began: float = attrs.field(factory=trio.current_time)
@@ -61,32 +55,16 @@ class People:
         return trio.current_time() - self.began
 
     def parts(self) -> list[Part]:
-        return [self._credential(), self._discovery(), self._feeds(), self._state(), self._clock()]
-
-    def _credential(self) -> Part:
-        name = "API key"
-        if self.access is None:
-            return Part(name=name, is_well=None, text="a session token is used: no REST, no names, no discovery")
-        if self.access.refused_with is not None:
-            text = f"refused by Phonic ({self.access.refused_with}): everything waits for another one"
-            return Part(name=name, is_well=False, text=text)
-        if self.rest is not None and self.rest.up is False:
-            return Part(name=name, is_well=False, text="Phonic's REST API does not answer")
-        return Part(name=name, is_well=True, text="accepted")
-
-    def _discovery(self) -> Part:
-        name = "Discovery"
-        if self.discovery is None:
-            return Part(name=name, is_well=None, text="off")
-        if self.discovery.last_success is None:
-            return Part(name=name, is_well=False, text="has not succeeded yet")
-        ago = max(0.0, self.now() - self.discovery.last_success)
-        found = sum(self.discovery.found.values())
-        text = f"last succeeded {ago:.0f} s ago, {found} live conversations known"
-        return Part(name=name, is_well=ago < 60, text=text)
+        parts = []
+        for each in self.workspaces:
+            parts += [_credential(each), _discovery(each, self.now())]
+        return [*parts, self._feeds(), self._state(), *map(_clock, self.workspaces)]
 
     def _feeds(self) -> Part:
-        states = {state: int(count) for (state,), count in self.supervisor.states()}
+        states: dict[str, int] = {}
+        for each in self.workspaces:
+            for (state,), count in each.supervisor.states():
+                states[state] = states.get(state, 0) + int(count)
         bad = sum(count for state, count in states.items() if not _STATES.get(state, True))
         total = sum(states.values())
         if not total:
@@ -105,18 +83,9 @@ class People:
         if self.state.last_success is None:
             return Part(name=name, is_well=False, text="not written yet")
         ago = max(0.0, self.now() - self.state.last_success)
-        text = f"written {ago:.0f} s ago, {self.state.size_bytes / 1e6:.1f} MB"
+        size = self.state.size_bytes
+        text = f"written {ago:.0f} s ago" + ("" if size is None else f", {size / 1e6:.1f} MB")
         return Part(name=name, is_well=ago < 60, text=text)
-
-    def _clock(self) -> Part:
-        offset = self.clock.offset
-        if offset is None:
-            return Part(name="Clock", is_well=None, text="Phonic has told no time yet")
-        if abs(offset) > WRONG_CLOCK:
-            way = "ahead of" if offset > 0 else "behind"
-            text = f"{abs(offset):.1f} s {way} Phonic's: synchronise it"
-            return Part(name="Clock", is_well=False, text=text)
-        return Part(name="Clock", is_well=True, text=f"within {WRONG_CLOCK:g} s of Phonic's")
 
     def latencies(self) -> list[Latency]:
         return [self._latency(name, family) for name, family in _LATENCIES]
@@ -143,27 +112,16 @@ class People:
 
     def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:
         found = []
-        for watch in self.supervisor.watches():
-            entry = self.conversations.entry(watch.conversation_id)
-            words = (watch.conversation_id, watch.state.value, *((entry.project, entry.agent) if entry else ()))
-            if any(query.lower() in each.lower() for each in words):
-                found.append((watch, entry))
-        found.sort(key=lambda each: _waiting_since(each[1]))
-        return [self._live_row(watch, entry) for watch, entry in found[:most]], len(found)
-
-    def _live_row(self, watch: Watch, entry: Entry | None) -> LiveRow:
-        live = entry.progress.live if entry else None
-        waiting = _waiting_since(entry)
-        return LiveRow(
-            conversation_id=watch.conversation_id,
-            project=entry.project if entry else None,
-            agent=entry.agent if entry else None,
-            state=watch.state.value,
-            duration=live.duration if live else None,
-            turns=live.turns if live else 0,
-            last_response=last_response(entry.progress) if entry else None,
-            waiting=None if waiting == inf else max(0.0, self.clock.now() - waiting),
-        )
+        for workspace in self.workspaces:
+            for watch in workspace.supervisor.watches():
+                entry = self.conversations.entry(watch.conversation_id)
+                words = (
+                    watch.conversation_id, watch.state.value, *((entry.project, entry.agent) if entry else ()),
+                )  # fmt: skip
+                if any(query.lower() in each.lower() for each in words):
+                    found.append((workspace, watch, entry))
+        found.sort(key=lambda each: _waiting_since(each[2]))
+        return [_live_row(*each) for each in found[:most]], len(found)
 
     async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
         if self.state is None:
@@ -177,6 +135,56 @@ class People:
         if found is not None or self.state is None:
             return found
         return await self.state.recall(conversation_id)
+
+
+def _credential(workspace: Workspace) -> Part:
+    name = "API key"
+    if workspace.access is None:
+        return Part(name=name, is_well=None, text="a session token is used: no REST, no names, no discovery")
+    if workspace.access.refused_with is not None:
+        text = f"refused by Phonic ({workspace.access.refused_with}): everything waits for another one"
+        return Part(name=name, is_well=False, text=text)
+    if workspace.rest is not None and workspace.rest.up is False:
+        return Part(name=name, is_well=False, text="Phonic's REST API does not answer")
+    return Part(name=name, is_well=True, text="accepted")
+
+
+def _discovery(workspace: Workspace, now: float) -> Part:
+    name, discovery = "Discovery", workspace.discovery
+    if discovery is None:
+        return Part(name=name, is_well=None, text="off")
+    if discovery.last_success is None:
+        return Part(name=name, is_well=False, text="has not succeeded yet")
+    ago = max(0.0, now - discovery.last_success)
+    found = sum(discovery.found.values())
+    text = f"last succeeded {ago:.0f} s ago, {found} live conversations known"
+    return Part(name=name, is_well=ago < 60, text=text)
+
+
+def _clock(workspace: Workspace) -> Part:
+    offset = workspace.clock.offset
+    if offset is None:
+        return Part(name="Clock", is_well=None, text="Phonic has told no time yet")
+    if abs(offset) > WRONG_CLOCK:
+        way = "ahead of" if offset > 0 else "behind"
+        text = f"{abs(offset):.1f} s {way} Phonic's: synchronise it"
+        return Part(name="Clock", is_well=False, text=text)
+    return Part(name="Clock", is_well=True, text=f"within {WRONG_CLOCK:g} s of Phonic's")
+
+
+def _live_row(workspace: Workspace, watch: Watch, entry: Entry | None) -> LiveRow:
+    live = entry.progress.live if entry else None
+    waiting = _waiting_since(entry)
+    return LiveRow(
+        conversation_id=watch.conversation_id,
+        project=entry.project if entry else None,
+        agent=entry.agent if entry else None,
+        state=watch.state.value,
+        duration=live.duration if live else None,
+        turns=live.turns if live else 0,
+        last_response=last_response(entry.progress) if entry else None,
+        waiting=None if waiting == inf else max(0.0, workspace.clock.now() - waiting),
+    )
 
 
 def _waiting_since(entry: Entry | None) -> float:

@@ -1,7 +1,6 @@
-"""Wiring: the parts that find and follow conversations, and the tasks that they run as."""
+"""Wiring: one workspace: the parts that find and follow its conversations, and the tasks that they run as."""
 
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Final
@@ -14,28 +13,117 @@ from .enums import Request, RestError, Task
 from .metrics import catalog
 from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
-from .phonic.live.client import LiveSocket
+from .phonic.live.client import LiveSocket, Timeouts, open_live
 from .phonic.proxies import Proxy
 from .phonic.rest import RestApi, open_rest
-from .phonic.wire import is_conversation_id
+from .phonic.trust import trusting
 from .settings import Settings
 from .watch.access import Access
+from .watch.assigned import AssignedTargets
+from .watch.backfill import Backfill
 from .watch.crash_guard import keep_running
 from .watch.discovery import Discovery
 from .watch.feed_gate import FeedGate
-from .watch.interfaces import Requester
+from .watch.interfaces import Requester, Sharing, Targets
 from .watch.reconcile import Reconciler
 from .watch.supervisor import Supervisor
-from .watch.watch_file import WatchFile
 
 NAMES_ONLY_INTERVAL: Final = 60.0
 """Seconds between two reads of names and limits when discovery is off."""
-EXPIRE_INTERVAL: Final = 60.0
-"""Seconds."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Workspace:
+    """One workspace of Phonic as one key sees it, and all that watches it.
+
+    Without REST (a session token) ``rest``, ``discovery`` and ``access`` are None. ``targets``: whom to ask to
+    have a conversation watched: the supervisor, or ``assigned``, which shares conversations with other processes.
+    """
+
+    conversations: Conversations
+    clock: PhonicClock
+    supervisor: Supervisor
+    gate: FeedGate
+    targets: Targets
+    rest: RestApi | None = None
+    discovery: Discovery | None = None
+    access: Access | None = None
+    assigned: AssignedTargets | None = None
+
+    async def run(
+        self, conversation_ids: Iterable[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Watch until cancelled: first what the state file left unfinished, then ``conversation_ids``.
+
+        A task that meets a defect of ours is counted and started again. ``started`` once these are watched.
+        Cancellation: stops every watcher; what was counted stays counted.
+        """
+        crashed = self.conversations.task_crashed
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.supervisor.run)
+            if self.access is not None:
+                nursery.start_soon(keep_running, Task.CREDENTIAL, self.access.run, crashed)
+            names = (self.discovery.projects_known, self.discovery.agents_known) if self.discovery else ()
+            nursery.start_soon(self.gate.wait_for_names, *names)
+            self._resume()
+            for conversation_id in conversation_ids:
+                self.targets.start(conversation_id, Requester.FLAG)
+            if self.assigned is not None:
+                nursery.start_soon(keep_running, Task.RECORDS, self.assigned.run, crashed)
+            if self.discovery is not None:
+                nursery.start_soon(self.discovery.run)
+            task_status.started()
+
+    def _resume(self) -> None:
+        """Go on with the conversations that the state file says are not finished."""
+        for conversation_id, has_ended in self.conversations.unfinished():
+            if has_ended:
+                self.supervisor.complete(conversation_id)
+            else:
+                self.supervisor.start(conversation_id, Requester.CHECKPOINT)
 
 
 @asynccontextmanager
-async def rest_api(
+async def open_workspace(
+    settings: Settings,
+    credentials: Credentials,
+    conversations: Conversations,
+    *,
+    proxy: Proxy | None,
+    watch_limit: int,
+    sharing: Sharing | None = None,
+) -> AsyncIterator[Workspace]:
+    """Open what one workspace needs while the block runs: its REST client, its live client, its clock.
+
+    ``watch_limit``: most conversations watched at once. ``sharing``: with which other processes; None for none.
+    `Workspace.run` must have ended before the block does. Raises: ConfigError for unusable certificate
+    authorities.
+    """
+    clock = PhonicClock()
+    async with (
+        _rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
+        open_live(
+            settings.phonic.base_url,
+            credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=trusting(settings.phonic.ca_file),
+            proxy=proxy,
+        ) as live,
+    ):
+        yield _connected(
+            settings,
+            credentials,
+            conversations,
+            live=live,
+            rest=rest,
+            clock=clock,
+            watch_limit=watch_limit,
+            sharing=sharing,
+        )
+
+
+@asynccontextmanager
+async def _rest_api(
     settings: Settings,
     credentials: Credentials,
     conversations: Conversations,
@@ -69,84 +157,49 @@ async def rest_api(
         yield rest
 
 
-@attrs.frozen(kw_only=True)
-class Watching:
-    """The watching side of one exporter. Without REST (a session token) ``discovery`` and ``access`` are None."""
+def _connected(
+    settings: Settings,
+    credentials: Credentials,
+    conversations: Conversations,
+    *,
+    live: LiveSocket,
+    rest: RestApi | None,
+    clock: PhonicClock,
+    watch_limit: int,
+    sharing: Sharing | None,
+) -> Workspace:
+    access = _access(credentials, rest)
+    gate = FeedGate(
+        live.open,
+        access=access,
+        has_labels=lambda conversation_id: conversations.entry(conversation_id) is not None,
+    )
+    supervisor = Supervisor(
+        open_feed=gate.open,
+        sink=conversations,
+        records=Reconciler(rest.record, sink=conversations, rng=_jitter()) if rest else None,
+        limit=watch_limit,
+        now=clock.now,
+    )
+    assigned = None
+    if sharing is not None:
+        backfill = _backfill(rest, supervisor, conversations, clock) if rest else None
+        assigned = AssignedTargets(supervisor, sharing, sink=conversations, backfill=backfill)
+    return Workspace(
+        conversations=conversations,
+        clock=clock,
+        supervisor=supervisor,
+        gate=gate,
+        targets=assigned or supervisor,
+        rest=rest,
+        discovery=_discovery(settings, rest, assigned or supervisor, conversations, clock, sharing),
+        access=access,
+        assigned=assigned,
+    )
 
-    conversations: Conversations
-    supervisor: Supervisor
-    gate: FeedGate
-    discovery: Discovery | None
-    access: Access | None
-    watch_file: WatchFile | None
 
-    @classmethod
-    def of(
-        cls,
-        settings: Settings,
-        credentials: Credentials,
-        conversations: Conversations,
-        *,
-        live: LiveSocket,
-        rest: RestApi | None,
-        clock: PhonicClock,
-        watch_limit: int,
-    ) -> "Watching":
-        """Connect the parts. ``watch_limit``: most conversations watched at once."""
-        access = _access(credentials, rest)
-        gate = FeedGate(
-            live.open,
-            access=access,
-            has_labels=lambda conversation_id: conversations.entry(conversation_id) is not None,
-        )
-        supervisor = Supervisor(
-            open_feed=gate.open,
-            sink=conversations,
-            records=Reconciler(rest.record, sink=conversations, rng=_jitter()) if rest else None,
-            limit=watch_limit,
-            now=clock.now,
-        )
-        return cls(
-            conversations=conversations,
-            supervisor=supervisor,
-            gate=gate,
-            discovery=_discovery(settings, rest, supervisor, conversations, clock),
-            access=access,
-            watch_file=_watch_file(settings, supervisor),
-        )
-
-    async def start(self, nursery: trio.Nursery, *, conversation_ids: tuple[str, ...]) -> None:
-        """Start all tasks in ``nursery``, then watch what the state file left unfinished and ``conversation_ids``.
-
-        A task that meets a defect of ours is counted and started again.
-        """
-        crashed = self.conversations.task_crashed
-        await nursery.start(self.supervisor.run)
-        nursery.start_soon(self._expire)
-        if self.access is not None:
-            nursery.start_soon(keep_running, Task.CREDENTIAL, self.access.run, crashed)
-        names = (self.discovery.projects_known, self.discovery.agents_known) if self.discovery else ()
-        nursery.start_soon(self.gate.wait_for_names, *names)
-        self._resume()
-        for conversation_id in conversation_ids:
-            self.supervisor.start(conversation_id, Requester.FLAG)
-        if self.watch_file is not None:
-            nursery.start_soon(keep_running, Task.WATCH_FILE, self.watch_file.run, crashed)
-        if self.discovery is not None:
-            nursery.start_soon(self.discovery.run)
-
-    def _resume(self) -> None:
-        """Go on with the conversations that the state file says are not finished."""
-        for conversation_id, has_ended in self.conversations.unfinished():
-            if has_ended:
-                self.supervisor.complete(conversation_id)
-            else:
-                self.supervisor.start(conversation_id, Requester.CHECKPOINT)
-
-    async def _expire(self) -> None:
-        while True:
-            await trio.sleep(EXPIRE_INTERVAL)
-            self.conversations.expire(is_followed=self.supervisor.is_watched)
+def _backfill(rest: RestApi, supervisor: Supervisor, conversations: Conversations, clock: PhonicClock) -> Backfill:
+    return Backfill(rest.record, targets=supervisor, sink=conversations, rng=_jitter(), now=clock.now)
 
 
 def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
@@ -161,15 +214,16 @@ def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
 def _discovery(
     settings: Settings,
     rest: RestApi | None,
-    supervisor: Supervisor,
+    targets: Supervisor | AssignedTargets,
     conversations: Conversations,
     clock: PhonicClock,
+    sharing: Sharing | None,
 ) -> Discovery | None:
     if rest is None:
         return None
     return Discovery(
         rest,
-        targets=supervisor,
+        targets=targets,
         sink=conversations,
         directory=conversations,
         rng=_jitter(),
@@ -177,13 +231,9 @@ def _discovery(
         finds=bool(settings.watch.discover),
         only=settings.watch.project,
         now=clock.now,
+        elect=sharing.elect if sharing else None,
+        ended=targets if isinstance(targets, AssignedTargets) else None,
     )
-
-
-def _watch_file(settings: Settings, supervisor: Supervisor) -> WatchFile | None:
-    if settings.watch.file is None:
-        return None
-    return WatchFile(settings.watch.file, supervisor, is_conversation_id=is_conversation_id, now=time.time)
 
 
 def _jitter() -> Random:

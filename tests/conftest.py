@@ -5,10 +5,14 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
 from hypothesis import settings
+
+if TYPE_CHECKING:  # some fast tests run without psycopg
+    from tests.postgres import Database, Postgres
 
 # No deadlines, because the machine may be busy. Developers run the tests often, so they get few examples,
 # different ones each time. CI gets more, always the same, so that failures are reproducible.
@@ -53,3 +57,21 @@ def calm_collector() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Postgres]":
+    """A PostgreSQL for all tests that need one. A test that stops its server runs one of its own."""
+    from tests.postgres import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: "Postgres", tmp_path: Path) -> "Iterator[Database]":
+    """An empty database, which is dropped after the test."""
+    from tests.postgres import fresh_database
+
+    with fresh_database(postgres, tmp_path) as fresh:
+        yield fresh

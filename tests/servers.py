@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import random
 import socket
 import ssl
 import struct
@@ -156,6 +157,18 @@ def header(size: int, opcode: int = 1, *, final: bool = True) -> bytes:
 
 def close_frame(code: int) -> bytes:
     return frame(struct.pack("!H", code), 8)
+
+
+# Below the ports that the kernel gives to outgoing connections.
+_FIXED_PORTS = (15_000, 30_000)
+
+
+def free_port() -> int:
+    """Return a port for a server that has to listen on the same one again. No client takes it meanwhile."""
+    while True:
+        port = random.randrange(*_FIXED_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager

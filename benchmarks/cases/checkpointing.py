@@ -137,7 +137,7 @@ async def _checkpoint(
         await checkpoint.write_now(source, on_error=_fail)
         costs.append((time.process_time() - start) * 1000)
     await checkpoint.close()
-    return spread(source.loop[1:]), spread(costs[1:]), checkpoint.size_bytes
+    return spread(source.loop[1:]), spread(costs[1:]), checkpoint.size_bytes or 0
 
 
 class _Timed:

@@ -108,6 +108,11 @@ class Family:
         return TOOL in self.labels
 
     @property
+    def is_of_shard(self) -> bool:
+        """Whether it belongs to a shard, and moves with it to another process."""
+        return self.scope in (Scope.CONVERSATIONS, Scope.COUNTED, Scope.LIVE)
+
+    @property
     def sample_name(self) -> str:
         """The name in queries: with ``_total`` for a counter."""
         return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name

@@ -24,7 +24,8 @@ class Page:
 
     ``gauges`` maps each gauge family to a function that reads it from its owner. ``process`` renders
     ``process_*``. ``exposition`` writes the families: our own writer, or `client_exposition.render`, which gives
-    the same bytes more slowly. Raises: ValueError if a family of the catalog has no source.
+    the same bytes more slowly. ``hides``: whether a page of this moment is without a family. Raises: ValueError if
+    a family of the catalog has no source.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class Page:
         process: Callable[[Format, frozenset[str] | None], bytes],
         *,
         exposition: Callable[[Iterable[Block], Format], Iterator[bytes]] = render,
+        hides: Callable[[Family], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._gauges = {**gauges, catalog.RENDER_DURATION: self._own_cost}
         self._process = process
         self._exposition = exposition
+        self._hides = hides
         self._duration: float | None = None
         held = set(accumulated())
         for family in CATALOG:
@@ -81,7 +84,7 @@ class Page:
     def _blocks(self, names: frozenset[str] | None) -> Iterator[Block]:
         shared: dict[Family, Column] = {}
         for family in CATALOG:
-            if names is None or has_samples_named(family, names):
+            if (names is None or has_samples_named(family, names)) and not self._hides(family):
                 yield family, self._rows(family, shared)
 
     def _rows(self, family: Family, shared: dict[Family, Column]) -> list[tuple[Series, Numbers]] | Column:

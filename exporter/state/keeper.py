@@ -1,4 +1,4 @@
-"""Tasks: when the state file is written, what waits for a write, and how errors of the file are handled.
+"""Tasks: when the state is written, what waits for a write, and how errors of its storage are handled.
 
 Theory of operation
 -------------------
@@ -15,13 +15,14 @@ exporter that cannot create one starts without it and tries again at each write.
 A running exporter never stops because of the file. While writes fail, pages show the numbers of the last write,
 and after `COUNTED_AFTER` the counted ones (`StateKeeper.is_behind`).
 
-The keeper never writes to, or renames, a file that this process has neither read nor created.
+With PostgreSQL every write renews the lease of the shard, so it is written although nothing has changed, and a
+write that takes longer than the lease is given up. Pages never show counted numbers then: `StateKeeper.is_ours`
+tells whether they may show any.
 """
 
 import math
-import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -29,25 +30,14 @@ import attrs
 import structlog
 import trio
 
-from ..counting import retention
 from ..counting.turns import SeenCall
 from ..errors import ConfigError, StateUnavailable
-from . import lockfile
+from .file import StateFile, is_missing
 from .history import Remembered, UnreadableHistory, unpack
 from .lockfile import InUse
 from .rows import NO_HISTORY, Changes, HistoryLimits, Saved
-from .sqlite import (
-    Database,
-    Newer,
-    NotOurs,
-    Unreadable,
-    Unusable,
-    check,
-    identity,
-    is_readable_by_others,
-    open_database,
-    set_aside,
-)
+from .sqlite import NotOurs, Unreadable, is_readable_by_others
+from .storage import Assigned, Fenced, Lost, Storage, Unusable
 
 log = structlog.get_logger("exporter.state.keeper")
 
@@ -89,35 +79,30 @@ class Opened:
 
 
 class StateKeeper:
-    """Keeps the state file of a running exporter. Made by `StateKeeper.open`.
+    """Keeps the state of a running exporter, in a file (`StateKeeper.open`) or a shard.
 
-    ``last_success``: Unix time at which the file last held everything that was to be saved, None before.
-    ``size_bytes``: size of the file with its write-ahead log.
+    ``last_success``: Unix time at which the storage last held everything that was to be saved, None before.
+    ``on_write`` gets the seconds that each write took; ``on_assigned`` conversations that were assigned to the
+    shard.
     """
 
-    def __init__(
-        self, path: Path, *, label_names: tuple[str, ...], history: HistoryLimits, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, storage: Storage, *, now: Callable[[], float], everything: bool = True) -> None:
+        """``now`` returns Unix time. ``everything``: the first write replaces what the storage holds."""
         self.last_success: float | None = None
-        self.size_bytes = 0
-        self._path = Path(os.path.realpath(path))  # links to one file share one lock
-        self._label_names = label_names
-        self._history = history
+        self.on_write: Callable[[float], None] = _ignore
+        self.on_assigned: Callable[[Sequence[Assigned]], None] = _ignore
+        self._storage = storage
         self._now = now
-        self._needs_everything = True
+        self._needs_everything = everything
+        self._received: Sequence[Assigned] = ()
         self._one_write = trio.Lock()
         self._one_thread = trio.CapacityLimiter(1)
         self._is_wanted = trio.Event()
         self._written = trio.Event()
         self._is_failing = False
-        self._behind_since: float | None = (
-            None  # trio time of the first attempt to write the oldest unwritten change
-        )
+        # trio time of the first attempt to write the oldest unwritten change
+        self._behind_since: float | None = None
         self._is_behind_logged = False
-        # The rest is used in the thread only.
-        self._lock: int | None = None
-        self._database: Database | None = None
-        self._identity: tuple[int, int] | None = None
 
     @classmethod
     async def open(
@@ -138,21 +123,22 @@ class StateKeeper:
         Raises: ConfigError if another exporter uses the file, or if it belongs to another program;
         StateUnavailable if it exists and cannot be read within `START_PATIENCE`. Cancellation: at any time.
         """
-        keeper = cls(path, label_names=label_names, history=history, now=now)
+        file = StateFile(path, label_names=label_names, history=history, now=now)
+        keeper = cls(file, now=now)
         try:
-            saved, problem = await keeper._opened(path)
+            saved, problem = await keeper._opened(file, path)
         except BaseException:
             await keeper.close()
             raise
         return Opened(keeper=keeper, saved=saved, problem=problem)
 
-    async def _opened(self, path: Path) -> tuple[Saved | None, str | None]:
+    async def _opened(self, file: StateFile, path: Path) -> tuple[Saved | None, str | None]:
         give_up_at = trio.current_time() + START_PATIENCE
         say = log.warning  # only the first failure; the next ones are logged at debug level
         while True:
             try:
                 saved, problem = await trio.to_thread.run_sync(
-                    self._start, abandon_on_cancel=True, limiter=self._one_thread
+                    file.open, abandon_on_cancel=True, limiter=self._one_thread
                 )
                 break
             except InUse as taken:
@@ -161,7 +147,7 @@ class StateKeeper:
                 raise ConfigError("--state.file", f"{path} is {foreign}; it is left alone") from None
             except (Unreadable, Unusable) as trouble:
                 problem = str(trouble)
-            if await trio.to_thread.run_sync(_is_missing, self._path):
+            if await trio.to_thread.run_sync(is_missing, file.path):
                 log.error("state file cannot be made, going on without it", file=str(path), reason=problem)
                 self._behind_since = -math.inf  # pages show counted numbers: nothing is committed
                 return None, problem
@@ -175,6 +161,20 @@ class StateKeeper:
         self._needs_everything = saved is None
         return saved, problem
 
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of the state file with its write-ahead log; None in PostgreSQL."""
+        return self._storage.size_bytes
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether pages may show what the storage holds: no other process can have taken the shard."""
+        return self._storage.is_ours
+
+    def holds_all(self) -> None:
+        """The storage holds exactly what was taken over: write only what changes."""
+        self._needs_everything = False
+
     def write_everything(self) -> None:
         """Make the next write replace everything in the file, because not all of it was taken over."""
         self._needs_everything = True
@@ -182,9 +182,14 @@ class StateKeeper:
     async def run(self, source: ChangeSource, *, interval: float, on_error: Callable[[], None]) -> None:
         """Write now, and then whatever has changed, every ``interval`` seconds and when `commit` asks for it.
 
-        After a failure it waits twice as long as before, at most 10 s or ``interval``, and calls ``on_error``.
-        Cancellation: at once, even if the disk hangs; the changes of the current write go back to ``source``.
+        After a failure it waits twice as long as before, at most 10 s or ``interval``, and calls ``on_error``. In
+        PostgreSQL it writes at least three times in each lease.
+        Raises: Fenced. Cancellation: at once, even if the disk hangs; the changes of the current write go back to
+        ``source``.
         """
+        longest_wait = max(interval, _LONGEST_RETRY_SECONDS)
+        if self._storage.lease is not None:
+            interval = longest_wait = min(interval, self._storage.lease / 3)
         wait = interval
         while True:
             self._is_wanted = trio.Event()
@@ -194,7 +199,7 @@ class StateKeeper:
                 with trio.move_on_at(started + wait):
                     await self._is_wanted.wait()
             else:
-                wait = min(wait * 2, max(interval, _LONGEST_RETRY_SECONDS))
+                wait = min(wait * 2, longest_wait)
                 await trio.sleep_until(started + wait)
 
     async def commit(self, patience: float) -> None:
@@ -212,12 +217,18 @@ class StateKeeper:
 
     @property
     def is_behind(self) -> bool:
-        """Whether writes have failed for so long that pages show counted numbers. Logs the beginning of that."""
+        """Whether writes have failed for so long that pages show counted numbers. Logs the beginning of that.
+
+        Never in PostgreSQL: there pages show nothing once another process may have taken the shard.
+        """
+        if self._storage.lease is not None:
+            return False
         is_behind = self._behind_since is not None and trio.current_time() - self._behind_since > COUNTED_AFTER
         if is_behind and not self._is_behind_logged:
             self._is_behind_logged = True
             log.error(
-                "state file not written for long: pages show numbers that a crash would lose", file=str(self._path)
+                "state file not written for long: pages show numbers that a crash would lose",
+                file=self._storage.name,
             )
         return is_behind
 
@@ -237,8 +248,8 @@ class StateKeeper:
         Waits for the write under way. Cancellation: at any time.
         """
 
-        def recall(database: Database) -> SeenCall | None:
-            packed = database.recall(conversation_id)
+        def recall() -> SeenCall | None:
+            packed = self._storage.recall(conversation_id)
             return None if packed is None else unpack(conversation_id, packed)
 
         try:
@@ -252,60 +263,66 @@ class StateKeeper:
 
         None if the file cannot be read now. Waits for the write under way. Cancellation: at any time.
         """
-        return await self._ask(lambda database: database.list_history(query, limit)) or ([], 0)
+        return await self._ask(lambda: self._storage.list_history(query, limit)) or ([], 0)
 
-    async def _ask(self, ask: Callable[[Database], T]) -> T | None:
-        def in_thread() -> T | None:
-            return None if self._database is None else ask(self._database)
-
+    async def _ask(self, ask: Callable[[], T]) -> T | None:
         try:
-            return await trio.to_thread.run_sync(in_thread, abandon_on_cancel=True, limiter=self._one_thread)
+            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._one_thread)
         except Unusable as trouble:
-            log.debug("state file cannot be read", file=str(self._path), reason=str(trouble))
+            log.debug("state file cannot be read", file=self._storage.name, reason=str(trouble))
             return None
 
     async def close(self) -> None:
         """Close and unlock the file. Takes at most 3 s. Cancellation: none, it is shielded."""
         with trio.move_on_after(_LAST_SECONDS, shield=True):
-            await trio.to_thread.run_sync(self._stop, abandon_on_cancel=True, limiter=self._one_thread)
+            await trio.to_thread.run_sync(self._storage.close, abandon_on_cancel=True, limiter=self._one_thread)
 
     async def _write(self, source: ChangeSource, on_error: Callable[[], None]) -> bool:
         async with self._one_write:
             at = self._now()
             changes = source.changes(everything=self._needs_everything)
-            if not changes:
+            if not changes and self._storage.lease is None:
                 source.committed(changes)
                 self._succeeded(at)
                 return True
             if self._behind_since is None:
                 self._behind_since = trio.current_time()
+            started = trio.current_time()
             is_written = False
             try:
-                size = await trio.to_thread.run_sync(
-                    self._put,
-                    changes,
-                    self._needs_everything,
-                    at,
-                    abandon_on_cancel=True,
-                    limiter=self._one_thread,
-                )
+                assigned = await self._put(changes, at)
                 is_written = True
-            except _Lost as lost:
+            except Lost as lost:
                 self._needs_everything = True
                 self._failed(str(lost), on_error)
                 return False
-            except (InUse, NotOurs, Unreadable, Unusable) as trouble:
+            except Unusable as trouble:
                 self._failed(str(trouble), on_error)
                 return False
+            except Fenced:
+                self._tell_waiters()
+                raise
             finally:
+                self.on_write(trio.current_time() - started)
                 if is_written:
                     source.committed(changes)
                 else:
                     source.put_back(changes)
-            self.size_bytes = size
+            self._received = assigned
             self._needs_everything = False
             self._succeeded(at)
+            self.on_assigned(assigned)
             return True
+
+    async def _put(self, changes: Changes, at: float) -> Sequence[Assigned]:
+        """Write in a thread. One that takes longer than the lease is given up: the server may never answer."""
+        put = partial(
+            self._storage.put, changes, everything=self._needs_everything, at=at, received=self._received
+        )
+        with trio.move_on_after(self._storage.lease or math.inf):
+            return await trio.to_thread.run_sync(put, abandon_on_cancel=True, limiter=self._one_thread)
+        self._storage.abort()
+        raise Unusable("no answer")
 
     def _succeeded(self, at: float) -> None:
         self.last_success = at
@@ -313,13 +330,13 @@ class StateKeeper:
         self._behind_since = None
         if self._is_behind_logged:
             self._is_behind_logged = False
-            log.info("state file written again: pages show what it holds", file=str(self._path))
+            log.info("state file written again: pages show what it holds", file=self._storage.name)
         self._tell_waiters()
 
     def _failed(self, reason: str, on_error: Callable[[], None]) -> None:
         # Log only the first failure as an error; a metric shows the following ones.
         say = log.debug if self._is_failing else log.error
-        say("state file not written", file=str(self._path), reason=reason)
+        say("state file not written", file=self._storage.name, reason=reason)
         self._is_failing = True
         on_error()
         self._tell_waiters()
@@ -328,114 +345,6 @@ class StateKeeper:
         self._written.set()
         self._written = trio.Event()
 
-    # --- in the thread
 
-    def _start(self) -> tuple[Saved | None, str | None]:
-        with _as_unusable():
-            check(self._path)  # before a lock file is created beside a file of another program
-        if self._lock is None:
-            self._lock = _acquire(self._path)
-        self._database, saved, problem = self._connect()
-        self.size_bytes = self._database.size_bytes
-        return saved, problem
-
-    def _put(self, changes: Changes, everything: bool, at: float) -> int:
-        if self._database is None:
-            self._reconnect()
-        assert self._database is not None  # noqa: S101  # connected just now
-        if self._database.is_new and not everything:
-            raise _Lost("the file was lost; it is written anew")
-        try:
-            self._database.write(changes, label_names=self._label_names, replace=everything, at=at)
-        except BaseException:
-            broken, self._database = self._database, None
-            with suppress(Unusable):
-                if identity(self._path) != self._identity:
-                    self._identity = None  # the system may give the inode number of a deleted file to another one
-                broken.close()
-            raise
-        return self._database.size_bytes
-
-    def _reconnect(self) -> None:
-        """Open the file again, or for the first time, unless it is a file that this process has not read."""
-        if self._lock is not None and not lockfile.is_held(self._lock, self._path):
-            os.close(self._lock)  # the lock file was deleted with its folder and no longer locks anything
-            self._lock = None
-        if self._lock is None:
-            self._lock = _acquire(self._path)
-        found = identity(self._path)
-        if found not in (None, self._identity) and not _is_empty(self._path):
-            raise Unusable("another file took its place; restart to go on from that one")
-        self._database, _, _ = self._connect(reads=False)
-
-    def _connect(self, *, reads: bool = True) -> tuple[Database, Saved | None, str | None]:
-        problem = None
-        since = self._now() - retention.ENDED if reads else None
-        try:
-            database, saved = open_database(self._path, since=since, history=self._history)
-        except Unreadable as bad:
-            problem = str(bad)
-            aside = set_aside(self._path, "newer" if isinstance(bad, Newer) else "corrupt", self._now())
-            log.error(
-                "state file set aside, beginning a new one", file=str(self._path), aside=aside, reason=problem
-            )
-            database, saved = open_database(self._path, since=since, history=self._history)
-        self._identity = database.identity
-        return database, saved, problem
-
-    def _stop(self) -> None:
-        if self._database is not None:
-            with suppress(Unusable):
-                self._database.close()
-            self._database = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-
-class _Lost(Exception):
-    """The file is empty although it was written before, so everything must be written again."""
-
-
-def check_file(path: Path) -> None:
-    """Check, without writing, whether an exporter could use this state file.
-
-    Raises: ConfigError if it belongs to another program; StateUnavailable if it exists and cannot be read.
-    """
-    try:
-        check(path)
-    except NotOurs as foreign:
-        raise ConfigError("--state.file", f"{path} is {foreign}; it is left alone") from None
-    except OSError as bad:
-        if not _is_missing(path):
-            raise StateUnavailable("--state.file", f"{path} cannot be read: {bad.strerror}") from None
-
-
-def _acquire(path: Path) -> int:
-    with _as_unusable():
-        return lockfile.acquire(path)
-
-
-class _as_unusable:  # noqa: N801  # a context manager
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise Unusable(error.strerror or type(error).__name__) from error
-
-
-def _is_missing(path: Path) -> bool:
-    """Whether it is certain that there is no file."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _is_empty(path: Path) -> bool:
-    with _as_unusable():
-        return path.stat().st_size == 0
+def _ignore(_: object) -> None:
+    """Ignore a report."""

@@ -32,6 +32,7 @@ from ..counting import retention
 from .ended import hash_of, packed
 from .history import Remembered
 from .rows import NO_HISTORY, Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedEnds, SavedSeries
+from .storage import Unusable
 
 _APPLICATION_ID: Final = 0x50684578  # "PhEx": distinguishes our files from those of other programs
 _MAGIC: Final = b"SQLite format 3\0"
@@ -120,13 +121,6 @@ _encode = msgspec.json.Encoder().encode
 _words = msgspec.json.Decoder(tuple[str, ...]).decode
 _bounds = msgspec.json.Decoder(tuple[float, ...]).decode
 _integers = msgspec.json.Decoder(tuple[int, ...]).decode
-
-
-class Unusable(Exception):
-    """The file cannot be used now: it is locked or read-only, the disk is full, the folder is missing.
-
-    ``str()`` says why, without quoting a row.
-    """
 
 
 class Unreadable(Exception):

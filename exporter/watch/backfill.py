@@ -70,9 +70,14 @@ class Backfill:
         self._guard = CrashGuard(Task.RECORDS, sink.task_crashed)
         self._pending: dict[str, _Pending] = {}
 
-    def add(self, conversation_id: str) -> None:
+    def add(self, conversation_id: str, *, is_over: bool = False) -> None:  # noqa: ARG002  # its record is asked
         """Have the end of a conversation counted. Idempotent."""
         self._pending.setdefault(conversation_id, _Pending())
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be counted."""
+        return not self._pending
 
     async def run_pass(self) -> None:
         """Read each record once and count those that are final. Stops early when REST stops working.

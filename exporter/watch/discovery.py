@@ -41,7 +41,7 @@ from .agents import Agents
 from .backfill import Backfill
 from .backoff import backoff
 from .crash_guard import CrashGuard
-from .interfaces import Directory, Rest, Sink, Targets
+from .interfaces import Directory, EndedUnwatched, Rest, Sink, Targets
 from .lists import ConversationLists, Project
 from .search import LiveSearch
 from .sweep import Sweeps
@@ -50,6 +50,9 @@ log = structlog.get_logger("exporter.watch")
 
 LONGEST_DELAY = 60.0  # seconds between rounds while they fail
 WORKSPACE_INTERVAL = 30.0  # seconds between two requests for the workspace's numbers
+
+
+Elect = Callable[[Collection[str]], Awaitable[Collection[str]]]
 
 
 class Discovery:
@@ -75,11 +78,15 @@ class Discovery:
         sweep_interval: float = 60.0,
         now: Callable[[], float] = time.time,
         own_now: Callable[[], float] = time.time,
+        elect: Elect | None = None,
+        ended: EndedUnwatched | None = None,
     ) -> None:
         """``interval``, ``sweep_interval``: seconds from the start of one round or sweep to that of the next.
 
         ``finds=False`` learns names and numbers but searches no list. ``only`` restricts the search to projects of
-        these names. ``now`` gives Unix time by Phonic's clock, ``own_now`` by ours.
+        these names. ``now`` gives Unix time by Phonic's clock, ``own_now`` by ours. ``elect``: which of the
+        projects this process searches now; without it all. ``ended`` counts conversations that ended unwatched; by
+        default a `Backfill`.
         """
         self.projects: list[ProjectRow] = []
         self.workspace: Workspace | None = None
@@ -100,7 +107,9 @@ class Discovery:
         self._missing_names: frozenset[str] = frozenset()
         self._is_failing = False
         self._guard = CrashGuard(Task.DISCOVERY, sink.task_crashed)
-        backfill = Backfill(rest.record, targets=targets, sink=sink, rng=rng, now=now)
+        self._elect = elect
+        self._elected: Collection[str] = ()
+        backfill = ended or Backfill(rest.record, targets=targets, sink=sink, rng=rng, now=now)
         lists = ConversationLists(rest, targets=targets, sink=sink, backfill=backfill, rng=rng, now=now)
         self._search = LiveSearch(rest, lists, targets=targets, shallow_for=sweep_interval)
         self._agents = Agents(rest, directory, self._guard)
@@ -110,7 +119,8 @@ class Discovery:
             agents=self._agents,
             backfill=backfill,
             sink=sink,
-            projects=lambda: self._searched.values(),
+            agents_of=lambda: self._searched.values(),
+            projects=self._elected_projects,
             finds=finds,
             interval=sweep_interval,
             rng=rng,
@@ -119,7 +129,7 @@ class Discovery:
     @property
     def found(self) -> dict[str, int]:
         """How many live conversations are known, by name of the project searched."""
-        return {name: project.found for name, project in self._searched.items()} if self._finds else {}
+        return {project.name: project.found for project in self._elected_projects()} if self._finds else {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Search until cancelled. Failed requests and crashes are retried, not raised.
@@ -142,6 +152,12 @@ class Discovery:
                 else:
                     await trio.sleep(next(delays))
 
+    def _is_elected(self, name: str) -> bool:
+        return self._elect is None or name in self._elected
+
+    def _elected_projects(self) -> list[Project]:
+        return [project for name, project in self._searched.items() if self._is_elected(name)]
+
     def _delays(self) -> Iterator[float]:
         return backoff(self._rng, first=self._interval, longest=max(LONGEST_DELAY, self._interval))
 
@@ -153,6 +169,8 @@ class Discovery:
         failures: list[RestFailed] = []
         outcomes: list[bool] = []
         is_answered = await self._succeeds(self._learn_projects(), failures)
+        if self._elect is not None and self._finds:
+            self._elected = await self._elect(self._searched)
         if is_answered:
             await self._agents.learn_new(self._searched.values())
             outcomes = [
@@ -160,7 +178,7 @@ class Discovery:
                     self._succeeds(self._search.run(row, self._searched[row.name]), failures), default=False
                 )
                 for row in self._rows
-                if self._finds
+                if self._finds and self._is_elected(row.name)
             ]
             is_answered = any(outcomes) or not outcomes
         if is_answered and begun - self._workspace_at >= WORKSPACE_INTERVAL:

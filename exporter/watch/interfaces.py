@@ -3,12 +3,12 @@
 These keep `exporter.watch` apart from metrics, state files and the libraries for WebSocket and HTTP.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
-from ..enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task
+from ..enums import DecodePath, Drift, FeedError, Invalid, Lost, MessageType, Reconciled, Started, Task, Word
 from ..phonic.listing import AgentRow, ListPage, ProjectRow, Workspace
 from ..phonic.schema import Snapshot
 
@@ -147,6 +147,27 @@ class Targets(Protocol):
 
     def is_over_limit(self, conversation_id: str) -> bool:
         """Whether the watch limit has kept it from being watched so far."""
+        ...
+
+
+class EndedUnwatched(Protocol):
+    """Counts the ends of conversations that nothing watched. See `exporter.watch.backfill`."""
+
+    def add(self, conversation_id: str, *, is_over: bool = False) -> None:
+        """Have the end counted. ``is_over``: REST has it; else its record tells. Idempotent."""
+
+    async def run_pass(self) -> None:
+        """Count those that can be counted now."""
+
+
+class Sharing(Protocol):
+    """Shares the conversations of a workspace with other processes. See `exporter.shards`."""
+
+    def offer(self, conversation_id: str, word: Word) -> None:
+        """Have the conversation assigned to a shard, if it is not, and tell its holder the word."""
+
+    async def elect(self, projects: Collection[str]) -> Collection[str]:
+        """Those of the projects that this process searches now; none while that cannot be agreed."""
         ...
 
 

@@ -24,9 +24,9 @@ from ..counting.finish import decide_end
 from ..enums import RestError, Started
 from ..phonic.listing import ListedRow, ListPage
 from ..phonic.rest import REFUSALS, RestFailed
-from .backfill import Backfill, is_handled
+from .backfill import is_handled
 from .backoff import backoff
-from .interfaces import Requester, Rest, Sink, Targets
+from .interfaces import EndedUnwatched, Requester, Rest, Sink, Targets
 
 # Rows. REST sends whole conversations, so where few rows are expected the first page is small.
 SMALL_PAGE, PAGE = 10, 100
@@ -73,7 +73,7 @@ class ConversationLists:
         *,
         targets: Targets,
         sink: Sink,
-        backfill: Backfill,
+        backfill: EndedUnwatched,
         rng: Random,
         now: Callable[[], float],
     ) -> None:
@@ -100,7 +100,7 @@ class ConversationLists:
             project.running.pop(row.id, None)
             self._targets.over(row.id)
             if self._is_to_be_counted(row) and not self.is_handled(row.id):
-                self._backfill.add(row.id)
+                self._backfill.add(row.id, is_over=True)
             return False
         started = parse_time(row.started_at)
         if started is not None and started < self.ago(retention.OLDEST_LIVE):

@@ -60,9 +60,8 @@ from ..enums import Task
 from ..phonic.listing import ListedRow
 from ..phonic.rest import RestFailed
 from .agents import Agents
-from .backfill import Backfill
 from .crash_guard import CrashGuard
-from .interfaces import Sink
+from .interfaces import EndedUnwatched, Sink
 from .lists import PAGE, SECOND, SMALL_PAGE, ConversationLists, Project, in_slices
 
 log = structlog.get_logger("exporter.watch")
@@ -81,14 +80,16 @@ class Sweeps:
         lists: ConversationLists,
         *,
         agents: Agents,
-        backfill: Backfill,
+        backfill: EndedUnwatched,
         sink: Sink,
         projects: Callable[[], Collection[Project]],
+        agents_of: Callable[[], Collection[Project]],
         finds: bool,
         interval: float,
         rng: Random,
     ) -> None:
-        """``projects`` gives the projects to sweep now. ``interval``: seconds from one start to the next.
+        """``projects`` gives the projects to sweep now, ``agents_of`` those whose agents are listed. ``interval``:
+        seconds from one start to the next.
 
         ``finds=False`` only lists agents.
         """
@@ -97,6 +98,7 @@ class Sweeps:
         self._backfill = backfill
         self._sink = sink
         self._projects = projects
+        self._agents_of = agents_of
         self._finds = finds
         self._interval = interval
         self._rng = rng
@@ -111,7 +113,7 @@ class Sweeps:
         await projects_known.wait()
         while True:
             begun = trio.current_time()
-            await self._agents.learn_all(list(self._projects()))
+            await self._agents.learn_all(list(self._agents_of()))
             swept = [
                 await self._sweep_guard.run(self._succeeds(project), default=False)
                 for project in list(self._projects())

@@ -88,6 +88,8 @@ class Exported:
     """What the pages for people show; None leaves them out."""
     prepare: Callable[[float | None], Awaitable[None]] = _prepare_nothing
     """Update the metrics before a page is rendered. Called with the scrape timeout in seconds, or None."""
+    shards: Callable[[], Awaitable[Sequence[Mapping[str, object]] | None]] | None = None
+    """Return a JSON object for each shard, None if that cannot be found out now; None without shards."""
     whole_page: Callable[[bool], Callable[[], None]] = lambda _: _nothing
     """Called when a whole page is rendered for a GET request, with whether the client sends a scrape timeout as
     Prometheus does. The function that it returns is called once the whole response has been sent."""
@@ -136,6 +138,12 @@ def build_app(
     async def conversations(_: Request) -> Response:
         return _json({"conversations": exported.conversations()})
 
+    async def shards(_: Request) -> Response:
+        listed = await exported.shards() if exported.shards is not None else None
+        if listed is None:
+            return PlainTextResponse("PostgreSQL does not answer\n", 503)
+        return _json({"shards": listed})
+
     # Health and readiness are served without the prefix too, so that container probes need not know it.
     prefixes = dict.fromkeys((route_prefix, ""))
     routes = [
@@ -144,6 +152,8 @@ def build_app(
         *(Route(prefix + path, ready, methods=["GET"]) for prefix in prefixes for path in _READY),
         Route(f"{route_prefix}/api/v1/conversations", _Limited(conversations), methods=["GET"]),
     ]
+    if exported.shards is not None:
+        routes.append(Route(f"{route_prefix}/api/v1/shards", _Limited(shards), methods=["GET"]))
     if exported.people is not None:
         routes += people.routes(
             exported.people,

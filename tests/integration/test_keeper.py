@@ -28,7 +28,8 @@ from exporter.counting import retention
 from exporter.errors import ConfigError, StateUnavailable
 from exporter.state import keeper as keeper_module
 from exporter.state.ended import hash_of, packed
-from exporter.state.keeper import COUNTED_AFTER, Opened, StateKeeper, check_file
+from exporter.state.file import check_file
+from exporter.state.keeper import COUNTED_AFTER, Opened, StateKeeper
 from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
 from exporter.state.sqlite import MIGRATIONS, migrate
 from tests.soak.disk import SmallDisk, small_disk
@@ -407,7 +408,7 @@ async def test_old_ends_are_deleted_and_the_file_shrinks(path: Path) -> None:
         await write(numbers)
         numbers.finish("conv_1", START + 100)
         await write(numbers)
-        large = found.keeper.size_bytes
+        large = found.keeper.size_bytes or 0
         clock.at = START + retention.ENDED + 50
         numbers.count("turns", "conv_2")
         await write(numbers)

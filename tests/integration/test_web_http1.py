@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from exporter.app import OTHER_FILES
+from exporter.process import OTHER_FILES
 from exporter.web.connections import MOST_CONNECTIONS, Connections, Phase
 from exporter.web.http1 import linger, serve_http
 from tests.integration.serving import GET_METRICS, serving

@@ -25,4 +25,6 @@ after
 
 Not covered: handshakes refused with 401 and 403 (the exporter retries only after five minutes, by design), and
 clock steps of a day or more (the exporter remembers ended conversations for 24 h by the clock).
+
+`shards` is about several processes that share a PostgreSQL, where nothing is held before a fault.
 """

@@ -140,7 +140,7 @@ def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome:
         phone = running.enter_context(simulating(run.simulator(), directory, http))
         prometheus: Prometheus | None = None
         if run.prometheus is not None:
-            prometheus = running.enter_context(scraping(run.prometheus, address, directory, http))
+            prometheus = running.enter_context(scraping(run.prometheus, [address], directory, http))
         start = partial(_exporter, phone, directory, address, run)
         phone.post("hold")
         number = 0

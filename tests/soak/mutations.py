@@ -15,3 +15,11 @@ made = exporter.metrics.store.MetricStore.__init__
 exporter.metrics.store.MetricStore.__init__ = lambda self, limits, hold=0.0: made(self, limits)
 """
 ALL = {"show counted": SHOW_COUNTED, "hold nothing": HOLD_NOTHING}
+# Writes succeed whoever holds the shard.
+NO_EPOCH_CHECK = """
+from exporter.state import statements
+check = " AND epoch = %(epoch)s AND write_number < %(number)s"
+for name, text in list(vars(statements).items()):
+    if isinstance(text, str) and check in text:
+        setattr(statements, name, text.replace(check, ""))
+"""

@@ -1,4 +1,4 @@
-"""Edge: a real Prometheus that scrapes the exporter through all of its lives, and its sums.
+"""Edge: a real Prometheus that scrapes exporters through all of their lives, and its sums.
 
 `SCRAPE_S` is short, so that kills, scrapes and writes occur in every order. Increases follow Prometheus' rule (a
 decrease is a reset, after which the new value counts in full; the first sample counts nothing), but without
@@ -6,10 +6,11 @@ extrapolation: if ``resets()`` is 0, the increase is the last value minus the fi
 """
 
 import contextlib
+import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +24,8 @@ _CONFIG: Final = """\
 global: {{scrape_interval: 250ms, scrape_timeout: 250ms}}
 scrape_configs:
   - job_name: phonic
-    static_configs: [{{targets: ["{target}"]}}]
+    static_configs: [{{targets: {targets}}}]
+    metric_relabel_configs: {rules}
 """
 _WINDOW: Final = "2h"
 _PATIENCE_S: Final = 30.0
@@ -94,10 +96,15 @@ _GUARDED: Final = frozenset(
 
 
 @contextlib.contextmanager
-def scraping(program: str, target: str, directory: Path, http: httpx.Client) -> Iterator[Prometheus]:
-    """Run ``program`` (a path) until the block ends; ``target`` is host:port."""
+def scraping(
+    program: str, targets: Sequence[str], directory: Path, http: httpx.Client, *, rules: Sequence[str] = ()
+) -> Iterator[Prometheus]:
+    """Run ``program`` (a path) until the block ends.
+
+    ``targets``: each is host:port. ``rules`` relabel metrics; each is YAML.
+    """
     config = directory / "prometheus.yml"
-    config.write_text(_CONFIG.format(target=target))
+    config.write_text(_CONFIG.format(targets=json.dumps(list(targets)), rules=f"[{', '.join(rules)}]"))
     log = directory / "prometheus.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

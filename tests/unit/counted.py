@@ -19,8 +19,11 @@ from exporter.phonic.clock import PhonicClock
 from exporter.phonic.decode import decode, decode_record
 from exporter.phonic.schema import Snapshot
 from exporter.state.rows import Changes, HeldBack, Saved, SavedConversation, SavedEnds, SavedSeries
+from exporter.watch.feed_gate import FeedGate
 from exporter.watch.interfaces import Feed
 from exporter.watch.supervisor import Supervisor
+from exporter.watching import Workspace
+from exporter.workspaces import Workspaces
 from tests.strategies import Json, frame
 
 NOW = 1_753_920_000.0
@@ -83,16 +86,19 @@ def page_of(conversations: Conversations) -> Page:
     def no_feed(conversation_id: str) -> AbstractAsyncContextManager[Feed]:
         raise AssertionError(conversation_id)
 
+    supervisor = Supervisor(open_feed=no_feed, sink=conversations, records=None, limit=1)
+    workspace = Workspace(
+        conversations=conversations,
+        clock=PhonicClock(),
+        supervisor=supervisor,
+        targets=supervisor,
+        gate=FeedGate(no_feed, access=None, has_labels=lambda _: True),
+    )
     sources = gauges(
         conversations=conversations,
-        supervisor=Supervisor(open_feed=no_feed, sink=conversations, records=None, limit=1),
-        rest=None,
-        discovery=None,
-        clock=PhonicClock(),
+        workspaces=Workspaces(conversations=conversations, open=[workspace]),
         keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
-        access=None,
-        watch_file=None,
         web_config=None,
         slo_response=1.5,
         loop_lag=LoopLag(),

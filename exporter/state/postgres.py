@@ -1,0 +1,448 @@
+"""Edge: the state in PostgreSQL: shards with leases, their conversations, and what each has counted.
+
+Theory of operation
+-------------------
+A *shard* is what a state file is: numbers, and the progress of the conversations that made them. A process holds a
+shard for as long as its *lease* has not run out, and each write renews the lease.
+
+*Taking.* Whoever takes a shard whose lease has run out raises its *epoch*. That is one statement, so two processes
+cannot both succeed. What the earlier holder had written is committed before, and nothing of it is afterwards,
+because:
+
+*Fencing.* A write is one statement. Its first part updates the row of the shard where the epoch is still that of
+the holder; every other part depends on the row which that returns. So a holder that was stopped, or cut off, and
+comes back later writes nothing. The row also has the number of the latest write: a write that was given up, and
+arrives after the next one, is older and changes nothing.
+
+*Time.* PostgreSQL's clock decides when a lease has run out. The holder measures with its own, from before it sent
+the write: its lease ends earlier, never later, than PostgreSQL thinks. So its pages are empty before another
+process can show the shard.
+
+*Assignments.* A conversation belongs to one shard, for ever: its row is inserted once, by whoever sees it first,
+and names the shard with the highest hash of id and shard (rendezvous hashing). A change of the number of shards
+therefore moves no conversation, and processes that disagree about it cannot count one twice. Rows of ended
+conversations stay for a day: they are the memory of ends.
+
+One statement at a time, no session state and no prepared statements, so that a connection pooler may stand in
+between. All functions block; callers run them in a thread. Messages of PostgreSQL can quote rows, so the reason of
+an error is its name.
+"""
+
+import math
+import re
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from os import dup
+from pathlib import Path
+from typing import Any, Final, LiteralString
+
+import attrs
+import msgspec
+import psycopg
+
+from ..counting import retention
+from ..enums import ShardState, Word
+from . import statements
+from .history import Remembered
+from .rows import Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedSeries
+from .storage import Assigned, Fenced, Unusable
+
+FORMAT: Final = 1
+"""Of what a holder writes. A process does not take a shard with a higher one, which a later release wrote."""
+_SCHEMA: Final = 1
+_LOCK: Final = 0x50684578  # "PhEx": of the advisory lock under which tables are created
+_EXPIRY_SECONDS: Final = 60.0
+_CONNECT_SECONDS: Final = 3
+_COLUMNS: Final[Sequence[LiteralString]] = (
+    "id", "ended_at", "project", "agent", "ended_by", "is_failed", "duration", "turns", "slowest", "packed",
+)  # fmt: skip
+
+_encode = msgspec.json.Encoder().encode
+_words = msgspec.json.Decoder(tuple[str, ...]).decode
+_bounds = msgspec.json.Decoder(tuple[float, ...]).decode
+_integers = msgspec.json.Decoder(tuple[int, ...]).decode
+_held_rows = msgspec.json.Decoder(list[tuple[str, tuple[str, ...], bool]]).decode
+_news = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
+
+
+class Newer(Exception):
+    """A later release has changed the tables, or wrote the only shards that are free."""
+
+
+def boot_time() -> float:
+    """Seconds of a clock that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@attrs.frozen(kw_only=True)
+class Server:
+    """Where PostgreSQL is. ``password_file``: read at each connection; None for none."""
+
+    url: str
+    password_file: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ShardRow:
+    """A shard as PostgreSQL has it. ``lease_seconds``: how long its lease lasts, below 0 if it has run out."""
+
+    shard: str
+    state: ShardState
+    holder: str | None
+    epoch: int
+    lease_seconds: float
+    is_newer: bool
+
+
+@attrs.frozen(kw_only=True)
+class Taken:
+    """A shard that was taken just now. ``until``: until when the lease lasts, by `boot_time`."""
+
+    shard: int
+    epoch: int
+    until: float
+
+
+class Connection:
+    """A connection that is made when it is needed, and again after an error. For one thread at a time.
+
+    `abort` may be called from another thread.
+    """
+
+    def __init__(self, server: Server, *, patience: float) -> None:
+        """``patience``: seconds without a sign of the server after which a call fails."""
+        self._server = server
+        self._patience = patience
+        self._open: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    def execute(self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any] = ()) -> list[Any]:
+        """Run one statement in a transaction of its own; return its rows. Raises: Unusable."""
+        with self._translated():
+            cursor = self._connected().execute(statement, values or None)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    def transact(self, statements: Sequence[tuple[LiteralString, Mapping[str, Any] | None]]) -> None:
+        """Run statements in one transaction. Raises: Unusable."""
+        with self._translated():
+            connection = self._connected()
+            with connection.transaction():
+                for statement, values in statements:
+                    connection.execute(statement, values)
+
+    def abort(self) -> None:
+        """Make the call under way in another thread fail, and the connection unusable."""
+        connection = self._open
+        if connection is not None:
+            with suppress(OSError, psycopg.Error), socket.socket(fileno=dup(connection.fileno())) as duplicate:
+                duplicate.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it. Raises nothing."""
+        connection, self._open = self._open, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+    def _connected(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        if self._open is None:
+            file = self._server.password_file
+            password = None if file is None else file.read_text().strip()
+            self._open = psycopg.connect(
+                self._server.url,
+                autocommit=True,
+                prepare_threshold=None,
+                connect_timeout=_CONNECT_SECONDS,
+                tcp_user_timeout=math.ceil(self._patience * 1000),
+                keepalives_idle=max(1, round(self._patience / 2)),
+                keepalives_interval=1,
+                keepalives_count=2,
+                application_name="phonic-exporter",
+                password=password,
+            )
+        return self._open
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.Error, OSError, UnicodeDecodeError) as bad:
+            self.close()
+            raise Unusable(_reason(bad)) from bad
+        except BaseException:
+            self.close()
+            raise
+
+
+class Registry:
+    """All shards, and which conversations belong to them. For one thread at a time, but for `abort`."""
+
+    def __init__(self, server: Server, *, holder: str, patience: float) -> None:
+        """``holder`` names this process."""
+        self._connection = Connection(server, patience=patience)
+        self._holder = holder
+
+    def prepare(self, count: int) -> None:
+        """Create the tables if there are none, and have ``count`` shards that take conversations.
+
+        Raises: Unusable, Newer.
+        """
+        found = self._connection.execute("SELECT to_regclass('phonic_schema') IS NOT NULL")
+        if not found[0][0]:
+            self._connection.transact(
+                [("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK}), (statements.CREATE, None)]
+            )
+        ((version,),) = self._connection.execute("SELECT version FROM phonic_schema")
+        if version > _SCHEMA:
+            raise Newer(f"schema version {version} of a later release")
+        self._connection.execute(statements.ENSURE, {"count": count})
+        self._connection.execute(statements.DRAIN, {"count": count})
+
+    def take(self, lease: float) -> Taken | None:
+        """Take a shard that nobody holds, for ``lease`` seconds; None if there is none. Raises: Unusable."""
+        began = boot_time()
+        rows = self._connection.execute(
+            statements.TAKE, {"holder": self._holder, "lease": lease, "format": FORMAT}
+        )
+        return Taken(shard=rows[0][0], epoch=rows[0][1], until=began + lease) if rows else None
+
+    def offer(self, conversations: Collection[Assigned]) -> None:
+        """Assign the conversations that are not assigned yet, and note what is new about the others.
+
+        Raises: Unusable.
+        """
+        values = {
+            "ids": [each.id for each in conversations],
+            "workspaces": [each.workspace for each in conversations],
+            "words": [int(each.word) for each in conversations],
+        }
+        self._connection.execute(statements.OFFER, values)
+
+    def elect(self, names: Collection[str], seconds: float) -> set[str]:
+        """Return those of the names that this process has, or gets, for so many seconds. Raises: Unusable."""
+        values = {"names": sorted(set(names)), "holder": self._holder, "seconds": seconds}
+        return {name for (name,) in self._connection.execute(statements.ELECT, values)}
+
+    def resign(self) -> None:
+        """Leave all names of `elect` to others. Raises: Unusable."""
+        self._connection.execute(statements.RESIGN, {"holder": self._holder})
+
+    def shards(self) -> list[ShardRow]:
+        """All shards. Raises: Unusable."""
+        return [_shard_row(*row) for row in self._connection.execute(statements.STATES)]
+
+    def unfinished(self) -> dict[str, int]:
+        """How many conversations each shard has that are not over. Raises: Unusable."""
+        return {str(shard): count for shard, count in self._connection.execute(statements.COUNTS)}
+
+    def abort(self) -> None:
+        """Make the call under way in another thread fail."""
+        self._connection.abort()
+
+    def close(self) -> None:
+        """Close the connection. Raises nothing."""
+        self._connection.close()
+
+
+class Shard:
+    """The shard that this process holds. Implements `exporter.state.storage.Storage`.
+
+    ``is_drained``: it takes no new conversations; ``is_empty``: and has none left.
+    """
+
+    size_bytes = None
+
+    def __init__(
+        self,
+        server: Server,
+        taken: Taken,
+        *,
+        lease: float,
+        label_names: tuple[str, ...],
+        history: HistoryLimits,
+    ) -> None:
+        """``lease``: seconds. ``label_names`` are the current ``--metrics.labels``."""
+        self.name = f"shard {taken.shard}"
+        self.lease = lease
+        self.number, self.epoch = taken.shard, taken.epoch
+        self.is_drained = self.is_empty = False
+        self._connection = Connection(server, patience=lease)
+        self._label_names = label_names
+        self._history = history
+        self._until = taken.until
+        self._is_hidden = False
+        self._write_number = 0
+        self._expire_at = 0.0
+
+    @property
+    def is_ours(self) -> bool:
+        return not self._is_hidden and boot_time() < self._until
+
+    @property
+    def valid_for(self) -> float:
+        """Seconds for which the lease still lasts; below 0 if it has run out."""
+        return self._until - boot_time()
+
+    def hide(self) -> None:
+        """Never be ours again: what follows is the release."""
+        self._is_hidden = True
+
+    def read(self) -> tuple[Saved | None, list[Assigned]]:
+        """Read the shard, and renew the lease meanwhile.
+
+        Returns what was written, None if nothing was; and its conversations that are not over.
+        Raises: Unusable, Fenced; UnreadableRow.
+        """
+        ((first_start, label_names, families, held),) = self._connection.execute(
+            "SELECT (SELECT min(first_start) FROM phonic_shard), label_names, families, held"
+            " FROM phonic_shard WHERE shard = %s",
+            (self.number,),
+        )
+        assigned = [
+            Assigned(id_, workspace, Word(word)) for id_, workspace, word in self._pages(statements.READ_ASSIGNED)
+        ]
+        if label_names is None:
+            return None, assigned
+        try:
+            saved = Saved(
+                label_names=_words(label_names),
+                families=_words(families),
+                first_start=first_start,
+                series=[
+                    SavedSeries(family, _words(labels), _bounds(layout), _integers(numbers))
+                    for family, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)
+                ],
+                held=[HeldBack(*row) for row in _held_rows(held or "[]")],
+                conversations=[
+                    SavedConversation(id_, blob) for id_, blob in self._pages(statements.READ_CONVERSATIONS)
+                ],
+                ends=[],  # PostgreSQL does not tell this shard of a conversation that is over
+            )
+        except (msgspec.MsgspecError, TypeError, ValueError) as bad:
+            raise Unusable("a row cannot be decoded") from bad
+        return saved, assigned
+
+    def _pages(self, statement: LiteralString, key_columns: int = 1) -> Iterator[tuple[Any, ...]]:
+        key: tuple[Any, ...] = ("",) * key_columns
+        while True:
+            page = self._connection.execute(statement, (self.number, *key))
+            yield from page
+            if len(page) < statements.PAGE:
+                return
+            key = page[-1][:key_columns]
+            self.renew()
+
+    def renew(self) -> None:
+        """Renew the lease without a write. Raises: Unusable, Fenced."""
+        nothing = {"first_start": None, "label_names": None, "names": None, "held": None}
+        self._write(statements.RENEW, nothing)
+
+    def put(
+        self, changes: Changes, *, everything: bool, at: float, received: Sequence[Assigned] = ()
+    ) -> Sequence[Assigned]:
+        series = list(changes.series())
+        gone = {*changes.finished, *changes.forgotten}
+        # What was forgotten may have been seen again afterwards; what has finished stays so.
+        conversations = {each.id: each.blob for each in changes.conversations()}
+        gone -= conversations.keys() - set(changes.finished)
+        conversations = {id_: blob for id_, blob in conversations.items() if id_ not in gone}
+        remembered = list(changes.remembered()) if self._history.conversations else []
+        values: dict[str, Any] = {
+            "first_start": changes.first_start,
+            "label_names": _text(self._label_names),
+            "names": _text(tuple(changes.families)),
+            "held": None
+            if changes.held is None
+            else _text([(each.family, each.labels, each.is_expected) for each in changes.held]),
+            "families": [each.family for each in series],
+            "labels": [_text(each.labels) for each in series],
+            "layouts": [_text(each.layout) for each in series],
+            "numbers": [_text(each.numbers) for each in series],
+            "gone": list(gone),
+            "ids": list(conversations),
+            "blobs": list(conversations.values()),
+            "received": [each.id for each in received],
+            "words": [int(each.word) for each in received],
+            **_history_columns(remembered),
+        }
+        statement: LiteralString = statements.PUT + (statements.REPLACE if everything else "") + statements.NEWS_OF
+        (self.is_drained, self.is_empty, news) = self._write(statement, values)
+        if at >= self._expire_at:
+            self._expire_at = at + _EXPIRY_SECONDS
+            self._connection.execute(statements.EXPIRE_ENDS, (retention.ENDED,))
+            limits = (at - self._history.seconds, self._history.conversations)
+            self._connection.execute(statements.FORGET_HISTORY, limits)
+        return [Assigned(id_, workspace, Word(word)) for id_, workspace, word in _news(news)]
+
+    def release(self) -> None:
+        """Let another process take the shard at once. Call `hide` before, and show nothing afterwards.
+
+        Raises: Unusable.
+        """
+        self._connection.execute(statements.RELEASE, {"shard": self.number, "epoch": self.epoch})
+
+    def recall(self, conversation_id: str) -> bytes | None:
+        rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", (conversation_id,))
+        return bytes(rows[0][0]) if rows else None
+
+    def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
+        values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", query) + "%", "limit": limit}
+        ((count,),) = self._connection.execute(statements.COUNT_HISTORY, values)
+        names = [attribute.name for attribute in attrs.fields(Remembered)]
+        return [
+            Remembered(**dict(zip(names, row, strict=False)))
+            for row in self._connection.execute(statements.LIST_HISTORY, values)
+        ], count
+
+    def abort(self) -> None:
+        self._connection.abort()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _write(self, statement: LiteralString, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Run a statement that begins with the fence; return its row. Raises: Unusable, Fenced."""
+        self._write_number += 1
+        fence = {"shard": self.number, "epoch": self.epoch, "number": self._write_number, "lease": self.lease}
+        began = boot_time()
+        rows: list[tuple[Any, ...]] = self._connection.execute(statement, {**values, **fence})
+        if not rows:
+            raise Fenced(f"{self.name} was taken by another process")
+        self._until = began + self.lease
+        return rows[0]
+
+
+def _shard_row(
+    shard: int, epoch: int, holder: str, seconds: float, is_drained: bool, has_unfinished: bool, form: int
+) -> ShardRow:
+    is_held = seconds > 0
+    state = ShardState.HELD if is_held else ShardState.UNHELD
+    if is_drained:
+        state = ShardState.DRAINING if has_unfinished or is_held else ShardState.DRAINED
+    return ShardRow(
+        shard=str(shard),
+        state=state,
+        holder=holder if is_held else None,
+        epoch=epoch,
+        lease_seconds=max(seconds, -1e9),
+        is_newer=form > FORMAT,
+    )
+
+
+def _history_columns(remembered: Sequence[Remembered]) -> dict[str, list[Any]]:
+    columns = zip(*map(attrs.astuple, remembered), strict=True) if remembered else ((),) * len(_COLUMNS)
+    return {f"h_{name}": list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+
+
+def _text(values: object) -> str:
+    return _encode(values).decode()
+
+
+def _reason(error: Exception) -> str:
+    """The name of an error. What libpq says of a connection has no row, and tells more."""
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return type(error).__name__

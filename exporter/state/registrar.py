@@ -1,0 +1,178 @@
+"""Tasks: taking a shard, offering conversations to the shards, and sharing the search for them.
+
+Calls to PostgreSQL run one after the other in a thread. One that is not answered in the time of a lease is given
+up, and its connection closed: the server may never answer. Offers that could not be made are made again later.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+import trio
+
+from ..enums import ShardState
+from .postgres import Newer, Registry, ShardRow, Taken
+from .storage import Assigned, Unusable
+
+log = structlog.get_logger("exporter.state.registrar")
+
+T = TypeVar("T")
+
+POLL_INTERVAL: Final = 0.25
+"""Seconds between two attempts to take a shard."""
+COUNT_INTERVAL: Final = 1.0
+"""Seconds between two looks at all shards."""
+_LONGEST_RETRY: Final = 5.0
+_OFFERED_AT_ONCE: Final = 5000
+MOST_OFFERS: Final = 300_000
+"""Offers that wait while PostgreSQL cannot be reached; sweeps find what is dropped."""
+
+
+class Registrar:
+    """What this process asks and tells of all shards.
+
+    ``is_reached``: whether PostgreSQL has answered, and the tables are there. ``rows``: all shards, as of the last
+    look.
+    """
+
+    def __init__(self, registry: Registry, *, count: int, lease: float, on_error: Callable[[], None]) -> None:
+        """``count``: shards that there are to be. ``lease``: seconds. ``on_error`` is called for each failure."""
+        self.is_reached = False
+        self.rows: Sequence[ShardRow] = ()
+        self._registry = registry
+        self._count = count
+        self._lease = lease
+        self._on_error = on_error
+        self._one_call = trio.Lock()
+        self._one_thread = trio.CapacityLimiter(1)
+        self._offers: dict[str, Assigned] = {}
+        self._has_offers = trio.Event()
+        self._is_failing = False
+
+    @property
+    def counts(self) -> Mapping[ShardState, int]:
+        """Shards by state; empty until PostgreSQL has told them."""
+        if not self.rows:
+            return {}
+        counts = dict.fromkeys(ShardState, 0)
+        for row in self.rows:
+            counts[row.state] += 1
+        return counts
+
+    async def run(self) -> None:
+        """Make the offers that come, and look at all shards every second. Never returns."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._make_offers)
+            while True:
+                if self.is_reached:
+                    await self._succeeds(self._look)
+                await trio.sleep(COUNT_INTERVAL)
+
+    async def take(self) -> Taken:
+        """Wait for a shard that nobody holds, and take it. Cancellation: at any time."""
+        wait = POLL_INTERVAL
+        while True:
+            taken: list[Taken | None] = []
+
+            async def attempt(taken: list[Taken | None] = taken) -> None:
+                if not self.is_reached:
+                    await self._ask(lambda: self._registry.prepare(self._count))
+                    self.is_reached = True
+                    await self._look()
+                taken.append(await self._ask(lambda: self._registry.take(self._lease)))
+
+            if await self._succeeds(attempt):
+                wait = POLL_INTERVAL
+                if taken[0] is not None:
+                    return taken[0]
+            else:
+                wait = min(wait * 2, _LONGEST_RETRY, max(self._lease / 4, POLL_INTERVAL))
+            await trio.sleep(wait)
+
+    def offer(self, offered: Assigned) -> None:
+        """Have a conversation assigned soon, and its holder told the word."""
+        known = self._offers.get(offered.id)
+        if known is None and len(self._offers) >= MOST_OFFERS:
+            return
+        if known is None or known.word < offered.word:
+            self._offers[offered.id] = offered
+            self._has_offers.set()
+
+    async def elect(self, names: Collection[str], seconds: float) -> Collection[str]:
+        """Those of the names that this process has, for so many seconds; none if PostgreSQL does not answer."""
+        elected: set[str] = set()
+
+        async def ask() -> None:
+            elected.update(await self._ask(lambda: self._registry.elect(names, seconds)))
+
+        await self._succeeds(ask)
+        return elected
+
+    async def listed(self) -> list[dict[str, object]]:
+        """All shards as ``GET /api/v1/shards`` shows them. Raises: Unusable."""
+        rows = await self._ask(self._registry.shards)
+        unfinished = await self._ask(self._registry.unfinished)
+        return [
+            {
+                "shard": row.shard,
+                "state": row.state.value,
+                "holder": row.holder,
+                "epoch": row.epoch,
+                "lease_seconds": round(max(row.lease_seconds, 0.0), 3),
+                "conversations": unfinished.get(row.shard, 0),
+            }
+            for row in rows
+        ]
+
+    async def close(self) -> None:
+        """Make the offers that wait, leave the search to others, and disconnect. Takes at most a second.
+
+        Cancellation: none, it is shielded.
+        """
+        with trio.move_on_after(1.0, shield=True):
+            await self._succeeds(self._offer_all)
+            await self._succeeds(lambda: self._ask(self._registry.resign))
+            await trio.to_thread.run_sync(self._registry.close, abandon_on_cancel=True, limiter=self._one_thread)
+
+    async def _make_offers(self) -> None:
+        while True:
+            await self._has_offers.wait()
+            self._has_offers = trio.Event()
+            if not (self.is_reached and await self._succeeds(self._offer_all)):
+                self._has_offers.set()
+                await trio.sleep(1.0)
+
+    async def _offer_all(self) -> None:
+        while self._offers:
+            batch = dict(list(self._offers.items())[:_OFFERED_AT_ONCE])
+            await self._ask(partial(self._registry.offer, list(batch.values())))
+            for conversation_id, offered in batch.items():
+                if self._offers.get(conversation_id) is offered:
+                    del self._offers[conversation_id]
+
+    async def _look(self) -> None:
+        self.rows = await self._ask(self._registry.shards)
+
+    async def _succeeds(self, step: Callable[[], Awaitable[object]]) -> bool:
+        try:
+            await step()
+        except (Unusable, Newer) as trouble:
+            # Only the first failure is an error; a metric shows the following ones.
+            say = log.debug if self._is_failing else log.error
+            say("PostgreSQL cannot be used, trying again", reason=str(trouble))
+            self._is_failing = True
+            self._on_error()
+            return False
+        if self._is_failing:
+            log.info("PostgreSQL can be used again")
+            self._is_failing = False
+        return True
+
+    async def _ask(self, call: Callable[[], T]) -> T:
+        """Run a call in the thread. Raises: Unusable, also if there is no answer; Newer."""
+        async with self._one_call:
+            with trio.move_on_after(max(self._lease, 1.0)):
+                return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._one_thread)
+            self._registry.abort()
+            raise Unusable("no answer")
