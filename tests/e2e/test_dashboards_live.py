@@ -77,6 +77,14 @@ EMPTY = {
     ("Checkpoint errors", "C"): "every checkpoint could be read",
     ("Files read again", "A"): "no file to read again is configured",
     ("Age of files in use", "A"): "no file to read again is configured",
+    **dict.fromkeys(
+        (
+            *((panel, "A") for panel in ("Shards held", "Shards unheld", "Shards draining", "Standing by")),
+            *((panel, "A") for panel in ("Shards by state", "Take-overs", "Processes", "Conversations by shard")),
+            ("Lease losses", "B"),
+        ),
+        "the state is a file, so there are no shards",
+    ),
 }
 
 RANGES = {

@@ -59,6 +59,19 @@ BAD_KEY = firing(
     ]
 )
 OUTAGE = firing(["PhonicUpstreamUnreachable", "PhonicDiscoveryStale", "PhonicFeedErrors"])
+NO_POSTGRESQL = firing(
+    [
+        "PhonicStateUnreachable",
+        "PhonicShardUnheld",
+        "PhonicCheckpointFailing",
+        "PhonicStateWritesSlow",
+        "PhonicLeasesLost",
+        "PhonicWatchingFallsShort",
+    ]
+)
+NO_HOLDER = firing(["PhonicShardUnheld", "PhonicProcessDown", "PhonicStandbyMissing", "PhonicWatchingFallsShort"])
+LOST_PROCESS = firing(["PhonicProcessDown", "PhonicStandbyMissing"])
+SLOW_POSTGRESQL = firing(["PhonicStateWritesSlow", "PhonicLeasesLost"])
 DISK_FULL = firing(["PhonicPagesNotCommitted", "PhonicCheckpointFailing"])
 FULL = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit"], project="main")
 FULL_WORKSPACE = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit"])
@@ -73,6 +86,10 @@ CAUSES = {
     "refused credential": (BAD_KEY, "pager", "PhonicCredentialRefused"),
     "outage": (OUTAGE, "pager", "PhonicUpstreamUnreachable"),
     "full disk": (DISK_FULL, "tickets", "PhonicPagesNotCommitted"),
+    "PostgreSQL is down": (NO_POSTGRESQL, "pager", "PhonicStateUnreachable"),
+    "shard without a holder": (NO_HOLDER, "pager", "PhonicShardUnheld"),
+    "process that is down, which was the last standby": (LOST_PROCESS, "tickets", "PhonicProcessDown"),
+    "slow PostgreSQL": (SLOW_POSTGRESQL, "tickets", "PhonicStateWritesSlow"),
     "full project": (FULL, "pager", "PhonicConcurrencyAtLimit"),
     "full workspace": (FULL_WORKSPACE, "pager", "PhonicConcurrencyAtLimit"),
 }
