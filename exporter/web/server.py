@@ -7,13 +7,14 @@ socket. `connections` limits them.
 
 import os
 import select
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from socket import gethostname
 from typing import Final
 from urllib.parse import urlsplit
 
+import attrs
 import structlog
 import trio
 from starlette.types import ASGIApp
@@ -56,7 +57,9 @@ async def serve(
 ) -> None:
     """Serve until ``stop`` is set, then stop gracefully within a few seconds.
 
-    A graceful stop accepts no connection, closes idle ones and finishes the responses in progress.
+    A graceful stop accepts no connection but those that have waited for it, closes idle ones, answers the requests
+    that are on their way, and finishes the responses in progress. Connections that wait on a socket of systemd are
+    left to the next process.
 
     Args:
         exported: what to serve.
@@ -84,7 +87,7 @@ async def serve(
         same_origin=same_origin(
             external_url=external_url,
             listen_hosts=[parse_address(address)[0] for address in listen_addresses],
-            machine=gethostname(),
+            machine=socket.gethostname(),
         ),
     )
 
@@ -95,19 +98,53 @@ async def serve(
         sockets = inherit(os.environ)
     else:
         sockets = await trio.to_thread.run_sync(bind, listen_addresses)
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
+    listeners = [_KeptOpen(trio.SocketListener(trio.socket.from_stdlib_socket(each))) for each in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
     connections = Connections(most=max_connections)
     receive_client = partial(_receive_client, guard(app, protection), web_config, connections)
     async with trio.open_nursery() as handlers:
-        async with trio.open_nursery() as accepting:
-            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=handlers)
-            accepting.start_soon(serve_listeners)
-            task_status.started(urls)
-            await stop.wait()
-            accepting.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as accepting:
+                serve_listeners = partial(
+                    trio.serve_listeners, receive_client, listeners, handler_nursery=handlers
+                )
+                accepting.start_soon(serve_listeners)
+                task_status.started(urls)
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            for listening in () if systemd_socket else sockets:
+                for transport in _waiting(listening, most=max_connections):
+                    handlers.start_soon(receive_client, transport)
+        finally:
+            for listening in sockets:
+                listening.close()
         connections.close()
         handlers.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
+
+
+@attrs.frozen
+class _KeptOpen(trio.abc.Listener[trio.SocketStream]):
+    """A listener whose socket its owner closes: that resets the connections that wait to be accepted."""
+
+    _listener: trio.SocketListener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def _waiting(listening: socket.socket, *, most: int) -> Iterator[trio.SocketStream]:
+    """Accept the connections that wait for it now."""
+    for _ in range(most):
+        try:
+            accepted, _ = listening.accept()
+        except ConnectionAbortedError:
+            continue
+        except OSError:  # none is waiting, or too many files are open
+            return
+        yield trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 async def _receive_client(

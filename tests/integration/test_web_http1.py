@@ -365,6 +365,32 @@ async def test_response_without_a_length_ends_in_either_version(version: bytes, 
         assert (await rest(stream)).partition(b"\r\n\r\n")[2] == body
 
 
+# --- a server that closes
+
+
+async def test_request_being_answered_when_the_server_closes_is_the_last_one() -> None:
+    hold, connections = trio.Event(), Connections()
+    async with connected(App(hold=hold), connections) as stream:
+        await stream.send_all(GET + END)
+        await trio.testing.wait_all_tasks_blocked()
+        connections.close()
+        hold.set()
+        assert b"\r\nconnection: close\r\n" in (await rest(stream)).lower()
+
+
+async def test_request_read_ahead_when_the_server_closes_is_answered() -> None:
+    """Its client could not know: the response before it said nothing of closing."""
+    app, connections = App(b"x" * 20_000_000), Connections()
+    async with connected(app, connections) as stream:
+        await stream.send_all(2 * (GET + END))
+        await trio.testing.wait_all_tasks_blocked()
+        app.body = b"bye"
+        connections.close()
+        said = await rest(stream)
+    assert said.lower().count(b"\r\nconnection: close\r\n") == 1
+    assert said.endswith(b"bye")
+
+
 # --- which connection is closed
 
 
