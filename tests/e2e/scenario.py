@@ -12,6 +12,7 @@ users do, with the shipped evaluation intervals and longer faults. Both run at t
 """
 
 import contextlib
+import math
 import signal
 import time
 from collections import defaultdict
@@ -25,7 +26,8 @@ import trio
 import yaml
 
 from dashboards import files, slo
-from dashboards.slo import Slo
+from dashboards.slo import Slo, seconds
+from exporter.simulator.faults import parse_fault
 from tests.e2e.between import Inbox, inbox
 from tests.e2e.programs import ANY_PORT, Program, program
 from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
@@ -70,7 +72,7 @@ _USUAL_TRAFFIC = ("--simulator.agents=3", "--simulator.calls-per-minute=60")
 # A single agent, so that enough of its callers wait at any time for its alert, and few calls, below its limit.
 _TRAFFIC = {UNANSWERED: ("--simulator.agents=1", "--simulator.calls-per-minute=30")}
 _KEY = "ph_scenario"
-_PATIENCE_SECONDS = 300.0
+_TIMES_LONGER = 4  # costs time only when a test fails
 _LOOK_AGAIN_SECONDS = 0.5
 
 # Changes to the shipped objectives for a short test.
@@ -153,6 +155,26 @@ class Pace:
             yaml.safe_dump(_merged(yaml.safe_load(slo.PATH.read_text()), yaml.safe_load(self.changes)))
         )
 
+    def patience(self) -> float:
+        """Return the longest time in seconds to wait for something: a multiple of what the rules let it take.
+
+        The last alert ends when its fault has left its window, and `keep_firing` has passed. Scrapes, evaluations
+        and slow answers that are still awaited come on top.
+        """
+        faults = [parse_fault(fault) for texts in self.faults.values() for fault in texts]
+        edges = [edge / 1000 for fault in faults for edge in (fault.since_ms, fault.until_ms)]
+        objectives = self.objectives()
+        burns = (objectives.burn.fast, objectives.burn.slow)
+        lingering = [
+            *(seconds(window.long) + seconds(burn.keep_firing) for burn in burns for window in burn.windows),
+            *(_lingering(alert) for alert in attrs.asdict(objectives.alerts).values()),
+        ]
+        return _TIMES_LONGER * (max(filter(math.isfinite, edges)) + max(lingering))
+
+
+def _lingering(alert: Mapping[str, Any]) -> float:
+    return sum(seconds(alert[key]) for key in ("window", "keep_firing") if key in alert)
+
 
 QUICK = Pace(scrape="1s", evaluation="1s", faults=_QUICK_FAULTS, changes=_QUICK_SLO)
 USUAL = Pace(scrape="15s", faults=_USUAL_FAULTS, changes=_USUAL_SLO)
@@ -173,28 +195,30 @@ class Watch:
     fired: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
     inhibited: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
     present: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
+    patience: float = attrs.field(kw_only=True)
     has_watchdog: bool = False
     _looked: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self, url: str, http: httpx.AsyncClient) -> None:
         while True:
-            self.present = defaultdict(set)
+            present: dict[str, set[str]] = defaultdict(set)
             for alert in (await http.get(f"{url}/api/v2/alerts")).json():
                 job, name = alert["labels"].get("job", ""), alert["labels"]["alertname"]
                 if name == _WATCHDOG:
                     self.has_watchdog = True
                     continue
-                self.present[job].add(name)
+                present[job].add(name)
                 self.fired[job].add(name)
                 if alert["status"]["inhibitedBy"]:
                     self.inhibited[job].add(name)
+            self.present = present
             self._looked.set()
             self._looked = trio.Event()
             await trio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition is true, or a timeout; assertions then show what is missing."""
-        with trio.move_on_after(_PATIENCE_SECONDS):
+        """Wait until the condition is true, or for ``patience``; assertions then show what is missing."""
+        with trio.move_on_after(self.patience):
             while not condition():
                 await self._looked.wait()
 
@@ -245,7 +269,7 @@ async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
         alerts_at = await running.enter_async_context(alertmanager(folder, routing, http))
         config = configured(pace, folder, rendered, alerts_at, targets)
         server = await running.enter_async_context(prometheus(folder, "", http, config=config))
-        watch = Watch()
+        watch = Watch(patience=pace.patience())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run, alerts_at, http)
             yield Stage(
