@@ -42,15 +42,21 @@ _BEFORE_REQUEST: Final = (Phase.NEW, Phase.IDLE)
 class Connection:
     """One connection. Cancelling ``scope`` closes it.
 
-    ``has_unread``: whether its client has sent something; ``has_begun``: whether a part of its next request was
-    read.
+    ``has_unread``: whether its client has sent something; ``hang_up``: tells the client at once that it is over;
+    ``has_begun``: whether a part of its next request was read.
     """
 
     scope: trio.CancelScope
     has_unread: Callable[[], bool]
+    hang_up: Callable[[], None]
     phase: Phase = Phase.NEW
     has_begun: bool = False
     entered: float = attrs.field(factory=trio.current_time)
+
+    def cut(self) -> None:
+        """Close it. Its task may run later, and a client that did not know would send to it in the meantime."""
+        self.hang_up()
+        self.scope.cancel()
 
 
 class Connections:
@@ -75,7 +81,12 @@ class Connections:
         """Whether the server is closing, so that every response is the last one of its connection."""
         return self._is_closing
 
-    def enter(self, scope: trio.CancelScope, has_unread: Callable[[], bool] = lambda: False) -> Connection | None:
+    def enter(
+        self,
+        scope: trio.CancelScope,
+        has_unread: Callable[[], bool] = lambda: False,
+        hang_up: Callable[[], None] = lambda: None,
+    ) -> Connection | None:
         """Register a connection; return None if it must be closed because all others are being answered."""
         if len(self._by_phase[Phase.NEW]) >= self._most_new:
             self._cut_oldest(Phase.NEW)
@@ -84,7 +95,7 @@ class Connections:
             if waiting is None:
                 return None
             self._cut_oldest(waiting)
-        connection = Connection(scope, has_unread)
+        connection = Connection(scope, has_unread, hang_up)
         self._by_phase[connection.phase][connection] = None
         if self._is_closing:
             self._end(connection)
@@ -125,10 +136,10 @@ class Connections:
         elif connection.phase is Phase.NEW:
             connection.scope.deadline = connection.entered + LAST_REQUEST_SECONDS
         else:
-            connection.scope.cancel()
+            connection.cut()
 
     def _cut_oldest(self, phase: Phase) -> None:
         waiting = self._by_phase[phase]
         connection = next((each for each in waiting if not each.has_unread()), None) or next(iter(waiting))
         self.leave(connection)
-        connection.scope.cancel()
+        connection.cut()

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -152,7 +153,7 @@ async def _receive_client(
 ) -> None:
     """Serve one connection until it ends. An error ends only this connection."""
     with trio.CancelScope() as scope:
-        connection = connections.enter(scope, partial(_has_unread, transport))
+        connection = connections.enter(scope, partial(_has_unread, transport), partial(_hang_up, transport))
         try:
             if connection is not None and await _serve_client(app, web_config, connections, connection, transport):
                 await linger(transport)
@@ -172,6 +173,12 @@ def _has_unread(transport: trio.SocketStream) -> bool:
     asked = select.poll()  # `select.select` takes no descriptor above 1023
     asked.register(descriptor, select.POLLIN)
     return bool(asked.poll(0))
+
+
+def _hang_up(transport: trio.SocketStream) -> None:
+    """Tell the client that nothing more will be sent."""
+    with suppress(OSError):  # the client was faster, or the socket is closed
+        transport.socket.shutdown(socket.SHUT_WR)
 
 
 async def _serve_client(

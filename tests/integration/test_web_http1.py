@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -389,6 +390,20 @@ async def test_request_read_ahead_when_the_server_closes_is_answered() -> None:
         said = await rest(stream)
     assert said.lower().count(b"\r\nconnection: close\r\n") == 1
     assert said.endswith(b"bye")
+
+
+async def test_client_of_an_idle_connection_knows_at_once_that_it_is_closed() -> None:
+    """Before the task of the connection runs: until then the client could send a request that is not read."""
+    connections = Connections()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        connection = connections.enter(trio.CancelScope(), hang_up=partial(ours.shutdown, socket.SHUT_WR))
+        assert connection
+        connections.move(connection, Phase.ANSWERING)
+        connections.move(connection, Phase.IDLE)
+        connections.close()
+        assert theirs.recv(1) == b""
 
 
 # --- which connection is closed
