@@ -16,7 +16,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
 DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
 UNANSWERED, STAGES = "unanswered", "stages"
 
-# Seconds after a simulator's start. The time before the first fault must be enough to start fourteen processes.
+# Seconds after a simulator's start, or later on a slow machine: see `_delay`.
 _QUICK_FAULTS = {
     DAY: (),
     SLOW: ("slow-model=25@30:55",),
@@ -161,15 +161,19 @@ class Pace:
         The last alert ends when its fault has left its window, and `keep_firing` has passed. Scrapes, evaluations
         and slow answers that are still awaited come on top.
         """
-        faults = [parse_fault(fault) for texts in self.faults.values() for fault in texts]
-        edges = [edge / 1000 for fault in faults for edge in (fault.since_ms, fault.until_ms)]
         objectives = self.objectives()
         burns = (objectives.burn.fast, objectives.burn.slow)
         lingering = [
             *(seconds(window.long) + seconds(burn.keep_firing) for burn in burns for window in burn.windows),
             *(_lingering(alert) for alert in attrs.asdict(objectives.alerts).values()),
         ]
-        return _TIMES_LONGER * (max(filter(math.isfinite, edges)) + max(lingering))
+        return _TIMES_LONGER * (max(self.edges()) + max(lingering))
+
+    def edges(self) -> list[float]:
+        """Return the times at which faults begin or end, in seconds."""
+        faults = [parse_fault(fault) for texts in self.faults.values() for fault in texts]
+        edges = [edge / 1000 for fault in faults for edge in (fault.since_ms, fault.until_ms)]
+        return [edge for edge in edges if math.isfinite(edge)]
 
 
 def _lingering(alert: Mapping[str, Any]) -> float:
@@ -230,7 +234,7 @@ class Watch:
 
 @attrs.frozen(kw_only=True)
 class Stage:
-    """Everything that runs. ``start`` (of the first process) and ``ready`` (all can be scraped) are Unix times."""
+    """Everything that runs. Unix times: ``start``, when faults count from; ``ready``, when all can be scraped."""
 
     slo: Slo
     rendered: Mapping[str, str]
@@ -253,16 +257,25 @@ def _merged(shipped: Any, changed: Any) -> Any:
 @contextlib.asynccontextmanager
 async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
     """Start everything; kill it at the end of the block."""
-    start = time.time()
     objective = pace.objectives()
     rendered = files.render(objective)
     async with contextlib.AsyncExitStack() as running:
         http = await running.enter_async_context(httpx.AsyncClient(timeout=30))
-        simulators = {job: await running.enter_async_context(_simulator(pace, job)) for job in pace.faults}
-        phones = {job: await _address(each) for job, each in simulators.items()}
-        exporters = {
-            job: await running.enter_async_context(exporter(folder, job, phone)) for job, phone in phones.items()
-        }
+        phones: dict[str, str] = {}
+        exporters: dict[str, Program] = {}
+
+        async def run(jobs: Iterable[str], delay: float = 0) -> None:
+            simulators = {job: await running.enter_async_context(_simulator(pace, job, delay)) for job in jobs}
+            phones.update({job: await _address(each) for job, each in simulators.items()})
+            for job in simulators:
+                exporters[job] = await running.enter_async_context(exporter(folder, job, phones[job]))
+
+        begun = trio.current_time()
+        await run([DAY])
+        await exporters[DAY].url()
+        delay = _delay(pace, trio.current_time() - begun)
+        start = time.time() + delay
+        await run([job for job in pace.faults if job != DAY], delay)
         targets = {job: await each.url() for job, each in exporters.items()}
         notified = await running.enter_async_context(inbox())
         routing = notifying(rendered["alertmanager/alertmanager.yml"], notified.url)
@@ -295,8 +308,25 @@ def notifying(routing: str, url: str) -> str:
     return yaml.safe_dump(config)
 
 
-def _simulator(pace: Pace, job: str) -> contextlib.AbstractAsyncContextManager[Program]:
-    faults = (f"--simulator.fault={fault}" for fault in pace.faults[job])
+def _delay(pace: Pace, first_pair: float) -> float:
+    """Return how much later the faults have to begin, since everything has to run before the first one.
+
+    The other pairs of processes and the servers start at the same time: at worst they share one core.
+    """
+    needed = 1.5 * len(pace.faults) * first_pair
+    return max(0.0, needed - min(edge for edge in pace.edges() if edge > 0))
+
+
+def _later(fault: str, delay: float) -> str:
+    parsed = parse_fault(fault)
+    since, until = (
+        f"{edge / 1000 + delay:.3f}" if math.isfinite(edge) else "" for edge in (parsed.since_ms, parsed.until_ms)
+    )
+    return f"{parsed.kind}={parsed.value}@{since}:{until}" if since or until else fault
+
+
+def _simulator(pace: Pace, job: str, delay: float) -> contextlib.AbstractAsyncContextManager[Program]:
+    faults = (f"--simulator.fault={_later(fault, delay)}" for fault in pace.faults[job])
     return program(
         "simulate",
         f"--simulator.listen-address={ANY_PORT}",
