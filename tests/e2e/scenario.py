@@ -94,8 +94,9 @@ alerts:
   tool_failures: {window: 20s, minimum: 20, lasting: 1s, keep_firing: 1s}
   concurrency_at_limit: {lasting: 2s, keep_firing: 1s}
   concurrency_near_limit: {lasting: 2s, keep_firing: 1s}
-  # Prometheus takes up to 5 seconds from its start to its first scrape, more on a busy machine.
-  exporter_down: {lasting: 15s}
+  # Prometheus takes up to 5 seconds from its start to its first scrape, more on a busy machine, where a scrape may
+  # also take longer than its second for a while.
+  exporter_down: {lasting: 30s}
   upstream_unreachable: {lasting: 2s}
   discovery_stale: {lasting: 2s}
   feed_errors: {window: 20s, lasting: 1s, keep_firing: 1s}
