@@ -23,7 +23,7 @@ import httpx
 import pytest
 import trio
 
-from tests.e2e.programs import Program
+from tests.e2e.programs import STUCK_SECONDS, Program
 from tests.e2e.prometheus import Release, needs
 
 pytestmark = pytest.mark.e2e
@@ -305,7 +305,7 @@ def total(page: str) -> float:
 
 async def turns(url: str) -> float:
     """Turns counted, once there are some."""
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with httpx.AsyncClient() as http:
             while True:
                 counted = total((await http.get(f"{url}/metrics")).text)
