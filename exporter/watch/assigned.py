@@ -1,8 +1,10 @@
 """Tasks: which conversations this process watches when it shares them with others: those assigned to its shard.
 
-Theory of operation ------------------- Everything that finds a conversation (rounds, sweeps, flags, files, the
-push API) finds it for all processes. So it does not start a watcher: it *offers* the conversation, with a `Word`
-of what is known, to the shards. The offer is assigned once, and the holder of that shard *receives* it:
+Theory of operation
+-------------------
+Everything that finds a conversation (rounds, sweeps, flags, files, the push API) finds it for all processes. So it
+does not start a watcher: it *offers* the conversation, with a `Word` of what is known, to the shards. The offer is
+assigned once, and the holder of that shard *receives* it:
 
     LIVE     watch it; while the watch limit keeps it out, try again at each reply
     CHECK    unless it is watched, read its record, which tells
