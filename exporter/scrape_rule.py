@@ -1,7 +1,7 @@
-"""Pure: the scrape rule without which a shard's series change their names whenever another process takes it.
+"""Pure: the scrape rule without which series of a shard change labels whenever another process takes it.
 
 Prometheus adds the labels of the target to every series: ``instance``, and ``pod`` in Kubernetes. The series of a
-shard must not have them from the process that happens to hold it: other labels are another series, and Prometheus
+shard must not have them from the process that happens to hold it: other labels make another series, and Prometheus
 cannot count across the two. So the rule replaces them by the shard. Series of the process itself have no label
 ``shard`` and keep theirs.
 """
@@ -15,7 +15,7 @@ SHARD: Final = "shard"
 
 @attrs.frozen
 class Relabeling:
-    """Replaces the label ``target`` where the joined ``sources`` match ``regex``, which is anchored at both ends."""
+    """Replaces the label ``target`` where the ``sources``, joined by ``;``, match the whole of ``regex``."""
 
     sources: tuple[str, ...]
     regex: str

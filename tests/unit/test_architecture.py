@@ -275,8 +275,8 @@ def test_imports_inside_the_package_are_relative(path: Path) -> None:
     assert "exporter" not in libraries(path)
 
 
-# `cli` is left out: help need not wait for what only one command uses. So are `app` and `state.installed`: the library
-# for PostgreSQL is an extra.
+# `cli` is left out: help need not wait for what only one command uses. So are `app` and `state.installed`: the
+# library for PostgreSQL is an extra.
 @pytest.mark.parametrize(
     "path", [each for each in MODULES if name_of(each) not in ("app", "cli", "state.installed")], ids=name_of
 )
