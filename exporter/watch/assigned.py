@@ -108,6 +108,12 @@ class AssignedTargets:
         elif not is_watched and word is Word.ENDED:
             self._supervisor.complete(conversation_id)
 
+    def left_over(self) -> dict[str, Word]:
+        """What was received and is not finished, for whoever goes on with it."""
+        left = dict.fromkeys(self._backfill.conversation_ids if self._backfill else (), Word.CHECK)
+        left |= dict.fromkeys([each.conversation_id for each in self._supervisor.watches()], Word.LIVE)
+        return left | dict.fromkeys(self._waiting, Word.LIVE)
+
     def start_waiting(self) -> None:
         """Watch those that the watch limit has kept out, as far as there is room."""
         for conversation_id in list(self._waiting):

@@ -26,6 +26,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "phonic.allow-http": ("true", True),
     "phonic.requests-per-second": ("50", 50.0),
     "phonic.api-key-file": ("a/key", "a/key"),
+    "phonic.api-key-dir": ("/keys", "/keys"),
     "phonic.session-token-file": ("a/token", "a/token"),
     "phonic.ca-file": ("a/ca.pem", "a/ca.pem"),
     "watch.conversation": ("conv_1", ("conv_1",)),

@@ -21,6 +21,7 @@ PARTS: dict[str, set[str]] = {
     "files": set(),
     "logs": set(),
     "scrape_rule": set(),
+    "shares": set(),
     "signals": set(),
     # What Phonic sends, what it adds, what was counted.
     "phonic.wire": set(),
@@ -32,14 +33,16 @@ PARTS: dict[str, set[str]] = {
     "state": {"counting", "enums", "errors", "state.history", "state.rows"},
     "metrics.formats": set(),
     "metrics.catalog": {"counting", "enums"},
-    "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "state.rows"},
-    "entry": {"counting", "enums", "metrics", "metrics.catalog", "state", "state.history"},
+    "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "shares", "state.rows"},
+    "entry": {"counting", "enums", "metrics", "metrics.catalog", "shares", "state", "state.history"},
     "feed_counters": {"enums", "metrics", "metrics.catalog"},
     "conversations": {
-        "counting", "entry", "enums", "feed_counters", "metrics", "metrics.catalog", "phonic.schema", "state",
+        "counting", "entry", "enums", "feed_counters", "metrics", "metrics.catalog", "phonic.schema", "shares",
+        "state",
         "state.history",
         "state.rows",
     },
+    "reports": {"conversations", "enums", "phonic.schema"},
     # What waits. The watching side knows neither numbers nor HTTP servers.
     "watch": {"counting", "enums", "errors", "files", "logs", "phonic", "phonic.schema", "phonic.wire"},
     "web": {"counting", "enums", "errors", "files", "logs", "metrics.formats", "phonic.wire"},
@@ -50,15 +53,17 @@ PARTS: dict[str, set[str]] = {
     "shutdown": {"signals"},
     "diagnosis": {"__init__", "enums", "phonic", "phonic.wire", "settings"},
     "recording": {"__init__", "diagnosis", "enums", "phonic", "recording.file", "settings"},
-    "watching": {"conversations", "enums", "metrics.catalog", "phonic", "settings", "watch"},
+    "watching": {
+        "conversations", "enums", "metrics.catalog", "phonic", "reports", "settings", "shares", "watch",
+    },
     "workspaces": {"conversations", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
     "gauges": {
-        "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "state", "watch",
-        "watching", "web", "workspaces",
+        "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "shares",
+        "state", "watch", "watching", "web", "workspaces",
     },
     "api": {
-        "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings", "watch",
-        "web", "workspaces",
+        "__init__", "conversations", "enums", "metrics", "metrics.catalog", "metrics.formats", "settings",
+        "watching", "web", "workspaces",
     },
     "people": {
         "conversations", "counting", "entry", "metrics", "metrics.catalog", "state", "state.history", "watch",
@@ -71,7 +76,7 @@ PARTS: dict[str, set[str]] = {
     },
     "shards": {
         "__init__", "api", "assembly", "conversations", "counting", "enums", "gauges", "metrics",
-        "metrics.catalog", "process", "state", "state.rows", "web", "workspaces",
+        "metrics.catalog", "phonic", "process", "state", "state.rows", "web", "workspaces",
     },
     "app": {
         "__init__", "assembly", "conversations", "enums", "errors", "metrics", "metrics.catalog", "phonic",
@@ -128,6 +133,8 @@ LIBRARIES: dict[str, set[str]] = {
         "state.file",
         "state.keeper",
         "state.registrar",
+        "watching",
+        "workspaces",
         "phonic.rest",
         "watch.",
         "web.",
