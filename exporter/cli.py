@@ -351,7 +351,7 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     label_sets = sets * series_of(Scope.CONVERSATIONS)
     tools = sets * (ready.metrics.tool_limit + 1) * SERIES_OF_A_TOOL
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
-    where = f" on each of {ready.shard.count} shards" if ready.state.url else ""  # each may meet every label set
+    where = " in each shard" if ready.state.url else ""  # each may meet every label set
     _say(
         f"at most about {label_sets + tools + live} series{where}: {label_sets} of label sets, {tools} of their "
         f"tools, {live} of live conversations"
