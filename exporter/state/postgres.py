@@ -383,11 +383,12 @@ class Shard:
         self._connection.execute(statements.RELEASE, {"shard": self.number, "epoch": self.epoch})
 
     def recall(self, conversation_id: str) -> bytes | None:
-        rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", (conversation_id,))
+        key = (_storable(conversation_id),)
+        rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", key)
         return bytes(rows[0][0]) if rows else None
 
     def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
-        values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", query) + "%", "limit": limit}
+        values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", _storable(query)) + "%", "limit": limit}
         ((count,),) = self._connection.execute(statements.COUNT_HISTORY, values)
         names = [attribute.name for attribute in attrs.fields(Remembered)]
         return [
@@ -431,8 +432,17 @@ def _shard_row(
 
 
 def _history_columns(remembered: Sequence[Remembered]) -> dict[str, list[Any]]:
-    columns = zip(*map(attrs.astuple, remembered), strict=True) if remembered else ((),) * len(_COLUMNS)
+    rows = [
+        [_storable(value) if isinstance(value, str) else value for value in attrs.astuple(each)]
+        for each in remembered
+    ]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
     return {f"h_{name}": list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL has no U+0000 in a text, and would refuse the whole write for one in the name of an agent."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _text(values: object) -> str:

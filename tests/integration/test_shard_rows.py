@@ -1,0 +1,64 @@
+"""Rows of a shard that PostgreSQL could refuse."""
+
+from collections.abc import Sequence
+
+from exporter.state.history import Remembered
+from exporter.state.postgres import Registry, Server, Shard
+from exporter.state.rows import Changes, HistoryLimits, SavedConversation, SavedSeries
+from tests.postgres import Database
+
+HISTORY = HistoryLimits(conversations=10, seconds=3600.0)
+
+
+def held(database: Database) -> Shard:
+    registry = Registry(Server(url=database.url), holder="host:1:a", patience=30.0)
+    registry.prepare(1)
+    taken = registry.take(30.0)
+    assert taken is not None
+    registry.close()
+    return Shard(Server(url=database.url), taken, lease=30.0, label_names=(), history=HISTORY)
+
+
+def changes(
+    *,
+    series: Sequence[SavedSeries] = (),
+    conversations: Sequence[SavedConversation] = (),
+    remembered: Sequence[Remembered] = (),
+) -> Changes:
+    return Changes(
+        series=lambda: series,
+        held=None,
+        conversations=lambda: conversations,
+        finished=(),
+        forgotten=(),
+        ends=tuple,
+        families=(),
+        first_start=0.0,
+        is_empty=False,
+        remembered=lambda: remembered,
+    )
+
+
+def test_a_name_with_a_character_that_postgresql_does_not_have_stops_no_write(database: Database) -> None:
+    shard = held(database)
+    call = Remembered(
+        conversation_id="conv_1",
+        ended_at=0.0,
+        project="a\0b",
+        agent="\0",
+        ended_by="user",
+        is_failed=False,
+        duration=None,
+        turns=1,
+        slowest=None,
+        packed=b"\0",
+    )
+    series = SavedSeries("phonic_turns_total", ("a\0b",), (), (1,))
+    shard.put(changes(series=[series], remembered=[call]), everything=True, at=0.0, received=())
+    saved, _ = shard.read()
+    assert saved is not None
+    assert saved.series == [series]
+    assert [(each.project, each.agent) for each in shard.list_history("a\0b", 10)[0]] == [("a\ufffdb", "\ufffd")]
+    assert shard.recall("conv_1") == b"\0"
+    assert shard.recall("conv_\0") is None
+    shard.close()
