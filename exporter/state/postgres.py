@@ -311,7 +311,7 @@ class Shard:
                 first_start=first_start,
                 series=[
                     SavedSeries(family, _words(labels), _bounds(layout), _integers(numbers))
-                    for family, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)
+                    for family, _, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)
                 ],
                 held=[HeldBack(*row) for row in _held_rows(held or "[]")],
                 conversations=[
