@@ -347,14 +347,15 @@ class Shard:
         conversations = {each.id: each.blob for each in changes.conversations()}
         gone -= conversations.keys() - set(changes.finished)
         conversations = {id_: blob for id_, blob in conversations.items() if id_ not in gone}
+        held = () if everything and changes.held is None else changes.held
         remembered = list(changes.remembered()) if self._history.conversations else []
         values: dict[str, Any] = {
             "first_start": changes.first_start,
             "label_names": _text(self._label_names),
             "names": _text(tuple(changes.families)),
             "held": None
-            if changes.held is None
-            else _text([(each.family, each.labels, each.is_expected) for each in changes.held]),
+            if held is None
+            else _text([(each.family, each.labels, each.is_expected) for each in held]),
             "families": [each.family for each in series],
             "labels": [_text(each.labels) for each in series],
             "layouts": [_text(each.layout) for each in series],
