@@ -41,9 +41,11 @@ from typing import Any, Final, LiteralString
 import attrs
 import msgspec
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from ..counting import retention
 from ..enums import ShardState, Word
+from ..errors import ConfigError
 from . import statements
 from .history import Remembered
 from .rows import Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedSeries
@@ -105,6 +107,38 @@ class Taken:
     until: float
 
 
+def check(server: Server) -> None:
+    """Check the URL and the password file, without connecting. Raises: ConfigError."""
+    try:
+        if server.url.startswith("postgres"):  # else it is no URL, which `settings.validate` says
+            conninfo_to_dict(server.url)
+    except psycopg.ProgrammingError as bad:
+        # What libpq quotes after this could be a password in the wrong place.
+        reason = re.split('[:"]', str(bad))[0].strip()
+        raise ConfigError("--state.url", f"is refused by libpq: {reason}") from None
+    try:
+        _password(server.password_file)
+    except Unusable as bad:
+        raise ConfigError("--state.password-file", str(bad)) from None
+
+
+def _password(file: Path | None) -> str | None:
+    """Raises: Unusable."""
+    if file is None:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as bad:
+        raise Unusable(f"{file} cannot be read: {bad.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"{file} is not UTF-8") from None
+    if not text:
+        raise Unusable(f"{file} is empty")
+    if "\0" in text:
+        raise Unusable(f"{file} holds a zero byte")
+    return text
+
+
 class Connection:
     """A connection that is made when it is needed, and again after an error. For one thread at a time.
 
@@ -147,8 +181,6 @@ class Connection:
 
     def _connected(self) -> "psycopg.Connection[tuple[Any, ...]]":
         if self._open is None:
-            file = self._server.password_file
-            password = None if file is None else file.read_text().strip()
             self._open = psycopg.connect(
                 self._server.url,
                 autocommit=True,
@@ -159,7 +191,7 @@ class Connection:
                 keepalives_interval=1,
                 keepalives_count=2,
                 application_name="phonic-exporter",
-                password=password,
+                password=_password(self._server.password_file),
             )
         return self._open
 
