@@ -22,7 +22,7 @@ from tests.feeds import ENDED, RecordingSink, ScriptedFeeds, ScriptedRecords, sn
 
 A, B, C = "conv_a", "conv_b", "conv_c"
 NOW = 1_780_000_000.0  # 2026-05-28
-RECENT = "2026-05-28T20:00:00Z"
+RECENT, YESTERDAY = "2026-05-28T20:00:00Z", "2026-05-26T10:00:00Z"
 DISCOVERY, FLAG, PUSH = Requester.DISCOVERY, Requester.FLAG, Requester.PUSH
 
 
@@ -238,6 +238,18 @@ async def test_a_conversation_to_check_is_watched_if_its_record_has_no_end() -> 
         assert on.read == [A]
         assert on.watched() == {A}
         assert on.targets.left_over() == {A: Word.LIVE}
+
+
+@in_virtual_time
+async def test_a_conversation_that_phonic_never_closed_is_dismissed() -> None:
+    """Else it stays assigned for ever, and its shard can never be drained."""
+    async with scene() as on:
+        on.records[A] = record(A, started_at=YESTERDAY)
+        on.targets.receive(A, Word.CHECK)
+        await trio.sleep(2)
+        assert on.sink.calls(A) == ["dismiss"]
+        assert on.watched() == set()
+        assert on.targets.left_over() == {}
 
 
 @in_virtual_time
