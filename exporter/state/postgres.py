@@ -49,11 +49,10 @@ from ..errors import ConfigError
 from . import statements
 from .history import Remembered
 from .rows import Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedSeries
-from .storage import Assigned, Fenced, Unusable
+from .storage import Assigned, Fenced, Outdated, Unusable
 
 FORMAT: Final = 1
 """Of what a holder writes. A process does not take a shard with a higher one, which a later release wrote."""
-_SCHEMA: Final = 1
 _LOCK: Final = 0x50684578  # "PhEx": of the advisory lock under which tables are created
 _EXPIRY_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 3
@@ -70,7 +69,7 @@ _news = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
 
 
 class Newer(Exception):
-    """A later release has changed the tables, or wrote the only shards that are free."""
+    """A later release has changed the tables."""
 
 
 def boot_time() -> float:
@@ -225,9 +224,7 @@ class Registry:
             self._connection.transact(
                 [("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK}), (statements.CREATE, None)]
             )
-        ((version,),) = self._connection.execute("SELECT version FROM phonic_schema")
-        if version > _SCHEMA:
-            raise Newer(f"schema version {version} of a later release")
+        _refuse_newer(*self._connection.execute(statements.VERSION)[0])
         self._connection.execute(statements.ENSURE, {"count": count})
         self._connection.execute(statements.DRAIN, {"count": count})
 
@@ -261,8 +258,11 @@ class Registry:
         self._connection.execute(statements.RESIGN, {"holder": self._holder})
 
     def shards(self) -> list[ShardRow]:
-        """All shards. Raises: Unusable."""
-        return [_shard_row(*row) for row in self._connection.execute(statements.STATES)]
+        """All shards. Raises: Unusable, Newer."""
+        rows = self._connection.execute(statements.STATES)
+        for *_, version in rows:
+            _refuse_newer(version)
+        return [_shard_row(*row) for *row, _ in rows]
 
     def unfinished(self) -> dict[str, int]:
         """How many conversations each shard has that are not over. Raises: Unusable."""
@@ -442,9 +442,16 @@ class Shard:
         began = boot_time()
         rows: list[tuple[Any, ...]] = self._connection.execute(statement, {**values, **fence})
         if not rows:
+            if self._connection.execute(statements.VERSION)[0][0] > statements.SCHEMA:
+                raise Outdated("a later release has changed the tables")
             raise Fenced(f"{self.name} was taken by another process")
         self._until = began + self.lease
         return rows[0]
+
+
+def _refuse_newer(version: int) -> None:
+    if version > statements.SCHEMA:
+        raise Newer(f"schema version {version} of a later release")
 
 
 def _shard_row(

@@ -170,3 +170,22 @@ async def test_process_that_starts_before_postgresql_waits_for_it(tmp_path: Path
             early.process.terminate()
             assert await early.wait() == 0
             assert sum("level=error" in line for line in early.lines) == 1
+
+
+async def test_holder_stands_aside_when_a_later_release_has_changed_the_tables(
+    database: Database, http: httpx.AsyncClient
+) -> None:
+    with trio.fail_after(STUCK_SECONDS):
+        async with upstream() as phonic, sharing(database, phonic.url, lease=2) as outdated:
+            url = await ready(http, outdated)
+            await scrape_until(http, url, holds)
+            with database.connect() as connection:
+                connection.execute("UPDATE phonic_schema SET version = version + 1")
+            await scrape_until(http, url, lambda page: not of_shard(page) and not holds(page))
+            await outdated.line("a later release has changed PostgreSQL's tables, standing aside")
+            assert (await http.get(f"{url}/api/v1/shards")).status_code == 503
+            while (await http.get(f"{url}/-/ready")).status_code != 503:  # noqa: ASYNC110  # only a page tells
+                await trio.sleep(LOOK_AGAIN_SECONDS)
+            outdated.process.terminate()
+            assert await outdated.wait() == 0
+            assert sum("level=error" in line for line in outdated.lines) == 1
