@@ -18,7 +18,7 @@ help:
 	@echo "make check       lint, types, rules and tests"
 	@echo "make bench       benchmarks, written to benchmarks/results/"
 	@echo "make soak        long tests with crashes and faults; print their seeds"
-	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer)"
+	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer), and the state"
 	@echo "make dashboards  regenerate rules, dashboards and their copies in deploy/ from dashboards/slo.yml"
 	@echo "make docs        regenerate docs/metrics.md, configuration.md and scaling.md"
 	@echo "make schemas     update the schemas of Grafana and the Prometheus operator for the tests (needs npm)"
@@ -84,7 +84,6 @@ MINUTES ?= 30
 SHARD_MINUTES ?= 10
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
-	$(BIN)/python -m pytest --hypothesis-profile=thorough tests/integration/test_storage_model.py
 	@if command -v prometheus >/dev/null; then \
 	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)" && \
 	  if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \
@@ -97,6 +96,7 @@ SECONDS ?= 60
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+	$(BIN)/python -m pytest --hypothesis-profile=thorough tests/integration/test_storage_model.py
 
 dashboards: $(STAMP)
 	$(BIN)/python -m dashboards

@@ -101,3 +101,19 @@ def test_a_shard_of_more_rows_than_are_read_at_once_is_read_whole(database: Data
     assert sorted(each.id for each in assigned) == sorted(each.id for each in conversations)
     registry.close()
     shard.close()
+
+
+def test_an_end_is_remembered_for_a_day(database: Database) -> None:
+    shard = held(database)
+    registry = Registry(Server(url=database.url), holder="host:1:b", patience=30.0)
+    registry.offer([Assigned(f"conv_{hours}", "", Word.LIVE) for hours in (23, 25)])
+    with database.connect() as connection:
+        connection.execute(
+            "UPDATE phonic_assignment SET is_taken = true,"
+            " ended_at = now() - make_interval(hours => split_part(id, '_', 2)::integer)"
+        )
+    assert shard.put(changes(), everything=True, at=0.0) == []
+    registry.offer([Assigned(f"conv_{hours}", "", Word.ENDED) for hours in (23, 25)])
+    assert shard.put(changes(), everything=False, at=1.0) == [Assigned("conv_25", "", Word.ENDED)]
+    registry.close()
+    shard.close()

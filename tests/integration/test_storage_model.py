@@ -1,6 +1,6 @@
 """Both places that hold the state, a file and a shard in a real PostgreSQL, against one simple model.
 
-``python -m pytest --hypothesis-profile=thorough`` searches for longer, as ``make soak`` does.
+``python -m pytest --hypothesis-profile=thorough`` searches for longer, as ``make fuzz`` does.
 """
 
 import itertools
