@@ -658,15 +658,21 @@ def _keys(given: Settings) -> Keys:
             )
         except ConfigError as bad:
             wrong.append(ConfigError(f"[[workspace]] {table.name!a} api-key-file", bad.reason))
+    owners: dict[credentials.Credential, str] = {}
+    for each in found:
+        owner = owners.setdefault(each.credentials.current(), each.name)
+        if owner != each.name:
+            wrong.append(
+                ConfigError(f"[[workspace]] {each.name!a} api-key-file", f"holds the key of {owner!r} too")
+            )
     raise_all(wrong)
     return Keys(found)
 
 
 def _credentials(given: PhonicSettings) -> credentials.Credentials:
-    if given.api_key_dir is not None and given.api_key_file is None:
-        raise ConfigError(
-            "--phonic.api-key-dir", "this command uses one key; name its file with --phonic.api-key-file"
-        )
+    if given.api_key_file is None and (given.api_key_dir is not None or _workspaces.get()):
+        flag = "[[workspace]]" if given.api_key_dir is None else "--phonic.api-key-dir"
+        raise ConfigError(flag, "this command uses one key; name its file with --phonic.api-key-file")
     return credentials.load(
         api_key_file=given.api_key_file, session_token_file=given.session_token_file, environ=os.environ
     )
