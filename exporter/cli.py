@@ -100,8 +100,9 @@ _OWN_FLAGS = {
 }
 # Problems found while the settings are read. Unset: the first problem is raised at once.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
-# The tables ``[[workspace]]`` of the file.
+# The tables ``[[workspace]]`` of the file that are right, and whether all are.
 _workspaces: ContextVar[tuple[WorkspaceTable, ...]] = ContextVar("workspaces", default=())
+_are_all_tables_right: ContextVar[bool] = ContextVar("are_all_tables_right", default=True)
 
 
 def _is_wrong(problem: ConfigError) -> None:
@@ -186,7 +187,7 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         return
     path = Path(argument.tokens[-1].value)
     content = _read_toml(path)
-    _workspaces.set(_workspace_tables(content.pop("workspace", []), path))
+    _read_tables(content.pop("workspace", []), path)
     known = _rows(_SETTINGS_OF.values()).keys() - {"config.file"}
     unknown = [key for key in _leaves(content) if key not in known]
     for key in unknown:
@@ -206,12 +207,13 @@ def _is_of(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _workspace_tables(tables: Any, path: Path) -> tuple[WorkspaceTable, ...]:
-    """Convert the tables ``[[workspace]]``; record what is wrong with them."""
+def _read_tables(tables: Any, path: Path) -> None:
+    """Keep the tables ``[[workspace]]``; record what is wrong with them."""
     found = []
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         _is_wrong(ConfigError("--config.file", f"{str(path)!r}: workspaces are tables [[workspace]]"))
-        return ()
+        _are_all_tables_right.set(False)
+        return
     for number, table in enumerate(tables, 1):
         where = f"[[workspace]] {number}"
         bad = False
@@ -237,7 +239,8 @@ def _workspace_tables(tables: Any, path: Path) -> tuple[WorkspaceTable, ...]:
                     projects=tuple(table.get("projects", ())),
                 )
             )
-    return tuple(found)
+    _workspaces.set(tuple(found))
+    _are_all_tables_right.set(len(found) == len(tables))
 
 
 def _refuse_values(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -470,7 +473,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(argv: Sequence[str]) -> int:
     logs.configure(LogSettings())
     reading = _wrong.set([])
-    tables = _workspaces.set(())
+    tables, are_right = _workspaces.set(()), _are_all_tables_right.set(True)
     try:
         if argv and argv[0] in _OWN_FLAGS:
             own = _with_own_flags(argv[0])
@@ -494,6 +497,7 @@ def _run(argv: Sequence[str]) -> int:
     finally:
         _wrong.reset(reading)
         _workspaces.reset(tables)
+        _are_all_tables_right.reset(are_right)
     for problem in problems:
         _complain(problem.flag, problem.reason)
     return max(problem.exit_code for problem in problems)
@@ -612,6 +616,8 @@ def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credential
         if given.has_workspaces:
             found.append(_keys(given))
             has_api_key = True
+        elif not _are_all_tables_right.get():
+            return
         else:
             alone = _credentials(given.phonic)
             found.append(alone)
