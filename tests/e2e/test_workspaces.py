@@ -4,7 +4,8 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from exporter.simulator.scenario import Scenario
 from exporter.simulator.settings import SimulatorSettings, others_of, scenario_of
 from tests.e2e.pages import LOOK_AGAIN_SECONDS, Page, scrape, scrape_until
 from tests.e2e.programs import ANY_PORT, Program, program
+from tests.postgres import Database
 from tests.soak.oracle import Totals, differences, expected
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("quiet_logs")]
@@ -221,6 +223,77 @@ async def test_requests_of_one_workspace_do_not_wait_for_those_of_another(
                 by_name = {each.labels["workspace"]: each.value for each in allowed}
                 assert by_name["acme"] == 200
                 assert by_name["globex"] < 200, "it alone was told to slow down"
+
+
+async def test_shards_of_several_processes_keep_workspaces_apart_through_a_take_over(
+    tmp_path: Path, http: httpx.AsyncClient, database: Database
+) -> None:
+    keys = folder_of(tmp_path / "keys", "acme", "globex")
+    flags = (f"--state.url={database.url}", "--shard.count=2", "--shard.lease=2", "--state.interval=0.2")
+    with trio.fail_after(SECONDS):
+        async with contextlib.AsyncExitStack() as running:
+            phone = await running.enter_async_context(phonic(http, total=40))
+            programs = [await running.enter_async_context(exporting(phone, keys, *flags)) for _ in range(3)]
+            urls = {url for _, url in programs}
+
+            async def held() -> dict[str, str]:
+                """The processes that hold a shard, by shard."""
+                pages = {url: await scrape(http, url) for url in urls}
+                return {
+                    each.labels["shard"]: url
+                    for url, page in pages.items()
+                    for each in page.samples("phonic_exporter_shard_lease_epoch")
+                }
+
+            async def together() -> Totals:
+                """The numbers of all shards."""
+                sums: Totals = {}
+                for url in urls:
+                    for (name, labels), value in totals(await scrape(http, url)).items():
+                        key = name, frozenset(each for each in labels if each[0] != "shard")
+                        sums[key] = round(sums.get(key, 0) + value, 6)
+                return sums
+
+            async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+                while not await is_so():  # noqa: ASYNC110  # of other processes
+                    await trio.sleep(LOOK_AGAIN_SECONDS)
+
+            async def all_held() -> bool:
+                return len(await held()) == 2
+
+            async def some_ended() -> bool:
+                return ended(await together()) > 20
+
+            await until(all_held)
+            await until(some_ended)
+            await phone.post("hold")
+            leaving = (await held())["0"]
+            shown = await together()
+            (stopped,) = [program for program, url in programs if url == leaving]
+            stopped.signal(signal.SIGTERM)
+            assert await stopped.wait() == 0
+            urls.discard(leaving)
+            await until(all_held)
+            now = await together()
+            assert all(now[key] >= value for key, value in shown.items()), "a counter fell"
+
+            # What is assigned to a workspace without a key waits for it.
+            (keys / "globex").unlink()
+            for url in urls:
+                await scrape_until(http, url, lambda page: not page.samples("phonic_up", workspace="globex"))
+            (keys / "globex").write_text(KEYS["globex"])
+            for url in urls:
+                await scrape_until(http, url, lambda page: page.total("phonic_up", workspace="globex") == 1)
+            await phone.post("release")
+            wanted = await phone.planned("acme", "globex")
+
+            async def all_ended() -> bool:
+                return ended(await together()) >= ended(wanted)
+
+            await until(all_ended)
+            assert not differences(wanted, await together())
+            listed = (await http.get(f"{urls.pop()}/api/v1/shards")).json()["shards"]
+            assert [each["conversations"] for each in listed] == [0, 0]
 
 
 class Mounted:
