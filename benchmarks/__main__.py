@@ -12,7 +12,18 @@ from exporter import logs
 from exporter.settings import LogSettings
 
 from . import machine, results
-from .cases import checkpointing, committing, connections, decoding, idling, lateness, numbers, scraping, updates
+from .cases import (
+    checkpointing,
+    committing,
+    connections,
+    decoding,
+    idling,
+    lateness,
+    numbers,
+    scraping,
+    updates,
+    workspaces,
+)
 from .options import Options
 from .processes import SERVER_CORE
 from .report import Report
@@ -38,6 +49,7 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "restoring": checkpointing.restoring,
     "checkpointing": checkpointing.checkpointing,
     "discovering": idling.discovering,
+    "workspaces": workspaces.many_workspaces,
 }
 
 

@@ -18,6 +18,7 @@ from exporter.metrics import catalog
 from exporter.metrics.loop_lag import LoopLag
 from exporter.metrics.publisher import Publisher
 from exporter.metrics.store import LabelLimits
+from exporter.people import MOST_TROUBLES, People
 from exporter.phonic.clock import PhonicClock
 from exporter.phonic.keys import is_reference
 from exporter.reports import Reports
@@ -414,3 +415,43 @@ async def test_a_workspace_hands_over_all_that_it_has_not_finished(autojump_cloc
         assert found.assigned.left_over() == {f"conv_{number}": Word.LIVE for number in range(3)}
         await found.stop()
         nursery.cancel_scope.cancel()
+
+
+# --- pages for people
+
+
+def people(workspaces: Workspaces) -> People:
+    conversations = workspaces.conversations
+    return People(
+        conversations=conversations,
+        workspaces=workspaces,
+        publisher=Publisher(conversations.store, conversations, None),
+        state=None,
+        objective=1.5,
+        history=False,
+        began=0.0,
+    )
+
+
+async def test_the_landing_page_tells_only_of_the_workspaces_in_trouble_and_of_some() -> None:
+    workspaces = named(*(f"w{number:03}" for number in range(200)))
+    for at, each in enumerate(workspaces):
+        ours = 30.0 if at >= 100 else 0.5
+        each.clock.heard("Thu, 01 Jan 1970 00:00:00 GMT", ours, ours)
+    first, *rest = people(workspaces).parts()
+    assert (first.name, first.is_well, first.text) == ("Workspaces", False, "100 of 200 are well")
+    names = [part.name for part in rest]
+    assert names == [
+        *(f"Clock of w{number}" for number in range(100, 100 + MOST_TROUBLES)),
+        "Live feeds",
+        "State file",
+    ]
+
+
+async def test_the_landing_page_of_one_workspace_and_of_none() -> None:
+    conversations = new_conversations()
+    alone = people(Workspaces(conversations, [workspace("", conversations)])).parts()
+    assert [part.name for part in alone] == ["API key", "Discovery", "Live feeds", "State file", "Clock"]
+    assert [part.name for part in people(named("acme")).parts()][:2] == ["API key of acme", "Discovery of acme"]
+    first, *_ = people(named()).parts()
+    assert (first.is_well, first.text) == (False, "the folder of API keys holds none")
