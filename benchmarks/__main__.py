@@ -21,6 +21,7 @@ from .cases import (
     lateness,
     numbers,
     scraping,
+    storing,
     updates,
     workspaces,
 )
@@ -44,11 +45,14 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "lateness": lateness.lateness,
     "opening": connections.opening,
     "capacity": connections.capacity,
+    "capacity-postgres": connections.capacity_postgres,
     "start-up": idling.start_up,
     "committing": committing.committing,
     "restoring": checkpointing.restoring,
     "checkpointing": checkpointing.checkpointing,
     "discovering": idling.discovering,
+    "storing": storing.storing,
+    "failing-over": storing.failing_over,
     "workspaces": workspaces.many_workspaces,
 }
 

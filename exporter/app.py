@@ -21,7 +21,6 @@ from . import __version__
 from .assembly import Exporter, new_conversations, report_writes
 from .conversations import Conversations
 from .enums import Reset
-from .errors import ConfigError
 from .metrics import catalog
 from .metrics.publisher import Publisher
 from .phonic.credentials import Credentials
@@ -37,6 +36,7 @@ from .settings import (
     route_prefix,
 )
 from .shutdown import stopping_on_signals
+from .state.installed import check_postgres
 from .state.keeper import StateKeeper
 from .state.rows import HistoryLimits
 from .web import server as web_server
@@ -135,11 +135,9 @@ async def _run_alone(process: Process, task_status: trio.TaskStatus[Running]) ->
 
 
 async def _run_with_others(process: Process, task_status: trio.TaskStatus[Running]) -> None:
-    try:
-        from .shards import Shards
-    except ImportError:
-        reason = "needs the extra postgres: pip install 'phonic-exporter[postgres]'"
-        raise ConfigError("--state.url", reason) from None
+    check_postgres()
+    from .shards import Shards
+
     async with AsyncExitStack() as while_serving:
         shards = Shards(process)
         served = trio.Event()

@@ -41,6 +41,7 @@ from .metrics.catalog import SERIES_OF_A_TOOL, Scope, series_of
 from .phonic import credentials
 from .phonic.keys import Keys, WorkspaceKey
 from .phonic.proxies import Proxies
+from .scrape_rule import scrape_rule
 from .settings import (
     DemoSettings,
     DoctorSettings,
@@ -54,6 +55,7 @@ from .settings import (
     WorkspaceTable,
 )
 from .simulator.settings import SimulatorSettings, scenario_of
+from .state.installed import check_postgres
 from .web import healthcheck, running
 from .web.listen import parse_address
 
@@ -352,10 +354,14 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     label_sets = sets * series_of(Scope.CONVERSATIONS)
     tools = sets * (ready.metrics.tool_limit + 1) * SERIES_OF_A_TOOL
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
+    where = " in each shard" if ready.state.url else ""  # each may meet every label set
     _say(
-        f"at most about {label_sets + tools + live} series: {label_sets} of label sets, {tools} of their tools, "
-        f"{live} of live conversations"
+        f"at most about {label_sets + tools + live} series{where}: {label_sets} of label sets, {tools} of their "
+        f"tools, {live} of live conversations"
     )
+    if ready.state.url:
+        _say("each scrape job of these exporters needs:")
+        _say(scrape_rule())
     sys.stdout.flush()  # here, so that a full disk is reported like other errors
 
 
@@ -634,6 +640,7 @@ def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credential
         lambda: _validate(ready[-1]),
         find_proxy,
         lambda: trust.trusting(given.phonic.ca_file),
+        *((check_postgres,) if given.state.url else ()),
     )
     return ready[-1], found[0]
 
