@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("quiet_logs")]
 
 NAMES = ("acme", "globex", "initech")
 KEYS = {"acme": "ph_key", "globex": "ph_key-2", "initech": "ph_key-3"}
-SECONDS = 60.0
+SECONDS = 180.0  # conversations that nobody watched wait for a sweep, which comes every 60 s
 
 
 @attrs.frozen
