@@ -120,8 +120,11 @@ FROM offered o CROSS JOIN LATERAL (
   SELECT shard FROM phonic_shard WHERE NOT is_drained ORDER BY hashtextextended(o.id, shard) DESC, shard LIMIT 1
 ) s
 ORDER BY o.id
-ON CONFLICT (id) DO UPDATE SET word = excluded.word, is_taken = false
-WHERE phonic_assignment.ended_at IS NULL AND phonic_assignment.word < excluded.word
+ON CONFLICT (id) DO UPDATE SET word = greatest(phonic_assignment.word, excluded.word), is_taken = false,
+  workspace = CASE WHEN (phonic_assignment.workspace = '') = (excluded.workspace = '')
+    THEN phonic_assignment.workspace ELSE excluded.workspace END
+WHERE phonic_assignment.ended_at IS NULL AND (phonic_assignment.word < excluded.word
+  OR (phonic_assignment.workspace = '') <> (excluded.workspace = ''))
 """
 ELECT: Final[LiteralString] = """
 INSERT INTO phonic_lease (name, holder, lease_until)

@@ -56,7 +56,7 @@ PARTS: dict[str, set[str]] = {
     "watching": {
         "conversations", "enums", "metrics.catalog", "phonic", "reports", "settings", "shares", "watch",
     },
-    "workspaces": {"conversations", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
+    "workspaces": {"conversations", "counting", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
     "gauges": {
         "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "shares",
         "state", "watch", "watching", "web", "workspaces",
