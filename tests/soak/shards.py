@@ -181,11 +181,20 @@ async def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome
             nursery.start_soon(story.ask)
             try:
                 await story.tell()
-            except Failed as failed:
-                outcome.wrong.insert(0, str(failed))
+            except* Failed as failed:
+                outcome.wrong[:0] = _reasons(failed)
             nursery.cancel_scope.cancel()
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def _reasons(failed: BaseExceptionGroup[Failed]) -> list[str]:
+    """The texts of all errors of a group."""
+    return [
+        reason
+        for each in failed.exceptions
+        for reason in (_reasons(each) if isinstance(each, BaseExceptionGroup) else [str(each)])
+    ]
 
 
 @attrs.define
@@ -195,11 +204,12 @@ class _Number:
 
 @attrs.frozen
 class _Struck:
-    """A holder of ``shard`` was struck at this Unix time; ``others`` were well."""
+    """A holder of ``shard`` was struck at this Unix time, while ``spare`` others were well and held no shard."""
 
     at: float
     shard: str
     epoch: int
+    spare: int
     kind: Kind | None
     """None: it was asked to stop."""
 
@@ -308,7 +318,9 @@ class _Story:
         """Remember what the process holds when it is struck."""
         held = [row for row in self._watch.rows.values() if row.pid == member.pid]
         self._say(f"{what}, which holds {', '.join(row.shard for row in held) or 'nothing'}")
-        self._struck += [_Struck(time.time(), row.shard, row.epoch, kind) for row in held]
+        holders = {row.pid for row in self._watch.rows.values()}
+        spare = sum(each.is_well and each.pid not in holders for each in self._members)
+        self._struck += [_Struck(time.time(), row.shard, row.epoch, spare, kind) for row in held]
 
     async def _crash_engine(self, trouble: Trouble) -> None:
         self._say(f"{trouble.kind.value} for {trouble.seconds:.1f} s")
@@ -398,9 +410,12 @@ class _Story:
         """How long shards were without a holder; adds to ``wrong`` where that was too long."""
         outcome, epochs = self._outcome, seen.epochs()
         for struck in self._struck:
+            again = (each.at for each in self._struck if (each.shard, each.epoch) == (struck.shard, struck.epoch))
             after = next((each for each in self._watch.history if _follows(each, struck)), None)
-            if after is None or any(down <= after.at and struck.at <= up for down, up in self._outages):
-                continue  # it kept its shard, or the engine was down
+            if after is None or max(again) > struck.at or struck.kind is Kind.PARTITION_API or not struck.spare:
+                continue  # it kept its shard for a time, or for ever; or nobody could take it
+            if any(down <= after.at and struck.at <= up for down, up in self._outages):
+                continue
             took = after.at - struck.at
             (outcome.hand_overs if struck.kind is None else outcome.take_overs).append(took)
             scraped = next((at for at, epoch in epochs.get(struck.shard, ()) if epoch > struck.epoch), None)
