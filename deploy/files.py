@@ -36,6 +36,7 @@ _EXAMPLES: dict[str, object] = {
     "watch.discover": True,
     "watch.project": ["main"],
     "state.file": "/var/lib/phonic-exporter/phonic-exporter.db",
+    "state.password-file": "/etc/phonic-exporter/database-password",
     "web.external-url": "https://example.com/phonic",
     "web.route-prefix": "/phonic",
     "web.config.file": "/etc/phonic-exporter/web-config.yml",

@@ -37,7 +37,7 @@ class Registrar:
     """
 
     def __init__(self, registry: Registry, *, count: int, lease: float, on_error: Callable[[], None]) -> None:
-    ``is_reached``: whether PostgreSQL has answered, and has the tables. ``rows``: all shards, as last seen.
+        """``count``: shards that there are to be. ``lease``: seconds. ``on_error`` is called for each failure."""
         self.is_reached = False
         self.rows: Sequence[ShardRow] = ()
         self._registry = registry

@@ -18,7 +18,7 @@ CREATE TABLE phonic_shard (
   epoch bigint NOT NULL DEFAULT 0,
   write_number bigint NOT NULL DEFAULT 0,
   holder text NOT NULL DEFAULT '',
-  lease_until timestamptz NOT NULL DEFAULT '-infinity',
+  lease_until timestamptz NOT NULL DEFAULT 'epoch',
   is_drained boolean NOT NULL DEFAULT false,
   format integer NOT NULL DEFAULT 0,
   first_start double precision,
@@ -144,7 +144,7 @@ WITH fence AS (
 )"""
 RENEW: Final[LiteralString] = f"{FENCE} SELECT shard FROM fence"
 RELEASE: Final[LiteralString] = (
-    "UPDATE phonic_shard SET lease_until = '-infinity', holder = '' WHERE shard = %(shard)s AND epoch = %(epoch)s"
+    "UPDATE phonic_shard SET lease_until = 'epoch', holder = '' WHERE shard = %(shard)s AND epoch = %(epoch)s"
 )
 PUT: Final[LiteralString] = f"""{FENCE}, series AS (
   INSERT INTO phonic_series (shard, family, labels, layout, numbers) SELECT fence.shard, r.family, r.labels,
