@@ -9,26 +9,29 @@ ARG BASE=debian:trixie-20260918-slim
 
 FROM ${BASE} AS build
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates python3-venv
+ && apt-get install --yes --no-install-recommends binutils ca-certificates python3-venv
 WORKDIR /src
 COPY pyproject.toml setup.py README.md LICENSE constraints.txt ./
 COPY exporter exporter
 COPY dashboards dashboards
 # The tools have an environment of their own, so that the one that is shipped holds the program and what it needs.
+# psycopg, for --state.url, without the extra that brings a libpq and an OpenSSL of its own: Debian's are in the image.
 RUN python3 -m venv /tools \
- && /tools/bin/pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels . \
+ && /tools/bin/pip wheel --no-cache-dir --constraint constraints.txt --wheel-dir /wheels . psycopg \
  && python3 -m venv --without-pip /opt/phonic-exporter \
  && /tools/bin/pip --python /opt/phonic-exporter/bin/python install --no-cache-dir --no-compile --no-index \
-    --find-links /wheels phonic-exporter \
- && find /opt/phonic-exporter -type d -name _tests -prune -exec rm -r {} +
+    --find-links /wheels phonic-exporter psycopg \
+ && find /opt/phonic-exporter -type d -name _tests -prune -exec rm -r {} + \
+ && find /opt/phonic-exporter -name '*.so' -exec strip --strip-unneeded {} +
 
 FROM ${BASE}
 COPY --from=build /opt/phonic-exporter /opt/phonic-exporter
-# Bytecode of what the program imports, and of nothing else: a third of the size of all of it. It cannot be written later,
-# when the root is read-only.
+# Without Python's own tests and the texts of help(). Bytecode of what the program imports, and of nothing else: a third of
+# the size of all of it. It cannot be written later, when the root is read-only.
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends ca-certificates python3 \
+ && apt-get install --yes --no-install-recommends ca-certificates libpq5 python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/* \
+ && rm -r /usr/lib/python3.*/test /usr/lib/python3.*/pydoc_data \
  && find /usr/lib/python3* -type d -name __pycache__ -prune -exec rm -r {} + \
  && /opt/phonic-exporter/bin/python -c 'import pkgutil, exporter as package; \
       [__import__(module.name) for module in pkgutil.walk_packages(package.__path__, "exporter.")]' \

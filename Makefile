@@ -20,7 +20,7 @@ help:
 	@echo "make soak        long tests with crashes and faults; print their seeds"
 	@echo "make fuzz        fuzz untrusted input, 60 s for each target (SECONDS=600: longer)"
 	@echo "make dashboards  regenerate rules, dashboards and their copies in deploy/ from dashboards/slo.yml"
-	@echo "make docs        regenerate docs/metrics.md and docs/configuration.md"
+	@echo "make docs        regenerate docs/metrics.md, configuration.md and scaling.md"
 	@echo "make schemas     update the schemas of Grafana and the Prometheus operator for the tests (needs npm)"
 	@echo "make components  install Grafana's components for make pictures (needs npm, 500 MB outside the tree)"
 	@echo "make dist        sdist and wheel, written to dist/"

@@ -12,7 +12,18 @@ from exporter import logs
 from exporter.settings import LogSettings
 
 from . import machine, results
-from .cases import checkpointing, committing, connections, decoding, idling, lateness, numbers, scraping, updates
+from .cases import (
+    checkpointing,
+    committing,
+    connections,
+    decoding,
+    idling,
+    lateness,
+    numbers,
+    scraping,
+    storing,
+    updates,
+)
 from .options import Options
 from .processes import SERVER_CORE
 from .report import Report
@@ -33,11 +44,14 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "lateness": lateness.lateness,
     "opening": connections.opening,
     "capacity": connections.capacity,
+    "capacity-postgres": connections.capacity_postgres,
     "start-up": idling.start_up,
     "committing": committing.committing,
     "restoring": checkpointing.restoring,
     "checkpointing": checkpointing.checkpointing,
     "discovering": idling.discovering,
+    "storing": storing.storing,
+    "failing-over": storing.failing_over,
 }
 
 

@@ -82,7 +82,7 @@ def page(conversations: Conversations) -> Page:
     )
     fed = gauges(
         conversations=conversations,
-        workspaces=Workspaces(conversations=conversations, open=[workspace]),
+        workspaces=Workspaces(conversations, [workspace]),
         keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         web_config=None,

@@ -26,6 +26,7 @@ class Process:
     """A child process, made by `running`. It logs to a file, so that it never blocks on a full pipe."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", log: Path) -> None:
+        self.was_killed = False
         self._child = child
         self._log = log
 
@@ -65,6 +66,16 @@ class Process:
             raise self._failed(f"no answer to {line}")
         return answer
 
+    def kill(self) -> None:
+        """End it at once, as a crash of the machine does."""
+        self.was_killed = True
+        self._child.kill()
+        self._child.wait()
+
+    def terminate(self) -> None:
+        """Ask it to stop. Returns at once."""
+        self._child.send_signal(signal.SIGTERM)
+
     def settle(self, seconds: float = 0.3) -> None:
         """Wait until it is idle: until it uses less than 3 % of a core."""
         deadline = time.monotonic() + START_SECONDS
@@ -85,7 +96,8 @@ def running(
 ) -> Iterator[Process]:
     """Run ``python -m module`` on one core while the block runs.
 
-    Closes its standard input at the end of the block, which tells it to end; kills it if the block fails.
+    Closes its standard input at the end of the block, which tells it to end; kills it if the block fails. One
+    that was killed meanwhile is left alone.
 
     Raises: Failed if it does not end, or ends with an exit code other than 0.
     """
@@ -99,7 +111,10 @@ def running(
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
     try:
-        yield Process(child, log)
+        process = Process(child, log)
+        yield process
+        if process.was_killed:
+            return
         assert child.stdin is not None
         child.stdin.close()
         if module == "exporter":

@@ -184,7 +184,7 @@ def following(
         arguments = (
             *("--phonic.base-url", server.url, "--web.listen-address", "127.0.0.1:0", "--watch.limit", "20000"),
             *(("--watch.discover",) if discover else ("--watch.no-discover", "--watch.file", str(watch_file))),
-            *(() if "--state.file" in flags else ("--state.file", "")),
+            *(() if {"--state.file", "--state.url"} & set(flags) else ("--state.file", "")),
             *("--metrics.hold-new-series", "0"),  # the counts are compared right away
             *flags,
         )

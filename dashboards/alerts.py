@@ -5,7 +5,9 @@ Rules for this file:
 - A summary is one sentence that names who is affected. A description states the measured value, in one unit.
 - The expression of a ratio includes the minimum number of events for the ratio to be meaningful.
 - Absent series never fire an alert, unless absence is what the alert is about.
-- If several exporters watch the same conversations, the largest of their values counts.
+- If several exporters watch the same conversations, the largest of their values counts. Shards are added.
+- A standby fires nothing: it has no series of conversations, and what it says of itself is never read alone.
+- A take-over fires nothing: for a scrape or two the series of a shard may be missing, and then they go on.
 - Expressions work on Prometheus 2.42, Prometheus 3 and VictoriaMetrics.
 """
 
@@ -100,17 +102,20 @@ def alerting(slo: Slo) -> dict[str, Any]:
 
 def _waiting(slo: Slo) -> tuple[Alert, ...]:
     of = slo.alerts.callers_waiting
-    # Join before taking the largest value: two exporters may name the agent of a call differently.
-    waits = promql.largest(
-        f"\n      {promql.age(c.LIVE_WAITING_SINCE.name)}\n"
-        f"    * on (job, instance, conversation_id) group_left (project, agent)\n"
-        f"      {c.LIVE_INFO.name}\n  "
+    # Select before taking the largest value: two exporters may name the agent of a call differently. `and` instead
+    # of a join: around a take-over a call may have two series of information for a moment, which a join refuses.
+    calls = (
+        f"max by (job, project, agent, conversation_id) (\n"
+        f"      {c.LIVE_INFO.name}\n"
+        f"    and on (job, instance, conversation_id)\n"
+        f"      {promql.age(c.LIVE_WAITING_SINCE.name)} > {of.seconds:g}\n"
+        f"  )"
     )
     return (
         Alert(
             name="PhonicCallersWaiting",
             group="phonic-waiting",
-            expr=f"count by (job, project, agent) (\n  {waits} > {of.seconds:g}\n) >= {of.callers}",
+            expr=f"count by (job, project, agent) (\n  {calls}\n) >= {of.callers}",
             severity=of.severity,
             lasting=of.lasting,
             keep_firing=of.keep_firing,
@@ -133,7 +138,7 @@ def _callers(slo: Slo) -> tuple[Alert, ...]:
     return (
         _share(
             name="PhonicCallersGivingUp",
-            bad=promql.largest(
+            bad=promql.added(
                 f"increase({wait}_count[{leaving.window}])"
                 f' - ignoring (le) increase({wait}_bucket{{le="{promql.bound(limit)}"}}[{leaving.window}])'
             ),
@@ -283,16 +288,21 @@ def _burning(slo: Slo, indicator: Indicator, burn: Burn) -> list[str]:
 
 
 def _exporter(slo: Slo) -> tuple[Alert, ...]:
-    return (*_reaching(slo), *_seeing(slo), *_keeping(slo), _watchdog())
+    return (*_reaching(slo), *_seeing(slo), *_keeping(slo), *_sharing(slo), _watchdog())
 
 
 def _reaching(slo: Slo) -> tuple[Alert, ...]:
     """Alerts: Prometheus cannot reach the exporter, or the exporter cannot reach Phonic."""
     of = slo.alerts
+    looked = promql.age(c.DISCOVERY_LAST_SUCCESS.name)
+    searched = f"{looked} + ignoring (project) group_right () 0 * {c.DISCOVERED.name}"
+    up = f'up{{job="{slo.job}"}}'
+    down = f"{up} == 0"
     return (
+        # Where another process knows the shards, `PhonicShardUnheld` is about those that nobody has taken over.
         _state(
             "PhonicExporterDown",
-            f'up{{job="{slo.job}"}} == 0 or absent(up{{job="{slo.job}"}})',
+            f"{down} unless on (job) {c.SHARDS.name}\nor\nabsent({up})",
             of.exporter_down,
             "The exporter of job {{ $labels.job }} cannot be scraped: live conversations are not observed.",
             "Prometheus cannot scrape job {{ $labels.job }}"
@@ -314,7 +324,8 @@ def _reaching(slo: Slo) -> tuple[Alert, ...]:
         ),
         _delay(
             "PhonicDiscoveryStale",
-            promql.smallest(promql.age(c.DISCOVERY_LAST_SUCCESS.name)),
+            # Of each project the freshest of the processes that search it; of the projects the stalest.
+            f"(\n  max without (project) ({promql.smallest(searched)})\nor\n  {promql.smallest(looked)}\n)",
             of.discovery_stale,
             "Discovery of job {{ $labels.job }} does not complete: new conversations are not found.",
             "No exporter of job {{ $labels.job }} has looked through all live conversations for "
@@ -336,16 +347,17 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
     of = slo.alerts
     feed, lost, short = of.feed_errors, of.conversations_lost, of.watching_falls_short
     active = f"max by (job, project) ({c.PROJECT_ACTIVE.name})"
-    live = f"max by (job, project) (sum by (job, project, instance, pod) ({c.CONVERSATIONS_LIVE.name}))"
-    seen = f"max by (job) (sum by (job, instance, pod) (increase({c.CONVERSATIONS.sample_name}[{lost.window}])))"
+    live = _added_by(c.CONVERSATIONS_LIVE.name, "job", "project")
+    seen = _added_by(f"increase({c.CONVERSATIONS.sample_name}[{lost.window}])", "job")
     return (
         Alert(
             name="PhonicFeedErrors",
             group="phonic-exporter",
-            expr=(
-                f"  {promql.counted(f'increase({c.FEED_ERRORS.sample_name}[{feed.window}])', 'reason')}\n"
-                f">=\n"
-                f"  clamp_min({feed.ratio:g} * {promql.counted(c.WATCHERS.name, 'state')}, {feed.minimum})"
+            # Each process by itself: feeds that break at one process are no fewer because others have none.
+            expr=promql.largest(
+                f"\n    sum without (reason) (increase({c.FEED_ERRORS.sample_name}[{feed.window}]))\n"
+                f"  >=\n"
+                f"    clamp_min({feed.ratio:g} * sum without (state) ({c.WATCHERS.name}), {feed.minimum})\n"
             ),
             severity=feed.severity,
             lasting=feed.lasting,
@@ -424,6 +436,12 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
     )
 
 
+def _added_by(expr: str, *labels: str) -> str:
+    """Sum each instance by labels, take the largest value of each shard, then add the shards."""
+    shard, target = ", ".join((*labels, promql.SHARD)), ", ".join(promql.TARGET_LABELS)
+    return f"sum by ({', '.join(labels)}) (max by ({shard}) (sum by ({shard}, {target}) ({expr})))"
+
+
 def _keeping(slo: Slo) -> tuple[Alert, ...]:
     """Alerts: the exporter has problems with its files, unknown input or label limits."""
     of = slo.alerts
@@ -440,21 +458,21 @@ def _keeping(slo: Slo) -> tuple[Alert, ...]:
             "PhonicPagesNotCommitted",
             f"{promql.smallest(PAGES_COMMITTED)} == 0",
             of.pages_not_committed,
-            "The exporter of job {{ $labels.job }} cannot write its state file: a restart would lose counts.",
-            "The pages of job {{ $labels.job }} show numbers that are not in its state file.",
+            "The exporter of job {{ $labels.job }} cannot write its state: a restart would lose counts.",
+            "The pages of job {{ $labels.job }} show numbers that are not in its state.",
         ),
         _occurred(
             "PhonicCheckpointFailing",
-            f"{promql.counted(f'increase({c.CHECKPOINT_ERRORS.sample_name}[$window])')} > 0",
+            f"{promql.worst(f'increase({c.CHECKPOINT_ERRORS.sample_name}[$window])')} > 0",
             of.checkpoint_failing,
-            "The exporter of job {{ $labels.job }} cannot write its checkpoint: a restart would lose counts.",
-            "{{ $value | humanize }} checkpoints of job {{ $labels.job }} failed within $window.",
+            "The exporter of job {{ $labels.job }} cannot write its state: a restart would lose counts.",
+            "{{ $value | humanize }} writes of the state of job {{ $labels.job }} failed within $window.",
         ),
         _occurred(
             "PhonicSchemaDrift",
-            f"  {promql.counted(f'increase({c.UNKNOWN_FIELDS.sample_name}[$window])', 'object')}\n"
+            f"  {promql.worst(f'increase({c.UNKNOWN_FIELDS.sample_name}[$window])', 'object')}\n"
             f"+\n"
-            f"  {promql.counted(f'increase({c.UNKNOWN_WORDS.sample_name}[$window])', 'field')}\n"
+            f"  {promql.worst(f'increase({c.UNKNOWN_WORDS.sample_name}[$window])', 'field')}\n"
             f"  > 0",
             of.schema_drift,
             "Phonic sends fields or words that the exporter of job {{ $labels.job }} does not know.",
@@ -462,11 +480,103 @@ def _keeping(slo: Slo) -> tuple[Alert, ...]:
         ),
         _occurred(
             "PhonicLabelsFolded",
-            f"{promql.counted(f'increase({c.LABEL_VALUES_FOLDED.sample_name}[$window])')} > 0",
+            f"{promql.worst(f'increase({c.LABEL_VALUES_FOLDED.sample_name}[$window])')} > 0",
             of.labels_folded,
             "Label values of job {{ $labels.job }} are folded: metrics no longer tell agents apart.",
             "{{ $value | humanize }} conversations lost their {{ $labels.label }} to a limit within $window.",
         ),
+    )
+
+
+def _sharing(slo: Slo) -> tuple[Alert, ...]:
+    """Alerts: shards in PostgreSQL, silent without ``--state.url``, and slow writes of any state."""
+    of = slo.alerts
+    held, epoch, losses, rule = c.SHARD_HELD.name, c.SHARD_EPOCH.name, of.leases_lost, of.scrape_rule_missing
+    standbys = f"sum by (job) ({held} == bool 0)"
+    return (
+        # A process shows no shards while PostgreSQL does not answer.
+        _state(
+            "PhonicStateUnreachable",
+            f"max by (job) ({held}) unless on (job) {c.SHARDS.name}",
+            of.state_unreachable,
+            "No process of job {{ $labels.job }} reaches PostgreSQL: metrics of conversations are missing.",
+            "No process of job {{ $labels.job }} has an answer from the PostgreSQL of its state.",
+        ),
+        _state(
+            "PhonicShardUnheld",
+            f'{promql.smallest(f"""{c.SHARDS.name}{{state="unheld"}}""")} > 0',
+            of.shard_unheld,
+            "No process of job {{ $labels.job }} holds a shard: its conversations are not observed.",
+            "Shards of job {{ $labels.job }} that no process holds: {{ $value }}.",
+        ),
+        _state(
+            "PhonicProcessDown",
+            f'up{{job="{slo.job}"}} == 0 and on (job) {c.SHARDS.name}',
+            of.process_down,
+            "A process of job {{ $labels.job }} cannot be scraped; others hold the shards.",
+            "Prometheus cannot scrape job {{ $labels.job }}, instance {{ $labels.instance }}.",
+        ),
+        # Before a take-over the series of a shard have the target labels of its process; after one they also have
+        # those of the next. The epoch stands for all series with the label.
+        _state(
+            "PhonicScrapeRuleMissing",
+            f"count by (job, shard) ({epoch} and on (job, instance) {held})\n"
+            f"or\n"
+            f'count by (job, shard) ({epoch}{{pod!=""}} and on (job, pod) {held})\n'
+            f"or\n"
+            f"count by (job, shard) (\n"
+            f"  count by (job, shard, instance, pod) (present_over_time({epoch}[{rule.window}]))\n"
+            f") > 1",
+            Lasting(rule.severity, rule.lasting),
+            "Series of shard {{ $labels.shard }} of job {{ $labels.job }} carry the name of a process: each "
+            "take-over begins new ones, and increases are counted twice or not at all.",
+            "Names of processes or pods that series of shard {{ $labels.shard }} of job {{ $labels.job }} carry: "
+            "{{ $value }}.",
+        ),
+        Alert(
+            name="PhonicLeasesLost",
+            group="phonic-exporter",
+            expr=(f"sum by (job) (increase({c.LEASE_LOSSES.sample_name}[{losses.window}])) >= {losses.minimum}"),
+            severity=losses.severity,
+            lasting=losses.lasting,
+            keep_firing=losses.keep_firing,
+            summary="Processes of job {{ $labels.job }} lose their leases on shards.",
+            description=(
+                f"{{{{ $value | humanize }}}} leases of job {{{{ $labels.job }}}} were lost within "
+                f"{losses.window}."
+            ),
+            board="phonic-exporter",
+        ),
+        _state(
+            "PhonicStandbyMissing",
+            f"{standbys} == 0\nand\nmax_over_time({standbys}[{of.standby_missing.window}:1m]) > 0",
+            Lasting(of.standby_missing.severity, of.standby_missing.lasting),
+            "Job {{ $labels.job }} has no standby left: the next process that stops leaves a shard unheld.",
+            "Processes of job {{ $labels.job }} that stand by: {{ $value }}; within "
+            f"{of.standby_missing.window} there were some.",
+        ),
+        _slow_writes(slo),
+    )
+
+
+def _slow_writes(slo: Slo) -> Alert:
+    of = slo.alerts.state_writes_slow
+    name, le = c.STATE_WRITE.name, promql.bound(of.seconds)
+    every = f"increase({name}_count[{of.window}])"
+    slow = f'({every} - ignoring (le) increase({name}_bucket{{le="{le}"}}[{of.window}]))'
+    return Alert(
+        name="PhonicStateWritesSlow",
+        group="phonic-exporter",
+        expr=promql.largest(f"\n    {slow} / ({every} > 0) > {of.ratio:g}\n  and\n    {slow} >= {of.minimum}\n"),
+        severity=of.severity,
+        lasting=of.lasting,
+        keep_firing=of.keep_firing,
+        summary="The exporter of job {{ $labels.job }} waits for its state file, or for PostgreSQL.",
+        description=(
+            f"{{{{ $value | humanizePercentage }}}} of the writes of the state of job {{{{ $labels.job }}}} took "
+            f"longer than {of.seconds:g} s within {of.window}."
+        ),
+        board="phonic-exporter",
     )
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from . import alerts, classic, frame, rule_tests, rules, stack, v2
+from . import alerts, classic, frame, rule_tests, rules, shard_tests, stack, v2
 from .boards import BOARDS
 from .slo import Slo
 
@@ -13,9 +13,10 @@ _HEADER = "# Generated from slo.yml by `make dashboards`; changes made here are 
 
 def render(slo: Slo) -> dict[str, str]:
     """Return all generated files."""
+    tests = rule_tests.rule_tests(slo, {"shards": shard_tests.cases(slo)})
     return {
         **_everywhere(slo),
-        **{f"prometheus/tests/{stem}.yml": to_yaml(tests) for stem, tests in rule_tests.rule_tests(slo).items()},
+        **{f"prometheus/tests/{stem}.yml": to_yaml(each) for stem, each in tests.items()},
         "prometheus/prometheus.yml": to_yaml(stack.prometheus(slo)),
         "provisioning/datasources/phonic.yml": to_yaml(stack.datasources(slo)),
         "provisioning/dashboards/phonic.yml": to_yaml(stack.dashboards()),

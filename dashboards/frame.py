@@ -13,6 +13,7 @@ __all__ = ["Row", "board", "to_json"]
 TAG = "phonic"
 
 RESTARTS = f"process_start_time_seconds{{{promql.SELECTED}}} * 1000"
+TAKE_OVERS = f"max by (shard) (changes({promql.series(c.SHARD_EPOCH)}[1m])) > 0"
 VERSIONS = (
     f"max by (version) ({promql.series(c.BUILD_INFO)}) "
     f"unless max by (version) ({promql.series(c.BUILD_INFO)} offset 5m)"
@@ -41,6 +42,7 @@ def board(
         texts=texts,
         annotations=(
             Annotation(name="Restarts", expr=RESTARTS, color="orange", text="{{instance}}", at_value=True),
+            Annotation(name="Take-overs", expr=TAKE_OVERS, color="purple", text="shard {{shard}}", at_value=False),
             Annotation(name="New versions", expr=VERSIONS, color="blue", text="{{version}}", at_value=False),
         ),
         rows=tuple(rows),
@@ -59,7 +61,8 @@ def _choices() -> tuple[Choice, ...]:
         Choice(
             name="instance",
             label="Instance",
-            query=f'label_values({c.BUILD_INFO.name}{{job=~"$job"}}, instance)',
+            # With shards, also the names that the scrape rule gives to their series.
+            query=f'label_values({{__name__=~"{c.BUILD_INFO.name}|{c.SHARD_EPOCH.name}",job=~"$job"}}, instance)',
             every=".+",
         ),
         # `.*` also selects series without the label, because --metrics.labels may omit project or agent.

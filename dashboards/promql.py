@@ -4,7 +4,9 @@ Rules aggregate ``without (instance, pod)``, which keeps other labels that a use
 by the dashboard's variables and aggregate ``by`` the labels that they show.
 
 Several exporters may watch the same conversations. Each counts all of them, so their values must not be added: the
-largest value counts.
+largest value counts. Shards divide the conversations, and their values are added. Series of a shard have the label
+``shard`` and, by the scrape rule, one ``instance``, whichever process holds the shard; other series have no such
+label.
 """
 
 from exporter.metrics.catalog import Family, Kind, Scope
@@ -12,6 +14,7 @@ from exporter.metrics.catalog import Family, Kind, Scope
 SELECTED = 'job=~"$job",instance=~"$instance"'
 
 TARGET_LABELS = ("instance", "pod")
+SHARD = "shard"
 
 
 def bound(value: float) -> str:
@@ -29,9 +32,19 @@ def smallest(expr: str) -> str:
     return f"min without ({', '.join(TARGET_LABELS)}) ({expr})"
 
 
+def added(expr: str) -> str:
+    """Take the largest value of the instances, then add the shards."""
+    return f"sum without ({SHARD}) ({largest(expr)})"
+
+
 def counted(expr: str, *labels: str) -> str:
-    """Sum each instance over ``labels``, then take the largest value."""
-    return largest(f"sum without ({', '.join(labels)}) ({expr})" if labels else expr)
+    """Sum each instance over ``labels``, take the largest value, then add the shards."""
+    return added(_over(labels, expr))
+
+
+def worst(expr: str, *labels: str) -> str:
+    """Sum each process over ``labels``, then take the largest value: for what belongs to the process."""
+    return largest(_over(labels, expr))
 
 
 def age(selector: str) -> str:
@@ -129,10 +142,14 @@ def beyond(family: Family, threshold: float, *by: str, window: str = "$__rate_in
 
 
 def _sum(expr: str, family: Family, by: tuple[str, ...]) -> str:
-    """Sum by labels, except over exporters that watch the same conversations."""
+    """Sum by labels, also over shards, except over exporters that watch the same conversations."""
     if family.scope is not Scope.PROCESS and "instance" not in by:
         expr = largest(expr)
     return f"{_aggregate('sum', by)}({expr})"
+
+
+def _over(labels: tuple[str, ...], expr: str) -> str:
+    return f"sum without ({', '.join(labels)}) ({expr})" if labels else expr
 
 
 def _aggregate(operation: str, by: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ than Prometheus' lookback of five minutes apart; groups of rules are evaluated i
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -30,14 +31,14 @@ from .alerts import (
 from .rules import Indicator, indicators, recording
 from .slo import QUICKEST_PAGE_SECONDS, Burn, Lasting, Occurrence, Saturation, Slo, seconds
 
-_JOB = "phonic-exporter"
-_TARGET = f'job="{_JOB}",instance="a:10058"'
+JOB = "phonic-exporter"
+_TARGET = f'job="{JOB}",instance="a:10058"'
 # The name of this agent must be escaped in a link.
-_AGENT = 'project="main",agent="front desk"'
-_WHO = {"job": _JOB, "project": "main", "agent": "front desk"}
+AGENT = 'project="main",agent="front desk"'
+WHO = {"job": JOB, "project": "main", "agent": "front desk"}
 _FLAT = 10_000
 # Test files whose alerts use recorded rates.
-_RECORDED = ("replicas", "budgets-fast", "budgets-slow", "pages")
+_RECORDED = ("replicas", "shards", "budgets-fast", "budgets-slow", "pages")
 # Minutes. Prometheus looks back five, Prometheus 3 a little less.
 _LONGEST_STEP = 4
 
@@ -64,7 +65,8 @@ class Expected:
 class Case:
     """A test case: series in promtool's notation, and the expected alerts.
 
-    The series have one sample every ``step`` minutes, or every ``interval``.
+    The series have one sample every ``step`` minutes, or every ``interval``. ``silent``: other alerts, which are
+    silent at all moments.
     """
 
     alert: str
@@ -73,10 +75,11 @@ class Case:
     expected: tuple[Expected, ...]
     step: int = 1
     interval: str = ""
+    silent: tuple[str, ...] = ()
 
 
-def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
-    """Return the test files by stem. The cases of a file share the evaluation interval of the rules."""
+def rule_tests(slo: Slo, more: Mapping[str, tuple[Case, ...]] | None = None) -> dict[str, dict[str, Any]]:
+    """Return the test files by stem, with ``more`` cases. Those of a file share the evaluation interval."""
     known = {alert.name: alert for alert in alerts(slo)}
     files = {
         "waiting": _waiting(slo),
@@ -86,6 +89,7 @@ def rule_tests(slo: Slo) -> dict[str, dict[str, Any]]:
         "budgets-slow": _burns(slo, "Slow", slo.burn.slow),
         "pages": _pages(slo),
         "exporter": _exporter(slo),
+        **(more or {}),
     }
     return {
         stem: {
@@ -124,6 +128,11 @@ def _test(case: Case, alert: Alert, slo: Slo) -> dict[str, Any]:
                 else [],
             }
             for e in case.expected
+        ]
+        + [
+            {"eval_time": e.time, "alertname": other, "exp_alerts": []}
+            for other in case.silent
+            for e in case.expected
         ],
     }
 
@@ -140,11 +149,11 @@ def _rendered(template: str, e: Expected) -> str:
     return re.sub(r"{{ \$value[^}]*}}", e.value, text)
 
 
-def _percent(ratio: float) -> str:
+def percent(ratio: float) -> str:
     return f"{100 * ratio:.4g}%"
 
 
-def _minutes(duration: str) -> int:
+def minutes_of(duration: str) -> int:
     """Return a duration in whole minutes, rounded up."""
     return -(-seconds(duration) // 60)
 
@@ -167,7 +176,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
         gap = f" _x{every - 1} " if every > 1 else " "
         info = f"_x{phase} " * bool(phase) + gap.join("1" for _ in scrapes) + f"{gap}stale"
         since = f"_x{phase} " * bool(phase) + gap.join(f"{t - wait:g}" for t in scrapes) + f"{gap}stale"
-        return {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{_AGENT},origin="direct"}}': info for i in ids} | {
+        return {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{AGENT},origin="direct"}}': info for i in ids} | {
             f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{i}}}": since for i in ids
         }
 
@@ -178,7 +187,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
         """Expect this at the first evaluation at or after ``moment``."""
         step = seconds(GROUPS["phonic-waiting"])
         minutes, rest = divmod(-(-int(moment) // step) * step, 60)
-        return Expected(minutes=minutes, seconds=rest, labels=_WHO if value else {}, value=str(value or ""))
+        return Expected(minutes=minutes, seconds=rest, labels=WHO if value else {}, value=str(value or ""))
 
     cases = []
     for every in (5, 15, 60):
@@ -221,7 +230,7 @@ def _waiting(slo: Slo) -> tuple[Case, ...]:
 def _hangups(slo: Slo) -> tuple[str, str]:
     """The series of all hang-ups after a user's turn, and of those that followed soon."""
     name, le = c.HANGUP_WAIT.name, promql.bound(slo.response.threshold_seconds)
-    return f"{name}_count{{{_TARGET},{_AGENT}}}", f'{name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}'
+    return f"{name}_count{{{_TARGET},{AGENT}}}", f'{name}_bucket{{{_TARGET},{AGENT},le="{le}"}}'
 
 
 def _shares(slo: Slo) -> tuple[Case, ...]:
@@ -232,26 +241,26 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
             "PhonicCallersGivingUp",
             slo.alerts.callers_giving_up,
             hangups,
-            f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="user"}}',
+            f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{AGENT},ended_by="user"}}',
         ),
         (
             "PhonicErrorEndings",
             slo.alerts.error_endings,
-            f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}',
-            f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="error"}}',
+            f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{AGENT},reason="error"}}',
+            f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{AGENT},ended_by="error"}}',
         ),
         (
             "PhonicToolFailures",
             slo.alerts.tool_failures,
-            f'{c.TOOL_CALL_FAILURES.sample_name}{{{_TARGET},{_AGENT},reason="timeout"}}',
-            f"{c.TOOL_CALLS.sample_name}{{{_TARGET},{_AGENT}}}",
+            f'{c.TOOL_CALL_FAILURES.sample_name}{{{_TARGET},{AGENT},reason="timeout"}}',
+            f"{c.TOOL_CALLS.sample_name}{{{_TARGET},{AGENT}}}",
         ),
     )
     cases: list[Case] = []
     for alert, of, bad, every in names:
-        start = _minutes(of.window)
-        look = start + _minutes(of.window) // 2 + _minutes(of.lasting)
-        over = start + 2 * _minutes(of.window) + _minutes(of.lasting) + _minutes(of.keep_firing)
+        start = minutes_of(of.window)
+        look = start + minutes_of(of.window) // 2 + minutes_of(of.lasting)
+        over = start + 2 * minutes_of(of.window) + minutes_of(of.lasting) + minutes_of(of.keep_firing)
         # Four times the minimum, so that extrapolation does not matter.
         many, at_edge = 4 * of.minimum, round(4 * of.minimum / of.ratio)
 
@@ -267,7 +276,7 @@ def _shares(slo: Slo) -> tuple[Case, ...]:
                 series={bad: burst(many), every: burst(2 * many), **other},
                 expected=(
                     Expected(minutes=start),
-                    Expected(minutes=look, labels=_WHO, value=_percent(0.5)),
+                    Expected(minutes=look, labels=WHO, value=percent(0.5)),
                     Expected(minutes=over),
                 ),
             ),
@@ -306,7 +315,7 @@ def _concurrency(slo: Slo) -> tuple[Case, ...]:
     for alert, of, beyond, below in table:
         edge = round(of.ratio * limit)
         busy, calm = edge + beyond, edge - below
-        after, over = 11 + _minutes(of.lasting), 31 + _minutes(of.keep_firing) + 2
+        after, over = 11 + minutes_of(of.lasting), 31 + minutes_of(of.keep_firing) + 2
         for whose, active, limit_of, labels in (
             ("a project", c.PROJECT_ACTIVE.name, c.PROJECT_LIMIT.name, {"project": "main"}),
             ("the workspace", c.WORKSPACE_ACTIVE.name, c.WORKSPACE_LIMIT.name, {}),
@@ -322,7 +331,7 @@ def _concurrency(slo: Slo) -> tuple[Case, ...]:
                     },
                     expected=(
                         Expected(minutes=9),
-                        Expected(minutes=after, labels={"job": _JOB, **labels}, value=_percent(busy / limit)),
+                        Expected(minutes=after, labels={"job": JOB, **labels}, value=percent(busy / limit)),
                         Expected(minutes=over),
                     ),
                 )
@@ -350,7 +359,7 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
     errors, lost, feed = slo.alerts.error_endings, slo.alerts.conversations_lost, slo.alerts.feed_errors
     long = 2 * int(waiting.seconds)
     ids = [f'conversation_id="conv_{n}"' for n in range(waiting.callers)]
-    info = {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{_AGENT},origin="direct"}}': "1x60" for i in ids}
+    info = {f'{c.LIVE_INFO.name}{{{_TARGET},{i},{AGENT},origin="direct"}}': "1x60" for i in ids}
     since = {f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{i}}}": f"{-long}+60x60" for i in ids}
     too_few = {k: v for k, v in {**info, **since}.items() if ids[0] not in k}
     active = round(4 * short.minimum / short.ratio)
@@ -358,27 +367,27 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
     projects = {
         f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}': f"{active}x60",
         f'{c.DISCOVERED.name}{{{_TARGET},project="main"}}': f"{active}x60",
-        f"{c.CONVERSATIONS_LIVE.name}{{{_TARGET},{_AGENT}}}": f"{watched}x60",
+        f"{c.CONVERSATIONS_LIVE.name}{{{_TARGET},{AGENT}}}": f"{watched}x60",
     }
-    start = _minutes(errors.window)
-    look = start + start // 2 + _minutes(errors.lasting)
+    start = minutes_of(errors.window)
+    look = start + start // 2 + minutes_of(errors.lasting)
     count = errors.minimum - 1
 
     def burst(number: int, at: int = start) -> str:
         return f"0x{at} {number}x{_FLAT // 10}"
 
-    window = _minutes(lost.window)
-    settled = 2 * min(_minutes(w.long) for w in slo.burn.fast.windows)
+    window = minutes_of(lost.window)
+    settled = 2 * min(minutes_of(w.long) for w in slo.burn.fast.windows)
     le = promql.bound(slo.response.threshold_seconds)
     few = f"0+{(slo.response.minimum - 1) / settled:g}x{settled}"
     turns = {
-        f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': f"0x{settled}",
-        f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": few,
+        f'{c.RESPONSE.name}_bucket{{{_TARGET},{AGENT},le="{le}"}}': f"0x{settled}",
+        f"{c.RESPONSE.name}_count{{{_TARGET},{AGENT}}}": few,
     }
     hangups, goodbyes = _hangups(slo)
     unanswered = {**dict.fromkeys(turns, f"0x{settled}"), hangups: few, goodbyes: f"0x{settled}"}
     leaving = slo.alerts.callers_giving_up
-    left = _minutes(leaving.window)
+    left = minutes_of(leaving.window)
     return (
         Case(
             alert="PhonicCallersWaiting",
@@ -391,14 +400,14 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
             title="fires for as many callers as there are, even if the exporters name their agent differently",
             series=_twice({**info, **since})
             | {
-                f'{c.LIVE_INFO.name}{{{_TARGET},{ids[0]},{_AGENT},origin="direct"}}'.replace(
+                f'{c.LIVE_INFO.name}{{{_TARGET},{ids[0]},{AGENT},origin="direct"}}'.replace(
                     "a:10058", "c:10058"
                 ).replace("front desk", "none"): "1x60",
                 f"{c.LIVE_WAITING_SINCE.name}{{{_TARGET},{ids[0]}}}".replace(
                     "a:10058", "c:10058"
                 ): f"{-long}+60x60",
             },
-            expected=(Expected(minutes=10, labels=_WHO, value=str(waiting.callers)),),
+            expected=(Expected(minutes=10, labels=WHO, value=str(waiting.callers)),),
         ),
         Case(
             alert="PhonicWatchingFallsShort",
@@ -406,8 +415,8 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
             series=_twice(projects),
             expected=(
                 Expected(
-                    minutes=12 + _minutes(short.lasting),
-                    labels={"job": _JOB, "project": "main"},
+                    minutes=12 + minutes_of(short.lasting),
+                    labels={"job": JOB, "project": "main"},
                     value=str(active - watched),
                 ),
             ),
@@ -417,8 +426,8 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
             title="too few errors stay too few when two exporters count them",
             series=_twice(
                 {
-                    f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': burst(count),
-                    f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="error"}}': burst(count),
+                    f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{AGENT},reason="error"}}': burst(count),
+                    f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{AGENT},ended_by="error"}}': burst(count),
                 }
             ),
             expected=(Expected(minutes=look),),
@@ -431,7 +440,7 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
                     f'{c.CONVERSATIONS_LOST.sample_name}{{{_TARGET},reason="never_live"}}': burst(
                         lost.minimum - 1, window
                     ),
-                    f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{_AGENT}}}": burst(lost.minimum - 1, window),
+                    f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{AGENT}}}": burst(lost.minimum - 1, window),
                 }
             ),
             expected=(Expected(minutes=window + window // 2),),
@@ -445,7 +454,7 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
                     f'{c.WATCHERS.name}{{{_TARGET},state="live"}}': "2x60",
                 }
             ),
-            expected=(Expected(minutes=11 + _minutes(feed.lasting)),),
+            expected=(Expected(minutes=11 + minutes_of(feed.lasting)),),
         ),
         Case(
             alert="PhonicResponseBudgetBurnFast",
@@ -466,12 +475,12 @@ def _replicas(slo: Slo) -> tuple[Case, ...]:
                 {
                     hangups: burst(leaving.minimum - 1, left),
                     goodbyes: burst(0, left),
-                    f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{_AGENT},ended_by="user"}}': burst(
+                    f'{c.CONVERSATIONS_ENDED.sample_name}{{{_TARGET},{AGENT},ended_by="user"}}': burst(
                         leaving.minimum - 1, left
                     ),
                 }
             ),
-            expected=(Expected(minutes=left + left // 2 + _minutes(leaving.lasting)),),
+            expected=(Expected(minutes=left + left // 2 + minutes_of(leaving.lasting)),),
         ),
     )
 
@@ -502,7 +511,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
 
     def share(budget: float) -> float:
         """Return the ratio of the first window that burns. A window of n minutes holds n - 1 increases."""
-        shares = ((w, page / max(_minutes(w.long) - 1, page)) for w in slo.burn.fast.windows)
+        shares = ((w, page / max(minutes_of(w.long) - 1, page)) for w in slo.burn.fast.windows)
         return next(bad for w, bad in shares if bad > slo.factor(w) * budget)
 
     hangups, goodbyes = _hangups(slo)
@@ -512,8 +521,8 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             "of an agent that answers no more, whose callers hang up",
             slo.response.objective,
             {
-                f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(each, 0),
-                f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": counts(each, 0),
+                f'{c.RESPONSE.name}_bucket{{{_TARGET},{AGENT},le="{le}"}}': counts(each, 0),
+                f"{c.RESPONSE.name}_count{{{_TARGET},{AGENT}}}": counts(each, 0),
                 hangups: counts(each, each),
                 goodbyes: counts(each, 0),
             },
@@ -523,8 +532,8 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             "of slow answers",
             slo.response.objective,
             {
-                f'{c.RESPONSE.name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(each, 0),
-                f"{c.RESPONSE.name}_count{{{_TARGET},{_AGENT}}}": counts(each, each),
+                f'{c.RESPONSE.name}_bucket{{{_TARGET},{AGENT},le="{le}"}}': counts(each, 0),
+                f"{c.RESPONSE.name}_count{{{_TARGET},{AGENT}}}": counts(each, each),
             },
         ),
         (
@@ -532,9 +541,9 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             "of errors",
             slo.conversations.objective,
             {
-                f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': counts(0, each),
-                f'{ended}{{{_TARGET},{_AGENT},ended_by="error"}}': counts(0, each),
-                f'{ended}{{{_TARGET},{_AGENT},ended_by="user"}}': counts(each, 0),
+                f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{AGENT},reason="error"}}': counts(0, each),
+                f'{ended}{{{_TARGET},{AGENT},ended_by="error"}}': counts(0, each),
+                f'{ended}{{{_TARGET},{AGENT},ended_by="user"}}': counts(each, 0),
             },
         ),
     )
@@ -545,7 +554,7 @@ def _pages(slo: Slo) -> tuple[Case, ...]:
             series=series,
             expected=(
                 Expected(minutes=calm),
-                Expected(minutes=calm + page, labels=_WHO, value=_percent(share(1 - objective))),
+                Expected(minutes=calm + page, labels=WHO, value=percent(share(1 - objective))),
             ),
             interval="30s",
         )
@@ -559,7 +568,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     Traffic is ``each`` events per step. A step is half of the shortest window, so that days need only hundreds of
     samples, and less than Prometheus' lookback of five minutes.
     """
-    shortest = min(_minutes(w.short) for w in burn.windows)
+    shortest = min(minutes_of(w.short) for w in burn.windows)
     step = min(max(shortest // 2, 1), _LONGEST_STEP)
     each = 100
     budget = 1 - indicator.objective
@@ -567,10 +576,10 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
     smallest = min(slo.factor(w) for w in burn.windows)
     largest = max(slo.factor(w) for w in burn.windows)
     bad = (1 + largest * budget) / 2  # halfway between the largest threshold and 1
-    long, short = min(_minutes(w.long) for w in burn.windows), max(_minutes(w.short) for w in burn.windows)
+    long, short = min(minutes_of(w.long) for w in burn.windows), max(minutes_of(w.short) for w in burn.windows)
     # Longer windows are only partly filled by then, which changes counts but not ratios.
     settled = max(long, short) + step
-    lasting, keep = _minutes(burn.lasting), _minutes(burn.keep_firing)
+    lasting, keep = minutes_of(burn.lasting), minutes_of(burn.keep_firing)
     recovered = settled + short + keep + 5 * step
     samples = recovered // step
 
@@ -590,16 +599,16 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
             within = every - worse[0], every - worse[1]
             name = c.RESPONSE.name
             return {
-                f'{name}_bucket{{{_TARGET},{_AGENT},le="{le}"}}': counts(*within),
-                f'{name}_bucket{{{_TARGET},{_AGENT},le="+Inf"}}': counts(every, every),
+                f'{name}_bucket{{{_TARGET},{AGENT},le="{le}"}}': counts(*within),
+                f'{name}_bucket{{{_TARGET},{AGENT},le="+Inf"}}': counts(every, every),
                 _every(c.RESPONSE): counts(every, every),
             }
         good = every - worse[0], every - worse[1]
         ended = c.CONVERSATIONS_ENDED.sample_name
         return {
-            f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{_AGENT},reason="error"}}': counts(*worse),
-            f'{ended}{{{_TARGET},{_AGENT},ended_by="error"}}': counts(*worse),
-            f'{ended}{{{_TARGET},{_AGENT},ended_by="user"}}': counts(*good),
+            f'{c.CONVERSATION_ERRORS.sample_name}{{{_TARGET},{AGENT},reason="error"}}': counts(*worse),
+            f'{ended}{{{_TARGET},{AGENT},ended_by="error"}}': counts(*worse),
+            f'{ended}{{{_TARGET},{AGENT},ended_by="user"}}': counts(*good),
         }
 
     def case(title: str, series: dict[str, str], *expected: Expected) -> Case:
@@ -614,7 +623,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
                 case(
                     "fires when the agent answers nothing and every caller gives up",
                     {**traffic(0, scale=0), **never},
-                    Expected(minutes=settled, labels=_WHO, value="100%"),
+                    Expected(minutes=settled, labels=WHO, value="100%"),
                 ),
                 case(
                     "silent when callers say goodbye",
@@ -628,7 +637,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
         case(
             "fires on a burn and recovers soon after it stops",
             traffic(bad, 0, settled),
-            Expected(minutes=settled, labels=_WHO, value=_percent(bad)),
+            Expected(minutes=settled, labels=WHO, value=percent(bad)),
             Expected(minutes=recovered),
         ),
         case(
@@ -639,7 +648,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
         case(
             "fires just above the slowest burn that counts",
             traffic(1.01 * smallest * budget),
-            Expected(minutes=settled, labels=_WHO, value=_percent(1.01 * smallest * budget)),
+            Expected(minutes=settled, labels=WHO, value=percent(1.01 * smallest * budget)),
         ),
         case(
             "silent when only the short window burns",
@@ -657,7 +666,7 @@ def _burn(slo: Slo, indicator: Indicator, alert: str, burn: Burn) -> list[Case]:
 
 def _every(family: c.Family) -> str:
     """The series of all observations of a histogram."""
-    return f"{family.name}_count{{{_TARGET},{_AGENT}}}"
+    return f"{family.name}_count{{{_TARGET},{AGENT}}}"
 
 
 def _exporter(slo: Slo) -> tuple[Case, ...]:
@@ -673,8 +682,8 @@ def _exporter(slo: Slo) -> tuple[Case, ...]:
 
 
 def _up(slo: Slo) -> tuple[Case, ...]:
-    up = f"up{{{_TARGET.replace(_JOB, slo.job)}}}"
-    down = _minutes(slo.alerts.exporter_down.lasting)
+    up = f"up{{{_TARGET.replace(JOB, slo.job)}}}"
+    down = minutes_of(slo.alerts.exporter_down.lasting)
     return (
         Case(
             alert="PhonicExporterDown",
@@ -703,7 +712,7 @@ def _up(slo: Slo) -> tuple[Case, ...]:
             title="silent while another replica reaches it",
             series={
                 f"{c.UP.name}{{{_TARGET}}}": "0x30",
-                f'{c.UP.name}{{job="{_JOB}",instance="b:10058"}}': "1x30",
+                f'{c.UP.name}{{job="{JOB}",instance="b:10058"}}': "1x30",
             },
             expected=(Expected(minutes=20),),
         ),
@@ -727,7 +736,7 @@ def _states(slo: Slo) -> list[Case]:
     )
     cases: list[Case] = []
     for alert, rule, name, wrong, labels in table:
-        lasting = _minutes(rule.lasting)
+        lasting = minutes_of(rule.lasting)
         more = "".join(f',{label}="{value}"' for label, value in labels.items())
         series = f"{name}{{{_TARGET}{more}}}"
         cases += [
@@ -737,7 +746,7 @@ def _states(slo: Slo) -> list[Case]:
                 series={series: f"{1 - wrong}x5 {wrong}x{lasting + 5} {1 - wrong}x20"},
                 expected=(
                     Expected(minutes=5),
-                    Expected(minutes=6 + lasting, labels={"job": _JOB, **labels}, value=str(wrong)),
+                    Expected(minutes=6 + lasting, labels={"job": JOB, **labels}, value=str(wrong)),
                     Expected(minutes=5 + lasting + 7),
                 ),
             ),
@@ -762,7 +771,7 @@ def _delays(slo: Slo) -> list[Case]:
     )
     cases: list[Case] = []
     for alert, rule, name, is_time in table:
-        lasting = _minutes(rule.lasting)
+        lasting = minutes_of(rule.lasting)
         begin, end = 20, 20 + lasting + 5
 
         def values(wrong: float, is_time: bool = is_time, begin: int = begin, end: int = end) -> str:
@@ -771,7 +780,7 @@ def _delays(slo: Slo) -> list[Case]:
             return " ".join(f"{60 * m - delay if is_time else delay:g}" for m, delay in enumerate(delays))
 
         series = f"{name}{{{_TARGET}}}"
-        fires = Expected(minutes=begin + lasting, labels={"job": _JOB}, value=_duration(2 * rule.seconds))
+        fires = Expected(minutes=begin + lasting, labels={"job": JOB}, value=duration(2 * rule.seconds))
         cases += [
             Case(
                 alert=alert,
@@ -798,7 +807,7 @@ def _delays(slo: Slo) -> list[Case]:
     return cases
 
 
-def _duration(value: float) -> str:
+def duration(value: float) -> str:
     """Format as Prometheus' `humanizeDuration`, for less than an hour."""
     if value < 1:
         return f"{1000 * value:.4g}ms"
@@ -809,7 +818,7 @@ def _duration(value: float) -> str:
 
 def _feeds(slo: Slo) -> tuple[Case, ...]:
     of = slo.alerts.feed_errors
-    window, lasting = _minutes(of.window), _minutes(of.lasting)
+    window, lasting = minutes_of(of.window), minutes_of(of.lasting)
     watchers = round(4 * of.minimum / of.ratio)  # at the ratio, four times the minimum
 
     def case(title: str, errors: int, watched: int, *expected: Expected) -> Case:
@@ -834,8 +843,8 @@ def _feeds(slo: Slo) -> tuple[Case, ...]:
             enough,
             watchers,
             Expected(minutes=10),
-            Expected(minutes=look, labels={"job": _JOB}, value=f"{enough * window:g}"),
-            Expected(minutes=12 + 4 * window + lasting + _minutes(of.keep_firing)),
+            Expected(minutes=look, labels={"job": JOB}, value=f"{enough * window:g}"),
+            Expected(minutes=12 + 4 * window + lasting + minutes_of(of.keep_firing)),
         ),
         case("silent just below its share of many feeds", enough - 2, watchers, Expected(minutes=look)),
         case(
@@ -849,14 +858,14 @@ def _feeds(slo: Slo) -> tuple[Case, ...]:
 
 def _shortfall(slo: Slo) -> tuple[Case, ...]:
     of = slo.alerts.watching_falls_short
-    lasting = _minutes(of.lasting)
+    lasting = minutes_of(of.lasting)
     active = round(4 * of.minimum / of.ratio)
     allowed = 4 * of.minimum
     active_of = f'{c.PROJECT_ACTIVE.name}{{{_TARGET},project="main"}}'
     searched = {f'{c.DISCOVERED.name}{{{_TARGET},project="main"}}': "0x60"}
-    live_of = f"{c.CONVERSATIONS_LIVE.name}{{{_TARGET},{_AGENT}}}"
+    live_of = f"{c.CONVERSATIONS_LIVE.name}{{{_TARGET},{AGENT}}}"
     look = 11 + lasting
-    main = {"job": _JOB, "project": "main"}
+    main = {"job": JOB, "project": "main"}
 
     def case(title: str, series: dict[str, str], *expected: Expected) -> Case:
         return Case(alert="PhonicWatchingFallsShort", title=title, series=series, expected=expected)
@@ -871,7 +880,7 @@ def _shortfall(slo: Slo) -> tuple[Case, ...]:
             },
             Expected(minutes=10),
             Expected(minutes=look, labels=main, value=str(allowed)),
-            Expected(minutes=look + 12 + _minutes(of.keep_firing)),
+            Expected(minutes=look + 12 + minutes_of(of.keep_firing)),
         ),
         case(
             "fires when nothing of a project is watched",
@@ -898,7 +907,7 @@ def _shortfall(slo: Slo) -> tuple[Case, ...]:
 
 def _lost(slo: Slo) -> tuple[Case, ...]:
     of = slo.alerts.conversations_lost
-    window, lasting = _minutes(of.window), _minutes(of.lasting)
+    window, lasting = minutes_of(of.window), minutes_of(of.lasting)
     look = 2 * window + lasting
 
     def case(title: str, lost: int, seen: int, *expected: Expected) -> Case:
@@ -909,7 +918,7 @@ def _lost(slo: Slo) -> tuple[Case, ...]:
                 f'{c.CONVERSATIONS_LOST.sample_name}{{{_TARGET},reason="never_live"}}': (
                     f"0+{lost}x{3 * window} {3 * window * lost}x{3 * window}"
                 ),
-                f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{_AGENT}}}": f"0+{seen}x{6 * window}",
+                f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{AGENT}}}": f"0+{seen}x{6 * window}",
             },
             expected=expected,
         )
@@ -920,8 +929,8 @@ def _lost(slo: Slo) -> tuple[Case, ...]:
             "fires when the share is reached and recovers",
             11,
             share,
-            Expected(minutes=look, labels={"job": _JOB, "reason": "never_live"}, value=_humanized(11 * window)),
-            Expected(minutes=4 * window + 2 + lasting + _minutes(of.keep_firing)),
+            Expected(minutes=look, labels={"job": JOB, "reason": "never_live"}, value=humanized(11 * window)),
+            Expected(minutes=4 * window + 2 + lasting + minutes_of(of.keep_firing)),
         ),
         case("silent just below the share", 9, share, Expected(minutes=look)),
         Case(
@@ -931,14 +940,14 @@ def _lost(slo: Slo) -> tuple[Case, ...]:
                 f'{c.CONVERSATIONS_LOST.sample_name}{{{_TARGET},reason="never_live"}}': (
                     f"0x{window} {of.minimum - 1}x{2 * window}"
                 ),
-                f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{_AGENT}}}": f"0x{window} 3x{2 * window}",
+                f"{c.CONVERSATIONS.sample_name}{{{_TARGET},{AGENT}}}": f"0x{window} 3x{2 * window}",
             },
             expected=(Expected(minutes=window + window // 2),),
         ),
     )
 
 
-def _humanized(value: float) -> str:
+def humanized(value: float) -> str:
     """Format as Prometheus' `humanize`, for values up to a million."""
     return f"{value / 1000:.4g}k" if value >= 1000 else f"{value:.4g}"
 
@@ -962,7 +971,7 @@ def _occurrences(slo: Slo) -> list[Case]:
     )
     cases: list[Case] = []
     for alert, rule, names, labels in table:
-        window, lasting = _minutes(rule.window), _minutes(rule.lasting)
+        window, lasting = minutes_of(rule.window), minutes_of(rule.lasting)
         rising = window + 2 * lasting + 10
         first, *others = (f"{name}{{{_TARGET}{label}}}" for name, label in names.items())
         flat = dict.fromkeys(others, f"7x{rising + 3 * window}")
@@ -972,7 +981,7 @@ def _occurrences(slo: Slo) -> list[Case]:
                 title="fires while it happens and recovers a window after it stopped",
                 series={first: f"0+1x{rising} {rising}x{3 * window}"} | flat,
                 expected=(
-                    Expected(minutes=rising, labels={"job": _JOB, **labels}, value=_humanized(window)),
+                    Expected(minutes=rising, labels={"job": JOB, **labels}, value=humanized(window)),
                     Expected(minutes=rising + window + 2),
                 ),
             ),

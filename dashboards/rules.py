@@ -1,7 +1,7 @@
 """Pure: recording rules, one group per window so that long windows are evaluated less often.
 
 Names follow ``level:metric:operations``. The level is agent_project, the labels left by ``without (instance,
-pod)``.
+pod)`` and ``without (shard)``.
 """
 
 from typing import Any
@@ -60,8 +60,8 @@ def indicators(slo: Slo) -> tuple[Indicator, Indicator]:
             minimum=slo.response.minimum,
             bad_name="phonic_turn_response_slow",
             all_name="phonic_turn_response",
-            bad=promql.largest(f"\n    ({slow})\n  +\n    ({gave_up})\nor\n    ({slow})\n"),
-            all_events=promql.largest(f"\n    {answered}\n  +\n    ({gave_up})\nor\n    {answered}\n"),
+            bad=promql.added(f"\n    ({slow})\n  +\n    ({gave_up})\nor\n    ({slow})\n"),
+            all_events=promql.added(f"\n    {answered}\n  +\n    ({gave_up})\nor\n    {answered}\n"),
         ),
         Indicator(
             name="conversations",

@@ -162,6 +162,30 @@ class Occurrence:
 
 
 @attrs.frozen(kw_only=True)
+class Count:
+    """Alert on a number of events within a window."""
+
+    severity: str
+    window: str
+    minimum: int
+    lasting: str
+    keep_firing: str
+
+
+@attrs.frozen(kw_only=True)
+class Slowness:
+    """Alert on a share of observations above a number of seconds, which is a bucket boundary."""
+
+    severity: str
+    window: str
+    seconds: float
+    ratio: float
+    minimum: int
+    lasting: str
+    keep_firing: str
+
+
+@attrs.frozen(kw_only=True)
 class Alerts:
     """Thresholds of the alerts without an error budget."""
 
@@ -186,6 +210,16 @@ class Alerts:
     checkpoint_failing: Occurrence
     schema_drift: Occurrence
     labels_folded: Occurrence
+    # A file of a release without them is still accepted.
+    state_unreachable: Lasting = Lasting("critical", "1m")
+    shard_unheld: Lasting = Lasting("critical", "1m")
+    process_down: Lasting = Lasting("warning", "10m")
+    scrape_rule_missing: Occurrence = Occurrence("warning", "15m", "1m")
+    leases_lost: Count = Count(severity="warning", window="30m", minimum=3, lasting="1m", keep_firing="5m")
+    standby_missing: Occurrence = Occurrence("info", "1d", "15m")
+    state_writes_slow: Slowness = Slowness(
+        severity="warning", window="5m", seconds=1, ratio=0.1, minimum=3, lasting="5m", keep_firing="5m"
+    )
 
 
 @attrs.frozen
@@ -268,13 +302,8 @@ def _path(where: str, key: str) -> str:
 
 def _validate(slo: Slo) -> None:
     _check_values(slo, "slo.yml")
-    boundaries = catalog.RESPONSE.buckets
-    if slo.response.threshold_seconds not in boundaries:
-        raise ConfigError(
-            "slo.yml response.threshold_seconds",
-            f"{slo.response.threshold_seconds:g} is not a bucket boundary of {catalog.RESPONSE.name}: "
-            + " ".join(f"{b:g}" for b in boundaries),
-        )
+    _check_boundary("response.threshold_seconds", slo.response.threshold_seconds, catalog.RESPONSE)
+    _check_boundary("alerts.state_writes_slow.seconds", slo.alerts.state_writes_slow.seconds, catalog.STATE_WRITE)
     for speed in ("fast", "slow"):
         for index, window in enumerate(getattr(slo.burn, speed).windows):
             where = f"slo.yml burn.{speed}.windows[{index}]"
@@ -290,6 +319,14 @@ def _validate(slo: Slo) -> None:
                         f"{largest:g}: it could never fire",
                     )
     _check_pages(slo)
+
+
+def _check_boundary(key: str, value: float, family: catalog.Family) -> None:
+    if value not in family.buckets:
+        raise ConfigError(
+            f"slo.yml {key}",
+            f"{value:g} is not a bucket boundary of {family.name}: " + " ".join(f"{b:g}" for b in family.buckets),
+        )
 
 
 def _check_pages(slo: Slo) -> None:

@@ -35,12 +35,24 @@ _WITHOUT_REST = (
     "PhonicWatchingFallsShort",
     "PhonicConversationsLost",
 )
+# Alerts that follow if a shard is held by nobody, or its holder hides it.
+_WITHOUT_SHARD = ("PhonicLeasesLost", "PhonicWatchingFallsShort", "PhonicConversationsLost")
+# Alerts that follow if PostgreSQL does not answer.
+_WITHOUT_WRITES = ("PhonicCheckpointFailing", "PhonicStateWritesSlow")
 # Inhibitions: a cause, its consequences, and the labels that must be equal. Only the cause notifies.
 _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("PhonicCredentialRefused", ("PhonicUpstreamUnreachable", *_WITHOUT_REST), ("job",)),
     ("PhonicUpstreamUnreachable", _WITHOUT_REST, ("job",)),
     ("PhonicDiscoveryStale", ("PhonicWatchingFallsShort", "PhonicConversationsLost"), ("job",)),
     ("PhonicPagesNotCommitted", ("PhonicCheckpointFailing",), ("job",)),
+    (
+        "PhonicStateUnreachable",
+        ("PhonicShardUnheld", "PhonicExporterDown", "PhonicPagesNotCommitted", *_WITHOUT_WRITES, *_WITHOUT_SHARD),
+        ("job",),
+    ),
+    ("PhonicShardUnheld", ("PhonicProcessDown", "PhonicStandbyMissing", *_WITHOUT_SHARD), ("job",)),
+    ("PhonicProcessDown", ("PhonicStandbyMissing",), ("job",)),
+    ("PhonicStateWritesSlow", ("PhonicLeasesLost",), ("job",)),
     ("PhonicConcurrencyAtLimit", ("PhonicConcurrencyNearLimit",), ("job", "project")),
     (
         "PhonicCallersWaiting",

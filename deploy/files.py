@@ -29,6 +29,7 @@ _TOML_HEADER = """\
 _NOT_IN_TOML = ("phonic.api-key-file", "config.file")
 # Where there is no default, or none that can be written down.
 _EXAMPLES: dict[str, object] = {
+    "phonic.api-key-dir": "/etc/phonic-exporter/api-keys",
     "phonic.session-token-file": "/etc/phonic-exporter/session-token",
     "phonic.ca-file": "/etc/ssl/certs/ca-certificates.crt",
     "watch.conversation": ["conv_12cf6e88-c254-4d3e-a149-ddf1bdd2254c"],

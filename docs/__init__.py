@@ -1,4 +1,5 @@
-"""The documentation, with the generator of what ``metrics.md`` and ``configuration.md`` take from the code.
+"""The documentation, with the generators of ``metrics.md``, ``configuration.md`` and ``scaling.md``.
 
-Run ``python -m docs`` after a change of the metric catalog or of the settings. Nothing here is installed.
+Run ``python -m docs`` after a change of the metric catalog, the settings, or the assumptions in `docs.scaling`.
+Nothing here is installed.
 """

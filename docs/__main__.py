@@ -1,17 +1,17 @@
-"""Wiring: write the generated parts of ``metrics.md`` and ``configuration.md``, and say which page changed."""
+"""Wiring: write the generated parts of the pages, and say which page changed."""
 
 import sys
 from pathlib import Path
 
-from . import configuration, metrics
+from . import configuration, metrics, scaling
 from .markdown import rewritten
 
 ROOT = Path(__file__).parent
-PAGES = {"metrics.md": metrics.parts, "configuration.md": configuration.parts}
+PAGES = {"metrics.md": metrics.parts, "configuration.md": configuration.parts, "scaling.md": scaling.parts}
 
 
 def main() -> int:
-    """Regenerate both pages."""
+    """Regenerate all pages."""
     for name, parts in PAGES.items():
         path = ROOT / name
         text = path.read_text(encoding="utf-8")

@@ -40,6 +40,14 @@ NOTES: Final[Mapping[str, Note]] = {
         "at each second, so a replaced key takes effect by itself. [Credentials](#credentials) compares the ways.",
         example='[phonic]\napi-key-file = "/run/secrets/phonic-api-key"\n',
     ),
+    "phonic.api-key-dir": Note(
+        "folder",
+        "One exporter for several workspaces. The name of a file is the value of the label `workspace`: up to "
+        "100 letters, digits, `.`, `_` or `-`. Files whose names begin with a dot are left out, so a mounted "
+        "secret of Kubernetes works as it is. Instead of the other ways to give a key. See "
+        "[Several workspaces](#several-workspaces).",
+        example='[phonic]\napi-key-dir = "/etc/phonic-exporter/api-keys"\n',
+    ),
     "phonic.session-token-file": Note(text="Cannot be combined with an API key."),
     "phonic.ca-file": Note(
         text="To trust a private authority in addition to the system's, put both into one file. See "
@@ -50,11 +58,13 @@ NOTES: Final[Mapping[str, Note]] = {
     ),
     "watch.conversation": Note(
         "list of ids",
-        "An id is `conv_` and up to 100 letters, digits, `_` or `-`.",
+        "An id is `conv_` and up to 100 letters, digits, `_` or `-`. With "
+        "[several workspaces](#several-workspaces) it follows the name of one: `acme/conv_…`.",
         '[watch]\nconversation = ["conv_03519c07-8baa-4120-b0a3-a78a810b9e97"]\n',
     ),
     "watch.file": Note(
-        text="Blank lines and what follows a `#` are left out. Entries that are no ids are skipped and counted "
+        text="With [several workspaces](#several-workspaces) each id follows the name of one: `acme/conv_…`. "
+        "Blank lines and what follows a `#` are left out. Entries that are no ids are skipped and counted "
         "in the log line `watch file read`. Removing an id ends its watcher. At most 16 MiB.",
         example='[watch]\nfile = "/etc/phonic-exporter/conversations"\n',
     ),

@@ -70,6 +70,8 @@ def _entry(family: Family, example: Example) -> str:
 def _labels(family: Family) -> Iterator[str]:
     if family.scope is Scope.CONVERSATIONS:
         yield "- [chosen labels](#labels)"
+    elif family.by_workspace:
+        yield "- label `workspace`, [with several workspaces](#labels)"
     values = dict(zip(family.labels, family.values, strict=False))
     if family.name in STATE_VALUES:
         values[family.labels[0]] = STATE_VALUES[family.name]

@@ -14,7 +14,7 @@ from .metrics.formats import Format
 from .metrics.page import Page
 from .metrics.publisher import Publisher
 from .settings import Settings
-from .watch.interfaces import Requester
+from .watching import Workspace
 from .web.endpoints import Exported, PushTargets
 from .web.people import Shown
 from .web.push import BudgetedTargets, budget
@@ -36,19 +36,14 @@ def exported(
     """What `exporter.web` serves under ``settings``."""
 
     def not_ready() -> list[str]:
-        reasons = []
-        for each in workspaces:
-            if each.access is not None and each.access.refused_with is not None:
-                reasons.append(f"API key refused ({each.access.refused_with})")
-            if settings.watch.discover and each.discovery and not each.discovery.first_round_done:
-                reasons.append("first discovery not done")
-        return reasons
+        return _not_ready(workspaces, discovers=bool(settings.watch.discover))
 
     return Exported(
         prepare=publisher.prepare,
         page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
         whole_page=publisher.whole_page,
         not_ready=not_ready,
+        remarks=lambda: _refusals(workspaces),
         conversations=lambda: _listed(workspaces, conversations),
         push=_push(settings, workspaces, conversations) if settings.web.enable_push_api else None,
         version=__version__,
@@ -70,16 +65,45 @@ def offered_by_standby(
     )
 
 
+def _not_ready(workspaces: Workspaces, *, discovers: bool) -> list[str]:
+    """Why the metrics are not complete yet. A refused key matters only if no workspace works."""
+    opened = list(workspaces)
+    if not opened:
+        return ["no workspace: the folder of API keys holds none"]
+    reasons = []
+    if all(each.is_refused for each in opened):
+        reasons += _refusals(workspaces)
+    for each in opened:
+        waits = discovers and each.discovery and not each.discovery.first_round_done
+        if waits and workspaces.is_first(each) and not (each.is_refused and workspaces.are_named):
+            reasons.append(_named(each, "first discovery not done"))
+    return reasons
+
+
+def _refusals(workspaces: Workspaces) -> list[str]:
+    return [
+        _named(each, f"API key refused ({each.access.refused_with})")
+        for each in workspaces
+        if each.access is not None and each.is_refused
+    ]
+
+
+def _named(workspace: Workspace, text: str) -> str:
+    return f"{workspace.name}: {text}" if workspace.name else text
+
+
 def _listed(workspaces: Workspaces, conversations: Conversations) -> list[dict[str, object]]:
     """What ``GET /api/v1/conversations`` shows: identity, state and counts; nothing that a caller said."""
     shown: list[dict[str, object]] = []
     now = trio.current_time()
-    for each in (watch for workspace in workspaces for watch in workspace.supervisor.watches()):
+    watched = ((workspace, watch) for workspace in workspaces for watch in workspace.supervisor.watches())
+    for workspace, each in watched:
         entry = conversations.entry(each.conversation_id)
         live = entry.progress.live if entry else None
         shown.append(
             {
                 "conversation_id": each.conversation_id,
+                **({"workspace": workspace.name} if workspace.name else {}),
                 "state": each.state.value,
                 "state_seconds": round(now - each.since, 3),
                 "sources": sorted(each.requesters),
@@ -99,11 +123,11 @@ class _SupervisedTargets:
 
     _workspaces: Workspaces
 
-    def start(self, conversation_id: str) -> Started:
-        return next(iter(self._workspaces)).targets.start(conversation_id, Requester.PUSH)
+    def start(self, conversation_id: str, workspace: str | None) -> Started:
+        return self._workspaces.push(conversation_id, workspace)
 
     def stop(self, conversation_id: str) -> bool:
-        return any(each.supervisor.stop(conversation_id) for each in self._workspaces)
+        return self._workspaces.stop(conversation_id)
 
 
 def _push(settings: Settings, workspaces: Workspaces, conversations: Conversations) -> BudgetedTargets:

@@ -21,10 +21,10 @@ from . import __version__
 from .assembly import Exporter, new_conversations, report_writes
 from .conversations import Conversations
 from .enums import Reset
-from .errors import ConfigError
 from .metrics import catalog
 from .metrics.publisher import Publisher
 from .phonic.credentials import Credentials
+from .phonic.keys import Keys, WorkspaceKey
 from .phonic.proxies import Proxies
 from .process import Files, Process
 from .settings import (
@@ -36,6 +36,7 @@ from .settings import (
     route_prefix,
 )
 from .shutdown import stopping_on_signals
+from .state.installed import check_postgres
 from .state.keeper import StateKeeper
 from .state.rows import HistoryLimits
 from .web import server as web_server
@@ -61,11 +62,13 @@ class Running:
 
 async def run(
     settings: Settings,
-    credentials: Credentials,
+    keys: Credentials | Keys,
     *,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Watch and serve until SIGTERM, SIGINT or ``Running.stop``.
+
+    ``keys``: of several workspaces, or the only credential.
 
     ``started`` when the pages are served and watching has begun.
     Raises: ConfigError for what only shows at start (addresses, web config file, a state file in use).
@@ -75,14 +78,11 @@ async def run(
     web_config = ReloadedConfig(settings.web.config_file)
     process = Process(
         settings=settings,
-        credentials=credentials,
+        keys=Keys([WorkspaceKey(credentials=keys)]) if isinstance(keys, Credentials) else keys,
         proxies=proxies,
         files=Files.allowed_for(settings.watch.limit),
         web_config=web_config,
-        reloads={
-            "credential": partial(trio.to_thread.run_sync, credentials.reload, abandon_on_cancel=True),
-            "web_config": web_config.reread,
-        },
+        reloads={"web_config": web_config.reread},
     )
     async with stopping_on_signals(process.stop, process.reloads):
         if settings.state.url:
@@ -94,13 +94,13 @@ async def run(
 
 async def _run_alone(process: Process, task_status: trio.TaskStatus[Running]) -> None:
     settings = process.settings
-    conversations = new_conversations(settings.metrics)
+    conversations = new_conversations(settings)
     async with (
         AsyncExitStack() as while_serving,
         _state(settings.state, settings.history, conversations) as state,
         open_workspaces(
             settings,
-            process.credentials,
+            process.keys,
             conversations,
             proxies=process.proxies,
             watch_limit=process.files.feeds,
@@ -115,6 +115,7 @@ async def _run_alone(process: Process, task_status: trio.TaskStatus[Running]) ->
             web_config=process.web_config,
             loop_lag=process.loop_lag,
         )
+        process.reloads["credential"] = workspaces.reread_keys
         if workspaces.watch_file is not None:
             process.reloads["watch_file"] = workspaces.watch_file.reread
         served = trio.Event()
@@ -134,11 +135,9 @@ async def _run_alone(process: Process, task_status: trio.TaskStatus[Running]) ->
 
 
 async def _run_with_others(process: Process, task_status: trio.TaskStatus[Running]) -> None:
-    try:
-        from .shards import Shards
-    except ImportError:
-        reason = "needs the extra postgres: pip install 'phonic-exporter[postgres]'"
-        raise ConfigError("--state.url", reason) from None
+    check_postgres()
+    from .shards import Shards
+
     async with AsyncExitStack() as while_serving:
         shards = Shards(process)
         served = trio.Event()

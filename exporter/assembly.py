@@ -19,7 +19,7 @@ from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .people import People
-from .settings import MetricsSettings, Settings
+from .settings import Settings
 from .state.keeper import StateKeeper
 from .web.endpoints import Exported
 from .web.reload import ReloadedConfig
@@ -83,12 +83,11 @@ class Exporter:
         await nursery.start(self.workspaces.run, self.settings.watch.conversation)
 
 
-def new_conversations(
-    settings: MetricsSettings, *, shard: str = "", earlier: MetricStore | None = None
-) -> Conversations:
+def new_conversations(given: Settings, *, shard: str = "", earlier: MetricStore | None = None) -> Conversations:
     """Return conversations without any. ``shard``, ``earlier``: see `LabelLimits` and `MetricStore`."""
+    settings = given.metrics
     limits = LabelLimits(
-        names=settings.labels,
+        names=given.label_names,
         values=settings.label_limit,
         sets=settings.label_set_limit,
         tools=settings.tool_limit,

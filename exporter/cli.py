@@ -39,7 +39,9 @@ from . import __version__, logs, settings
 from .errors import ConfigError, raise_all
 from .metrics.catalog import SERIES_OF_A_TOOL, Scope, series_of
 from .phonic import credentials
+from .phonic.keys import Keys, WorkspaceKey
 from .phonic.proxies import Proxies
+from .scrape_rule import scrape_rule
 from .settings import (
     DemoSettings,
     DoctorSettings,
@@ -50,8 +52,10 @@ from .settings import (
     PhonicSettings,
     RecordSettings,
     Settings,
+    WorkspaceTable,
 )
 from .simulator.settings import SimulatorSettings, scenario_of
+from .state.installed import check_postgres
 from .web import healthcheck, running
 from .web.listen import parse_address
 
@@ -98,6 +102,8 @@ _OWN_FLAGS = {
 }
 # Problems found while the settings are read. Unset: the first problem is raised at once.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
+# The tables ``[[workspace]]`` of the file.
+_workspaces: ContextVar[tuple[WorkspaceTable, ...]] = ContextVar("workspaces", default=())
 
 
 def _is_wrong(problem: ConfigError) -> None:
@@ -124,7 +130,11 @@ def _groups(keys: Iterable[str]) -> set[str]:
 
 def _did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return a hint with the closest known name. ``word`` lacks the ``prefix`` that all ``known`` names share."""
-    close = difflib.get_close_matches(word, [name.removeprefix(prefix) for name in known], n=1)
+    names = [name.removeprefix(prefix) for name in known]
+    as_file = [
+        name for name in names if name.replace("_", "-").lower() == f"{word}-file".replace("_", "-").lower()
+    ]
+    close = as_file or difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
@@ -178,6 +188,7 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         return
     path = Path(argument.tokens[-1].value)
     content = _read_toml(path)
+    _workspaces.set(_workspace_tables(content.pop("workspace", []), path))
     known = _rows(_SETTINGS_OF.values()).keys() - {"config.file"}
     unknown = [key for key in _leaves(content) if key not in known]
     for key in unknown:
@@ -185,6 +196,50 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         _is_wrong(ConfigError("--config.file", f"{str(path)!r} has an unknown key {key!r}{hint}"))
     if not unknown:
         Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+
+
+_TABLE_KEYS: dict[str, type] = {"name": str, "api-key-file": str, "base-url": str, "projects": list}
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    """Whether a value is a text, or a list of texts."""
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return isinstance(value, kind)
+
+
+def _workspace_tables(tables: Any, path: Path) -> tuple[WorkspaceTable, ...]:
+    """Convert the tables ``[[workspace]]``; record what is wrong with them."""
+    found = []
+    if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
+        _is_wrong(ConfigError("--config.file", f"{str(path)!r}: workspaces are tables [[workspace]]"))
+        return ()
+    for number, table in enumerate(tables, 1):
+        where = f"[[workspace]] {number}"
+        bad = False
+        for key, value in table.items():
+            kind = _TABLE_KEYS.get(key)
+            if kind is None:
+                _is_wrong(ConfigError(where, f"unknown key {key!r}{_did_you_mean(key, _TABLE_KEYS)}"))
+            elif not _is_of(value, kind):
+                _is_wrong(ConfigError(where, f"{key} must be {'a list of texts' if kind is list else 'a text'}"))
+            else:
+                continue
+            bad = True
+        for key in ("name", "api-key-file"):
+            if not table.get(key):
+                _is_wrong(ConfigError(where, f"needs {key}"))
+                bad = True
+        if not bad:
+            found.append(
+                WorkspaceTable(
+                    name=table["name"],
+                    api_key_file=Path(table["api-key-file"]),
+                    base_url=table.get("base-url", ""),
+                    projects=tuple(table.get("projects", ())),
+                )
+            )
+    return tuple(found)
 
 
 def _refuse_values(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -271,7 +326,7 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
     """Validate the settings and the files that they name, and print them; exit 0 or 2."""
     from .web.endpoints import check_telemetry_path
 
-    ready, _ = _checked_settings(given)
+    ready, keys = _checked_settings(given)
     for variable, reason in Proxies.from_environment(os.environ).warnings:
         structlog.get_logger().warning("proxy variable", variable=variable, reason=reason)
     check_telemetry_path(ready.web.telemetry_path)
@@ -285,15 +340,25 @@ def check_config(*, given: AllSettings = _DEFAULTS) -> None:
         server.validate(ready.web.config_file)
     for name, value in settings.describe(ready).items():
         _say(f"--{name} = {_as_text(value)}")
-    # One more than each limit: what a limit folds has series of its own.
-    sets = ready.metrics.label_set_limit + 1
+    workspaces = 1
+    if isinstance(keys, Keys):
+        workspaces = max(1, len(keys.current))
+        _say(f"workspaces: {', '.join(keys.current) or 'none'}")
+        for name, reason in keys.unusable.items():
+            structlog.get_logger().warning("API key unusable", file=name, reason=reason)
+    # More than each limit: what a limit folds has series of its own, in each workspace.
+    sets = ready.metrics.label_set_limit + workspaces
     label_sets = sets * series_of(Scope.CONVERSATIONS)
     tools = sets * (ready.metrics.tool_limit + 1) * SERIES_OF_A_TOOL
     live = ready.metrics.per_conversation_limit * series_of(Scope.LIVE)
+    where = " in each shard" if ready.state.url else ""  # each may meet every label set
     _say(
-        f"at most about {label_sets + tools + live} series: {label_sets} of label sets, {tools} of their tools, "
-        f"{live} of live conversations"
+        f"at most about {label_sets + tools + live} series{where}: {label_sets} of label sets, {tools} of their "
+        f"tools, {live} of live conversations"
     )
+    if ready.state.url:
+        _say("each scrape job of these exporters needs:")
+        _say(scrape_rule())
     sys.stdout.flush()  # here, so that a full disk is reported like other errors
 
 
@@ -411,6 +476,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(argv: Sequence[str]) -> int:
     logs.configure(LogSettings())
     reading = _wrong.set([])
+    tables = _workspaces.set(())
     try:
         if argv and argv[0] in _OWN_FLAGS:
             own = _with_own_flags(argv[0])
@@ -433,6 +499,7 @@ def _run(argv: Sequence[str]) -> int:
             return 1
     finally:
         _wrong.reset(reading)
+        _workspaces.reset(tables)
     for problem in problems:
         _complain(problem.flag, problem.reason)
     return max(problem.exit_code for problem in problems)
@@ -538,33 +605,75 @@ def _check(*checks: Callable[[], object]) -> None:
     raise_all(problems)
 
 
-def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credentials]:
-    """Resolve and check the settings, and load the credential."""
+def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credentials | Keys]:
+    """Resolve and check the settings, and load the credential, or the keys of the workspaces."""
     logs.configure(given.log)
     from .phonic import trust
 
-    found: list[credentials.Credentials] = []
+    given = attrs.evolve(given, workspaces=_workspaces.get())
+    found: list[credentials.Credentials | Keys] = []
     ready = [attrs.evolve(given, watch=attrs.evolve(given.watch, discover=given.watch.discover is not False))]
 
     def load() -> None:
-        found.append(_credentials(given.phonic))
-        has_api_key = isinstance(found[0].current(), credentials.ApiKey)
+        if given.has_workspaces:
+            found.append(_keys(given))
+            has_api_key = True
+        else:
+            alone = _credentials(given.phonic)
+            found.append(alone)
+            has_api_key = isinstance(alone.current(), credentials.ApiKey)
         ready.append(settings.resolve(given, has_api_key=has_api_key))
 
     def find_proxy() -> None:
-        with suppress(ValueError):  # a malformed base URL, which `_validate` reports
-            Proxies.from_environment(os.environ).for_url(given.phonic.base_url)
+        for url in (given.phonic.base_url, *(each.base_url for each in given.workspaces)):
+            with suppress(ValueError):  # a malformed base URL, which `_validate` reports
+                Proxies.from_environment(os.environ).for_url(url)
 
     _check(
         load,
         lambda: _validate(ready[-1]),
         find_proxy,
         lambda: trust.trusting(given.phonic.ca_file),
+        *((check_postgres,) if given.state.url else ()),
     )
     return ready[-1], found[0]
 
 
+def _keys(given: Settings) -> Keys:
+    """The keys of the workspaces. Raises: ConfigError, or an ExceptionGroup with one for each wrong setting."""
+    wrong: list[Exception] = []
+    flag = "--phonic.api-key-dir" if given.phonic.api_key_dir else "[[workspace]]"
+    alone = {
+        "--phonic.api-key-file": given.phonic.api_key_file,
+        "--phonic.session-token-file": given.phonic.session_token_file,
+        credentials.API_KEY_VARIABLE: os.environ.get(credentials.API_KEY_VARIABLE),
+    }
+    wrong += [ConfigError(flag, f"cannot be combined with {name}") for name, value in alone.items() if value]
+    if given.phonic.api_key_dir is not None:
+        keys = Keys(folder=given.phonic.api_key_dir)
+        keys.take(keys.look())
+        if "" in keys.unusable:
+            wrong.append(ConfigError(flag, keys.unusable[""]))
+        raise_all(wrong)
+        return keys
+    found = []
+    for table in given.workspaces:
+        try:
+            loaded = credentials.load(api_key_file=table.api_key_file, session_token_file=None, environ={})
+            found.append(
+                WorkspaceKey(name=table.name, credentials=loaded, base_url=table.base_url, projects=table.projects)
+            )
+        except ConfigError as bad:
+            wrong.append(ConfigError(f"[[workspace]] {table.name!a} api-key-file", bad.reason))
+    raise_all(wrong)
+    return Keys(found)
+
+
 def _credentials(given: PhonicSettings) -> credentials.Credentials:
+    if given.api_key_dir is not None and given.api_key_file is None:
+        raise ConfigError(
+            "--phonic.api-key-dir", "this command uses one key; name its file with --phonic.api-key-file"
+        )
     return credentials.load(
         api_key_file=given.api_key_file, session_token_file=given.session_token_file, environ=os.environ
     )

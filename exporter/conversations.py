@@ -12,6 +12,7 @@ is remembered (`exporter.state.ended`). Labels are decided once, when the entry 
 costs as much as copying the series that changed, and the thread that writes the file does the encoding.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
@@ -21,16 +22,17 @@ from .counting import derive, retention
 from .counting import finish as ending
 from .counting.derive import Progress
 from .counting.finish import End
-from .counting.labels import label_value, labels_of
+from .counting.labels import WORKSPACE, label_value, labels_of
 from .counting.turns import SeenCall
 from .entry import Entry, Moment, decode, encode, new_entry, remembered, seen_call
 from .enums import FeedError, IntelligenceLevel, Lost, Origin, Reset, UnknownWord
 from .feed_counters import FeedCounters
 from .metrics import catalog
-from .metrics.agents import Agent, Agents
+from .metrics.agents import Agents
 from .metrics.series import Sample, with_shard
 from .metrics.store import Frozen, MetricStore, saved_families
 from .phonic.schema import Conversation, Snapshot
+from .shares import ONLY
 from .state.blob import UnreadableBlob
 from .state.ended import Ended, hash_of, packed
 from .state.history import unpack
@@ -44,7 +46,8 @@ class Conversations(FeedCounters):
     """What was counted, and of which conversations.
 
     Implements `Sink` and `Directory` of `exporter.watch.interfaces`, which describe the methods without a
-    docstring.
+    docstring; `exporter.reports` does so for one workspace of several. An id is that of one conversation in all of
+    Phonic. One that two workspaces report (two keys of one workspace) belongs to the first that did.
     """
 
     def __init__(
@@ -70,8 +73,8 @@ class Conversations(FeedCounters):
         self._entries: dict[str, Entry] = {}
         self._ended = Ended()
         self._not_found: dict[str, float] = {}  # ids that REST does not know, and until when to remember them
-        self._project_names: dict[str, str] = {}
-        self._agents = Agents(limit=store.limits.sets)
+        self._project_names: dict[str, Mapping[str, str]] = {}  # by workspace
+        self._agents = Agents(limit=store.limits.sets, shares=store.shares)
         self._unsaved: Unsaved[Moment] = Unsaved()
         self._in_flight: Unsaved[Moment] = Unsaved()  # taken for the latest write
 
@@ -87,13 +90,13 @@ class Conversations(FeedCounters):
 
     # --- reports of the watchers
 
-    def update(self, conversation_id: str, snapshot: Snapshot) -> None:
+    def update(self, conversation_id: str, snapshot: Snapshot, workspace: str = ONLY) -> None:
         """Count what a snapshot adds. A snapshot of a finished conversation is ignored."""
-        entry = self._entries.get(conversation_id)
+        entry = self._entry_of(conversation_id, workspace)
         if entry is None:
             if self.is_finished(conversation_id):
                 return
-            entry = self._add_entry(conversation_id, snapshot.conversation)
+            entry = self._add_entry(conversation_id, snapshot.conversation, workspace)
             log.info("conversation seen", conversation=conversation_id, project=entry.project, agent=entry.agent)
         now = self._now()
         progress, increments = derive.derive(entry.progress, snapshot, objective=self._objective)
@@ -122,7 +125,13 @@ class Conversations(FeedCounters):
         if entry is not None:
             entry.is_live = False
 
-    def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
+    def finish(
+        self,
+        conversation_id: str,
+        record: Snapshot | None,
+        lost: Lost | None = None,
+        workspace: str = ONLY,
+    ) -> None:
         """Count the end of a conversation, once.
 
         ``record``: its record from REST, None if there is none. ``lost``: why its turns were never counted, if
@@ -130,10 +139,10 @@ class Conversations(FeedCounters):
         """
         if self.is_finished(conversation_id):
             return
-        entry = self._entries.get(conversation_id)
+        entry = self._entry_of(conversation_id, workspace)
         if entry is None:
             entry = self._add_entry(
-                conversation_id, record.conversation if record else Conversation(conversation_id)
+                conversation_id, record.conversation if record else Conversation(conversation_id), workspace
             )
             entry.is_current = False
         end = End(record=record, lost=lost, is_followed=entry.is_current)
@@ -142,9 +151,9 @@ class Conversations(FeedCounters):
         self._remember_end(entry, progress, record, lost)
         log.info("conversation finished", conversation=conversation_id, lost=lost.value if lost else None)
 
-    def forget(self, conversation_id: str) -> None:
+    def forget(self, conversation_id: str, workspace: str = ONLY) -> None:
         if self.has_seen(conversation_id):
-            self.finish(conversation_id, None)
+            self.finish(conversation_id, None, workspace=workspace)
         elif not self.is_finished(conversation_id):
             self.store.count(catalog.CONVERSATIONS_LOST, Lost.NOT_FOUND)
             self._not_found[conversation_id] = self._now() + retention.NOT_FOUND
@@ -179,8 +188,8 @@ class Conversations(FeedCounters):
         """Whether there is a conversation that is not finished."""
         return bool(self._entries)
 
-    def unfinished(self) -> Iterator[tuple[str, bool]]:
-        """The conversations to go on with after a restart, and whether each has ended already.
+    def unfinished(self, workspace: str = ONLY) -> Iterator[tuple[str, bool]]:
+        """The conversations of a workspace to go on with after a restart, and whether each has ended already.
 
         A conversation without a message for 24 h counts as ended.
         """
@@ -188,6 +197,7 @@ class Conversations(FeedCounters):
         return (
             (each.conversation_id, each.has_ended or each.updated_at <= before)
             for each in list(self._entries.values())
+            if each.workspace == workspace
         )
 
     def _remember_end(self, entry: Entry, progress: Progress, record: Snapshot | None, lost: Lost | None) -> None:
@@ -215,40 +225,62 @@ class Conversations(FeedCounters):
 
     # --- labels
 
-    def learn_projects(self, names: Mapping[str, str]) -> None:
+    def learn_projects(self, names: Mapping[str, str], workspace: str = ONLY) -> None:
         """Set the names of projects by id, from REST: snapshots have only the id."""
-        self._project_names = dict(names)
+        self._project_names[workspace] = dict(names)
 
-    def learn_agents(self, project: str, agents: Iterable[tuple[str, str]]) -> None:
+    def learn_agents(self, project: str, agents: Iterable[tuple[str, str]], workspace: str = ONLY) -> None:
         """Show the series of a project's agents (id, name) at 0 before their first conversation."""
         project = label_value(project)
         known = [(label_value(agent_id), label_value(name)) for agent_id, name in agents]
-        self._agents.listed(project, known)
-        if set(self.store.limits.names) <= {"project", "agent"}:
+        self._agents.listed(project, known, workspace=workspace)
+        if set(self.store.limits.names) <= {WORKSPACE, "project", "agent"}:
             for _, name in known:
-                values = {"project": project, "agent": name}
+                values = {WORKSPACE: workspace, "project": project, "agent": name}
                 self.store.expect([values[label] for label in self.store.limits.names])
 
-    def unknown_agents(self, project: str) -> bool:
+    def unknown_agents(self, project: str, workspace: str = ONLY) -> bool:
         """Whether a conversation named an agent that the latest list of the project's agents does not have."""
-        return self._agents.has_unlisted(label_value(project))
+        return self._agents.has_unlisted(label_value(project), workspace=workspace)
 
-    def _add_entry(self, conversation_id: str, conversation: Conversation) -> Entry:
-        labels = labels_of(conversation, self._project_names)
+    def _entry_of(self, conversation_id: str, workspace: str) -> Entry | None:
+        """The entry of a conversation that a workspace reports on; it becomes one of that workspace if of none."""
+        entry = self._entries.get(conversation_id)
+        if entry is not None and workspace and not entry.workspace:
+            entry.adopt(workspace, self.store)
+        return entry
+
+    def _add_entry(self, conversation_id: str, conversation: Conversation, workspace: str) -> Entry:
+        labels = labels_of(conversation, self._project_names.get(workspace, {}))
+        if workspace:
+            labels = {WORKSPACE: workspace, **labels}
         if labels["origin"] == Origin.OTHER:
             self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.ORIGIN)
         if labels["intelligence_level"] == IntelligenceLevel.OTHER:
             self.store.count(catalog.UNKNOWN_WORDS, UnknownWord.INTELLIGENCE_LEVEL)
         entry = self._entries[conversation_id] = new_entry(conversation_id, labels, self.store)
         if conversation.agent and conversation.agent.id:
-            self._agents.named((entry.project, entry.agent, label_value(conversation.agent.id)))
+            self._agents.named((workspace, entry.project, entry.agent, label_value(conversation.agent.id)))
         return entry
 
     # --- gauges
 
     def live_entries(self) -> list[Entry]:
-        """The live conversations that have series of their own: the oldest ones, up to the limit."""
-        return [entry for entry in self._entries.values() if entry.is_live][: self._live_limit]
+        """The live conversations that have series of their own: the oldest ones, up to the limit.
+
+        Beyond it the oldest ones of each workspace come first, as many as its share of the limit.
+        """
+        live = [entry for entry in self._entries.values() if entry.is_live]
+        limit = self._live_limit
+        if len(live) <= limit or not self.store.limits.has_workspaces:
+            return live[:limit]
+        share, counts = self.store.shares.of(limit), Counter[str]()
+        guaranteed: list[Entry] = []
+        rest: list[Entry] = []
+        for entry in live:
+            counts[entry.workspace] += 1
+            (guaranteed if counts[entry.workspace] <= share else rest).append(entry)
+        return [*guaranteed, *rest][:limit]
 
     def live_counts(self) -> list[Sample]:
         """Samples of `phonic_conversations_live`, one for every label set."""
@@ -259,9 +291,10 @@ class Conversations(FeedCounters):
                 counts[entry.label_set.values] += 1
         return [(with_shard(shard, names, values), count) for values, count in counts.items()]
 
-    def agents(self) -> Iterable[tuple[Agent, float]]:
+    def agents(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Rows of `phonic_agent_info`, within the limit on values of a label."""
-        return self._agents.rows(most_values=self.store.limits.values)
+        first = 0 if self.store.limits.has_workspaces else 1
+        return ((agent[first:], one) for agent, one in self._agents.rows(most_values=self.store.limits.values))
 
     # --- state file
 

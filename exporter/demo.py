@@ -12,7 +12,7 @@ from .phonic.credentials import ApiKey, Credentials
 from .settings import Settings
 from .shutdown import stopping_on_signals
 from .simulator import server
-from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, recorded, scenario_of
+from .simulator.settings import LISTEN_ADDRESS, SimulatorSettings, others_of, recorded, scenario_of
 
 log = structlog.get_logger("exporter")
 
@@ -68,6 +68,7 @@ async def _simulate(
         scenario,
         listen=simulator.listen_address or LISTEN_ADDRESS,
         api_key=simulator.api_key,
+        others=others_of(simulator, scenario),
         faults=faults,
         patient=simulator.patient,
         refuse_ended=simulator.refuse_ended,

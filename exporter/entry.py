@@ -4,13 +4,14 @@ import attrs
 
 from .counting import derive
 from .counting.derive import Progress
-from .counting.labels import UNKNOWN
+from .counting.labels import UNKNOWN, WORKSPACE
 from .counting.seen import seen_turns
 from .counting.turns import CallState, SeenCall
 from .enums import ERROR_ENDINGS, EndedBy, Lost
 from .metrics import catalog
 from .metrics.series import with_shard
 from .metrics.store import LabelSet, MetricStore
+from .shares import ONLY
 from .state import blob
 from .state.blob import SavedEntry
 from .state.history import Remembered
@@ -20,6 +21,7 @@ from .state.history import Remembered
 class Entry:
     """A conversation between its first snapshot (or record) and its end. Its labels never change.
 
+    ``workspace``: whose key found it; empty where workspaces have no names, and as long as that is not known.
     ``is_live``: it counts as live now. ``is_current``: this process had its latest snapshot, and its connection
     was not lost since. ``updated_at``: Unix time of the latest snapshot.
     """
@@ -30,6 +32,7 @@ class Entry:
     agent: str
     origin: str
     labels: dict[str, str]
+    workspace: str = ONLY
     progress: Progress = derive.NOTHING
     is_live: bool = False
     has_ended: bool = False
@@ -41,9 +44,21 @@ class Entry:
 
     def __attrs_post_init__(self) -> None:
         self.live_text = with_shard(self.shard, ("conversation_id",), (self.conversation_id,))
-        self.info_text = with_shard(
-            self.shard, catalog.LIVE_INFO.labels, (self.conversation_id, self.project, self.agent, self.origin)
-        )
+        self.set_info()
+
+    def set_info(self) -> None:
+        """Write the labels of `catalog.LIVE_INFO` anew."""
+        of = ((WORKSPACE, self.workspace),) if self.workspace else ()
+        values = (self.conversation_id, self.project, self.agent, self.origin)
+        labels = (*of, *zip(catalog.LIVE_INFO.labels, values, strict=True))
+        self.info_text = with_shard(self.shard, [name for name, _ in labels], [value for _, value in labels])
+
+    def adopt(self, workspace: str, store: MetricStore) -> None:
+        """Belong to this workspace from now on: the state was written where workspaces had no names."""
+        self.workspace = workspace
+        self.labels = {WORKSPACE: workspace, **self.labels}
+        self.label_set = store.label_set([self.labels.get(name, UNKNOWN) for name in store.limits.names])
+        self.set_info()
 
     def moment(self) -> "Moment":
         """The entry as it is now."""
@@ -63,6 +78,7 @@ def new_entry(conversation_id: str, labels: dict[str, str], store: MetricStore) 
         labels["agent"],
         labels["origin"],
         labels,
+        labels.get(WORKSPACE, ONLY),
         shard=store.limits.shard,
     )
 
@@ -73,6 +89,7 @@ def seen_call(entry: Entry) -> SeenCall:
     return SeenCall(
         conversation_id=entry.conversation_id,
         state=CallState.ENDED if entry.has_ended else CallState.LIVE,
+        workspace=entry.workspace or None,
         project=entry.project,
         agent=entry.agent,
         origin=entry.origin,
@@ -131,13 +148,17 @@ def decode(conversation_id: str, encoded: bytes, store: MetricStore, *, now: flo
     values = saved.label_values
     if is_relabelled:
         values = tuple(saved.labels.get(name, UNKNOWN) for name in store.limits.names)
+    workspace = saved.labels.get(WORKSPACE, ONLY) if store.limits.has_workspaces else ONLY
+    # One without a workspace has no label set in the store before `Entry.adopt`.
+    is_homeless = store.limits.has_workspaces and not workspace
     return Entry(
         conversation_id,
-        store.label_set(values),
+        LabelSet(values) if is_homeless else store.label_set(values),
         saved.project,
         saved.agent,
         saved.origin,
         saved.labels,
+        workspace,
         progress=saved.progress,
         has_ended=saved.has_ended,
         is_current=False,

@@ -315,6 +315,7 @@ class ReloadedFile(StrEnum):
 
     WATCH_FILE = "watch_file"
     WEB_CONFIG = "web_config"
+    API_KEY_DIR = "api_key_dir"
 
 
 class Started(StrEnum):
@@ -325,3 +326,5 @@ class Started(StrEnum):
     LIMIT_REACHED = "watch limit reached"
     TOO_FAST = "too many new ids; come back later"
     FINISHED = "conversation is over"
+    NOT_NAMED = "there are several workspaces; name one with ?workspace=NAME"
+    NO_WORKSPACE = "no such workspace"

@@ -16,9 +16,9 @@ from .metrics.page import GaugeReader, Rows, one, rows
 from .metrics.publisher import Publisher
 from .metrics.series import Column
 from .phonic.listing import Workspace as WorkspaceNumbers
+from .shares import Divided, Shares
 from .state.keeper import StateKeeper
 from .watch.discovery import Discovery
-from .watch.watch_file import WatchFile
 from .watching import Workspace
 from .web.reload import ReloadedConfig
 from .workspaces import Workspaces
@@ -58,17 +58,17 @@ def gauges(
         (
             *_process(slo_response, loop_lag, shards),
             (catalog.CONVERSATIONS_LIVE, conversations.live_counts),
-            rows(catalog.AGENT_INFO, conversations.agents),
+            rows(catalog.AGENT_INFO, conversations.agents, names=_names(workspaces, catalog.AGENT_INFO)),
             one(catalog.LABEL_SETS, lambda: float(len(conversations.store.label_sets))),
-            rows(catalog.WATCHERS, partial(_watchers, workspaces)),
+            rows(catalog.WATCHERS, partial(_watchers, workspaces), names=_names(workspaces, catalog.WATCHERS)),
             *((family, live) for family in CATALOG if family.scope is Scope.LIVE),
-            *_upstream(workspaces, label_limit=conversations.store.limits.values),
+            *_upstream(workspaces),
             *_requests(workspaces),
             *_state_file(keeper),
             one(catalog.PAGES_COMMITTED, lambda: _float(publisher.is_committed)),
             one(catalog.COMMIT_WAIT, lambda: publisher.wait),
             one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_back_count)),
-            *_files(workspaces.watch_file, web_config),
+            *_files(workspaces, web_config),
         )
     )
 
@@ -121,24 +121,40 @@ def _live(conversations: Conversations) -> Mapping[Family, Column]:
     }
 
 
-def by_project(numbers: Iterable[tuple[str, float | None]], limit: int) -> Rows:
-    """Rows by project name: numbers of the same name added up, names beyond ``limit`` added up as `OTHER`."""
-    sums: dict[str, float] = {}
-    names: set[str] = set()
-    for name, number in numbers:
+def by_project(
+    numbers: Iterable[tuple[str, str, float | None]], limit: int, shares: Shares | None = None
+) -> list[tuple[str, str, float]]:
+    """Workspace, project and number: numbers of the same names added up.
+
+    Names beyond ``limit``, which ``shares`` divides among the workspaces, are added up as `OTHER` in each.
+    """
+    sums: dict[tuple[str, str], float] = {}
+    names: Divided[str] = Divided(shares or Shares())
+    for workspace, name, number in numbers:
         label = label_value(name)
-        if label in names or len(names) < limit:
-            names.add(label)
+        if names.holds(workspace, label) or names.has_room(workspace, limit):
+            names.add(workspace, label)
         else:
             label = OTHER
         if number is not None:
-            sums[label] = sums.get(label, 0.0) + number
-    return [((label,), number) for label, number in sums.items()]
+            sums[workspace, label] = sums.get((workspace, label), 0.0) + number
+    return [(workspace, label, number) for (workspace, label), number in sums.items()]
+
+
+def _names(workspaces: Workspaces, family: Family) -> tuple[str, ...]:
+    """The labels of a gauge that each workspace has."""
+    return family.label_names(workspaces.conversations.store.limits.names)
+
+
+def _of(workspaces: Workspaces, name: str) -> tuple[str, ...]:
+    """The label value of a workspace; none where workspaces have no names."""
+    return (name,) if workspaces.are_named else ()
 
 
 def _watchers(workspaces: Workspaces) -> Rows:
     for each in workspaces:
-        yield from each.supervisor.states()
+        for labels, count in each.supervisor.states():
+            yield (*_of(workspaces, each.name), *labels), count
 
 
 def _of_each(
@@ -149,27 +165,36 @@ def _of_each(
     def numbers() -> Rows:
         for each in workspaces:
             if (number := read(each)) is not None:
-                yield (), number
+                yield _of(workspaces, each.name), number
 
-    return rows(family, numbers)
+    return rows(family, numbers, names=_names(workspaces, family))
 
 
-def _upstream(workspaces: Workspaces, *, label_limit: int) -> _Readers:
-    of_each = partial(_of_each, workspaces)
+def _of_projects(
+    workspaces: Workspaces, family: Family, read: Callable[[Discovery], Iterable[tuple[str, float | None]]]
+) -> tuple[Family, GaugeReader]:
+    """A gauge of each project that REST lists."""
+    store = workspaces.conversations.store
 
-    def projects(read: Callable[[Discovery], Iterable[tuple[str, float | None]]]) -> Callable[[], Rows]:
-        def numbers() -> Rows:
-            for each in workspaces:
-                if each.discovery is not None:
-                    yield from by_project(read(each.discovery), label_limit)
+    def numbers() -> Rows:
+        found = (
+            (each.name, project, number)
+            for each in workspaces
+            if each.discovery is not None
+            for project, number in read(each.discovery)
+        )
+        for workspace, project, number in by_project(found, store.limits.values, store.shares):
+            yield (*_of(workspaces, workspace), project), number
 
-        return numbers
+    return rows(family, numbers, names=_names(workspaces, family))
 
+
+def _upstream(workspaces: Workspaces) -> _Readers:
+    of_each, of_projects = partial(_of_each, workspaces), partial(_of_projects, workspaces)
     return [
-        rows(
-            catalog.PROJECT_ACTIVE, projects(lambda found: ((each.name, each.active) for each in found.projects))
-        ),
-        rows(catalog.PROJECT_LIMIT, projects(lambda found: ((each.name, each.limit) for each in found.projects))),
+        of_projects(catalog.PROJECT_ACTIVE, lambda found: ((each.name, each.active) for each in found.projects)),
+        of_projects(catalog.PROJECT_LIMIT, lambda found: ((each.name, each.limit) for each in found.projects)),
+        of_projects(catalog.DISCOVERED, lambda found: found.found.items()),
         of_each(catalog.WORKSPACE_ACTIVE, lambda each: _of_workspace(each).active),
         of_each(catalog.WORKSPACE_LIMIT, lambda each: _of_workspace(each).limit),
         of_each(
@@ -179,11 +204,7 @@ def _upstream(workspaces: Workspaces, *, label_limit: int) -> _Readers:
             catalog.DISCOVERY_LAST_SUCCESS, lambda each: each.discovery.last_success if each.discovery else None
         ),
         of_each(catalog.DISCOVERY_DURATION, lambda each: each.discovery.duration if each.discovery else None),
-        rows(catalog.DISCOVERED, projects(lambda found: found.found.items())),
-        of_each(
-            catalog.CREDENTIAL_REFUSED,
-            lambda each: float(each.access.refused_with is not None) if each.access else None,
-        ),
+        of_each(catalog.CREDENTIAL_REFUSED, lambda each: float(each.is_refused) if each.access else None),
     ]
 
 
@@ -213,14 +234,20 @@ def _float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _files(watch_file: WatchFile | None, web_config: ReloadedConfig | None) -> _Readers:
+def _files(workspaces: Workspaces, web_config: ReloadedConfig | None) -> _Readers:
+    watch_file, keys = workspaces.watch_file, workspaces.keys
+
     def usable() -> Rows:
+        if keys.is_usable is not None:
+            yield (ReloadedFile.API_KEY_DIR.value,), float(keys.is_usable)
         if watch_file is not None:
             yield (ReloadedFile.WATCH_FILE.value,), float(watch_file.is_usable)
         if web_config is not None:
             yield (ReloadedFile.WEB_CONFIG.value,), float(web_config.last_success)
 
     def read_at() -> Rows:
+        if keys.is_usable is not None and workspaces.keys_read_at is not None:
+            yield (ReloadedFile.API_KEY_DIR.value,), workspaces.keys_read_at
         if watch_file is not None and watch_file.last_success is not None:
             yield (ReloadedFile.WATCH_FILE.value,), watch_file.last_success
         if web_config is not None:

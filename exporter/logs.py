@@ -49,7 +49,7 @@ def configure(settings: _Settings) -> None:
     level = LEVELS[settings.level]
     render = _json if settings.format == "json" else _logfmt
     structlog.configure(
-        processors=[_complete, render],
+        processors=[structlog.contextvars.merge_contextvars, _complete, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_Stderr,
         cache_logger_on_first_use=True,

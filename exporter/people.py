@@ -116,8 +116,11 @@ class People:
             for watch in workspace.supervisor.watches():
                 entry = self.conversations.entry(watch.conversation_id)
                 words = (
-                    watch.conversation_id, watch.state.value, *((entry.project, entry.agent) if entry else ()),
-                )  # fmt: skip
+                    watch.conversation_id,
+                    watch.state.value,
+                    workspace.name,
+                    *((entry.project, entry.agent) if entry else ()),
+                )
                 if any(query.lower() in each.lower() for each in words):
                     found.append((workspace, watch, entry))
         found.sort(key=lambda each: _waiting_since(each[2]))
@@ -137,8 +140,12 @@ class People:
         return await self.state.recall(conversation_id)
 
 
+def _part(name: str, workspace: Workspace) -> str:
+    return f"{name} of {workspace.name}" if workspace.name else name
+
+
 def _credential(workspace: Workspace) -> Part:
-    name = "API key"
+    name = _part("API key", workspace)
     if workspace.access is None:
         return Part(name=name, is_well=None, text="a session token is used: no REST, no names, no discovery")
     if workspace.access.refused_with is not None:
@@ -150,7 +157,7 @@ def _credential(workspace: Workspace) -> Part:
 
 
 def _discovery(workspace: Workspace, now: float) -> Part:
-    name, discovery = "Discovery", workspace.discovery
+    name, discovery = _part("Discovery", workspace), workspace.discovery
     if discovery is None:
         return Part(name=name, is_well=None, text="off")
     if discovery.last_success is None:
@@ -162,14 +169,14 @@ def _discovery(workspace: Workspace, now: float) -> Part:
 
 
 def _clock(workspace: Workspace) -> Part:
-    offset = workspace.clock.offset
+    name, offset = _part("Clock", workspace), workspace.clock.offset
     if offset is None:
-        return Part(name="Clock", is_well=None, text="Phonic has told no time yet")
+        return Part(name=name, is_well=None, text="Phonic has told no time yet")
     if abs(offset) > WRONG_CLOCK:
         way = "ahead of" if offset > 0 else "behind"
         text = f"{abs(offset):.1f} s {way} Phonic's: synchronise it"
-        return Part(name="Clock", is_well=False, text=text)
-    return Part(name="Clock", is_well=True, text=f"within {WRONG_CLOCK:g} s of Phonic's")
+        return Part(name=name, is_well=False, text=text)
+    return Part(name=name, is_well=True, text=f"within {WRONG_CLOCK:g} s of Phonic's")
 
 
 def _live_row(workspace: Workspace, watch: Watch, entry: Entry | None) -> LiveRow:
@@ -177,6 +184,7 @@ def _live_row(workspace: Workspace, watch: Watch, entry: Entry | None) -> LiveRo
     waiting = _waiting_since(entry)
     return LiveRow(
         conversation_id=watch.conversation_id,
+        workspace=workspace.name or None,
         project=entry.project if entry else None,
         agent=entry.agent if entry else None,
         state=watch.state.value,

@@ -8,7 +8,7 @@ import trio
 
 from .filelimit import allow_files, files_for_feeds
 from .metrics.loop_lag import LoopLag
-from .phonic.credentials import Credentials
+from .phonic.keys import Keys
 from .phonic.proxies import Proxies
 from .settings import Settings
 from .web.reload import ReloadedConfig
@@ -42,7 +42,7 @@ class Process:
     """One process. ``stop`` is set by the first signal; ``reloads``: what SIGHUP reads again, by name."""
 
     settings: Settings
-    credentials: Credentials
+    keys: Keys
     proxies: Proxies
     files: Files
     web_config: ReloadedConfig

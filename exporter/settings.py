@@ -21,10 +21,11 @@ import platformdirs
 from cyclopts import Parameter, Token
 
 from .counting.derive import OBJECTIVE
-from .counting.labels import LABEL_CHOICES
+from .counting.labels import LABEL_CHOICES, WORKSPACE
 from .errors import ConfigError, out_of_bounds, raise_all
 from .metrics.catalog import RESPONSE_BUCKETS, SERIES_OF_A_TOOL, Scope, series_of
 from .phonic.address import normalised
+from .phonic.keys import MOST_WORKSPACES, NAME_RULE, is_reference, is_workspace_name, split_reference
 from .phonic.proxies import is_loopback
 from .phonic.wire import is_conversation_id
 
@@ -95,7 +96,8 @@ def _setting(default: Any, meaning: str, *, shown: str | None = None) -> Any:
     return attrs.field(default=default, metadata={"help": meaning, "shown": shown})
 
 
-_NO_CONVERSATION_ID = "not a conversation id (conv_ and up to 100 letters, digits, _ or -)"
+_CONVERSATION_ID = "conv_ and up to 100 letters, digits, _ or -"
+_NO_CONVERSATION_ID = f"not a conversation id ({_CONVERSATION_ID})"
 
 
 @attrs.frozen(kw_only=True)
@@ -109,6 +111,11 @@ class PhonicSettings:
     )
     api_key_file: OptionalPath = _setting(
         None, "File with the API key, read again after a 401. Can also be set with the variable PHONIC_API_KEY."
+    )
+    api_key_dir: OptionalPath = _setting(
+        None,
+        "Folder with a file for each workspace, named after it, that holds its API key; read again as files come, "
+        "go and change.",
     )
     session_token_file: OptionalPath = _setting(
         None,
@@ -248,8 +255,21 @@ class LogSettings:
 
 
 @attrs.frozen(kw_only=True)
+class WorkspaceTable:
+    """A table ``[[workspace]]`` of the TOML file: a workspace with a key of its own.
+
+    ``base_url`` and ``projects`` replace ``--phonic.base-url`` and ``--watch.project`` unless they are empty.
+    """
+
+    name: str
+    api_key_file: Path
+    base_url: str = ""
+    projects: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
-    """Settings of the exporter."""
+    """Settings of the exporter. ``workspaces`` has no flag: only a file can hold such tables."""
 
     phonic: PhonicSettings = PhonicSettings()
     watch: WatchSettings = WatchSettings()
@@ -260,6 +280,17 @@ class Settings:
     web: WebSettings = WebSettings()
     log: LogSettings = LogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
+    workspaces: Annotated[tuple[WorkspaceTable, ...], Parameter(parse=False)] = ()
+
+    @property
+    def has_workspaces(self) -> bool:
+        """Whether workspaces have names, so that there may be several."""
+        return self.phonic.api_key_dir is not None or bool(self.workspaces)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels of conversations: the workspace, if it has a name, then those of ``--metrics.labels``."""
+        return (WORKSPACE, *self.metrics.labels) if self.has_workspaces else self.metrics.labels
 
 
 @attrs.frozen(kw_only=True)
@@ -374,6 +405,9 @@ def describe(settings: Settings) -> dict[str, object]:
     described["phonic.base-url"] = _masked(settings.phonic.base_url)
     described["web.external-url"] = _masked(settings.web.external_url)
     described["state.url"] = _masked(settings.state.url)
+    for table in settings.workspaces:
+        shown = [str(table.api_key_file), _masked(table.base_url), *table.projects]
+        described[f"workspace.{table.name}"] = " ".join(filter(None, shown))
     return {key: str(value) if isinstance(value, Path) else value for key, value in described.items()}
 
 
@@ -396,6 +430,10 @@ def resolve(settings: Settings, *, has_api_key: bool) -> Settings:
     return attrs.evolve(
         settings,
         state=state,
+        workspaces=tuple(
+            attrs.evolve(each, base_url=each.base_url and normalised(each.base_url))
+            for each in settings.workspaces
+        ),
         phonic=attrs.evolve(settings.phonic, base_url=normalised(settings.phonic.base_url)),
         watch=attrs.evolve(settings.watch, discover=discover),
     )
@@ -455,6 +493,7 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
     url = _wrong_base_url(settings.phonic)
     if url is not None:
         yield ConfigError("--phonic.base-url", url)
+    yield from _wrong_workspaces(settings)
     yield from _wrong_watch(settings)
     yield from _wrong_metrics(settings.metrics)
     yield from _wrong_state(settings)
@@ -543,9 +582,38 @@ def _wrong_base_url(phonic: PhonicSettings) -> str | None:
     return None
 
 
+def _wrong_workspaces(settings: Settings) -> Iterator[ConfigError]:
+    seen: set[str] = set()
+    for table in settings.workspaces:
+        where = f"[[workspace]] {table.name!a}"
+        if not is_workspace_name(table.name):
+            yield ConfigError(where, f"a name is {NAME_RULE}")
+        elif table.name in seen:
+            yield ConfigError(where, "names a workspace twice")
+        seen.add(table.name)
+        if table.base_url:
+            url = _wrong_base_url(attrs.evolve(settings.phonic, base_url=table.base_url))
+            if url is not None:
+                yield ConfigError(f"{where} base-url", url)
+    if len(settings.workspaces) > MOST_WORKSPACES:
+        yield ConfigError("[[workspace]]", f"more than {MOST_WORKSPACES} workspaces")
+    if settings.workspaces and settings.phonic.api_key_dir is not None:
+        yield ConfigError("--phonic.api-key-dir", "cannot be combined with [[workspace]] tables; use one of them")
+
+
 def _wrong_watch(settings: Settings) -> Iterator[ConfigError]:
     watch = settings.watch
-    if not all(map(is_conversation_id, watch.conversation)):
+    if settings.has_workspaces:
+        names = {each.name for each in settings.workspaces}
+        for text in watch.conversation:
+            if not is_reference(text):
+                yield ConfigError(
+                    "--watch.conversation", f"with several workspaces, name one: NAME/{_CONVERSATION_ID}"
+                )
+                break
+            if names and split_reference(text)[0] not in names:
+                yield ConfigError("--watch.conversation", f"no workspace is called {split_reference(text)[0]!r}")
+    elif not all(map(is_conversation_id, watch.conversation)):
         yield ConfigError("--watch.conversation", _NO_CONVERSATION_ID)
     if watch.file is not None:
         try:
@@ -588,6 +656,8 @@ def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[An
     for field in attrs.fields(type(settings)):
         value = getattr(settings, field.name)
         name = _given_name(hints[field.name]) or field.name.replace("_", "-")
+        if field.name == "workspaces":  # no flag
+            continue
         key = name.removeprefix("--") if name.startswith("--") or not prefix else f"{prefix}.{name}"
         if attrs.has(type(value)):
             yield from _walk(value, key)

@@ -30,6 +30,7 @@ from .metrics.page import Page
 from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
+from .phonic.keys import Keys
 from .process import Process
 from .state.keeper import StateKeeper
 from .state.postgres import Registry, Server, Shard, Taken
@@ -39,7 +40,7 @@ from .state.storage import Assigned, Fenced, Unusable
 from .web.endpoints import Exported
 from .web.pages import Latency, LiveRow, Part, PastRow
 from .web.people import Shown
-from .workspaces import Workspaces, open_workspaces
+from .workspaces import LOOK_INTERVAL, Workspaces, open_workspaces
 
 log = structlog.get_logger("exporter.shards")
 
@@ -76,6 +77,7 @@ class Shards:
         self._shard: Shard | None = None
         self._standby = self._offered_by_standby()
         self._current = self._standby
+        process.reloads["credential"] = self._look_at_keys
 
     @property
     def held(self) -> tuple[str, int] | None:
@@ -111,11 +113,29 @@ class Shards:
             nursery.start_soon(self._process.loop_lag.run)
             nursery.start_soon(self._registrar.run)
             while not self._process.stop.is_set():
-                taken = await self._unless_stopped(self._registrar.take)
+                taken = await self._unless_stopped(self._stand_by)
                 if taken is not None:
                     await self._hold(taken)
             nursery.cancel_scope.cancel()
         await self._registrar.close()
+
+    async def _stand_by(self) -> Taken:
+        """Wait for a shard, and know the keys meanwhile: clients of the push API name workspaces."""
+        taken: list[Taken] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._look_regularly)
+            taken.append(await self._registrar.take())
+            nursery.cancel_scope.cancel()
+        return taken[0]
+
+    async def _look_regularly(self) -> None:
+        while True:
+            await self._look_at_keys()
+            await trio.sleep(LOOK_INTERVAL)
+
+    async def _look_at_keys(self) -> None:
+        keys = self._process.keys
+        keys.take(await trio.to_thread.run_sync(keys.look, abandon_on_cancel=True))
 
     async def _listed(self) -> Sequence[Mapping[str, object]] | None:
         try:
@@ -145,7 +165,7 @@ class Shards:
             self._server,
             taken,
             lease=self._lease,
-            label_names=settings.metrics.labels,
+            label_names=settings.label_names,
             history=HistoryLimits(
                 conversations=settings.history.conversations, seconds=settings.history.hours * 3600
             ),
@@ -165,11 +185,12 @@ class Shards:
             self._shard = None
             self._current = self._standby = self._offered_by_standby()
             self._process.reloads.pop("watch_file", None)
+            self._process.reloads["credential"] = self._look_at_keys
             await keeper.close()
 
     async def _read_and_count(self, shard: Shard, keeper: StateKeeper) -> None:
         settings = self._process.settings
-        conversations = new_conversations(settings.metrics, shard=str(shard.number), earlier=self._store)
+        conversations = new_conversations(settings, shard=str(shard.number), earlier=self._store)
         self._store = conversations.store
         on_error = report_writes(keeper, conversations.store)
         saved, assigned = await _read(shard)
@@ -177,13 +198,14 @@ class Shards:
             keeper.holds_all()
         async with open_workspaces(
             settings,
-            self._process.credentials,
+            self._process.keys,
             conversations,
             proxies=self._process.proxies,
             watch_limit=self._process.files.feeds,
             share=partial(_Shared, self._registrar, 2 * settings.watch.interval + self._lease),
         ) as workspaces:
             keeper.on_assigned = partial(_receive, workspaces)
+            self._process.reloads["credential"] = workspaces.reread_keys
             if workspaces.watch_file is not None:
                 self._process.reloads["watch_file"] = workspaces.watch_file.reread
             publisher = Publisher(conversations.store, conversations, keeper)
@@ -252,7 +274,7 @@ class Shards:
         return offered_by_standby(
             self._process.settings,
             page=page,
-            push=_StandbyPush(self._registrar),
+            push=_StandbyPush(self._registrar, self._process.keys),
             people=_StandbyPeople(objective=self._process.settings.metrics.slo_response),
             is_reached=lambda: self._registrar.is_reached,
         )
@@ -340,9 +362,9 @@ class _Shared:
 class _Push:
     _current: Callable[[], Exported]
 
-    def start(self, conversation_id: str) -> Started:
+    def start(self, conversation_id: str, workspace: str | None) -> Started:
         push = self._current().push
-        return Started.LIMIT_REACHED if push is None else push.start(conversation_id)
+        return Started.LIMIT_REACHED if push is None else push.start(conversation_id, workspace)
 
     def stop(self, conversation_id: str) -> bool:
         push = self._current().push
@@ -354,9 +376,16 @@ class _StandbyPush:
     """Offers what is pushed to the shards."""
 
     _registrar: Registrar
+    _keys: Keys
 
-    def start(self, conversation_id: str) -> Started:
-        self._registrar.offer(Assigned(conversation_id, "", Word.LIVE))
+    def start(self, conversation_id: str, workspace: str | None) -> Started:
+        names = list(self._keys.current)
+        if workspace is None and len(names) > 1:
+            return Started.NOT_NAMED
+        name = workspace if workspace is not None else next(iter(names), None)
+        if name is None or name not in names:
+            return Started.NO_WORKSPACE
+        self._registrar.offer(Assigned(conversation_id, name, Word.LIVE))
         return Started.STARTED
 
     def stop(self, conversation_id: str) -> bool:

@@ -1,23 +1,30 @@
 """Wiring: one workspace: the parts that find and follow its conversations, and the tasks that they run as."""
 
-from collections.abc import AsyncIterator, Iterable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Final
 
 import attrs
+import structlog
 import trio
 
 from .conversations import Conversations
 from .enums import Request, RestError, Task
 from .metrics import catalog
+from .phonic.address import normalised
 from .phonic.clock import PhonicClock
 from .phonic.credentials import ApiKey, Credentials
+from .phonic.keys import WorkspaceKey
 from .phonic.live.client import LiveSocket, Timeouts, open_live
-from .phonic.proxies import Proxy
+from .phonic.live.limits import Memory
+from .phonic.proxies import Proxies, Proxy
 from .phonic.rest import RestApi, open_rest
 from .phonic.trust import trusting
-from .settings import Settings
+from .reports import Reports
+from .settings import Settings, WatchSettings
+from .shares import ONLY
 from .watch.access import Access
 from .watch.assigned import AssignedTargets
 from .watch.backfill import Backfill
@@ -36,10 +43,12 @@ NAMES_ONLY_INTERVAL: Final = 60.0
 class Workspace:
     """One workspace of Phonic as one key sees it, and all that watches it.
 
-    Without REST (a session token) ``rest``, ``discovery`` and ``access`` are None. ``targets``: whom to ask to
-    have a conversation watched: the supervisor, or ``assigned``, which shares conversations with other processes.
+    ``name`` is empty where workspaces have no names. Without REST (a session token) ``rest``, ``discovery`` and
+    ``access`` are None. ``targets``: whom to ask to have a conversation watched: the supervisor, or ``assigned``,
+    which shares conversations with other processes.
     """
 
+    name: str = ONLY
     conversations: Conversations
     clock: PhonicClock
     supervisor: Supervisor
@@ -49,6 +58,13 @@ class Workspace:
     discovery: Discovery | None = None
     access: Access | None = None
     assigned: AssignedTargets | None = None
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    _has_ended: trio.Event = attrs.field(factory=trio.Event)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether Phonic refuses the key."""
+        return self.access is not None and self.access.refused_with is not None
 
     async def run(
         self, conversation_ids: Iterable[str], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -58,6 +74,20 @@ class Workspace:
         A task that meets a defect of ours is counted and started again. ``started`` once these are watched.
         Cancellation: stops every watcher; what was counted stays counted.
         """
+        if self.name:
+            structlog.contextvars.bind_contextvars(workspace=self.name)  # for all lines that its tasks log
+        try:
+            with self._scope:
+                await self._run(conversation_ids, task_status)
+        finally:
+            self._has_ended.set()
+
+    async def stop(self) -> None:
+        """End `run`, and wait until no task of this workspace is left."""
+        self._scope.cancel()
+        await self._has_ended.wait()
+
+    async def _run(self, conversation_ids: Iterable[str], task_status: trio.TaskStatus[None]) -> None:
         crashed = self.conversations.task_crashed
         async with trio.open_nursery() as nursery:
             await nursery.start(self.supervisor.run)
@@ -76,66 +106,77 @@ class Workspace:
 
     def _resume(self) -> None:
         """Go on with the conversations that the state file says are not finished."""
-        for conversation_id, has_ended in self.conversations.unfinished():
+        for conversation_id, has_ended in self.conversations.unfinished(self.name):
             if has_ended:
                 self.supervisor.complete(conversation_id)
             else:
                 self.supervisor.start(conversation_id, Requester.CHECKPOINT)
 
 
-@asynccontextmanager
-async def open_workspace(
-    settings: Settings,
-    credentials: Credentials,
-    conversations: Conversations,
-    *,
-    proxy: Proxy | None,
-    watch_limit: int,
-    sharing: Sharing | None = None,
-) -> AsyncIterator[Workspace]:
-    """Open what one workspace needs while the block runs: its REST client, its live client, its clock.
+@attrs.frozen(kw_only=True)
+class Shared:
+    """What all workspaces share. ``tls``: trust for REST and for live feeds. ``memory`` bounds all live feeds."""
 
-    ``watch_limit``: most conversations watched at once. ``sharing``: with which other processes; None for none.
-    `Workspace.run` must have ended before the block does. Raises: ConfigError for unusable certificate
-    authorities.
-    """
-    clock = PhonicClock()
-    async with (
-        _rest_api(settings, credentials, conversations, proxy=proxy, clock=clock) as rest,
-        open_live(
-            settings.phonic.base_url,
-            credentials,
-            Timeouts(idle=settings.watch.idle_timeout),
-            tls=trusting(settings.phonic.ca_file),
-            proxy=proxy,
-        ) as live,
-    ):
-        yield _connected(
-            settings,
-            credentials,
-            conversations,
-            live=live,
-            rest=rest,
-            clock=clock,
+    settings: Settings
+    conversations: Conversations
+    proxies: Proxies
+    rest_tls: ssl.SSLContext
+    live_tls: ssl.SSLContext
+    watch_limit: int
+    memory: Memory = attrs.field(factory=Memory)
+
+    @classmethod
+    def of(
+        cls, settings: Settings, conversations: Conversations, *, proxies: Proxies, watch_limit: int
+    ) -> "Shared":
+        """Raises: ConfigError for unusable certificate authorities. Blocks on reading them."""
+        return cls(
+            settings=settings,
+            conversations=conversations,
+            proxies=proxies,
+            # Two, because httpx sets ALPN on the one that it gets.
+            rest_tls=trusting(settings.phonic.ca_file),
+            live_tls=trusting(settings.phonic.ca_file),
             watch_limit=watch_limit,
-            sharing=sharing,
         )
 
 
 @asynccontextmanager
+async def open_workspace(
+    key: WorkspaceKey, shared: Shared, *, has_room: Callable[[], bool], sharing: Sharing | None = None
+) -> AsyncIterator[Workspace]:
+    """Open what one workspace needs while the block runs: its REST client, its live client, its clock.
+
+    `Workspace.run` must have ended before the block does. ``has_room``: whether the other workspaces leave room
+    for another watched conversation. ``sharing``: with which other processes it shares its conversations; None for
+    none. Raises: ConfigError for an unusable proxy.
+    """
+    settings, clock = shared.settings, PhonicClock()
+    base_url = normalised(key.base_url or settings.phonic.base_url)
+    proxy = shared.proxies.for_url(base_url)
+    async with (
+        _rest_api(key.credentials, shared, base_url=base_url, proxy=proxy, clock=clock) as rest,
+        open_live(
+            base_url,
+            key.credentials,
+            Timeouts(idle=settings.watch.idle_timeout),
+            tls=shared.live_tls,
+            proxy=proxy,
+            memory=shared.memory,
+        ) as live,
+    ):
+        yield _connected(key, shared, live=live, rest=rest, clock=clock, has_room=has_room, sharing=sharing)
+
+
+@asynccontextmanager
 async def _rest_api(
-    settings: Settings,
-    credentials: Credentials,
-    conversations: Conversations,
-    *,
-    proxy: Proxy | None,
-    clock: PhonicClock,
+    credentials: Credentials, shared: Shared, *, base_url: str, proxy: Proxy | None, clock: PhonicClock
 ) -> AsyncIterator[RestApi | None]:
     """Open the REST API while the block runs, and count its requests; None with a session token."""
     if not isinstance(credentials.current(), ApiKey):
         yield None
         return
-    store = conversations.store
+    store, settings = shared.conversations.store, shared.settings.phonic
 
     def on_error(reason: RestError) -> None:
         store.count(catalog.DISCOVERY_ERRORS, reason)
@@ -145,30 +186,32 @@ async def _rest_api(
         store.observe(catalog.REQUEST_DURATION, request, value=seconds)
 
     async with open_rest(
-        settings.phonic.base_url,
+        base_url,
         credentials,
         on_error=on_error,
         on_request=on_request,
         clock=clock,
-        requests_per_second=settings.phonic.requests_per_second,
+        requests_per_second=settings.requests_per_second,
         proxy=proxy,
-        ca_file=settings.phonic.ca_file,
+        ca_file=settings.ca_file,
+        trust=shared.rest_tls,
     ) as rest:
         yield rest
 
 
 def _connected(
-    settings: Settings,
-    credentials: Credentials,
-    conversations: Conversations,
+    key: WorkspaceKey,
+    shared: Shared,
     *,
     live: LiveSocket,
     rest: RestApi | None,
     clock: PhonicClock,
-    watch_limit: int,
+    has_room: Callable[[], bool],
     sharing: Sharing | None,
 ) -> Workspace:
-    access = _access(credentials, rest)
+    conversations = shared.conversations
+    reports = Reports(conversations, key.name)
+    access = _access(key.credentials, rest)
     gate = FeedGate(
         live.open,
         access=access,
@@ -176,30 +219,32 @@ def _connected(
     )
     supervisor = Supervisor(
         open_feed=gate.open,
-        sink=conversations,
-        records=Reconciler(rest.record, sink=conversations, rng=_jitter()) if rest else None,
-        limit=watch_limit,
+        sink=reports,
+        records=Reconciler(rest.record, sink=reports, rng=_jitter()) if rest else None,
+        limit=shared.watch_limit,
         now=clock.now,
+        has_room=has_room,
     )
     assigned = None
     if sharing is not None:
-        backfill = _backfill(rest, supervisor, conversations, clock) if rest else None
-        assigned = AssignedTargets(supervisor, sharing, sink=conversations, backfill=backfill)
+        backfill = _backfill(rest, supervisor, reports, clock) if rest else None
+        assigned = AssignedTargets(supervisor, sharing, sink=reports, backfill=backfill)
     return Workspace(
+        name=key.name,
         conversations=conversations,
         clock=clock,
         supervisor=supervisor,
         gate=gate,
         targets=assigned or supervisor,
         rest=rest,
-        discovery=_discovery(settings, rest, assigned or supervisor, conversations, clock, sharing),
+        discovery=_discovery(key, shared.settings.watch, rest, assigned or supervisor, reports, clock, sharing),
         access=access,
         assigned=assigned,
     )
 
 
-def _backfill(rest: RestApi, supervisor: Supervisor, conversations: Conversations, clock: PhonicClock) -> Backfill:
-    return Backfill(rest.record, targets=supervisor, sink=conversations, rng=_jitter(), now=clock.now)
+def _backfill(rest: RestApi, supervisor: Supervisor, reports: Reports, clock: PhonicClock) -> Backfill:
+    return Backfill(rest.record, targets=supervisor, sink=reports, rng=_jitter(), now=clock.now)
 
 
 def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
@@ -212,10 +257,11 @@ def _access(credentials: Credentials, rest: RestApi | None) -> Access | None:
 
 
 def _discovery(
-    settings: Settings,
+    key: WorkspaceKey,
+    settings: WatchSettings,
     rest: RestApi | None,
     targets: Supervisor | AssignedTargets,
-    conversations: Conversations,
+    reports: Reports,
     clock: PhonicClock,
     sharing: Sharing | None,
 ) -> Discovery | None:
@@ -224,12 +270,12 @@ def _discovery(
     return Discovery(
         rest,
         targets=targets,
-        sink=conversations,
-        directory=conversations,
+        sink=reports,
+        directory=reports,
         rng=_jitter(),
-        interval=settings.watch.interval if settings.watch.discover else NAMES_ONLY_INTERVAL,
-        finds=bool(settings.watch.discover),
-        only=settings.watch.project,
+        interval=settings.interval if settings.discover else NAMES_ONLY_INTERVAL,
+        finds=bool(settings.discover),
+        only=key.projects or settings.project,
         now=clock.now,
         elect=sharing.elect if sharing else None,
         ended=targets if isinstance(targets, AssignedTargets) else None,

@@ -24,6 +24,7 @@ from .updates import Unequal
 
 _LABELS = LabelLimits()
 _AGENTS = 20
+FIRST_TURN = 15
 
 
 def restoring(options: Options) -> Report:
@@ -95,7 +96,7 @@ def checkpointing(options: Options) -> Report:
 def _cost(options: Options, count: int) -> tuple[Spread, Spread, int]:
     writes = 3 if options.quick else 10
     conversations = Conversations(MetricStore(_LABELS), live_limit=1000, now=time.time)
-    played = [_snapshots(call) for call in calls(15 + writes)]
+    played = played_calls(FIRST_TURN + writes)
     file = options.folder / f"cost-{count}.db"
     return trio.run(_checkpoint, file, conversations, played, count, writes)
 
@@ -130,14 +131,24 @@ async def _checkpoint(
     checkpoint = await _open(file)
     source = _Timed(conversations)
     costs: list[float] = []
-    for turn in range(15, 15 + writes):
-        for identity, snapshot in started_calls(count, _AGENTS, [call[turn] for call in played]):
-            conversations.update(identity, snapshot)
+    for turn in range(FIRST_TURN, FIRST_TURN + writes):
+        change(conversations, count, played, turn)
         start = time.process_time()
         await checkpoint.write_now(source, on_error=_fail)
         costs.append((time.process_time() - start) * 1000)
     await checkpoint.close()
     return spread(source.loop[1:]), spread(costs[1:]), checkpoint.size_bytes or 0
+
+
+def change(conversations: Conversations, count: int, played: Sequence[Sequence[Snapshot]], turn: int) -> None:
+    """Give each of ``count`` conversations its snapshot with so many turns."""
+    for identity, snapshot in started_calls(count, _AGENTS, [call[turn] for call in played]):
+        conversations.update(identity, snapshot)
+
+
+def played_calls(turns: int) -> list[list[Snapshot]]:
+    """The snapshots of different calls, one after each turn."""
+    return [_snapshots(call) for call in calls(turns)]
 
 
 class _Timed:

@@ -29,9 +29,10 @@ def build(slo: Slo) -> Board:
             Row("Watching", _watching()),
             Row("Trust", _trust(slo)),
             Row("Phonic's REST API", _upstream(slo)),
-            Row("Checkpoint and settings", _state()),
+            Row("Checkpoint and settings", _state(slo)),
             Row("Health", _health(slo)),
             Row("Cost", _cost()),
+            Row("Shards (with --state.url)", _shards()),
         ],
     )
 
@@ -113,10 +114,10 @@ def _watching() -> list[Panel]:
     return [
         trend(
             "Watchers",
-            "Watcher tasks by what they are doing. Healthy watchers are live; many connecting or "
+            "Watcher tasks of all processes by what they are doing. Healthy watchers are live; many connecting or "
             "waiting is a storm.",
             "short",
-            Query(gauge(c.WATCHERS, "state"), "{{state}}"),
+            Query(f"sum by (state) ({series(c.WATCHERS)})", "{{state}}"),
             width=8,
             stacked=True,
             decimals=0,
@@ -249,7 +250,8 @@ def _upstream(slo: Slo) -> list[Panel]:
     ]
 
 
-def _state() -> list[Panel]:
+def _state(slo: Slo) -> list[Panel]:
+    slow = slo.alerts.state_writes_slow.seconds
     return [
         trend(
             "Time since checkpoint",
@@ -273,6 +275,22 @@ def _state() -> list[Panel]:
             "bytes",
             Query(gauge(c.CHECKPOINT_SIZE, "instance", operation="max"), "{{instance}}"),
             width=8,
+        ),
+        trend(
+            "State writes",
+            "Duration of writes of the state, to the file or to PostgreSQL. Dashed: from here a write counts as "
+            f"slow for the alert, {slow:g} s.",
+            "s",
+            *(Query(quantile(q, c.STATE_WRITE), f"p{100 * q:g}") for q in (0.5, 0.95, 0.99)),
+            steps=((None, "transparent"), (slow, RED)),
+            capped=c.STATE_WRITE.buckets[-1],
+        ),
+        trend(
+            "State writes each minute",
+            "Writes of the state by all processes, and those that failed.",
+            "cpm",
+            Query(per_minute(rate(c.STATE_WRITE, part="count")), "writes"),
+            Query(per_minute(rate(c.CHECKPOINT_ERRORS)), "failed"),
         ),
         trend(
             "Files read again",
@@ -378,6 +396,100 @@ def _health(slo: Slo) -> list[Panel]:
             "s",
             Query(f"max by (instance) ({_own(alerts.EVENT_LOOP_LAG)})", "{{instance}}"),
             steps=((None, "transparent"), (of.event_loop_lag.seconds, RED)),
+        ),
+    ]
+
+
+def _shards() -> list[Panel]:
+    def counted(state: str) -> str:
+        of = f'state="{state}"'
+        return f"max({series(c.SHARDS, of)})"
+
+    each = largest(series(c.CONVERSATIONS_LIVE, 'shard!=""'))
+
+    return [
+        number(
+            "Shards held",
+            "Shards that a process holds, as PostgreSQL tells.",
+            counted("held"),
+            "short",
+            width=6,
+            empty="no shards",
+        ),
+        number(
+            "Shards unheld",
+            "Shards that no process holds: their conversations are not observed. More than 0 for longer than a "
+            "take-over is an alert.",
+            counted("unheld"),
+            "short",
+            steps=rising(1, 1),
+            width=6,
+            empty="no shards",
+        ),
+        number(
+            "Shards draining",
+            "Shards that take no new conversations and finish their own.",
+            counted("draining"),
+            "short",
+            width=6,
+            empty="no shards",
+        ),
+        number(
+            "Standing by",
+            "Processes that hold no shard and would take one.",
+            f"sum({_own(c.SHARD_HELD.name)} == bool 0)",
+            "short",
+            width=6,
+            empty="no shards",
+        ),
+        trend(
+            "Shards by state",
+            "What PostgreSQL tells of the shards. A gap: no process has an answer.",
+            "short",
+            Query(gauge(c.SHARDS, "state", operation="max"), "{{state}}"),
+            width=8,
+            decimals=0,
+        ),
+        trend(
+            "Take-overs",
+            "How often each shard has been taken, a restart in order included; each step is one.",
+            "short",
+            Query(gauge(c.SHARD_EPOCH, "shard", operation="max"), "shard {{shard}}"),
+            width=8,
+            decimals=0,
+        ),
+        trend(
+            "Processes",
+            "1 while a process holds a shard, 0 while it stands by. /api/v1/shards says which one it holds.",
+            "short",
+            Query(gauge(c.SHARD_HELD, "instance", operation="max"), "{{instance}}"),
+            width=8,
+            ceiling=1,
+            decimals=0,
+        ),
+        trend(
+            "Lease losses",
+            "Leases that processes lost, each minute: not renewed in time, or taken by another process.",
+            "cpm",
+            *_reasons(c.LEASE_LOSSES, "reason"),
+            width=8,
+        ),
+        trend(
+            "Conversations by shard",
+            "Live conversations of each shard; they should be about equally many.",
+            "short",
+            Query(f"sum by (shard) ({each})", "shard {{shard}}"),
+            width=8,
+            stacked=True,
+            decimals=0,
+        ),
+        trend(
+            "Timings lost in between",
+            "Turns of ended conversations whose timings came while no process followed the conversation, each "
+            "minute: around take-overs and restarts, and while a feed was lost.",
+            "cpm",
+            Query(per_minute(rate(c.HANDOVER_TIMINGS_LOST)), "turns"),
+            width=8,
         ),
     ]
 

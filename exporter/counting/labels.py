@@ -20,6 +20,8 @@ LABEL_CHOICES = (
     "model",
     "intelligence_level",
 )
+WORKSPACE = "workspace"
+"""The label of the workspace: the first one, where the settings name workspaces; it cannot be left out."""
 LABEL_LENGTH = 200  # most characters of a label value, so that dashboards stay readable
 NONE, UNKNOWN, OTHER = "none", "unknown", "__other__"
 

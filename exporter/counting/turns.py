@@ -60,10 +60,14 @@ class SeenTurn:
 
 @attrs.frozen(kw_only=True)
 class SeenCall:
-    """One conversation. ``started_at``: Unix time; ``lost``: why its timings were never seen, else None."""
+    """One conversation. ``started_at``: Unix time; ``lost``: why its timings were never seen, else None.
+
+    ``workspace`` is None where workspaces have no names.
+    """
 
     conversation_id: str
     state: CallState
+    workspace: str | None = None
     project: str | None = None
     agent: str | None = None
     origin: str | None = None
@@ -89,6 +93,7 @@ def as_json(call: SeenCall) -> dict[str, Any]:
     return {
         "conversation_id": call.conversation_id,
         "state": call.state.value,
+        **({} if call.workspace is None else {"workspace": call.workspace}),
         "project": call.project,
         "agent": call.agent,
         "origin": call.origin,

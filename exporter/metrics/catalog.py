@@ -15,7 +15,7 @@ from math import prod
 import attrs
 
 from ..counting.increments import Measure
-from ..counting.labels import LABEL_CHOICES
+from ..counting.labels import LABEL_CHOICES, WORKSPACE
 from ..enums import (
     ERROR_ENDINGS,
     DecodePath,
@@ -87,8 +87,9 @@ class Family:
 
     ``values`` lists, label by label, all values of its own ``labels``; none for `TOOL`, an open set that
     ``--metrics.tool-limit`` bounds. ``measure``: the kind of increment that the family adds up; the rest of the
-    increment's key are its label values. ``fixed``: kinds of increment whose key has no label value, each with the
-    value that it is counted under. ``derived`` says briefly where the numbers come from.
+    increment's key are its label values. ``by_workspace``: a gauge that each workspace has, with the label
+    `WORKSPACE` before its own where workspaces have names. ``fixed``: kinds of increment whose key has no label
+    value, each with the value that it is counted under. ``derived`` says briefly where the numbers come from.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Family:
     buckets: tuple[float, ...] = ()
     measure: Measure | None = None
     fixed: tuple[tuple[Measure, str], ...] = ()
+    by_workspace: bool = False
 
     @property
     def is_by_tool(self) -> bool:
@@ -118,7 +120,9 @@ class Family:
         return f"{self.name}_total" if self.kind is Kind.COUNTER else self.name
 
     def label_names(self, chosen: tuple[str, ...]) -> tuple[str, ...]:
-        """All label names of the family's series, ``chosen`` being ``--metrics.labels``."""
+        """All label names of the family's series, ``chosen`` being the labels of conversations."""
+        if self.by_workspace and chosen[:1] == (WORKSPACE,):
+            return (WORKSPACE, *self.labels)
         return (*chosen, *self.labels) if self.scope is Scope.CONVERSATIONS else self.labels
 
 
@@ -168,8 +172,23 @@ def _counter(
     )
 
 
-def _gauge(name: str, meaning: str, derived: str, *labels: str, scope: Scope = Scope.STATE) -> Family:
-    return Family(name=name, kind=Kind.GAUGE, scope=scope, help=meaning, derived=derived, labels=labels)
+def _gauge(
+    name: str,
+    meaning: str,
+    derived: str,
+    *labels: str,
+    scope: Scope = Scope.STATE,
+    by_workspace: bool = False,
+) -> Family:
+    return Family(
+        name=name,
+        kind=Kind.GAUGE,
+        scope=scope,
+        help=meaning,
+        derived=derived,
+        labels=labels,
+        by_workspace=by_workspace,
+    )
 
 
 def _words(words: type[StrEnum]) -> tuple[str, ...]:
@@ -386,12 +405,14 @@ AGENT_INFO = _gauge(
     "project",
     "agent",
     "agent_id",
+    by_workspace=True,
 )
 PROJECT_ACTIVE = _gauge(
     "phonic_project_conversations_active",
     "Conversations in progress in the project, as counted by Phonic.",
     "REST `/projects` `active_conversations`",
     "project",
+    by_workspace=True,
 )
 PROJECT_LIMIT = _gauge(
     "phonic_project_conversations_limit",
@@ -399,21 +420,25 @@ PROJECT_LIMIT = _gauge(
     " applies.",
     "REST `/projects` `max_active_conversations`",
     "project",
+    by_workspace=True,
 )
 WORKSPACE_ACTIVE = _gauge(
     "phonic_workspace_conversations_active",
     "Conversations in progress in the workspace, as counted by Phonic.",
     "REST `/workspace` `active_conversations`",
+    by_workspace=True,
 )
 WORKSPACE_LIMIT = _gauge(
     "phonic_workspace_conversations_limit",
     "Largest number of simultaneous conversations in the workspace.",
     "REST `/workspace` `max_active_conversations`",
+    by_workspace=True,
 )
 UP = _gauge(
     "phonic_up",
     "1 if the last request to Phonic's REST API was answered, 0 if it failed; absent without REST.",
     "REST",
+    by_workspace=True,
 )
 
 LIVE_INFO = _gauge(
@@ -425,6 +450,7 @@ LIVE_INFO = _gauge(
     "agent",
     "origin",
     scope=Scope.LIVE,
+    by_workspace=True,
 )
 
 
@@ -463,7 +489,13 @@ LIVE_WAITING_SINCE = _live(
 BUILD_INFO = _gauge(
     "phonic_exporter_build_info", "Version of the exporter; always 1.", "package", "version", "pythonversion"
 )
-WATCHERS = _gauge("phonic_exporter_watchers", "Watchers by state.", "supervisor", "state")
+WATCHERS = _gauge(
+    "phonic_exporter_watchers",
+    "Watchers by state.",
+    "supervisor",
+    "state",
+    by_workspace=True,
+)
 UPDATES = _counter(Scope.PROCESS, "updates", "Snapshots received (conversation-updated messages).", "live feed")
 UPDATE_BYTES = _counter(Scope.PROCESS, "update_bytes", "Size in bytes of the snapshots received.", "live feed")
 UPDATES_SUPERSEDED = _counter(
@@ -574,6 +606,7 @@ DISCOVERY_LAST_SUCCESS = _gauge(
     "phonic_exporter_discovery_last_success_timestamp_seconds",
     "Unix time at which discovery last completed; absent before the first time.",
     "discovery",
+    by_workspace=True,
 )
 DISCOVERY_ERRORS = _counter(
     Scope.PROCESS,
@@ -583,13 +616,17 @@ DISCOVERY_ERRORS = _counter(
     reason=_words(RestError),
 )
 DISCOVERY_DURATION = _gauge(
-    "phonic_exporter_discovery_duration_seconds", "Duration of the last discovery pass in seconds.", "discovery"
+    "phonic_exporter_discovery_duration_seconds",
+    "Duration of the last discovery pass in seconds.",
+    "discovery",
+    by_workspace=True,
 )
 DISCOVERED = _gauge(
     "phonic_exporter_discovery_found_conversations",
     "Live conversations found by the last discovery pass; compare phonic_project_conversations_active.",
     "list rows without `ended_at`",
     "project",
+    by_workspace=True,
 )
 REQUESTS = _counter(
     Scope.PROCESS,
@@ -612,23 +649,27 @@ REQUESTS_WAITING = _gauge(
     "phonic_exporter_requests_waiting",
     "REST requests waiting in the queue; absent without REST.",
     "`--phonic.requests-per-second`, Phonic's 429 and `Retry-After`",
+    by_workspace=True,
 )
 REQUESTS_WAITING_SINCE = _gauge(
     "phonic_exporter_requests_waiting_since_timestamp_seconds",
     "Unix time since which the oldest REST request in the queue has been waiting; absent while the queue "
     "is empty.",
     "`--phonic.requests-per-second`, Phonic's 429 and `Retry-After`",
+    by_workspace=True,
 )
 REQUESTS_ALLOWED = _gauge(
     "phonic_exporter_requests_per_second_allowed",
     "REST requests that may be sent per second: the setting, or less for a while after a 429; absent "
     "without REST.",
     "halved by each 429, growing by 1 a second",
+    by_workspace=True,
 )
 CLOCK_OFFSET = _gauge(
     "phonic_exporter_clock_offset_seconds",
     "How far this machine's clock is ahead of Phonic's, in seconds; absent before the first reply.",
     "REST `Date` header",
+    by_workspace=True,
 )
 TASK_CRASHES = _counter(
     Scope.PROCESS,
@@ -721,6 +762,7 @@ CREDENTIAL_REFUSED = _gauge(
     "phonic_exporter_credential_refused",
     "1 while Phonic's REST API refuses the API key, so that no feed is opened, else 0; absent without REST.",
     "REST status 401 or 403",
+    by_workspace=True,
 )
 RELOAD_SUCCESSFUL = _gauge(
     "phonic_exporter_config_last_reload_successful",

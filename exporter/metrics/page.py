@@ -103,9 +103,14 @@ class Page:
         return [] if self._duration is None else [("", self._duration)]
 
 
-def rows(family: Family, source: Callable[[], Rows]) -> tuple[Family, Callable[[], list[Sample]]]:
-    """A gauge and its reader. ``source`` returns label values and number of each series."""
-    return family, lambda: samples(family, source())
+def rows(
+    family: Family, source: Callable[[], Rows], *, names: tuple[str, ...] | None = None
+) -> tuple[Family, Callable[[], list[Sample]]]:
+    """A gauge and its reader. ``source`` returns label values and number of each series.
+
+    ``names``: of its labels, if they are not just the family's own.
+    """
+    return family, lambda: samples(family.labels if names is None else names, source())
 
 
 def one(family: Family, source: Callable[[], float | None]) -> tuple[Family, Callable[[], list[Sample]]]:

@@ -218,6 +218,6 @@ class Column(NamedTuple):
         return cls([text for text, _ in pairs], [value for _, value in pairs])
 
 
-def samples(family: Family, rows: Iterable[tuple[tuple[str, ...], float]]) -> list[Sample]:
-    """Gauge samples of ``family`` from rows of label values and number."""
-    return [(labels_text(family.labels, labels), value) for labels, value in rows]
+def samples(names: Sequence[str], rows: Iterable[tuple[tuple[str, ...], float]]) -> list[Sample]:
+    """Gauge samples from rows of label values and number. ``names`` are those of the labels."""
+    return [(labels_text(names, labels), value) for labels, value in rows]

@@ -35,7 +35,9 @@ a crash after it returns to the numbers.
 created with it, but for those of tools: they appear with the first call of a tool, and are held back on their own.
 It stays for the life of the process, except that an expected one without a conversation gives way when a limit is
 reached. This module alone limits label values: beyond a limit a value becomes ``__other__``, and
-`phonic_exporter_label_values_folded` counts it.
+`phonic_exporter_label_values_folded` counts it. Where workspaces have names, the first label is that of the
+workspace: it is never folded, so each workspace has a label set of ``__other__`` of its own beyond the limit, and
+the limits are divided among the workspaces (`exporter.shares`).
 
 Invariants
 ----------
@@ -48,12 +50,13 @@ Invariants
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain, product
+from itertools import chain, islice, product
 
 import attrs
 
 from ..counting.increments import Increment, Key, Measure
-from ..counting.labels import OTHER
+from ..counting.labels import OTHER, WORKSPACE
+from ..shares import ONLY, Divided, Shares
 from ..state.rows import HeldBack, SavedSeries
 from . import catalog
 from .catalog import CATALOG, FAMILY_OF, FIXED_LABEL_OF, Family, Kind, Scope
@@ -67,7 +70,8 @@ EXPECTED_HOLD = 5.0  # seconds
 class LabelLimits:
     """The labels of conversations, and the most values of each label, the most label sets and the most tools.
 
-    ``shard``: value of the label ``shard`` of all series but those of the process; empty for no such label.
+    ``names`` begins with `WORKSPACE` where workspaces have names. ``shard``: value of the label ``shard`` of all
+    series but those of the process; empty for no such label.
     """
 
     names: tuple[str, ...] = ("project", "agent")
@@ -75,6 +79,11 @@ class LabelLimits:
     sets: int = 200
     tools: int = 50
     shard: str = ""
+
+    @property
+    def has_workspaces(self) -> bool:
+        """Whether the first label is the name of a workspace."""
+        return self.names[:1] == (WORKSPACE,)
 
 
 @attrs.frozen(eq=False)
@@ -139,6 +148,7 @@ class MetricStore:
         ``earlier``: the previous store of this process; families of `Scope.PROCESS` go on in the new one.
         """
         self.limits = limits
+        self.shares = Shares(() if limits.has_workspaces else (ONLY,))
         self._hold = hold
         self._groups: dict[tuple[str, tuple[str, ...]], _HeldGroup] = {}
         self._groups_changed = False
@@ -150,8 +160,9 @@ class MetricStore:
         }
         self._label_sets: dict[tuple[str, ...], LabelSet] = {}
         self._expected: dict[tuple[str, ...], LabelSet] = {}  # label sets without a conversation
-        self._values: list[set[str]] = [set() for _ in limits.names]
-        self._tools: set[str] = set()
+        self._counted_sets: Divided[tuple[str, ...]] = Divided(self.shares)  # those that count against the limit
+        self._values: list[Divided[str]] = [Divided(self.shares) for _ in limits.names]
+        self._tools: Divided[str] = Divided(self.shares)
         self._changed: set[Series] = set()
         for family in CATALOG:
             if earlier is not None and _is_accumulated(family) and family.scope is Scope.PROCESS:
@@ -205,66 +216,110 @@ class MetricStore:
         """
         known = self._label_sets.get(tuple(wanted))
         if known is None:
-            values = tuple(self._fold(at, value) for at, value in enumerate(wanted))
+            owner = self._owner(wanted)
+            values = tuple(self._fold(at, value, owner) for at, value in enumerate(wanted))
             known = self._label_sets.get(values)
-            while known is None and len(self._label_sets) >= self.limits.sets and self._expected:
-                self._drop(next(iter(self._expected)))
-            if known is None and len(self._label_sets) >= self.limits.sets:
+            while known is None and not self._has_room(owner) and (spare := self._spare_set(owner)) is not None:
+                self._drop(spare)
+            if known is None and not self._has_room(owner):
                 self.count(catalog.LABEL_VALUES_FOLDED, "label_set")
-                values = tuple(OTHER for _ in self.limits.names)
+                values = self._overflow(owner)
                 known = self._label_sets.get(values)
             known = known or self._new_label_set(values, is_expected=False)
         self._expected.pop(known.values, None)
         return known
 
+    def _owner(self, values: Sequence[str]) -> str:
+        """The workspace of a label set with these values."""
+        return values[0] if self.limits.has_workspaces else ONLY
+
+    def _overflow(self, owner: str) -> tuple[str, ...]:
+        """Label values of what is beyond a limit."""
+        names = self.limits.names
+        return (owner, *(OTHER for _ in names[1:])) if self.limits.has_workspaces else tuple(OTHER for _ in names)
+
+    def _has_room(self, owner: str) -> bool:
+        """Whether the workspace may have another label set."""
+        return self._counted_sets.has_room(owner, self.limits.sets)
+
+    def _spare_set(self, owner: str) -> tuple[str, ...] | None:
+        """An expected label set that may give way to one of the workspace: its own, else one beyond a share."""
+        others = None
+        for values in self._expected:
+            of = self._owner(values)
+            if of == owner:
+                return values
+            if others is None and self._counted_sets.is_beyond_share(of, self.limits.sets):
+                others = values
+        return others
+
     def expect(self, wanted: Sequence[str]) -> None:
         """Create the label set of a known agent before its first conversation, if the limits leave room for it."""
         values = tuple(wanted)
-        has_room = len(self._label_sets) < self.limits.sets and all(
-            value in seen or len(seen) < self.limits.values
-            for seen, value in zip(self._values, values, strict=True)
+        owner = self._owner(values)
+        has_room = self._has_room(owner) and all(
+            seen.holds(owner, value) or seen.has_room(owner, self.limits.values)
+            for seen, value in self._limited(values)
         )
         if has_room and values not in self._label_sets:
             self._expected[values] = made = self._new_label_set(values, is_expected=True)
             self._changed.add(next(iter(made.series.values())))  # one row in the state file restores the label set
 
-    def _fold(self, at: int, value: str) -> str:
-        seen = self._values[at]
-        if value in seen or value == OTHER:
+    def _limited(self, values: Sequence[str]) -> Iterator[tuple[Divided[str], str]]:
+        """The values whose number is limited, each with those seen so far: all but the workspace."""
+        pairs = zip(self._values, values, strict=True)
+        return islice(pairs, 1, None) if self.limits.has_workspaces else pairs
+
+    def _fold(self, at: int, value: str, owner: str) -> str:
+        seen, limit = self._values[at], self.limits.values
+        if value == OTHER or seen.holds(owner, value) or self.limits.names[at] == WORKSPACE:
             return value
-        if len(seen) >= self.limits.values:
-            self._make_room(at)
-        if len(seen) < self.limits.values:
-            seen.add(value)
+        if not seen.has_room(owner, limit):
+            self._make_room(at, owner)
+        if seen.has_room(owner, limit):
+            seen.add(owner, value)
             return value
         self.count(catalog.LABEL_VALUES_FOLDED, self.limits.names[at])
         return OTHER
 
-    def _make_room(self, at: int) -> None:
-        """Drop expected label sets, until the label has one value fewer than its limit or none of them is left."""
-        used = {values[at] for values in self._label_sets.keys() - self._expected.keys()}
-        for spare in dict.fromkeys(values[at] for values in self._expected if values[at] not in used):
-            for values in [values for values in self._expected if values[at] == spare]:
+    def _make_room(self, at: int, owner: str) -> None:
+        """Drop expected label sets, until the workspace may have another value of the label or none is left.
+
+        Those of another workspace go only while it has more values than it is guaranteed.
+        """
+        seen, limit = self._values[at], self.limits.values
+        used = {(self._owner(each), each[at]) for each in self._label_sets.keys() - self._expected.keys()}
+        held = dict.fromkeys((self._owner(each), each[at]) for each in self._expected)
+        spares = [each for each in held if each not in used]
+        for of, spare in sorted(spares, key=lambda each: each[0] != owner):
+            if of != owner and not seen.is_beyond_share(of, limit):
+                continue
+            for values in [each for each in self._expected if (self._owner(each), each[at]) == (of, spare)]:
                 self._drop(values)
-            if len(self._values[at]) < self.limits.values:
+            if seen.has_room(owner, limit):
                 break
 
     def _drop(self, values: tuple[str, ...]) -> None:
-        """Remove an expected label set, and those of its label values that no other label set has."""
+        """Remove an expected label set, and those of its label values that no other one of the workspace has."""
+        owner = self._owner(values)
         del self._expected[values]
+        self._counted_sets.discard(owner, values)
         self._groups_changed |= self._groups.pop(("", values), None) is not None
         for series in self._label_sets.pop(values).series.values():
             del self._series[series.family.name][series.labels]
             self._changed.discard(series)
         for at, value in enumerate(values):
-            if all(each[at] != value for each in self._label_sets):
-                self._values[at].discard(value)
+            if all((self._owner(each), each[at]) != (owner, value) for each in self._label_sets):
+                self._values[at].discard(owner, value)
 
     def _new_label_set(self, values: tuple[str, ...], *, is_expected: bool) -> LabelSet:
         label_set = self._label_sets[values] = LabelSet(values)
-        for seen, value in zip(self._values, values, strict=True):
+        owner = self._owner(values)
+        if values != self._overflow(owner):
+            self._counted_sets.add(owner, values)
+        for seen, value in self._limited(values):
             if value != OTHER:
-                seen.add(value)
+                seen.add(owner, value)
         for what, family in FAMILY_OF.items():
             if family.scope is Scope.CONVERSATIONS:
                 for own in product(*family.values):
@@ -302,9 +357,10 @@ class MetricStore:
         The key itself is not kept if its tool is folded, since there is no bound on such keys.
         """
         what, tool, *others = key
-        if tool not in self._tools:
-            if len(self._tools) < self.limits.tools:
-                self._tools.add(tool)
+        owner = self._owner(label_set.values)
+        if not self._tools.holds(owner, tool):
+            if self._tools.has_room(owner, self.limits.tools):
+                self._tools.add(owner, tool)
             elif tool != OTHER:
                 if what == catalog.TOOL_CALLS_COMPLETED.measure:  # once for each call
                     self.count(catalog.LABEL_VALUES_FOLDED, catalog.TOOL)
@@ -458,7 +514,7 @@ class MetricStore:
             self._restore_row(family, row.labels, numbers)
             found.add((row.family, row.labels))
         # The limits may be lower than when the file was written, and the file keeps label sets that were dropped.
-        while len(self._label_sets) > self.limits.sets and self._expected:
+        while len(self._counted_sets) > self.limits.sets and self._expected:
             self._drop(next(iter(self._expected)))
             is_outdated = True
         for name in ours.keys() & set(families):
@@ -488,7 +544,7 @@ class MetricStore:
             if family.is_by_tool and labels not in self._series[family.name]:
                 tool = labels[len(values)]
                 if tool != OTHER:
-                    self._tools.add(tool)
+                    self._tools.add(self._owner(values), tool)
                 self._new_tool(self._label_sets[values], tool)
         (self._series[family.name].get(labels) or self._new(family, labels)).load(numbers)
 

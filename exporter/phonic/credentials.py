@@ -72,9 +72,13 @@ class Credentials:
         if self._file is None:
             return False
         try:
-            fresh = type(self._credential)(_read(self._file, flag=""))
+            fresh = type(self._credential)(read_key(self._file, flag=""))
         except ConfigError:
             return False
+        return self.replace(fresh)
+
+    def replace(self, fresh: Credential) -> bool:
+        """Use this credential from now on; True if it is another one."""
         changed = fresh != self._credential
         self._credential = fresh
         return changed
@@ -92,10 +96,10 @@ def load(*, api_key_file: Path | None, session_token_file: Path | None, environ:
         other = "--phonic.api-key-file" if api_key_file is not None else API_KEY_VARIABLE
         raise ConfigError("--phonic.session-token-file", f"cannot be combined with {other}; give one of them")
     if session_token_file is not None:
-        token = _read(session_token_file, flag="--phonic.session-token-file")
+        token = read_key(session_token_file, flag="--phonic.session-token-file")
         return Credentials(SessionToken(token), file=session_token_file)
     if api_key_file is not None:
-        return Credentials(ApiKey(_read(api_key_file, flag="--phonic.api-key-file")), file=api_key_file)
+        return Credentials(ApiKey(read_key(api_key_file, flag="--phonic.api-key-file")), file=api_key_file)
     if key:
         return Credentials(ApiKey(_checked(key, flag=API_KEY_VARIABLE)))
     raise ConfigError(
@@ -109,7 +113,8 @@ def redact(text: str) -> str:
     return _SECRETS.sub(r"\1***", text)
 
 
-def _read(file: Path, *, flag: str) -> str:
+def read_key(file: Path, *, flag: str) -> str:
+    """Read a credential from a file (blocking). Raises: ConfigError for ``flag``, which quotes no content."""
     try:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)

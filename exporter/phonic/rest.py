@@ -8,6 +8,7 @@ Rules for this file:
 - No error and no log line holds a body, a query or the credential.
 """
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -92,6 +93,7 @@ async def open_rest(
     requests_per_second: float = REQUESTS_PER_SECOND,
     proxy: Proxy | None = None,
     ca_file: Path | None = None,
+    trust: ssl.SSLContext | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     clock: PhonicClock | None = None,
     now: Callable[[], float] = time.time,
@@ -101,13 +103,14 @@ async def open_rest(
     ``on_request`` is called with each request that was sent and its seconds, ``on_error`` with the reason of each
     that failed and of each reply with unusable rows, ``on_body`` with each body as it came; ``clock`` learns from
     the date of each reply. ``requests_per_second`` is the highest rate. All requests go through ``proxy``.
-    ``ca_file`` replaces the system's trust, also for the proxy. ``transport`` replaces the network in tests.
+    ``ca_file`` replaces the system's trust, also for the proxy; ``trust`` is a context made of it, which several
+    clients share, because making one takes long. ``transport`` replaces the network in tests.
     ``now`` gives Unix time by our own clock.
 
     Raises: ConfigError for an unusable ``ca_file``.
     """
     # Separate contexts: httpx sets ALPN on each that it gets.
-    trust = trusting(ca_file)
+    trust = trust or trusting(ca_file)
     through = None
     if proxy is not None:
         through = httpx.Proxy(

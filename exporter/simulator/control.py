@@ -1,4 +1,5 @@
-"""Edge: the control API of a running simulator for tests, under ``/simulator/``. Needs no credential.
+"""Edge: the control API of a running simulator for tests, under ``/simulator/``. Needs no credential; with
+that of one of several workspaces it controls this one.
 
 ``GET /simulator/state``
     ``now_ms`` (plan time), ``epoch_ms`` (Unix time of plan time 0), ``held``, ``complete`` (all planned

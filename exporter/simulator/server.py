@@ -9,6 +9,7 @@ import logging
 import math
 import socket
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, cast
 
@@ -19,11 +20,13 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..errors import ConfigError
 from ..recording.file import Recording
-from .access import Access
+from .access import Access, bearer
 from .control import Control
 from .faults import Fault
 from .live import LiveEndpoint
@@ -40,6 +43,7 @@ async def serve(
     *,
     listen: str = "127.0.0.1:0",
     api_key: str = "ph_simulated_key",
+    others: Mapping[str, Scenario] | None = None,
     faults: tuple[Fault, ...] = (),
     epoch: float | None = None,
     patient: bool = False,
@@ -52,6 +56,8 @@ async def serve(
         scenario: what to play.
         listen: address to listen on, ``host:port``; loopback without a host.
         api_key: API key to accept.
+        others: scenarios of other workspaces by their API keys. A request belongs to the workspace of its
+            credential, and to the first one without any; this is true of the control API too.
         faults: transport faults.
         epoch: Unix time in seconds of plan time 0, now by default; with a past time the plan starts in the middle.
         patient: end no conversation before an observer has been sent its last snapshot.
@@ -66,15 +72,34 @@ async def serve(
     wall = time.time()
     epoch_ms = math.floor((wall if epoch is None else epoch) * 1000)
     now_ms = 0.0 if epoch is None else wall * 1000 - epoch_ms
-    playback = Playback(scenario, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
-    access = Access(api_key)
-    live = LiveEndpoint(playback, access, refuse_ended=refuse_ended)
-    routes = [
-        *Rest(playback, access).routes(),
-        *Control(playback).routes(),
-        WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", live.handle),
-    ]
-    await _serve(Starlette(routes=routes), listen, task_status)
+    workspaces = []
+    for key, played in {api_key: scenario, **(others or {})}.items():
+        playback = Playback(played, faults=faults, epoch_ms=epoch_ms, now_ms=now_ms, patient=patient)
+        access = Access(key)
+        live = LiveEndpoint(playback, access, refuse_ended=refuse_ended)
+        routes = [
+            *Rest(playback, access).routes(),
+            *Control(playback).routes(),
+            WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", live.handle),
+        ]
+        workspaces.append((access, Starlette(routes=routes)))
+    await _serve(_of_credential(workspaces), listen, task_status)
+
+
+def _of_credential(workspaces: Sequence[tuple[Access, ASGIApp]]) -> ASGIApp:
+    """An application that hands each request to that of the workspace whose credential it has."""
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        chosen = workspaces[0][1]
+        if scope["type"] in ("http", "websocket"):
+            asked = HTTPConnection(scope)
+            key, token = bearer(asked.headers.get("authorization")), asked.query_params.get("session_token")
+            chosen = next(
+                (app for access, app in workspaces if access.is_api_key(key) or access.token(token)), chosen
+            )
+        await chosen(scope, receive, send)
+
+    return handle
 
 
 async def replay(
@@ -92,7 +117,7 @@ async def replay(
     await _serve(Starlette(routes=played.routes()), listen, task_status)
 
 
-async def _serve(app: Starlette, listen: str, task_status: trio.TaskStatus[str]) -> None:
+async def _serve(app: ASGIApp, listen: str, task_status: trio.TaskStatus[str]) -> None:
     host, _, port = listen.rpartition(":")
     host = host.strip("[]") or "127.0.0.1"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

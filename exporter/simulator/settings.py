@@ -19,6 +19,7 @@ LISTEN_ADDRESS: Final = "127.0.0.1:10059"
 
 # Wide enough for a test that plays a day in a minute, and narrow enough not to overload the machine.
 _BOUNDS: Final[dict[str, tuple[float, float]]] = {
+    "workspaces": (1, 100),
     "projects": (1, 100),
     "agents": (1, 10_000),
     "calls-per-minute": (0.01, 100_000),
@@ -46,6 +47,11 @@ class SimulatorSettings:
     )
     api_key: str = _setting("ph_simulated_key", "API key to accept.")
     seed: int = _setting(1, "Random seed; the same settings and seed play the same conversations.")
+    workspaces: int = _setting(
+        1,
+        "Number of workspaces, told apart by their keys: the second has the key of --simulator.api-key and -2, "
+        "the third -3, and each other calls. A demo watches the first.",
+    )
     projects: int = _setting(3, "Number of projects; the first is called main.")
     agents: int = _setting(6, "Number of agents, spread over the projects.")
     calls_per_minute: float = _setting(12.0, "Mean number of calls that begin per minute.")
@@ -98,6 +104,14 @@ def scenario_of(settings: SimulatorSettings) -> tuple[Scenario, tuple[Fault, ...
         faults=tuple(fault for fault in faults if fault.kind in PLANNED),
     )
     return scenario, tuple(fault for fault in faults if fault.kind not in PLANNED)
+
+
+def others_of(settings: SimulatorSettings, scenario: Scenario) -> dict[str, Scenario]:
+    """Return the scenarios of all workspaces but the first, by their API keys. They differ by their seeds."""
+    return {
+        f"{settings.api_key}-{number}": attrs.evolve(scenario, seed=scenario.seed + 1000 * (number - 1))
+        for number in range(2, settings.workspaces + 1)
+    }
 
 
 def recorded(file: Path) -> Recording:

@@ -14,6 +14,9 @@ import msgspec
 from ..counting.turns import CallState, SeenCall, SeenTurn
 
 VERSION: Final = 1
+"""Without the name of a workspace; written wherever there is none."""
+NAMED_VERSION: Final = 2
+"""As version 1, followed by the name of the workspace."""
 _SILENT, _OVERLAP, _BARGE_IN = 1, 2, 4
 _ROLES: Final = ("assistant", "user", "other")
 
@@ -59,9 +62,10 @@ class Remembered:
 
 def pack(call: SeenCall) -> bytes:
     """A conversation that is over."""
+    workspace = () if call.workspace is None else (call.workspace,)
     return msgspec.msgpack.encode(
         (
-            VERSION,
+            NAMED_VERSION if workspace else VERSION,
             call.project,
             call.agent,
             call.origin,
@@ -86,6 +90,7 @@ def pack(call: SeenCall) -> bytes:
                 )
                 for turn in call.turns
             ],
+            *workspace,
         )
     )
 
@@ -93,14 +98,15 @@ def pack(call: SeenCall) -> bytes:
 def unpack(conversation_id: str, packed: bytes) -> SeenCall:
     """What `pack` was given. Raises `UnreadableHistory`."""
     try:
-        version, project, agent, origin, started_at, duration, ended_by, lost, turns = msgspec.msgpack.decode(
-            packed
-        )
-        if version != VERSION:
+        version, *fields = msgspec.msgpack.decode(packed)
+        if version not in (VERSION, NAMED_VERSION):
             raise UnreadableHistory(f"version {version}")
+        workspace = fields.pop() if version == NAMED_VERSION else None
+        project, agent, origin, started_at, duration, ended_by, lost, turns = fields
         return SeenCall(
             conversation_id=conversation_id,
             state=CallState.ENDED,
+            workspace=workspace,
             project=project,
             agent=agent,
             origin=origin,

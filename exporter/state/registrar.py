@@ -4,6 +4,7 @@ Calls to PostgreSQL run one after the other in a thread. One that is not answere
 up, and its connection closed: the server may never answer. Offers that could not be made are made again later.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -22,7 +23,7 @@ T = TypeVar("T")
 POLL_INTERVAL: Final = 0.25
 """Seconds between two attempts to take a shard."""
 COUNT_INTERVAL: Final = 1.0
-"""Seconds between two looks at all shards."""
+"""Seconds between two looks at all shards. Without one for twice as long, or a lease, nothing is known of them."""
 _LONGEST_RETRY: Final = 5.0
 _OFFERED_AT_ONCE: Final = 5000
 MOST_OFFERS: Final = 300_000
@@ -46,14 +47,16 @@ class Registrar:
         self._on_error = on_error
         self._one_call = trio.Lock()
         self._one_thread = trio.CapacityLimiter(1)
+        self._looked_at = -math.inf  # trio time of the last look
+        self._left_alone: frozenset[str] = frozenset()
         self._offers: dict[str, Assigned] = {}
         self._has_offers = trio.Event()
         self._is_failing = False
 
     @property
     def counts(self) -> Mapping[ShardState, int]:
-        """Shards by state; empty until PostgreSQL has told them."""
-        if not self.rows:
+        """Shards by state; empty until PostgreSQL has told them, and while it does not."""
+        if trio.current_time() - self._looked_at > max(self._lease, 2 * COUNT_INTERVAL):
             return {}
         counts = dict.fromkeys(ShardState, 0)
         for row in self.rows:
@@ -152,7 +155,13 @@ class Registrar:
                     del self._offers[conversation_id]
 
     async def _look(self) -> None:
+        asked_at = trio.current_time()
         self.rows = await self._ask(self._registry.shards)
+        self._looked_at = asked_at
+        left_alone = frozenset(row.shard for row in self.rows if row.is_newer and row.state is ShardState.UNHELD)
+        if left_alone - self._left_alone:
+            log.warning("shards of a later release are left to it", shards=sorted(left_alone))
+        self._left_alone = left_alone
 
     async def _succeeds(self, step: Callable[[], Awaitable[object]]) -> bool:
         try:

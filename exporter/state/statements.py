@@ -147,21 +147,33 @@ RELEASE: Final[LiteralString] = (
     "UPDATE phonic_shard SET lease_until = 'epoch', holder = '' WHERE shard = %(shard)s AND epoch = %(epoch)s"
 )
 PUT: Final[LiteralString] = f"""{FENCE}, series AS (
-  INSERT INTO phonic_series (shard, family, labels, layout, numbers) SELECT fence.shard, r.family, r.labels,
-  r.layout, r.numbers FROM fence, unnest(%(families)s::text[], %(labels)s::text[], %(layouts)s::text[],
-  %(numbers)s::text[]) AS r (family, labels, layout, numbers) ON CONFLICT (shard, family, labels) DO UPDATE SET
-  layout = excluded.layout, numbers = excluded.numbers ), gone AS ( DELETE FROM phonic_conversation c USING fence
-  WHERE c.id = ANY(%(gone)s::text[]) AND c.shard = fence.shard ), conversations AS ( INSERT INTO
-  phonic_conversation (id, shard, progress) SELECT r.id, fence.shard, r.progress FROM fence,
-  unnest(%(ids)s::text[], %(blobs)b::bytea[]) AS r (id, progress) ON CONFLICT (id) DO UPDATE SET progress =
-  excluded.progress WHERE phonic_conversation.shard = excluded.shard ), ended AS ( UPDATE phonic_assignment a SET
-  ended_at = clock_timestamp(), is_taken = true FROM fence WHERE a.id = ANY(%(gone)s::text[]) AND a.shard =
-  fence.shard AND a.ended_at IS NULL ), received AS ( UPDATE phonic_assignment a SET is_taken = true FROM fence,
-  unnest(%(received)s::text[], %(words)s::smallint[]) AS r (id, word) WHERE a.id = r.id AND a.word = r.word AND
-  a.shard = fence.shard AND NOT a.is_taken AND NOT a.id = ANY(%(gone)s::text[]) ), history AS ( INSERT INTO
-  phonic_history SELECT r.* FROM fence, unnest(%(h_id)s::text[], %(h_ended_at)s::float8[], %(h_project)s::text[],
-  %(h_agent)s::text[], %(h_ended_by)s::text[], %(h_is_failed)s::boolean[], %(h_duration)s::float8[],
-  %(h_turns)s::integer[], %(h_slowest)s::float8[], %(h_packed)b::bytea[]) AS r ON CONFLICT (id) DO NOTHING
+  INSERT INTO phonic_series (shard, family, labels, layout, numbers)
+  SELECT fence.shard, r.family, r.labels, r.layout, r.numbers
+  FROM fence, unnest(%(families)s::text[], %(labels)s::text[], %(layouts)s::text[], %(numbers)s::text[])
+    AS r (family, labels, layout, numbers)
+  ON CONFLICT (shard, family, labels) DO UPDATE SET layout = excluded.layout, numbers = excluded.numbers
+), gone AS (
+  DELETE FROM phonic_conversation c USING fence
+  WHERE c.id = ANY(%(gone)s::text[]) AND c.shard = fence.shard
+), conversations AS (
+  INSERT INTO phonic_conversation (id, shard, progress)
+  SELECT r.id, fence.shard, r.progress
+  FROM fence, unnest(%(ids)s::text[], %(blobs)b::bytea[]) AS r (id, progress)
+  ON CONFLICT (id) DO UPDATE SET progress = excluded.progress WHERE phonic_conversation.shard = excluded.shard
+), ended AS (
+  UPDATE phonic_assignment a SET ended_at = clock_timestamp(), is_taken = true
+  FROM fence WHERE a.id = ANY(%(gone)s::text[]) AND a.shard = fence.shard AND a.ended_at IS NULL
+), received AS (
+  UPDATE phonic_assignment a SET is_taken = true
+  FROM fence, unnest(%(received)s::text[], %(words)s::smallint[]) AS r (id, word)
+  WHERE a.id = r.id AND a.word = r.word AND a.shard = fence.shard AND NOT a.is_taken
+    AND NOT a.id = ANY(%(gone)s::text[])
+), history AS (
+  INSERT INTO phonic_history
+  SELECT r.* FROM fence, unnest(%(h_id)s::text[], %(h_ended_at)s::float8[], %(h_project)s::text[],
+    %(h_agent)s::text[], %(h_ended_by)s::text[], %(h_is_failed)s::boolean[], %(h_duration)s::float8[],
+    %(h_turns)s::integer[], %(h_slowest)s::float8[], %(h_packed)b::bytea[]) AS r
+  ON CONFLICT (id) DO NOTHING
 )"""
 REPLACE: Final[LiteralString] = """, other_series AS (
   DELETE FROM phonic_series s USING fence

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from ..phonic.credentials import Credentials
+from ..phonic.credentials import Credential, Credentials
 from ..phonic.rest import REFUSALS, RestFailed
 
 log = structlog.get_logger("exporter.watch")
@@ -73,6 +73,7 @@ class Access:
         return None
 
     async def _wait_while_refused(self, refused_with: int) -> None:
+        refused = self._credentials.current()
         self._is_accepted = trio.Event()
         self.refused_with = refused_with
         log.error(
@@ -83,7 +84,8 @@ class Access:
         try:
             while True:
                 with trio.move_on_after(PROBE_AGAIN):
-                    await self._wait_new_credential()
+                    await self._wait_new_credential(refused)
+                refused = self._credentials.current()
                 try:
                     await self._probe()
                     break
@@ -94,7 +96,10 @@ class Access:
             self.refused_with = None
             self._is_accepted.set()
 
-    async def _wait_new_credential(self) -> None:
-        # The file system does not notify us, so poll the key file.
-        while not await trio.to_thread.run_sync(self._credentials.reload):  # noqa: ASYNC110
+    async def _wait_new_credential(self, refused: Credential) -> None:
+        # The file system does not notify us, so poll the key file. SIGHUP may read it before us.
+        while True:
+            await trio.to_thread.run_sync(self._credentials.reload)
+            if self._credentials.current() != refused:
+                return
             await trio.sleep(POLL_FILE)

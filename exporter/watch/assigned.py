@@ -1,8 +1,10 @@
 """Tasks: which conversations this process watches when it shares them with others: those assigned to its shard.
 
-Theory of operation ------------------- Everything that finds a conversation (rounds, sweeps, flags, files, the
-push API) finds it for all processes. So it does not start a watcher: it *offers* the conversation, with a `Word`
-of what is known, to the shards. The offer is assigned once, and the holder of that shard *receives* it:
+Theory of operation
+-------------------
+Everything that finds a conversation (rounds, sweeps, flags, files, the push API) finds it for all processes. So it
+does not start a watcher: it *offers* the conversation, with a `Word` of what is known, to the shards. The offer is
+assigned once, and the holder of that shard *receives* it:
 
     LIVE     watch it; while the watch limit keeps it out, try again at each reply
     CHECK    unless it is watched, read its record, which tells
@@ -105,6 +107,12 @@ class AssignedTargets:
             self._has_work.set()
         elif not is_watched and word is Word.ENDED:
             self._supervisor.complete(conversation_id)
+
+    def left_over(self) -> dict[str, Word]:
+        """What was received and is not finished, for whoever goes on with it."""
+        left = dict.fromkeys(self._backfill.conversation_ids if self._backfill else (), Word.CHECK)
+        left |= dict.fromkeys([each.conversation_id for each in self._supervisor.watches()], Word.LIVE)
+        return left | dict.fromkeys(self._waiting, Word.LIVE)
 
     def start_waiting(self) -> None:
         """Watch those that the watch limit has kept out, as far as there is room."""

@@ -14,7 +14,7 @@ Rules for this file: every check is repeated after an await, because meanwhile a
 finished the conversation; a record that cannot be read, or that crashes us, delays no other.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from random import Random
 
 import attrs
@@ -78,6 +78,11 @@ class Backfill:
     def is_empty(self) -> bool:
         """Whether nothing is to be counted."""
         return not self._pending
+
+    @property
+    def conversation_ids(self) -> Collection[str]:
+        """Those to count."""
+        return self._pending.keys()
 
     async def run_pass(self) -> None:
         """Read each record once and count those that are final. Stops early when REST stops working.

@@ -99,10 +99,12 @@ class Supervisor:
         retry: Retry | None = None,
         rng: Random | None = None,
         now: Callable[[], float] = time.time,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         """``records`` is None where REST cannot be used (with a session token).
 
         ``limit``: conversations watched at most (``--watch.limit``). ``now`` gives Unix time by Phonic's clock.
+        ``has_room``: whether the others that share the limit leave room for another conversation.
         """
         self._open_feed = open_feed
         self._sink = sink
@@ -113,6 +115,7 @@ class Supervisor:
         self._watches: dict[str, Watch] = {}
         self._with_feed: set[Watch] = set()  # those that have not ended: they count against the limit
         self._now = now
+        self._has_room = has_room
         self._over_limit: dict[str, None] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -147,7 +150,7 @@ class Supervisor:
             return Started.FINISHED
         if self._nursery is None:
             return Started.LIMIT_REACHED
-        if self.watched_count >= self._limit:
+        if self.watched_count >= self._limit or not self._has_room():
             if conversation_id not in self._over_limit:
                 self._note_over_limit(conversation_id)
             return Started.LIMIT_REACHED

@@ -48,14 +48,19 @@ _STATUS_OF: Final = {
     Started.LIMIT_REACHED: 409,
     Started.TOO_FAST: 429,
     Started.FINISHED: 410,
+    Started.NOT_NAMED: 400,
+    Started.NO_WORKSPACE: 404,
 }
 
 
 class PushTargets(Protocol):
     """Starts and stops watchers by conversation id. Both calls are idempotent."""
 
-    def start(self, conversation_id: str) -> Started:
-        """Start a watcher, unless the id is watched already, its conversation is over or a limit is reached."""
+    def start(self, conversation_id: str, workspace: str | None) -> Started:
+        """Start a watcher, unless the id is watched already, its conversation is over or a limit is reached.
+
+        ``workspace``: its name, None if the client gives none.
+        """
         ...
 
     def stop(self, conversation_id: str) -> bool:
@@ -79,6 +84,8 @@ class Exported:
     """Render the current page in parts: the whole page, or only the metric families with these names."""
     not_ready: Callable[[], Sequence[str]]
     """Return short reasons why the metrics are not complete yet; empty when ready."""
+    remarks: Callable[[], Sequence[str]] = tuple
+    """Return what does not work although the rest is ready."""
     conversations: Callable[[], Sequence[dict[str, object]]]
     """Return a JSON object for each watched conversation, without what was said in it."""
     push: PushTargets | None
@@ -133,7 +140,7 @@ def build_app(
     async def ready(_: Request) -> Response:
         if reasons := exported.not_ready():
             return PlainTextResponse("".join(f"{reason}\n" for reason in reasons), 503)
-        return PlainTextResponse("ready\n")
+        return PlainTextResponse("".join(f"{line}\n" for line in ("ready", *exported.remarks())))
 
     async def conversations(_: Request) -> Response:
         return _json({"conversations": exported.conversations()})
@@ -319,7 +326,7 @@ def _conversation_route(exported: Exported, same_origin: SameOrigin, route_prefi
         if not is_conversation_id(conversation_id):
             return _json({"error": "not a conversation id: conv_ and up to 100 letters, digits, _ or -"}, 400)
         if request.method == "PUT":
-            outcome = push.start(conversation_id)
+            outcome = push.start(conversation_id, request.query_params.get("workspace"))
             said = "status" if outcome in (Started.STARTED, Started.ALREADY_WATCHED) else "error"
             answer = _json({"conversation_id": conversation_id, said: outcome.value}, _STATUS_OF[outcome])
             if outcome is Started.TOO_FAST:

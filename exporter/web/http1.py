@@ -84,8 +84,8 @@ async def serve_http(
         while True:
             await _wait_for_request(wire, patience)
             request, body = await _read_request(wire)
-            await _Exchange(wire, request, body, scheme=scheme, is_last=connections.is_closing).run(app)
-            wire.move(Phase.IDLE)
+            await _Exchange(wire, request, body, scheme=scheme).run(app)
+            wire.move(Phase.IDLE, has_begun=bool(wire.http.trailing_data[0]))
             if wire.http.our_state is not h11.DONE or wire.ahead_bytes > MOST_AHEAD_BYTES:
                 return True
             wire.http.start_next_cycle()
@@ -122,9 +122,19 @@ class _Wire:
         self._connections = connections
         self._connection = connection
 
-    def move(self, phase: Phase) -> None:
-        """Record the phase of this connection."""
-        self._connections.move(self._connection, phase)
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server is closing."""
+        return self._connections.is_closing
+
+    def begin(self, data: bytes) -> None:
+        """Take the first bytes of a request."""
+        self._connection.has_begun = True
+        self.http.receive_data(data)
+
+    def move(self, phase: Phase, *, has_begun: bool = False) -> None:
+        """Record the phase of this connection, and whether a part of its next request was read."""
+        self._connections.move(self._connection, phase, has_begun=has_begun)
 
     async def read(self) -> bytes:
         """Return the next bytes, never none."""
@@ -166,12 +176,11 @@ class _Wire:
 class _Exchange:
     """One request and its response, as the application sees them."""
 
-    def __init__(self, wire: _Wire, request: h11.Request, body: bytes, *, scheme: str, is_last: bool) -> None:
+    def __init__(self, wire: _Wire, request: h11.Request, body: bytes, *, scheme: str) -> None:
         self._wire = wire
         self._request = request
         self._body = body
         self._scheme = scheme
-        self._is_last = is_last
         self._body_was_received = False
         self._head = b""
         self._deadline = inf
@@ -221,7 +230,7 @@ class _Exchange:
         http = self._wire.http
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", ()), (b"date", formatdate(usegmt=True).encode())]
-            if self._is_last:
+            if self._wire.is_closing:  # asked only now, so that the client does not send what will not be answered
                 headers.append((b"connection", b"close"))
             self._head = http.send(_response(message["status"], headers)) or b""
             return
@@ -252,7 +261,7 @@ async def _wait_for_request(wire: _Wire, patience_seconds: float) -> None:
         data = b""
         while not data:
             data = (await wire.read()).lstrip(b"\r\n")
-        wire.http.receive_data(data)
+        wire.begin(data)
         return
     raise _Left
 

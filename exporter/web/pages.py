@@ -71,9 +71,13 @@ class Latency:
 
 @attrs.frozen(kw_only=True)
 class LiveRow:
-    """A conversation that goes on. Seconds; ``waiting``: how long the caller has been waiting, None if not."""
+    """A conversation that goes on. Seconds; ``waiting``: how long the caller has been waiting, None if not.
+
+    ``workspace`` is None where workspaces have no names.
+    """
 
     conversation_id: str
+    workspace: str | None = None
     project: str | None
     agent: str | None
     state: str
@@ -125,6 +129,7 @@ class Pages:
             refresh=REFRESH,
             parts=parts,
             live=live,
+            has_workspaces=_have_workspaces(live),
             live_count=live_count,
             latencies=latencies,
             uptime=_duration(uptime),
@@ -149,6 +154,7 @@ class Pages:
             "conversations.html",
             refresh=None,
             live=live,
+            has_workspaces=_have_workspaces(live),
             live_count=live_count,
             past=past,
             remembered=remembered,
@@ -192,6 +198,11 @@ class Pages:
             version=self.version,
             **values,
         )
+
+
+def _have_workspaces(live: Sequence[LiveRow]) -> bool:
+    """Whether a list has a column for the workspace."""
+    return any(each.workspace is not None for each in live)
 
 
 def _notes(turn: SeenTurn) -> str:

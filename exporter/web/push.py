@@ -69,16 +69,16 @@ class BudgetedTargets:
         self._now = now
         self._unproven: set[str] = set()
 
-    def start(self, conversation_id: str) -> Started:
+    def start(self, conversation_id: str, workspace: str | None = None) -> Started:
         """Start a watcher if the budget allows; an id that is watched already costs nothing."""
         self._settle()
         if self._is_watched(conversation_id):
-            return self._targets.start(conversation_id)
+            return self._targets.start(conversation_id, workspace)
         if len(self._unproven) >= self._most:
             return Started.LIMIT_REACHED
         if not self._bucket.allow(self._now()):
             return Started.TOO_FAST
-        started = self._targets.start(conversation_id)
+        started = self._targets.start(conversation_id, workspace)
         if started is Started.STARTED:
             self._unproven.add(conversation_id)
         else:

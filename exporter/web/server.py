@@ -7,13 +7,15 @@ socket. `connections` limits them.
 
 import os
 import select
-from collections.abc import Sequence
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from socket import gethostname
 from typing import Final
 from urllib.parse import urlsplit
 
+import attrs
 import structlog
 import trio
 from starlette.types import ASGIApp
@@ -56,7 +58,9 @@ async def serve(
 ) -> None:
     """Serve until ``stop`` is set, then stop gracefully within a few seconds.
 
-    A graceful stop accepts no connection, closes idle ones and finishes the responses in progress.
+    A graceful stop accepts no connection but those that have waited for it, closes idle ones, answers the requests
+    that are on their way, and finishes the responses in progress. Connections that wait on a socket of systemd are
+    left to the next process.
 
     Args:
         exported: what to serve.
@@ -84,7 +88,7 @@ async def serve(
         same_origin=same_origin(
             external_url=external_url,
             listen_hosts=[parse_address(address)[0] for address in listen_addresses],
-            machine=gethostname(),
+            machine=socket.gethostname(),
         ),
     )
 
@@ -95,19 +99,53 @@ async def serve(
         sockets = inherit(os.environ)
     else:
         sockets = await trio.to_thread.run_sync(bind, listen_addresses)
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listening)) for listening in sockets]
+    listeners = [_KeptOpen(trio.SocketListener(trio.socket.from_stdlib_socket(each))) for each in sockets]
     urls = [url(listening, tls=web_config.in_force.tls is not None) for listening in sockets]
     connections = Connections(most=max_connections)
     receive_client = partial(_receive_client, guard(app, protection), web_config, connections)
     async with trio.open_nursery() as handlers:
-        async with trio.open_nursery() as accepting:
-            serve_listeners = partial(trio.serve_listeners, receive_client, listeners, handler_nursery=handlers)
-            accepting.start_soon(serve_listeners)
-            task_status.started(urls)
-            await stop.wait()
-            accepting.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as accepting:
+                serve_listeners = partial(
+                    trio.serve_listeners, receive_client, listeners, handler_nursery=handlers
+                )
+                accepting.start_soon(serve_listeners)
+                task_status.started(urls)
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            for listening in () if systemd_socket else sockets:
+                for transport in _waiting(listening, most=max_connections):
+                    handlers.start_soon(receive_client, transport)
+        finally:
+            for listening in sockets:
+                listening.close()
         connections.close()
         handlers.cancel_scope.deadline = trio.current_time() + _GRACE_SECONDS
+
+
+@attrs.frozen
+class _KeptOpen(trio.abc.Listener[trio.SocketStream]):
+    """A listener whose socket its owner closes: that resets the connections that wait to be accepted."""
+
+    _listener: trio.SocketListener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def _waiting(listening: socket.socket, *, most: int) -> Iterator[trio.SocketStream]:
+    """Accept the connections that wait for it now."""
+    for _ in range(most):
+        try:
+            accepted, _ = listening.accept()
+        except ConnectionAbortedError:
+            continue
+        except OSError:  # none is waiting, or too many files are open
+            return
+        yield trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 async def _receive_client(
@@ -115,7 +153,7 @@ async def _receive_client(
 ) -> None:
     """Serve one connection until it ends. An error ends only this connection."""
     with trio.CancelScope() as scope:
-        connection = connections.enter(scope, partial(_has_unread, transport))
+        connection = connections.enter(scope, partial(_has_unread, transport), partial(_hang_up, transport))
         try:
             if connection is not None and await _serve_client(app, web_config, connections, connection, transport):
                 await linger(transport)
@@ -135,6 +173,12 @@ def _has_unread(transport: trio.SocketStream) -> bool:
     asked = select.poll()  # `select.select` takes no descriptor above 1023
     asked.register(descriptor, select.POLLIN)
     return bool(asked.poll(0))
+
+
+def _hang_up(transport: trio.SocketStream) -> None:
+    """Tell the client that nothing more will be sent."""
+    with suppress(OSError):  # the client was faster, or the socket is closed
+        transport.socket.shutdown(socket.SHUT_WR)
 
 
 async def _serve_client(

@@ -140,7 +140,7 @@ async def handshake(
                 await transport.send_all(_HTTP_ON_TLS)
                 raise HandshakeFailed("no TLS")
             secured = await _shake_hands(transport, _Bios(contexts.choose(hello), hello))
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):  # by the client, or to make room
             raise HandshakeFailed("cut") from None
         allowed = settings.client_allowed_sans
         if allowed and not has_allowed_san(secured.getpeercert(), allowed):

@@ -28,6 +28,8 @@ from exporter.settings import (
 
 ANY_PORT = "127.0.0.1:0"
 KEY = "ph_test"
+STUCK_SECONDS = 110
+"""A test that waits longer is stuck, on the slowest machine. Less than pytest's ``faulthandler_timeout``."""
 
 
 def settings_for(base_url: str, **groups: object) -> Settings:

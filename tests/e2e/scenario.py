@@ -12,10 +12,11 @@ users do, with the shipped evaluation intervals and longer faults. Both run at t
 """
 
 import contextlib
+import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ import trio
 import yaml
 
 from dashboards import files, slo
-from dashboards.slo import Slo
+from dashboards.slo import Slo, seconds
+from exporter.simulator.faults import parse_fault
 from tests.e2e.between import Inbox, inbox
 from tests.e2e.programs import ANY_PORT, Program, program
 from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
@@ -33,7 +35,7 @@ from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
 DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
 UNANSWERED, STAGES = "unanswered", "stages"
 
-# Seconds after a simulator's start. The time before the first fault must be enough to start fourteen processes.
+# Seconds after a simulator's start, or later on a slow machine: see `_delay`.
 _QUICK_FAULTS = {
     DAY: (),
     SLOW: ("slow-model=25@30:55",),
@@ -70,7 +72,7 @@ _USUAL_TRAFFIC = ("--simulator.agents=3", "--simulator.calls-per-minute=60")
 # A single agent, so that enough of its callers wait at any time for its alert, and few calls, below its limit.
 _TRAFFIC = {UNANSWERED: ("--simulator.agents=1", "--simulator.calls-per-minute=30")}
 _KEY = "ph_scenario"
-_PATIENCE_SECONDS = 300.0
+_TIMES_LONGER = 4  # costs time only when a test fails
 _LOOK_AGAIN_SECONDS = 0.5
 
 # Changes to the shipped objectives for a short test.
@@ -92,8 +94,9 @@ alerts:
   tool_failures: {window: 20s, minimum: 20, lasting: 1s, keep_firing: 1s}
   concurrency_at_limit: {lasting: 2s, keep_firing: 1s}
   concurrency_near_limit: {lasting: 2s, keep_firing: 1s}
-  # Prometheus takes up to 5 seconds from its start to its first scrape, more on a busy machine.
-  exporter_down: {lasting: 15s}
+  # Prometheus takes up to 5 seconds from its start to its first scrape, more on a busy machine, where a scrape may
+  # also take longer than its second for a while.
+  exporter_down: {lasting: 30s}
   upstream_unreachable: {lasting: 2s}
   discovery_stale: {lasting: 2s}
   feed_errors: {window: 20s, lasting: 1s, keep_firing: 1s}
@@ -153,6 +156,30 @@ class Pace:
             yaml.safe_dump(_merged(yaml.safe_load(slo.PATH.read_text()), yaml.safe_load(self.changes)))
         )
 
+    def patience(self) -> float:
+        """Return the longest time in seconds to wait for something: a multiple of what the rules let it take.
+
+        The last alert ends when its fault has left its window, and `keep_firing` has passed. Scrapes, evaluations
+        and slow answers that are still awaited come on top.
+        """
+        objectives = self.objectives()
+        burns = (objectives.burn.fast, objectives.burn.slow)
+        lingering = [
+            *(seconds(window.long) + seconds(burn.keep_firing) for burn in burns for window in burn.windows),
+            *(_lingering(alert) for alert in attrs.asdict(objectives.alerts).values()),
+        ]
+        return _TIMES_LONGER * (max(self.edges()) + max(lingering))
+
+    def edges(self) -> list[float]:
+        """Return the times at which faults begin or end, in seconds."""
+        faults = [parse_fault(fault) for texts in self.faults.values() for fault in texts]
+        edges = [edge / 1000 for fault in faults for edge in (fault.since_ms, fault.until_ms)]
+        return [edge for edge in edges if math.isfinite(edge)]
+
+
+def _lingering(alert: Mapping[str, Any]) -> float:
+    return sum(seconds(alert[key]) for key in ("window", "keep_firing") if key in alert)
+
 
 QUICK = Pace(scrape="1s", evaluation="1s", faults=_QUICK_FAULTS, changes=_QUICK_SLO)
 USUAL = Pace(scrape="15s", faults=_USUAL_FAULTS, changes=_USUAL_SLO)
@@ -173,28 +200,30 @@ class Watch:
     fired: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
     inhibited: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
     present: dict[str, set[str]] = attrs.field(factory=lambda: defaultdict(set))
+    patience: float = attrs.field(kw_only=True)
     has_watchdog: bool = False
     _looked: trio.Event = attrs.field(factory=trio.Event)
 
     async def run(self, url: str, http: httpx.AsyncClient) -> None:
         while True:
-            self.present = defaultdict(set)
+            present: dict[str, set[str]] = defaultdict(set)
             for alert in (await http.get(f"{url}/api/v2/alerts")).json():
                 job, name = alert["labels"].get("job", ""), alert["labels"]["alertname"]
                 if name == _WATCHDOG:
                     self.has_watchdog = True
                     continue
-                self.present[job].add(name)
+                present[job].add(name)
                 self.fired[job].add(name)
                 if alert["status"]["inhibitedBy"]:
                     self.inhibited[job].add(name)
+            self.present = present
             self._looked.set()
             self._looked = trio.Event()
             await trio.sleep(_LOOK_AGAIN_SECONDS)
 
     async def wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until the condition is true, or a timeout; assertions then show what is missing."""
-        with trio.move_on_after(_PATIENCE_SECONDS):
+        """Wait until the condition is true, or for ``patience``; assertions then show what is missing."""
+        with trio.move_on_after(self.patience):
             while not condition():
                 await self._looked.wait()
 
@@ -206,7 +235,7 @@ class Watch:
 
 @attrs.frozen(kw_only=True)
 class Stage:
-    """Everything that runs. ``start`` (of the first process) and ``ready`` (all can be scraped) are Unix times."""
+    """Everything that runs. Unix times: ``start``, when faults count from; ``ready``, when all can be scraped."""
 
     slo: Slo
     rendered: Mapping[str, str]
@@ -229,23 +258,32 @@ def _merged(shipped: Any, changed: Any) -> Any:
 @contextlib.asynccontextmanager
 async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
     """Start everything; kill it at the end of the block."""
-    start = time.time()
     objective = pace.objectives()
     rendered = files.render(objective)
     async with contextlib.AsyncExitStack() as running:
         http = await running.enter_async_context(httpx.AsyncClient(timeout=30))
-        simulators = {job: await running.enter_async_context(_simulator(pace, job)) for job in pace.faults}
-        phones = {job: await _address(each) for job, each in simulators.items()}
-        exporters = {
-            job: await running.enter_async_context(exporter(folder, job, phone)) for job, phone in phones.items()
-        }
+        phones: dict[str, str] = {}
+        exporters: dict[str, Program] = {}
+
+        async def run(jobs: Iterable[str], delay: float = 0) -> None:
+            simulators = {job: await running.enter_async_context(_simulator(pace, job, delay)) for job in jobs}
+            phones.update({job: await _address(each) for job, each in simulators.items()})
+            for job in simulators:
+                exporters[job] = await running.enter_async_context(exporter(folder, job, phones[job]))
+
+        begun = trio.current_time()
+        await run([DAY])
+        await exporters[DAY].url()
+        delay = _delay(pace, trio.current_time() - begun)
+        start = time.time() + delay
+        await run([job for job in pace.faults if job != DAY], delay)
         targets = {job: await each.url() for job, each in exporters.items()}
         notified = await running.enter_async_context(inbox())
         routing = notifying(rendered["alertmanager/alertmanager.yml"], notified.url)
         alerts_at = await running.enter_async_context(alertmanager(folder, routing, http))
         config = configured(pace, folder, rendered, alerts_at, targets)
         server = await running.enter_async_context(prometheus(folder, "", http, config=config))
-        watch = Watch()
+        watch = Watch(patience=pace.patience())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run, alerts_at, http)
             yield Stage(
@@ -271,8 +309,25 @@ def notifying(routing: str, url: str) -> str:
     return yaml.safe_dump(config)
 
 
-def _simulator(pace: Pace, job: str) -> contextlib.AbstractAsyncContextManager[Program]:
-    faults = (f"--simulator.fault={fault}" for fault in pace.faults[job])
+def _delay(pace: Pace, first_pair: float) -> float:
+    """Return how much later the faults have to begin, since everything has to run before the first one.
+
+    The other pairs of processes and the servers start at the same time: at worst they share one core.
+    """
+    needed = 1.5 * len(pace.faults) * first_pair
+    return max(0.0, needed - min(edge for edge in pace.edges() if edge > 0))
+
+
+def _later(fault: str, delay: float) -> str:
+    parsed = parse_fault(fault)
+    since, until = (
+        f"{edge / 1000 + delay:.3f}" if math.isfinite(edge) else "" for edge in (parsed.since_ms, parsed.until_ms)
+    )
+    return f"{parsed.kind}={parsed.value}@{since}:{until}" if since or until else fault
+
+
+def _simulator(pace: Pace, job: str, delay: float) -> contextlib.AbstractAsyncContextManager[Program]:
+    faults = (f"--simulator.fault={_later(fault, delay)}" for fault in pace.faults[job])
     return program(
         "simulate",
         f"--simulator.listen-address={ANY_PORT}",

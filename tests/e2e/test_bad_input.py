@@ -9,7 +9,7 @@ import trio
 
 from exporter.settings import WatchSettings
 from tests.e2e.pages import OPENMETRICS, Page, scrape, scrape_until
-from tests.e2e.programs import exporting, settings_for
+from tests.e2e.programs import STUCK_SECONDS, exporting, settings_for
 from tests.e2e.upstream import EXAMPLE, Json, apart, live_object, updated, upstream
 
 pytestmark = pytest.mark.e2e
@@ -50,7 +50,7 @@ async def test_any_name_of_an_agent_makes_a_page_that_both_parsers_read(http: ht
     frames[EXAMPLE] = [updated(live_object())]
     # Far more agents than the limit of label sets: those beyond it are not shown before their first call.
     agents = [{"id": f"agent_{at}", "name": f'agent "{at}"\n🦊'} for at in range(10_000)]
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=frames, agents=agents) as phonic,
             exporting(following(phonic.url, *frames)) as url,
@@ -83,7 +83,7 @@ async def test_impossible_timing_is_rejected_and_the_rest_of_the_turn_counts(
         '"model_generation_time": 450', f'"model_generation_time": {timing}'
     )
     frames: dict[str, list[str | bytes]] = {"conv_bad": [bad], EXAMPLE: [updated(live_object())]}
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=frames) as phonic, exporting(following(phonic.url, *frames)) as url:
             page = await scrape_until(http, url, lambda page: page.total("phonic_turns_total") == 6)
     assert page.total("phonic_exporter_rejected_values_total", field="model_generation_time") == 1
@@ -106,7 +106,7 @@ async def test_snapshot_of_megabytes_counts_like_any_other(http: httpx.AsyncClie
     large = updated(large_object())
     assert len(large) > 3_000_000
     frames: dict[str, list[str | bytes]] = {"conv_large": [large, large], EXAMPLE: [updated(live_object())]}
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=frames) as phonic, exporting(following(phonic.url, *frames)) as url:
             page = await scrape_until(
                 http,
@@ -138,7 +138,7 @@ async def test_invalid_messages_between_snapshots_are_only_counted(http: httpx.A
         json.dumps({"type": "conversation-updated", "conversation": {"id": EXAMPLE, **each}}) for each in odd
     ]
     frames += [json.dumps({"type": "conversation-mood", "mood": "fine"}), updated(whole)]
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames={EXAMPLE: apart(*frames)}) as phonic,
             exporting(following(phonic.url, EXAMPLE)) as url,

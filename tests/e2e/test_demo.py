@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.e2e.pages import OPENMETRICS, scrape, scrape_until
-from tests.e2e.programs import program
+from tests.e2e.programs import STUCK_SECONDS, program
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +22,7 @@ LIVELY = (
 
 
 async def test_demo_prints_what_to_open_and_its_metrics_grow(tmp_path: Path, http: httpx.AsyncClient) -> None:
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with program("demo", "--web.listen-address=:0", *LIVELY, XDG_STATE_HOME=str(tmp_path)) as demo:
             line = await demo.line("demo is running")
             landing, metrics = (each.partition("=")[2] for each in line.split()[-2:])

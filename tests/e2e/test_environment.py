@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, outcome, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, outcome, program
 from tests.e2e.upstream import EXAMPLE, live_object, record, updated, upstream
 from tests.servers import rude_server
 
@@ -53,7 +53,7 @@ class Forwarder:
 async def test_behind_a_proxy_conversations_are_found_and_their_turns_counted(http: httpx.AsyncClient) -> None:
     frames: dict[str, list[str | bytes]] = {EXAMPLE: [updated(live_object())]}
     live = {EXAMPLE: record(ended_at=None, started_at=datetime.now(UTC).isoformat())}
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=frames, records=live) as phonic:
             forwarder = Forwarder(phonic.url)
             async with rude_server(forwarder) as url:
@@ -74,7 +74,7 @@ async def test_behind_a_proxy_conversations_are_found_and_their_turns_counted(ht
 async def test_loopback_is_never_proxied(http: httpx.AsyncClient, proxy: str) -> None:
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY")
     variables = {**dict.fromkeys(names, proxy), "NO_PROXY": f"{ODD},10.0.0.0/99"}
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
             command = (*QUICK, "--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
             async with program(*command, **KEY, **variables) as running:
@@ -86,7 +86,7 @@ async def test_loopback_is_never_proxied(http: httpx.AsyncClient, proxy: str) ->
 
 
 async def test_lost_feed_logs_the_cause(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         command = (*QUICK, "--phonic.base-url=http://127.0.0.1:1", "--watch.conversation", EXAMPLE)
         async with program(*command, **KEY) as running:
             assert "reason=refused" in await running.line("feed lost")
@@ -98,7 +98,7 @@ async def test_lost_feed_logs_the_cause(http: httpx.AsyncClient) -> None:
 
 
 async def test_errors_found_only_at_the_start_are_one_line(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(40):
+    with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(STUCK_SECONDS):
         used = f"127.0.0.1:{taken.getsockname()[1]}"
         here = "--phonic.base-url=http://127.0.0.1:1"
         for argv, variables, flag in (
@@ -119,7 +119,7 @@ async def test_demo_uses_the_address_of_its_simulator(http: httpx.AsyncClient) -
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{reserved.getsockname()[1]}"
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with program(
             "demo", "--web.listen-address", ANY_PORT, "--simulator.listen-address", address
         ) as demo:

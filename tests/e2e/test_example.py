@@ -6,7 +6,7 @@ import trio
 
 from exporter.settings import WatchSettings
 from tests.e2e.pages import OPENMETRICS, Page, scrape, scrape_until
-from tests.e2e.programs import exporting, settings_for
+from tests.e2e.programs import STUCK_SECONDS, exporting, settings_for
 from tests.e2e.upstream import ENDED, EXAMPLE, PAYLOADS, record, upstream
 
 pytestmark = pytest.mark.e2e
@@ -20,7 +20,7 @@ def has_three_turns(page: Page) -> bool:
 
 
 async def test_documented_example_gives_the_documented_numbers(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [FRAME]}) as phonic:
             settings = settings_for(phonic.url, watch=WatchSettings(interval=0.1, conversation=(EXAMPLE,)))
             async with exporting(settings) as url:
@@ -43,7 +43,7 @@ async def test_documented_example_gives_the_documented_numbers(http: httpx.Async
 
 
 async def test_exemplars_name_the_conversation(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [FRAME]}) as phonic:
             settings = settings_for(phonic.url, watch=WatchSettings(interval=0.1, conversation=(EXAMPLE,)))
             async with exporting(settings) as url:
@@ -57,7 +57,7 @@ async def test_exemplars_name_the_conversation(http: httpx.AsyncClient) -> None:
 
 
 async def test_live_series_end_with_the_conversation(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [FRAME]}) as phonic:
             settings = settings_for(phonic.url, watch=WatchSettings(interval=0.1, conversation=(EXAMPLE,)))
             async with exporting(settings) as url:

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.e2e.pages import scrape, scrape_until
-from tests.e2e.programs import ANY_PORT, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, program
 from tests.e2e.upstream import live_object, updated, upstream
 
 pytestmark = pytest.mark.e2e
@@ -22,7 +22,7 @@ async def test_pages_are_answered_and_calls_beyond_the_limit_refused_and_counted
     ids = tmp_path / "ids"
     ids.write_text("\n".join(CALLS))
     frames: dict[str, list[str | bytes]] = {each: [updated(live_object(each))] for each in CALLS}
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=frames) as phonic:
             command = ("--phonic.base-url", phonic.url, "--watch.file", str(ids), "--watch.interval=0.2")
             state = (f"--state.file={tmp_path / 'state.db'}", "--state.interval=0.05")

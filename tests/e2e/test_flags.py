@@ -12,7 +12,15 @@ import trio
 
 from exporter.settings import MetricsSettings, PhonicSettings, Settings, WatchSettings, WebSettings
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, bare_environment, exporting, program, settings_for, unread_scrape
+from tests.e2e.programs import (
+    ANY_PORT,
+    STUCK_SECONDS,
+    bare_environment,
+    exporting,
+    program,
+    settings_for,
+    unread_scrape,
+)
 from tests.e2e.upstream import ENDED, PROJECT, Upstream, live_object, updated, upstream
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +43,7 @@ def watching(phonic: Upstream, *conversations: str, **metrics: object) -> Settin
 
 async def test_chosen_labels_are_the_labels(http: httpx.AsyncClient) -> None:
     labels = ("agent", "origin", "is_test", "call_provider", "language", "model")
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=three_agents()) as phonic,
             exporting(watching(phonic, "conv_a", labels=labels)) as url,
@@ -53,7 +61,7 @@ async def test_chosen_labels_are_the_labels(http: httpx.AsyncClient) -> None:
 
 
 async def test_no_labels_are_possible(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=three_agents()) as phonic,
             exporting(watching(phonic, *THREE, labels=())) as url,
@@ -67,7 +75,7 @@ async def test_no_labels_are_possible(http: httpx.AsyncClient) -> None:
 async def test_what_exceeds_a_limit_is_folded_and_counted_but_not_lost(
     http: httpx.AsyncClient, limit: str, label: str
 ) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=three_agents()) as phonic,
             exporting(watching(phonic, *THREE, **{limit: 2})) as url,
@@ -84,7 +92,7 @@ async def test_what_exceeds_a_limit_is_folded_and_counted_but_not_lost(
 
 @pytest.mark.parametrize("limit", [0, 2])
 async def test_only_so_many_conversations_get_series_of_their_own(http: httpx.AsyncClient, limit: int) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=three_agents()) as phonic,
             exporting(watching(phonic, *THREE, per_conversation_limit=limit)) as url,
@@ -96,7 +104,7 @@ async def test_only_so_many_conversations_get_series_of_their_own(http: httpx.As
 
 
 async def test_conversations_are_pushed_and_withdrawn_over_http(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=three_agents()) as phonic:
             settings = settings_for(
                 phonic.url,
@@ -134,7 +142,7 @@ async def test_conversations_are_pushed_and_withdrawn_over_http(http: httpx.Asyn
 async def test_a_conversation_pushed_before_the_names_of_projects_are_known_carries_them(
     http: httpx.AsyncClient,
 ) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=three_agents(), trouble={"/projects": (500, "")}) as phonic:
             settings = settings_for(phonic.url, web=WebSettings(listen_address=(ANY_PORT,), enable_push_api=True))
             async with exporting(settings) as url:
@@ -149,7 +157,7 @@ async def test_a_session_token_follows_named_conversations_to_their_end_without_
 ) -> None:
     token = tmp_path / "token"
     token.write_text("ph_session_test")
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames={"conv_a": [updated(live_object("conv_a", end_reason="user")), ENDED]}) as phonic,
             program(
@@ -172,7 +180,7 @@ FOURTH = {"item_idx": 3, "role": "user", "started_at": "2025-07-30T23:45:10.000Z
 async def test_scrapes_beyond_the_limit_get_a_503(http: httpx.AsyncClient) -> None:
     # Enough series that the system cannot buffer the page, so that a client that does not read blocks its scrape.
     agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(99)]
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(agents=agents) as phonic:
             settings = settings_for(phonic.url, web=WebSettings(listen_address=(ANY_PORT,), max_requests=1))
             async with exporting(settings) as url:
@@ -189,7 +197,7 @@ async def test_scrapes_beyond_the_limit_get_a_503(http: httpx.AsyncClient) -> No
 
 async def test_pushed_ids_that_do_not_exist_have_a_budget(http: httpx.AsyncClient) -> None:
     """They use little of the REST budget, and do not affect real conversations."""
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=three_agents()) as phonic:
             settings = settings_for(
                 phonic.url,
@@ -212,7 +220,7 @@ async def test_pushed_ids_that_do_not_exist_have_a_budget(http: httpx.AsyncClien
 
 
 async def test_pages_are_served_below_a_prefix(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream() as phonic:
             for web, prefix, link in (
                 (WebSettings(listen_address=(ANY_PORT,), route_prefix="/in"), "/in", "/in/metrics"),
@@ -236,7 +244,7 @@ async def test_pages_are_served_below_a_prefix(http: httpx.AsyncClient) -> None:
 
 
 async def test_metrics_about_the_exporter_can_be_left_out(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream() as phonic:
             web = WebSettings(listen_address=(ANY_PORT,), disable_exporter_metrics=True)
             async with exporting(settings_for(phonic.url, web=web)) as url:
@@ -253,7 +261,7 @@ async def test_metrics_about_the_exporter_can_be_left_out(http: httpx.AsyncClien
 
 
 async def test_sockets_that_systemd_passes_are_served(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(20), socket.create_server(("127.0.0.1", 0)) as passed:
+    with trio.fail_after(STUCK_SECONDS), socket.create_server(("127.0.0.1", 0)) as passed:
         host, port = passed.getsockname()
         async with upstream() as phonic, trio.open_nursery() as nursery:
             as_systemd_does = (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.e2e.programs import outcome, program
+from tests.e2e.programs import STUCK_SECONDS, outcome, program
 from tests.e2e.upstream import upstream
 from tests.unit.certificates import make_authority, make_certificate
 
@@ -33,7 +33,7 @@ async def test_running_exporter_is_found_and_healthy(tmp_path: Path, way: str, t
         web = tmp_path / "web.yml"
         web.write_text("tls_server_config: {cert_file: server.pem, key_file: server.key}\n")
         flags = (*flags, f"--web.config.file={web}")
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream() as phonic:
             command = (*flags, "--state.file=", "--phonic.base-url", phonic.url)
             async with program(*command, **KEY, **where, **variables) as running:
@@ -54,7 +54,7 @@ async def test_running_exporter_is_found_and_healthy(tmp_path: Path, way: str, t
 
 
 async def test_exporter_that_hangs_is_named_with_its_address(tmp_path: Path) -> None:
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream() as phonic:
             command = (f"--web.listen-address={ANY}", "--state.file=", "--phonic.base-url", phonic.url)
             async with program(*command, **KEY, TMPDIR=str(tmp_path)) as running:

@@ -23,8 +23,9 @@ import httpx
 import pytest
 import trio
 
-from tests.e2e.programs import Program
+from tests.e2e.programs import STUCK_SECONDS, Program
 from tests.e2e.prometheus import Release, needs
+from tests.postgres import Database
 
 pytestmark = pytest.mark.e2e
 
@@ -299,13 +300,35 @@ async def test_state_is_kept_in_a_volume_that_belongs_to_the_group_alone(image: 
         assert await running.wait() == 0
 
 
+async def test_image_keeps_its_state_in_postgresql(image: Image, tmp_path: Path, database: Database) -> None:
+    """With Debian's libpq, and a password from a file."""
+    bundle = tmp_path / f"phonic-exporter-postgres-{os.getpid()}"
+    file = _volume(image, bundle) / "password"
+    shutil.copy(database.password_file, file)
+    os.chown(file, USER, USER)
+    demo = (
+        "demo",
+        "--web.listen-address=127.0.0.1:0",
+        f"--state.url={database.guarded_url}",
+        "--state.password-file=/var/lib/phonic-exporter/password",
+    )
+    async with container(image, bundle, *demo) as running:
+        url = await running.url()
+        assert await turns(url) > 0
+        async with httpx.AsyncClient() as http:
+            assert "phonic_exporter_shard_held 1.0" in (await http.get(f"{url}/metrics")).text
+        running.signal(signal.SIGTERM)
+        assert await running.wait() == 0
+    assert "shard released" in running.text
+
+
 def total(page: str) -> float:
     return sum(float(value) for value in re.findall(r"^phonic_turns_total\{.*\} (\S+)$", page, re.MULTILINE))
 
 
 async def turns(url: str) -> float:
     """Turns counted, once there are some."""
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with httpx.AsyncClient() as http:
             while True:
                 counted = total((await http.get(f"{url}/metrics")).text)

@@ -5,12 +5,14 @@ import re
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from dashboards import files, slo
 from dashboards.boards import BOARDS
+from exporter.settings import flag_table
 from tests.e2e.prometheus import NEXT, Release, needs
 from tests.manifests import (
     Manifest,
@@ -60,6 +62,20 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
+# The same for exporters that share the conversations.
+SHARED_VALUES: dict[str, Any] = {
+    "state": {
+        "url": "postgresql://exporter@db.example.com:6432/exporter?sslmode=verify-full",
+        "password": {"secretName": "db-app", "key": "secret"},
+    },
+    "shard": {"count": 3},
+    "replicaCount": 5,
+    "topologySpreadConstraints": [
+        {"maxSkew": 2, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule"}
+    ],
+}
+
+
 def run(*command: str | Path, expected: int = 0) -> str:
     """What a program that must end with this code has written."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=60)
@@ -83,8 +99,13 @@ def others(tmp_path: Path) -> Path:
     return path
 
 
+def workload_of(manifests: list[Manifest]) -> Manifest:
+    [found] = [each for each in manifests if each["kind"] in ("StatefulSet", "Deployment")]
+    return found
+
+
 def pod_of(manifests: list[Manifest]) -> Manifest:
-    pod: Manifest = of_kind(manifests, "StatefulSet")["spec"]["template"]["spec"]
+    pod: Manifest = workload_of(manifests)["spec"]["template"]["spec"]
     return pod
 
 
@@ -131,6 +152,44 @@ def test_helm_makes_what_kustomize_makes() -> None:
     for kind in ("PrometheusRule", "PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "Service"):
         assert without_instance(of_kind(manifests, kind)["spec"]) == of_kind(same, kind)["spec"], kind
     assert {each["kind"] for each in same} - {each["kind"] for each in manifests} == {"Namespace"}
+
+
+def test_shards_of_kustomize_are_a_deployment_without_a_volume_and_with_a_spare() -> None:
+    manifests = kustomized("deploy/kubernetes/shards")
+    assert_good(manifests)
+    workload = workload_of(manifests)
+    assert workload["kind"] == "Deployment"
+    pod = pod_of(manifests)
+    given = dict(flag.split("=", 1) for flag in flags(pod))
+    assert set(given) <= {row.flag for row in flag_table()}
+    assert workload["spec"]["replicas"] == int(given["--shard.count"]) + 1
+    mounts = {each["name"]: each["mountPath"] for each in pod["containers"][0]["volumeMounts"]}
+    assert "state" not in mounts
+    assert given["--state.password-file"] == f"{mounts['database']}/password"
+    assert {each["topologyKey"] for each in pod["topologySpreadConstraints"]} == {
+        "kubernetes.io/hostname",
+        "topology.kubernetes.io/zone",
+    }
+    for each in pod["topologySpreadConstraints"]:
+        assert each["labelSelector"]["matchLabels"].items() <= workload["spec"]["selector"]["matchLabels"].items()
+    ports = [
+        port["port"] for rule in of_kind(manifests, "NetworkPolicy")["spec"]["egress"] for port in rule["ports"]
+    ]
+    assert urlsplit(given["--state.url"]).port in ports
+    others = [each for each in kustomized() if each["kind"] not in ("StatefulSet", "NetworkPolicy")]
+    assert all(each in manifests for each in others)
+
+
+def test_helm_makes_the_shards_that_kustomize_makes() -> None:
+    same = kustomized("deploy/kubernetes/shards")
+    [url] = [flag.partition("=")[2] for flag in flags(pod_of(same)) if flag.startswith("--state.url=")]
+    manifests = charted("--set", f"state.url={url}", "--set", "replicaCount=2")
+    assert_good(manifests)
+    pod = pod_of(manifests)
+    assert pod["containers"][0].pop("imagePullPolicy") == "IfNotPresent"
+    assert without_instance(workload_of(manifests)["spec"]) == workload_of(same)["spec"]
+    for kind in ("PodDisruptionBudget", "NetworkPolicy", "ServiceMonitor", "Service"):
+        assert without_instance(of_kind(manifests, kind)["spec"]) == of_kind(same, kind)["spec"], kind
 
 
 def without_instance(node: Any) -> Any:
@@ -182,6 +241,37 @@ def test_helm_obeys_every_value(others: Path) -> None:
     policy = of_kind(manifests, "NetworkPolicy")["spec"]
     assert policy["ingress"][0]["from"] == OTHER_VALUES["networkPolicy"]["from"]
     assert [each["port"] for each in policy["egress"][1]["ports"]] == [443, 3128]
+
+
+def test_helm_obeys_every_value_of_shards(others: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shared.yaml"
+    path.write_text(yaml.safe_dump(SHARED_VALUES), encoding="utf-8")
+    run(needs("helm", TOOLS), "lint", "--strict", CHART, "--values", others, "--values", path)
+    manifests = charted("--values", others, "--values", path, release="b")
+    assert_good(manifests)
+    pod = pod_of(manifests)
+    given = dict(flag.split("=", 1) for flag in flags(pod))
+    assert given["--state.url"] == SHARED_VALUES["state"]["url"]
+    assert given["--state.password-file"] == "/etc/phonic-exporter/database/secret"
+    assert given["--shard.count"] == "3"
+    assert flags(pod)[-2:] == OTHER_VALUES["args"]
+    assert [each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each] == ["phonic", "db-app"]
+    assert pod["topologySpreadConstraints"] == SHARED_VALUES["topologySpreadConstraints"]
+    assert pod["tolerations"] == OTHER_VALUES["tolerations"]
+    assert workload_of(manifests)["spec"]["replicas"] == 5
+    egress = of_kind(manifests, "NetworkPolicy")["spec"]["egress"]
+    assert [port["port"] for port in egress[2]["ports"]] == [6432]
+    url = ("--set", "state.url=postgresql://exporter@db/exporter", "--set", "state.password.secretName=")
+    trusted = charted(*url)
+    assert not [each for each in flags(pod_of(trusted)) if "password" in each]
+    assert of_kind(trusted, "NetworkPolicy")["spec"]["egress"][2]["ports"] == [{"protocol": "TCP", "port": 5432}]
+
+
+def test_helm_refuses_numbers_of_replicas_that_would_count_twice_or_not_at_all() -> None:
+    helm = needs("helm", TOOLS)
+    assert "needs state.url" in run(helm, "template", "x", CHART, "--set", "replicaCount=2", expected=1)
+    too_few = ("--set", "state.url=postgresql://a@db/x", "--set", "shard.count=3", "--set", "replicaCount=2")
+    assert "at least shard.count" in run(helm, "template", "x", CHART, *too_few, expected=1)
 
 
 @pytest.mark.parametrize(

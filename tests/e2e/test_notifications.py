@@ -11,6 +11,7 @@ import yaml
 from dashboards import slo, stack
 from dashboards.alerts import alerts
 from tests.e2e.between import Inbox, inbox
+from tests.e2e.programs import STUCK_SECONDS
 from tests.e2e.prometheus import RELEASES, Release, alertmanager
 
 pytestmark = pytest.mark.e2e
@@ -59,6 +60,19 @@ BAD_KEY = firing(
     ]
 )
 OUTAGE = firing(["PhonicUpstreamUnreachable", "PhonicDiscoveryStale", "PhonicFeedErrors"])
+NO_POSTGRESQL = firing(
+    [
+        "PhonicStateUnreachable",
+        "PhonicShardUnheld",
+        "PhonicCheckpointFailing",
+        "PhonicStateWritesSlow",
+        "PhonicLeasesLost",
+        "PhonicWatchingFallsShort",
+    ]
+)
+NO_HOLDER = firing(["PhonicShardUnheld", "PhonicProcessDown", "PhonicStandbyMissing", "PhonicWatchingFallsShort"])
+LOST_PROCESS = firing(["PhonicProcessDown", "PhonicStandbyMissing"])
+SLOW_POSTGRESQL = firing(["PhonicStateWritesSlow", "PhonicLeasesLost"])
 DISK_FULL = firing(["PhonicPagesNotCommitted", "PhonicCheckpointFailing"])
 FULL = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit"], project="main")
 FULL_WORKSPACE = firing(["PhonicConcurrencyAtLimit", "PhonicConcurrencyNearLimit"])
@@ -73,6 +87,10 @@ CAUSES = {
     "refused credential": (BAD_KEY, "pager", "PhonicCredentialRefused"),
     "outage": (OUTAGE, "pager", "PhonicUpstreamUnreachable"),
     "full disk": (DISK_FULL, "tickets", "PhonicPagesNotCommitted"),
+    "PostgreSQL is down": (NO_POSTGRESQL, "pager", "PhonicStateUnreachable"),
+    "shard without a holder": (NO_HOLDER, "pager", "PhonicShardUnheld"),
+    "process that is down, which was the last standby": (LOST_PROCESS, "tickets", "PhonicProcessDown"),
+    "slow PostgreSQL": (SLOW_POSTGRESQL, "tickets", "PhonicStateWritesSlow"),
     "full project": (FULL, "pager", "PhonicConcurrencyAtLimit"),
     "full workspace": (FULL_WORKSPACE, "pager", "PhonicConcurrencyAtLimit"),
 }
@@ -85,7 +103,7 @@ async def test_one_cause_is_one_notification(
 ) -> None:
     """This must hold for any order of the alerts."""
     sent, receiver, name = CAUSES[cause]
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with inbox() as box, alertmanager(tmp_path, routing(box.url), http, release) as url:
             (await http.post(f"{url}/api/v2/alerts", json=[*reversed(sent)])).raise_for_status()
             await box.wait(1)
@@ -103,7 +121,7 @@ async def test_different_causes_are_different_notifications(
     waiting = firing(["PhonicCallersWaiting"], project=main[0], agent=main[1])
     burning = firing(["PhonicResponseBudgetBurnFast"], project=sales[0], agent=sales[1])
     elsewhere = [{"labels": {**burning[0]["labels"], "job": "other", "project": main[0], "agent": main[1]}}]
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with inbox() as box, alertmanager(tmp_path, routing(box.url), http, release) as url:
             (await http.post(f"{url}/api/v2/alerts", json=waiting + burning + elsewhere)).raise_for_status()
             await box.wait(3)
@@ -123,7 +141,7 @@ async def _wait_for_pending(box: Inbox, url: str, http: httpx.AsyncClient) -> No
 
 
 async def test_the_watchdog_is_delivered_to_a_receiver_of_its_own(tmp_path: Path, http: httpx.AsyncClient) -> None:
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with inbox() as box, alertmanager(tmp_path, routing(box.url), http) as url:
             watchdog = {"labels": {"alertname": "PhonicWatchdog", "severity": "none"}}
             (await http.post(f"{url}/api/v2/alerts", json=[watchdog])).raise_for_status()

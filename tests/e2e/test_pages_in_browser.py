@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page
 from tests.e2e.browser import browsing, page_of
 from tests.e2e.pages import Page as Scraped
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, KEY, program
+from tests.e2e.programs import ANY_PORT, KEY, STUCK_SECONDS, program
 from tests.e2e.upstream import ENDED, EXAMPLE, PROJECT, live_object, record, updated, upstream
 
 SHOTS = os.environ.get("PHONIC_PICTURES")
@@ -55,7 +55,7 @@ def exporter(url: str, state: Path, *more: str) -> list[str]:
 
 async def counted(url: str, http: httpx.AsyncClient) -> Scraped:
     """A page once both calls are known: one live, one over."""
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         return await scrape_until(
             http,
             url,
@@ -78,7 +78,7 @@ async def test_on_call_finds_the_slow_turn_in_two_clicks_and_by_keyboard(tmp_pat
         async with program(*exporter(phonic.url, tmp_path / "x.db"), PHONIC_API_KEY=KEY) as first:
             url = await first.url()
             async with httpx.AsyncClient() as http:
-                with trio.fail_after(30):
+                with trio.fail_after(STUCK_SECONDS):
                     await scrape_until(http, url, lambda page: page.total("phonic_conversations_live") == 2)
                 phonic.records[OVER] = record(OVER, ended_by="user")
                 phonic.say(OVER, ENDED)
@@ -204,7 +204,7 @@ async def test_pages_of_a_simulated_workspace_show_calls_that_are_live_and_over(
     ) as running:
         url = await running.url()
         async with httpx.AsyncClient() as http:
-            with trio.fail_after(60):
+            with trio.fail_after(STUCK_SECONDS):
                 await scrape_until(http, url, lambda page: page.total("phonic_conversations_ended_total") >= 5)
         names = await browsing(lambda browser: walk(browser, url))
     assert len(names) > 5
@@ -262,7 +262,7 @@ async def test_call_is_forgotten_where_history_is_off(tmp_path: Path) -> None:
         flags = exporter(phonic.url, tmp_path / "x.db", "--history.conversations", "0")
         async with program(*flags, PHONIC_API_KEY=KEY) as running, httpx.AsyncClient() as http:
             url = await running.url()
-            with trio.fail_after(30):
+            with trio.fail_after(STUCK_SECONDS):
                 await scrape_until(http, url, lambda page: page.total("phonic_conversations_live") == 1)
                 live = (await http.get(f"{url}/api/v1/conversations/{OVER}")).json()
                 phonic.records[OVER] = record(OVER, ended_by="user")

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.e2e.pages import OPENMETRICS, TEXT, TEXT_UTF8, Page, scrape, scrape_until
-from tests.e2e.programs import ANY_PORT, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, program
 from tests.e2e.upstream import ENDED, EXAMPLE, Json, apart, live_object, record, updated, upstream
 
 pytestmark = pytest.mark.e2e
@@ -123,7 +123,7 @@ async def test_no_text_of_a_conversation_leaves_the_exporter(tmp_path: Path, htt
             seen.append((await http.get(page, headers=headers)).text)
         seen.extend(file.read_bytes() for file in files_in(tmp_path))
 
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(keys={KEY}, frames={EXAMPLE: secret_frames(), "conv_b": [unknown_words()]}) as phonic:
             watched = (f"--watch.conversation={EXAMPLE}", "--watch.conversation=conv_b")
             watch = ("--phonic.base-url", phonic.url, *watched)
@@ -163,7 +163,7 @@ async def test_errors_are_logged_without_quoting_input(http: httpx.AsyncClient) 
     watched = [
         f"--watch.conversation={each}" for each in ("conv_denied", "conv_gone", "conv_error", "conv_failing")
     ]
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(keys={KEY}, trouble=trouble, frames=frames) as phonic:
             flags = ("--phonic.base-url", phonic.url, *watched, "--state.file=")
             async with program(*DEBUG, *flags, PHONIC_API_KEY=KEY) as running:
@@ -196,7 +196,7 @@ def broken(progress, snapshot, **others):
 derive.derive = broken
 """
     frames = {each: [updated(planted(live_object(each)))] for each in ("conv_a", "conv_b")}
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(keys={KEY}, frames=frames) as phonic:
             flags = ("--phonic.base-url", phonic.url, "--watch.conversation=conv_a", "--watch.conversation=conv_b")
             async with program(*DEBUG, *flags, "--state.file=", sabotage=sabotage, PHONIC_API_KEY=KEY) as running:
@@ -219,7 +219,7 @@ derive.derive = broken
 async def test_session_token_is_sent_and_never_shown(tmp_path: Path, http: httpx.AsyncClient) -> None:
     token = tmp_path / "token"
     token.write_text(f"{KEY}\n")
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(keys={"another"}) as phonic:
             flags = ("--phonic.base-url", phonic.url, f"--phonic.session-token-file={token}")
             watch = ("--watch.conversation=conv_a", "--state.file=")

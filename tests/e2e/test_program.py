@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tests.e2e.pages import Page, scrape, scrape_until
-from tests.e2e.programs import ANY_PORT, outcome, program, unread_scrape
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, outcome, program, unread_scrape
 from tests.e2e.upstream import EXAMPLE, PROJECT, live_object, record, updated, upstream
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
@@ -47,7 +47,7 @@ async def test_sigterm_writes_the_checkpoint_and_finishes_the_scrape(
     state = f"--state.file={tmp_path / 'state.db'}"
     seldom = "--state.interval=3600"  # so that only the stop writes what the next start finds
     agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(90)]
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}, agents=agents) as phonic:
             watch = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
             async with program(*QUICK, *watch, state, seldom, **KEY) as first:
@@ -74,7 +74,7 @@ async def test_sigterm_writes_the_checkpoint_and_finishes_the_scrape(
 
 async def test_second_signal_ends_at_once(http: httpx.AsyncClient) -> None:
     agents = [{"id": f"agent_{n}", "name": f"agent {n}"} for n in range(90)]
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(agents=agents) as phonic,
             program(*QUICK, NO_STATE, "--phonic.base-url", phonic.url, **KEY) as running,
@@ -91,7 +91,7 @@ async def test_second_signal_ends_at_once(http: httpx.AsyncClient) -> None:
 
 async def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path, http: httpx.AsyncClient) -> None:
     state = f"--state.file={tmp_path / 'state.db'}"
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
             command = (*QUICK, "--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE, state, OFTEN)
             async with program(*command, **KEY) as first:
@@ -120,7 +120,7 @@ async def test_wrong_setting_is_one_line_and_exit_2(tmp_path: Path) -> None:
     web_config = tmp_path / "web.yml"
     web_config.write_text("tls_server_config: {cert_file: missing.pem, key_file: missing.key}\n")
     local = (f"--web.listen-address={ANY_PORT}", "--phonic.base-url=http://127.0.0.1:1")
-    with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(40):
+    with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(STUCK_SECONDS):
         port = taken.getsockname()[1]
         cases = {
             "--state.file": (*local, f"--state.file={state}"),
@@ -151,7 +151,7 @@ async def test_corrupt_state_file_is_set_aside_and_logged(tmp_path: Path, http: 
     state = tmp_path / "state.db"
     header = b"SQLite format 3\0".ljust(68, b"\0") + b"PhEx"  # with our application id
     state.write_bytes(header + b"\x00not a database" * 1000)
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
             watch = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
             async with program(*QUICK, *watch, f"--state.file={state}", OFTEN, **KEY) as running:
@@ -172,7 +172,7 @@ def names_in(folder: Path) -> list[str]:
 
 async def test_exporter_runs_without_a_writable_state_file(http: httpx.AsyncClient) -> None:
     nowhere = "/proc/phonic-exporter/state.db"  # not even root can create a folder here
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [updated(live_object())]}) as phonic:
             watch = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
             async with program(*QUICK, *watch, f"--state.file={nowhere}", **KEY) as running:
@@ -188,7 +188,7 @@ async def test_changed_watch_file_starts_and_stops_watchers(tmp_path: Path, http
     named = tmp_path / "ids.txt"
     named.write_text("conv_a\n")
     frames = {each: [updated(live_object(each))] for each in ("conv_a", "conv_b")}
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=frames) as phonic:
             flags = ("--phonic.base-url", phonic.url, "--watch.no-discover", f"--watch.file={named}")
             async with program(*QUICK, NO_STATE, *flags, **KEY) as running:
@@ -222,7 +222,7 @@ def live_ids(page: Page) -> set[str]:
 async def test_rotated_api_key_is_taken_up_after_a_401(tmp_path: Path, http: httpx.AsyncClient) -> None:
     key = tmp_path / "key"
     key.write_text("ph_old\n")
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(keys={"ph_old"}) as phonic:
             flags = ("--phonic.base-url", phonic.url, f"--phonic.api-key-file={key}")
             async with program(*QUICK, NO_STATE, *flags) as running:
@@ -254,7 +254,7 @@ async def test_tls_and_basic_auth_protect_the_page_and_healthcheck_works(tmp_pat
         "basic_auth_users: {scraper: $2b$04$POHVcvZPIrD9E1THkb4UcuB8t9mmJw2inITOhSLPEf6.7Md1joryq}\n"
     )
     protected = f"--web.config.file={web_config}"
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream() as phonic:
             flags = (NO_STATE, "--phonic.base-url", phonic.url, protected)
             async with program(*QUICK, *flags, **KEY) as running:
@@ -276,7 +276,7 @@ async def health(url: str, *flags: str) -> int:
 
 
 async def test_healthcheck_tells_a_running_exporter_from_none(http: httpx.AsyncClient) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream() as phonic,
             program(*QUICK, NO_STATE, "--phonic.base-url", phonic.url, **KEY) as running,
@@ -293,7 +293,7 @@ async def test_check_config_shows_what_would_run_and_no_secret(tmp_path: Path) -
     config = tmp_path / "exporter.toml"
     config.write_text('[metrics]\nlabels = ["agent", "origin"]\n')
     environ = {"PHONIC_EXPORTER_WATCH_INTERVAL": "7", "PHONIC_API_KEY": "ph_very-secret"}
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         code, text = await outcome("check-config", f"--config.file={config}", "--log.format=json", **environ)
         assert code == 0
         assert "--watch.interval = 7.0" in text.splitlines()
@@ -307,7 +307,7 @@ async def test_check_config_shows_what_would_run_and_no_secret(tmp_path: Path) -
 
 async def test_json_logs_are_one_object_a_line(http: httpx.AsyncClient) -> None:
     agent = {"id": "agent_1", "name": 'a "name"\nof two lines'}
-    with trio.fail_after(20):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames={EXAMPLE: [updated(live_object(agent=agent)), "not json"]}) as phonic:
             flags = ("--phonic.base-url", phonic.url, "--watch.conversation", EXAMPLE)
             logs = ("--log.format=json", "--log.level=debug")

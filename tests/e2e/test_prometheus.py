@@ -10,7 +10,7 @@ import trio
 from docs.examples import SECTIONS
 from exporter.phonic.wire import is_conversation_id
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, program
 from tests.e2e.prometheus import needs, prometheus
 
 pytestmark = pytest.mark.e2e
@@ -29,7 +29,7 @@ async def test_prometheus_computes_percentiles_and_finds_conversations(
     tmp_path: Path, http: httpx.AsyncClient
 ) -> None:
     needs("prometheus")
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with program(*DEMO) as demo:
             url = await demo.url()
             async with prometheus(tmp_path, url.removeprefix("http://"), http) as server:
@@ -53,7 +53,7 @@ async def test_prometheus_computes_percentiles_and_finds_conversations(
 
 async def test_promtool_finds_no_problem_on_the_page(http: httpx.AsyncClient) -> None:
     promtool = needs("promtool")
-    with trio.fail_after(30):
+    with trio.fail_after(STUCK_SECONDS):
         async with program(*DEMO) as demo:
             url = await demo.url()
             page = await scrape_until(http, url, lambda page: page.total("phonic_turn_response_seconds_count") > 9)
@@ -74,7 +74,7 @@ async def test_prometheus_evaluates_every_example_of_the_documentation(
     """A query that parses can still match many series to many."""
     needs("prometheus")
     said = {}
-    with trio.fail_after(40):
+    with trio.fail_after(STUCK_SECONDS):
         async with program(*DEMO) as demo:
             url = await demo.url()
             async with prometheus(tmp_path, url.removeprefix("http://"), http) as server:

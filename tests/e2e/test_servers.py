@@ -22,7 +22,7 @@ from dashboards import files, queries, slo
 from docs.markdown import between, table
 from tests.e2e.between import pinned
 from tests.e2e.pages import OPENMETRICS, TEXT, TEXT_UTF8
-from tests.e2e.programs import ANY_PORT, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, program
 from tests.e2e.prometheus import (
     INSTALLED,
     NEXT,
@@ -232,7 +232,7 @@ async def test_histograms_converted_by_the_server_keep_their_classic_series_if_t
     needs("prometheus", NEXT)
     convert = {"convert_classic_histograms_to_nhcb": True}
     jobs = {"classic": {}, "converted": convert, "both": {**convert, "always_scrape_classic_histograms": True}}
-    with trio.fail_after(90):
+    with trio.fail_after(STUCK_SECONDS):
         async with program("demo", f"--web.listen-address={ANY_PORT}", *LIVELY) as demo:
             target = (await demo.url()).removeprefix("http://")
             config = {

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, Program, outcome, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, Program, outcome, program
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +22,7 @@ async def base_url(simulating: Program) -> str:
 
 
 async def test_used_port_is_one_line_and_exit_2() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(20):
+    with socket.create_server(("127.0.0.1", 0)) as taken, trio.fail_after(STUCK_SECONDS):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         code, text = await outcome("simulate", "--simulator.listen-address", address)
     assert (code, text.count("\n")) == (2, 0)
@@ -33,7 +33,7 @@ async def test_used_port_is_one_line_and_exit_2() -> None:
 
 async def test_no_fault_and_no_killed_exporter_ends_it(http: httpx.AsyncClient) -> None:
     faults = ("drop=0.05", "garbage=0.02", "reject-503=0.02")
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with program("simulate", *BUSY, *(f"--simulator.fault={each}" for each in faults)) as simulating:
             phonic = await base_url(simulating)
             watch = ("--phonic.base-url", phonic, "--state.file=", "--watch.interval=0.2")

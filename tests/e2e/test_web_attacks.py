@@ -17,7 +17,7 @@ import trio
 
 from tests.attacks import ATTACKS
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, Program, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, Program, program
 from tests.e2e.upstream import Upstream, live_object, updated, upstream
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
@@ -89,7 +89,7 @@ async def attacked(
 async def _check_health(http: httpx.AsyncClient, noticed: Noticed, started: Program) -> None:
     while True:
         asked = trio.current_time()
-        with trio.CancelScope(shield=True), trio.fail_after(30):  # let a request in progress finish
+        with trio.CancelScope(shield=True), trio.fail_after(STUCK_SECONDS):  # let a request in progress finish
             await http.get("/-/healthy")
         noticed.answers.append(trio.current_time() - asked)
         noticed.most_bytes = max(noticed.most_bytes, resident_bytes(started))
@@ -137,7 +137,7 @@ def watched() -> dict[str, list[str | bytes]]:
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("guess", "push_made_up_ids")])
 async def test_attack_does_not_affect_legitimate_clients(name: str) -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with upstream(frames=watched()) as phonic, exporter(phonic) as (started, url):
             noticed = await attacked(phonic, started, url, name)
     assert_unharmed(noticed)
@@ -149,7 +149,7 @@ async def test_attack_on_tls_does_not_affect_legitimate_clients(name: str, tmp_p
     make_certificate(tmp_path, "server", sans="IP:127.0.0.1")
     config = tmp_path / "web.yml"
     config.write_text("tls_server_config: {cert_file: server.pem, key_file: server.key}\n")
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=watched()) as phonic,
             exporter(phonic, f"--web.config.file={config}") as (started, url),
@@ -164,7 +164,7 @@ async def test_guessed_logins_do_not_block_correct_ones(tmp_path: Path) -> None:
     costly = "$2b$18$" + cheap[7:]
     config = tmp_path / "web.yml"
     config.write_text(f"basic_auth_users: {{alice: {cheap}, slow: {costly}}}\n")
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=watched()) as phonic,
             exporter(phonic, f"--web.config.file={config}") as (started, url),
@@ -174,7 +174,7 @@ async def test_guessed_logins_do_not_block_correct_ones(tmp_path: Path) -> None:
 
 
 async def test_pushed_made_up_ids_do_not_affect_real_calls() -> None:
-    with trio.fail_after(60):
+    with trio.fail_after(STUCK_SECONDS):
         async with (
             upstream(frames=watched()) as phonic,
             exporter(phonic, "--web.enable-push-api", "--phonic.requests-per-second=4") as (started, url),

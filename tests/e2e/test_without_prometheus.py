@@ -20,7 +20,7 @@ import yaml
 
 from dashboards import slo
 from tests.e2e.pages import Page, scrape, scrape_until
-from tests.e2e.programs import ANY_PORT, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, program
 from tests.e2e.prometheus import (
     NEXT,
     RELEASES,
@@ -69,7 +69,7 @@ def snippet(name: str, **said_otherwise: str) -> str:
 async def exporter(http: httpx.AsyncClient) -> AsyncIterator[str]:
     """The address of a demo, once all of its calls have ended."""
     async with program("demo", f"--web.listen-address={ANY_PORT}", *BURST) as demo:
-        with trio.fail_after(60):
+        with trio.fail_after(STUCK_SECONDS):
             url = await demo.url()
             await scrape_until(http, url, lambda page: page.total("phonic_conversations_ended_total") == CALLS)
         yield url.removeprefix("http://")
@@ -97,7 +97,7 @@ async def same_numbers(
     """Wait until what ``arrived`` tells is what the exporter's page says, by the names that ``called`` gives."""
     there: dict[str, float] = {}
     expected: dict[str, float] = {}
-    with trio.move_on_after(60):
+    with trio.move_on_after(STUCK_SECONDS):
         while True:
             page = counted(await scrape(http, f"http://{exporter}"))
             expected = {called(name): value for name, value in page.items() if called(name)}
@@ -141,7 +141,7 @@ async def test_prometheus_agent(release: Release, exporter: str, http: httpx.Asy
         async with prometheus_agent(config, tmp_path / "agent", release):
             await same_numbers(http, exporter, partial(sums, server))
             exemplars = []
-            with trio.fail_after(20):
+            with trio.fail_after(STUCK_SECONDS):
                 while True:
                     exemplars = await server.get("query_exemplars", **EXEMPLARS)
                     if exemplars:

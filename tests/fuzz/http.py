@@ -23,7 +23,7 @@ class Push:
     def __init__(self) -> None:
         self.watched: set[str] = set()
 
-    def start(self, conversation_id: str) -> Started:
+    def start(self, conversation_id: str, workspace: str | None) -> Started:  # noqa: ARG002
         self.watched.add(conversation_id)
         return Started.STARTED
 

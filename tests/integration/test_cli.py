@@ -14,6 +14,7 @@ import pytest
 
 from exporter import cli
 from exporter.errors import ConfigError
+from exporter.scrape_rule import scrape_rule
 from exporter.settings import DemoSettings, Settings, describe, flag_table
 from exporter.simulator.settings import SimulatorSettings
 
@@ -25,6 +26,7 @@ SAMPLES: dict[str, tuple[str, object]] = {
     "phonic.allow-http": ("true", True),
     "phonic.requests-per-second": ("50", 50.0),
     "phonic.api-key-file": ("a/key", "a/key"),
+    "phonic.api-key-dir": ("/keys", "/keys"),
     "phonic.session-token-file": ("a/token", "a/token"),
     "phonic.ca-file": ("a/ca.pem", "a/ca.pem"),
     "watch.conversation": ("conv_1", ("conv_1",)),
@@ -414,6 +416,45 @@ def test_check_config_shows_the_settings(tmp_path: Path, capsys: pytest.CaptureF
         "at most about 116746 series: 58491 of label sets, 51255 of their tools, 7000 of live conversations" in out
     )
     assert SECRET not in out
+
+
+SHARED = ("--state.url", "postgresql://exporter@db.internal/exporter", "--shard.count", "3")
+
+
+def test_check_config_prints_the_scrape_rule_only_for_processes_that_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PHONIC_API_KEY", SECRET)
+    with pytest.raises(SystemExit, check=lambda stop: stop.code == 0):
+        cli.main(["check-config", *SHARED])
+    out = capsys.readouterr().out
+    assert out.endswith(f"\n{scrape_rule()}\n")
+    assert "at most about 116746 series in each shard: 58491 of label sets" in out
+    with pytest.raises(SystemExit, check=lambda stop: stop.code == 0):
+        cli.main(["check-config", "--state.file="])
+    alone = capsys.readouterr().out
+    assert "metric_relabel_configs" not in alone
+    assert "shard:" not in alone
+
+
+@pytest.mark.parametrize("library", ["psycopg", "psycopg.pq"])
+def test_a_state_url_without_its_library_is_refused_in_one_line_that_says_how_to_install_it(library: str) -> None:
+    """At a start and by check-config, beside what else is wrong."""
+    code = f"import sys; sys.modules[{library!r}] = None; from exporter import cli; cli.main(sys.argv[1:])"
+    for command in ([], ["check-config"]):
+        refused = subprocess.run(
+            [sys.executable, "-c", code, *command, *SHARED, "--watch.interval=-1"],
+            env={**os.environ, "PHONIC_API_KEY": SECRET},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert refused.returncode == 2
+        interval, missing = refused.stderr.splitlines()
+        assert interval.startswith("phonic-exporter: error: --watch.interval: ")
+        assert missing.startswith("phonic-exporter: error: --state.url: ")
+        assert missing.endswith(' is not installed: pip install "phonic-exporter[postgres]"')
 
 
 def test_check_config_validates_the_web_config_file(

@@ -1,9 +1,17 @@
-"""What PostgreSQL tells of shards: held, released, drained."""
+"""What PostgreSQL tells of shards: held, released, drained, of a later release; and that it tells nothing."""
+
+from pathlib import Path
+
+import structlog
+import trio
 
 from exporter.enums import ShardState
-from exporter.state.postgres import Registry, Server, Shard
+from exporter.state.postgres import FORMAT, Registry, Server, Shard
+from exporter.state.registrar import Registrar
 from exporter.state.rows import NO_HISTORY
-from tests.postgres import Database
+from tests.postgres import Database, fresh_database, running
+
+LEASE = 0.5
 
 
 def test_a_shard_that_nobody_has_taken_or_that_was_released_is_unheld(database: Database) -> None:
@@ -23,3 +31,52 @@ def test_a_shard_that_nobody_has_taken_or_that_was_released_is_unheld(database: 
     assert all(row.lease_seconds < 0 for row in registry.shards())
     shard.close()
     registry.close()
+
+
+def registrar(database: Database) -> Registrar:
+    registry = Registry(Server(url=database.url), holder="host:1:a", patience=LEASE)
+    return Registrar(registry, count=2, lease=LEASE, on_error=lambda: None)
+
+
+async def test_nothing_is_known_of_the_shards_while_postgresql_does_not_answer(tmp_path: Path) -> None:
+    with running() as server, fresh_database(server, tmp_path) as database, trio.fail_after(60):
+        asking = registrar(database)
+        assert asking.counts == {}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking.run)
+            await asking.take()
+            assert asking.counts == {
+                ShardState.HELD: 0,
+                ShardState.UNHELD: 2,
+                ShardState.DRAINING: 0,
+                ShardState.DRAINED: 0,
+            }
+            server.crash()
+            while asking.counts:  # noqa: ASYNC110  # the server's answers cannot be waited for
+                await trio.sleep(0.05)
+            server.start()
+            while not asking.counts:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        await asking.close()
+
+
+async def test_a_shard_of_a_later_release_is_left_to_it_and_named_once(database: Database) -> None:
+    later = Registry(Server(url=database.url), holder="host:2:b", patience=LEASE)
+    later.prepare(2)
+    later.close()
+    with database.connect() as connection:
+        connection.execute("UPDATE phonic_shard SET format = %s WHERE shard = 0", (FORMAT + 1,))
+    asking = registrar(database)
+    with structlog.testing.capture_logs() as logged, trio.fail_after(60):
+        taken = await asking.take()
+        assert taken.shard == 1
+        seen = asking.rows
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asking.run)
+            while asking.rows is seen:  # noqa: ASYNC110  # the server's answers cannot be waited for
+                await trio.sleep(0.05)
+            nursery.cancel_scope.cancel()
+        await asking.close()
+    [line] = [each for each in logged if "later release" in each["event"]]
+    assert line["shards"] == ["0"]

@@ -52,8 +52,10 @@ class SignallingConversations(Conversations):
 
     all_finished: trio.Event
 
-    def finish(self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None) -> None:
-        super().finish(conversation_id, record, lost)
+    def finish(
+        self, conversation_id: str, record: Snapshot | None, lost: Lost | None = None, workspace: str = ""
+    ) -> None:
+        super().finish(conversation_id, record, lost, workspace)
         if self.is_finished(STEADY) and self.is_finished(BROKEN):
             self.all_finished.set()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -363,6 +364,46 @@ async def test_response_without_a_length_ends_in_either_version(version: bytes, 
     async with connected(without_length) as stream:
         await stream.send_all(b"GET / HTTP/" + version + b"\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert (await rest(stream)).partition(b"\r\n\r\n")[2] == body
+
+
+# --- a server that closes
+
+
+async def test_request_being_answered_when_the_server_closes_is_the_last_one() -> None:
+    hold, connections = trio.Event(), Connections()
+    async with connected(App(hold=hold), connections) as stream:
+        await stream.send_all(GET + END)
+        await trio.testing.wait_all_tasks_blocked()
+        connections.close()
+        hold.set()
+        assert b"\r\nconnection: close\r\n" in (await rest(stream)).lower()
+
+
+async def test_request_read_ahead_when_the_server_closes_is_answered() -> None:
+    """Its client could not know: the response before it said nothing of closing."""
+    app, connections = App(b"x" * 20_000_000), Connections()
+    async with connected(app, connections) as stream:
+        await stream.send_all(2 * (GET + END))
+        await trio.testing.wait_all_tasks_blocked()
+        app.body = b"bye"
+        connections.close()
+        said = await rest(stream)
+    assert said.lower().count(b"\r\nconnection: close\r\n") == 1
+    assert said.endswith(b"bye")
+
+
+async def test_client_of_an_idle_connection_knows_at_once_that_it_is_closed() -> None:
+    """Before the task of the connection runs: until then the client could send a request that is not read."""
+    connections = Connections()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        connection = connections.enter(trio.CancelScope(), hang_up=partial(ours.shutdown, socket.SHUT_WR))
+        assert connection
+        connections.move(connection, Phase.ANSWERING)
+        connections.move(connection, Phase.IDLE)
+        connections.close()
+        assert theirs.recv(1) == b""
 
 
 # --- which connection is closed

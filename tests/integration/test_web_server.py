@@ -1,6 +1,7 @@
 """The server on loopback: scrapes, misbehaving clients, and the graceful stop."""
 
 import contextlib
+import socket
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 from structlog.testing import capture_logs
 
+from exporter.web.reload import InForce, ReloadedConfig
 from tests.integration.serving import GET_METRICS, TLS, Served, serving, status_of, web_config
 from tests.unit.certificates import make_authority, make_certificate, trusting
 
@@ -89,22 +91,93 @@ async def test_stop_finishes_the_scrape_in_progress_and_frees_the_port() -> None
         await served.stopped.wait()
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_stop_answers_the_requests_that_wait_to_be_accepted(
+    pems: Path, mock_clock: trio.testing.MockClock, tls: bool
+) -> None:
+    config = web_config(pems, TLS % "") if tls else None
+    async with serving(config=config) as served, contextlib.AsyncExitStack() as stack:
+        queued = [stack.enter_context(socket.create_connection(served.address)) for _ in range(5)]
+        served.stop.set()
+        for client in queued:
+            stream: trio.abc.Stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+            if tls:
+                stream = trio.SSLStream(stream, trusting(pems), server_hostname="localhost", https_compatible=True)
+            async with stream:
+                await stream.send_all(GET_METRICS)
+                assert b"".join([part async for part in stream]).startswith(b"HTTP/1.1 200 ")
+        await served.stopped.wait()
+    assert mock_clock.current_time() == 0
+
+
+class WaitingConfig(ReloadedConfig):
+    """A configuration that can be had only after a while: until then the server accepts and does not read."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.is_there = trio.Event()
+
+    async def current(self) -> InForce:
+        await self.is_there.wait()
+        return await super().current()
+
+
+async def test_stop_answers_a_request_that_waits_to_be_read(mock_clock: trio.testing.MockClock) -> None:
+    config = WaitingConfig()
+    async with serving(config=config) as served, await trio.open_tcp_stream(*served.address) as stream:
+        await stream.send_all(GET_METRICS)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(5)
+        served.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        config.is_there.set()
+        assert is_last_page(b"".join([part async for part in stream]))
+        await served.stopped.wait()
+
+
+@pytest.mark.parametrize("part", [0, 1, len(GET_METRICS) - 1])
+async def test_stop_leaves_a_new_client_the_time_to_send_its_request(
+    part: int, mock_clock: trio.testing.MockClock
+) -> None:
+    async with serving() as served, await trio.open_tcp_stream(*served.address) as stream:
+        await stream.send_all(GET_METRICS[:part])
+        await trio.testing.wait_all_tasks_blocked()
+        served.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(0.9)
+        await stream.send_all(GET_METRICS[part:])
+        assert is_last_page(b"".join([part async for part in stream]))
+        await served.stopped.wait()
+
+
+def is_last_page(answer: bytes) -> bool:
+    return answer.startswith(b"HTTP/1.1 200 ") and b"\r\nconnection: close\r\n" in answer.lower()
+
+
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "before", "after"),
     [
-        pytest.param(GET_METRICS, id="idle keep-alive"),
-        pytest.param(b"", id="silent"),
-        pytest.param(b"GET /metrics HT", id="half a request"),
+        pytest.param(GET_METRICS, 0, 0, id="idle keep-alive"),
+        pytest.param(b"", 1, 0, id="silent"),
+        pytest.param(b"", 0.5, 0.5, id="silent, but just connected"),
+        pytest.param(b"GET /metrics HT", 1, 1, id="half a request"),
     ],
 )
-async def test_idle_connections_do_not_delay_the_stop(sent: bytes, mock_clock: trio.testing.MockClock) -> None:
+async def test_connections_without_a_request_delay_the_stop_by_little(
+    sent: bytes, before: float, after: float, mock_clock: trio.testing.MockClock
+) -> None:
+    """In seconds before and after the stop."""
     async with serving() as served, await trio.open_tcp_stream(*served.address) as stream:
         if sent:
             await stream.send_all(sent)
-            await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(before)
         served.stop.set()
+        if after:
+            await trio.testing.wait_all_tasks_blocked()
+            assert not served.stopped.is_set()
+            mock_clock.jump(after)
         await served.stopped.wait()
-    assert mock_clock.current_time() == 0  # no timeout was needed
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -96,7 +96,7 @@ def page_of(conversations: Conversations) -> Page:
     )
     sources = gauges(
         conversations=conversations,
-        workspaces=Workspaces(conversations=conversations, open=[workspace]),
+        workspaces=Workspaces(conversations, [workspace]),
         keeper=None,
         publisher=Publisher(conversations.store, conversations, None),
         web_config=None,

@@ -9,9 +9,11 @@ import promql_parser
 from dashboards.rules import recording
 from dashboards.slo import Slo
 from exporter.counting.labels import LABEL_CHOICES
-from exporter.metrics.catalog import CATALOG, Family, Kind
+from exporter.metrics.catalog import CATALOG, Family, Kind, Scope
 
 TARGET_LABELS = {"job", "instance", "pod"}
+# Families of conversations have the label in a process that holds a shard.
+OF_SHARDS = {Scope.CONVERSATIONS, Scope.COUNTED, Scope.LIVE}
 
 # Series that are not the exporter's own families: the client's process collector, and Prometheus itself.
 FOREIGN = {
@@ -84,6 +86,7 @@ def problems(expr: str, slo: Slo) -> list[str]:
         family = family_of(selector.name)
         if family is not None:
             allowed = TARGET_LABELS | set(family.label_names(LABEL_CHOICES))
+            allowed |= {"shard"} if family.scope in OF_SHARDS else set()
             allowed |= {"le"} if selector.name.endswith("_bucket") else set()
         elif selector.name in recorded(slo):
             allowed = {"job", *LABEL_CHOICES}

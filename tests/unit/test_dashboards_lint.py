@@ -74,8 +74,10 @@ def template_label_promql_rule(board: Board) -> Problems:
             yield variable["name"]
         else:
             [selector] = selectors(queries.substituted(match[1]))
-            if family_of(selector.name) is None:
-                yield f"{variable['name']} reads {selector.name}"
+            names = selector.matchers.get("__name__", "").removeprefix("=~").split("|")
+            for name in [selector.name] if selector.name else names:
+                if family_of(name) is None:
+                    yield f"{variable['name']} reads {name}"
 
 
 def template_on_time_change_reload_rule(board: Board) -> Problems:

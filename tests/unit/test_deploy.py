@@ -13,12 +13,14 @@ import yaml
 from dashboards import slo
 from deploy import files
 from exporter import __version__
+from exporter.scrape_rule import RELABELINGS
 from exporter.settings import flag_table
 from tests.manifests import assert_restricted, assert_valid, assert_watched_over, flags, of_kind, parsed
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
+SHARDS = KUBERNETES / "shards"
 CHART = DEPLOY / "helm/phonic-exporter"
 SYSTEMD = DEPLOY / "systemd"
 SLO = slo.load()
@@ -72,8 +74,18 @@ def test_kustomizations_name_files_that_exist_and_every_one_of_them() -> None:
         generated = [file for generator in each.get("configMapGenerator", ()) for file in generator["files"]]
         named = [*each.get("resources", ()), *each.get("components", ()), *generated]
         there = {path.name for path in folder.iterdir()} - {"kustomization.yaml"}
+        if folder == KUBERNETES:
+            there.remove(SHARDS.name)  # in place of it, not part of it
         assert set(named) == there, folder
         assert len(named) == len(there)
+
+
+def test_shards_are_an_overlay_of_all_the_rest() -> None:
+    everything, shards = of(KUBERNETES / "kustomization.yaml"), of(SHARDS / "kustomization.yaml")
+    for kind in ("resources", "components"):
+        assert shards[kind] == [f"../{name}" for name in everything[kind]]
+    patches = {each["path"] for each in shards["patches"] if "path" in each}
+    assert patches | {"kustomization.yaml"} == {path.name for path in SHARDS.iterdir()}
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -152,6 +164,7 @@ def test_prometheus_gives_the_series_the_job_that_the_rules_ask_for_and_an_insta
     assert endpoint["port"] in {port["name"] for port in service["spec"]["ports"]}
     assert slo.seconds(endpoint["scrapeTimeout"]) <= slo.seconds(endpoint["interval"]) <= 15
     assert {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"} in endpoint["relabelings"]
+    assert endpoint["metricRelabelings"] == [each.in_service_monitor for each in RELABELINGS]
     assert service["spec"]["publishNotReadyAddresses"] is True
 
 
@@ -221,6 +234,15 @@ def test_socket_is_on_the_port_of_the_exporter_and_the_service_takes_it() -> Non
     assert name == ROWS["web.systemd-socket"].variable
     assert value == "true"
     assert drop_in["Unit"]["Requires"] == drop_in["Unit"]["After"] == "phonic-exporter.socket"
+
+
+def test_shards_get_the_password_of_postgresql_as_a_credential() -> None:
+    drop_in = unit("phonic-exporter.service.d/shards.conf")["Service"]
+    variable, _, value = drop_in["Environment"].partition("=")
+    name, _, source = drop_in["LoadCredential"].partition(":")
+    assert variable == ROWS["state.password-file"].variable
+    assert value == f"%d/{name}"
+    assert source.startswith("/etc/phonic-exporter/")
 
 
 def test_variables_of_the_example_exist() -> None:

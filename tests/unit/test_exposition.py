@@ -38,7 +38,7 @@ def blocks(store: MetricStore, gauges: dict[Family, Rows]) -> Iterator[Block]:
     for family in CATALOG:
         yield (
             family,
-            store.shown(family) if family in held else Column.of(samples(family, gauges.get(family, []))),
+            store.shown(family) if family in held else Column.of(samples(family.labels, gauges.get(family, []))),
         )
 
 
@@ -153,7 +153,7 @@ def test_both_writers_give_the_same_page(form: Format) -> None:
 
 @given(st.lists(st.tuples(names, st.floats() | st.integers(0, 10**10)), max_size=5, unique_by=lambda row: row[0]))
 def test_a_column_is_written_as_its_samples_are(found: list[tuple[str, float]]) -> None:
-    rows = samples(catalog.LIVE_TURNS, [((name,), value) for name, value in found])
+    rows = samples(catalog.LIVE_TURNS.labels, [((name,), value) for name, value in found])
     for form in Format:
         written = b"".join(render([(catalog.LIVE_TURNS, Column.of(rows))], form))
         one_by_one = [b"".join(render([(catalog.LIVE_TURNS, Column.of([row]))], form)) for row in rows]
@@ -334,7 +334,7 @@ def test_promtool_accepts_a_full_page() -> None:
     conversations.store.restore(busy_store().freeze().rows(), families=saved_families())
     gauges: dict[Family, Any] = dict.fromkeys((each for each in CATALOG if each not in set(accumulated())), list)
     for family in gauges:
-        gauges[family] = lambda family=family: samples(family, [(("x",) * len(family.labels), 1.5)])
+        gauges[family] = lambda family=family: samples(family.labels, [(("x",) * len(family.labels), 1.5)])
     page = Page(conversations.store, gauges, process_metrics())
     page.render(Format.TEXT_0_0_4)
     full = page.render(Format.TEXT_0_0_4)

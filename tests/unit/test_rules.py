@@ -13,6 +13,8 @@ from dashboards.alerts import Alert, alerting, alerts
 from dashboards.boards import BOARDS
 from dashboards.rules import indicators, recording
 from dashboards.slo import SEVERITIES, load, seconds
+from exporter.metrics import catalog
+from exporter.metrics.catalog import Scope
 from tests.unit.promql_reading import family_of, labels, problems, selectors
 
 SLO = load()
@@ -27,10 +29,13 @@ def test_recording_rules_follow_the_naming_and_aggregate_without_targets(rule: d
     assert re.fullmatch(r"agent_project:phonic_[a-z_]+:(ratio_)?rate\d+[mhd]", rule["record"])
     assert problems(rule["expr"], SLO) == []
     if rule["record"].count(":ratio") == 0:
-        assert rule["expr"].startswith("max without (instance, pod) (")
+        assert rule["expr"].startswith("sum without (shard) (max without (instance, pod) (")
 
 
 ADDS_UP = re.compile(r"\b(?:sum|count) (?:without|by) \([^)]*\) \(")
+COMPARES = re.compile(r"\s*max (?:without \(instance, pod\)|by \([^)]*\))")
+# What a process says of itself alone.
+OF_ITSELF = {catalog.SHARD_HELD.name, catalog.SHARD_EPOCH.name, catalog.LEASE_LOSSES.sample_name}
 
 
 @pytest.mark.parametrize(
@@ -43,8 +48,20 @@ def test_what_exporters_of_the_same_conversations_say_is_never_added_up(expr: st
         grouping = match[0]
         keeps_instance = "without" in grouping and "instance" not in grouping
         keeps_instance |= "by" in grouping and "instance" in grouping
-        compared = "max without (instance, pod)" in expr[match.end() : match.end() + 40]
-        assert keeps_instance or compared, expr
+        follows = expr[match.end() :]
+        [counted, *_] = re.findall(r"\bphonic_\w+", follows)
+        assert keeps_instance or COMPARES.match(follows) or counted in OF_ITSELF, expr
+
+
+@pytest.mark.parametrize(
+    "expr",
+    [*(rule["expr"] for _, rule in RECORDED if "ratio" not in rule["record"]), *(a.expr for a in alerts(SLO))],
+)
+def test_what_shards_count_is_added_up(expr: str) -> None:
+    """No query leaves apart, or compares, what several shards count of the conversations."""
+    families = [family_of(selector.name) for selector in selectors(expr)]
+    if any(family and family.scope in (Scope.CONVERSATIONS, Scope.COUNTED) for family in families):
+        assert re.search(r"sum without \(shard\) \(max|sum by \([^)]*\) \(max by \([^)]*shard\)", expr), expr
 
 
 @pytest.mark.parametrize("alert", alerts(SLO), ids=lambda alert: alert.name)

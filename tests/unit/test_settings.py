@@ -29,6 +29,7 @@ CONTRACT = {
     "--phonic.ca-file": "",
     "--phonic.requests-per-second": "50",
     "--phonic.api-key-file": "",
+    "--phonic.api-key-dir": "",
     "--phonic.session-token-file": "",
     "--watch.conversation": "",
     "--watch.file": "",

@@ -50,9 +50,23 @@ def test_ranges_are_ordered_by_length_and_unique() -> None:
     assert SHIPPED.burn.ranges() == ("3m", "5m", "15m", "30m", "1h", "2h", "6h", "1d", "3d")
 
 
+def test_a_file_without_the_alerts_about_shards_has_those_of_the_shipped_file() -> None:
+    """Files of earlier releases stay valid."""
+    head, _, rest = TEXT.partition("  # Of several processes that share their state")
+    earlier = head + rest[rest.index("\n# What a minute") :]
+    assert "shard_unheld" not in earlier
+    assert Slo.parse(earlier) == SHIPPED
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
+        (
+            "seconds: 1, ratio: 0.1",
+            "seconds: 1.5, ratio: 0.1",
+            "slo.yml alerts.state_writes_slow.seconds: 1.5 is not a bucket boundary of "
+            "phonic_exporter_state_write_seconds",
+        ),
         ("objective: 0.95", "objective: 0.85", "slo.yml burn.fast.windows[0]: burns 7.2 times too fast"),
         (
             "budget: 0.0025",

@@ -44,7 +44,7 @@ class Program:
     def conversations(self) -> Sequence[dict[str, object]]:
         return [{"conversation_id": conversation_id} for conversation_id in sorted(self.watched)]
 
-    def start(self, conversation_id: str) -> Started:
+    def start(self, conversation_id: str, workspace: str | None) -> Started:  # noqa: ARG002
         if conversation_id in self.finished:
             return Started.FINISHED
         if conversation_id in self.watched:

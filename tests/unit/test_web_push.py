@@ -124,7 +124,7 @@ class World:
     finished: set[str] = attrs.field(factory=set)
     now: float = 1000.0
 
-    def start(self, conversation_id: str) -> Started:
+    def start(self, conversation_id: str, workspace: str | None) -> Started:  # noqa: ARG002
         if conversation_id in self.watched:
             return Started.ALREADY_WATCHED
         if conversation_id in self.finished:

@@ -1,0 +1,150 @@
+"""Edge: the API keys of workspaces: fixed ones, or a folder that holds a file for each.
+
+A folder is looked at again and again, because the file system does not tell of changes, and because a mounted
+secret of Kubernetes changes by swapping a symbolic link (``..data``) to another folder: what a path led to a
+moment ago may be gone. So a file that is listed but cannot be read changes nothing, and only one that two looks in
+a row do not find is gone. Names that begin with a dot are ignored.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from ..errors import ConfigError
+from .credentials import ApiKey, Credentials, read_key
+from .wire import is_conversation_id
+
+FLAG: Final = "--phonic.api-key-dir"
+MOST_WORKSPACES: Final = 1000
+"""Workspaces of one process; each has clients and tasks of its own."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME_RULE: Final = "up to 100 letters, digits, '.', '_' or '-', the first a letter or digit"
+
+
+def is_workspace_name(text: str) -> bool:
+    """Whether a text can name a workspace: in a label, a path and a line of a file."""
+    return _NAME.fullmatch(text) is not None
+
+
+def split_reference(text: str) -> tuple[str, str]:
+    """The workspace and the conversation of ``NAME/conv_…``; without a name the former is empty."""
+    name, _, conversation_id = text.rpartition("/")
+    return name, conversation_id
+
+
+def is_reference(text: str) -> bool:
+    """Whether a text names a conversation of a workspace: ``NAME/conv_…``."""
+    name, conversation_id = split_reference(text)
+    return is_workspace_name(name) and is_conversation_id(conversation_id)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class WorkspaceKey:
+    """The key of one workspace.
+
+    ``name`` is empty where workspaces have no names. ``base_url`` and ``projects`` replace the settings of these
+    names unless they are empty.
+    """
+
+    name: str = ""
+    credentials: Credentials
+    base_url: str = ""
+    projects: tuple[str, ...] = ()
+
+
+class Keys:
+    """The keys of all workspaces, in the order in which they were found.
+
+    ``current`` changes only in `take`. ``is_usable``: whether the last look at the folder could use all of it;
+    None without a folder. ``unusable``: the reason by file, empty while there is none.
+    """
+
+    def __init__(self, keys: Iterable[WorkspaceKey] = (), *, folder: Path | None = None) -> None:
+        """Fixed ``keys``, or those of a ``folder`` once `look` has been called and its result taken."""
+        self.current: dict[str, WorkspaceKey] = {each.name: each for each in keys}
+        self.folder = folder
+        self.unusable: Mapping[str, str] = {}
+        self._missed: set[str] = set()
+
+    @property
+    def is_usable(self) -> bool | None:
+        return None if self.folder is None else not self.unusable
+
+    def look(self) -> "Look":
+        """Look at all files again, those of fixed keys too (blocking). Raises nothing; `take` the result.
+
+        A key that has changed is used from then on.
+        """
+        if self.folder is None:
+            for key in self.current.values():
+                key.credentials.reload()
+            return Look(listed=frozenset(self.current), keys={}, unusable={})
+        return _look(self.folder, self.current)
+
+    def take(self, look: "Look") -> None:
+        """Make what was found the current keys."""
+        self.unusable = look.unusable
+        if look.listed is None:
+            return
+        missed = self.current.keys() - look.listed
+        gone, self._missed = missed & self._missed, missed
+        for name in gone:
+            del self.current[name]
+        for name, credentials in look.keys.items():
+            if len(self.current) < MOST_WORKSPACES:
+                self.current[name] = WorkspaceKey(name=name, credentials=credentials)
+
+
+@attrs.frozen(kw_only=True)
+class Look:
+    """What a look at the folder has found.
+
+    ``listed``: the names of its files; None if it could not be read. ``keys``: those that are not current yet.
+    """
+
+    listed: frozenset[str] | None
+    keys: Mapping[str, Credentials]
+    unusable: Mapping[str, str]
+
+
+def _look(folder: Path, current: Mapping[str, WorkspaceKey]) -> Look:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(each.name for each in entries if not each.name.startswith("."))
+    except (OSError, ValueError) as bad:
+        reason = (bad.strerror if isinstance(bad, OSError) else None) or "no such path"
+        return Look(listed=None, keys={}, unusable={"": f"cannot read {str(folder)!r}: {reason}"})
+    listed: list[str] = []
+    keys: dict[str, Credentials] = {}
+    unusable: dict[str, str] = {}
+    for name in names:
+        file = folder / name
+        try:
+            mode = file.stat().st_mode
+        except OSError:
+            mode = stat.S_IFREG  # in the middle of a swap: a file, until it is no longer listed
+        if not stat.S_ISREG(mode):
+            continue
+        if not is_workspace_name(name):
+            unusable[ascii(name)] = f"is not a name of a workspace: {NAME_RULE}"
+            continue
+        listed.append(name)
+        known = current.get(name)
+        try:
+            key = ApiKey(read_key(file, flag=FLAG))
+        except ConfigError as bad:
+            unusable[name] = bad.reason
+            continue
+        if known is not None:
+            known.credentials.replace(key)
+        elif len(current.keys() | keys.keys()) >= MOST_WORKSPACES:
+            unusable[name] = f"is one more than the {MOST_WORKSPACES} workspaces of one process"
+        else:
+            keys[name] = Credentials(key, file=file)
+    return Look(listed=frozenset(listed), keys=keys, unusable=unusable)
