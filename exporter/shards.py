@@ -49,7 +49,7 @@ T = TypeVar("T")
 READ_SECONDS: Final = 60.0
 """Longest time in which a shard that was taken must be read."""
 LAST_SCRAPES: Final = 2
-"""Scrapes that still show a drained shard after its last conversation has ended."""
+"""Scrapes that still show a drained shard once pages show all that it has counted."""
 _EXPIRED_LOOK: Final = 0.1  # seconds between two looks at a lease that has run out
 _DRAINED_LOOK: Final = 0.5
 _RELEASE_SECONDS: Final = 2.0
@@ -209,7 +209,7 @@ class Shards:
             if workspaces.watch_file is not None:
                 self._process.reloads["watch_file"] = workspaces.watch_file.reread
             publisher = Publisher(conversations.store, conversations, keeper)
-            tenure = _Tenure(shard=shard, conversations=conversations, publisher=publisher)
+            tenure = Tenure(shard=shard, conversations=conversations, publisher=publisher)
             exporter = Exporter(
                 settings=settings,
                 conversations=conversations,
@@ -230,13 +230,13 @@ class Shards:
                 self._shard = shard
                 self._current = attrs.evolve(exporter.offered(), whole_page=tenure.whole_page)
                 nursery.start_soon(self._note_expiry, shard)
-                await self._unless_stopped(tenure.wait_drained)
+                is_over = await self._unless_stopped(tenure.wait_drained)
                 nursery.cancel_scope.cancel()
             is_written = await keeper.write_now(conversations, on_error=on_error)
         shard.hide()
         self._current = self._standby
         if is_written:
-            await _release(shard)
+            await _release(shard, is_over=is_over is not None)
 
     async def _restored(self, shard: Shard, conversations: Conversations, saved: Saved) -> bool:
         """Take over what was saved, and renew the lease meanwhile. Returns as `Conversations.restore`."""
@@ -281,7 +281,7 @@ class Shards:
 
 
 @attrs.define(kw_only=True, eq=False)
-class _Tenure:
+class Tenure:
     """What pages of a tenure show, and how often they did."""
 
     shard: Shard
@@ -303,17 +303,18 @@ class _Tenure:
 
         return sent
 
-    async def wait_drained(self) -> None:
-        """Wait until the shard is drained and empty, and has been scraped since."""
+    async def wait_drained(self) -> bool:
+        """Wait until the shard is drained and empty, and all that it has counted was scraped. Returns true."""
         empty_at: int | None = None
         while empty_at is None or self.scrapes < empty_at + LAST_SCRAPES:
             await trio.sleep(_DRAINED_LOOK)
             is_empty = self.shard.is_drained and self.shard.is_empty and not self.conversations.has_unfinished
-            if not is_empty:
+            if not (is_empty and self.conversations.store.shows_all):
                 empty_at = None
             elif empty_at is None:
                 empty_at = self.scrapes
         log.info("shard drained", shard=self.shard.number)
+        return True
 
 
 async def _read(shard: Shard) -> tuple[Saved | None, list[Assigned]]:
@@ -323,10 +324,10 @@ async def _read(shard: Shard) -> tuple[Saved | None, list[Assigned]]:
     raise Unusable("takes too long")
 
 
-async def _release(shard: Shard) -> None:
+async def _release(shard: Shard, *, is_over: bool) -> None:
     with trio.move_on_after(_RELEASE_SECONDS, shield=True):
         try:
-            await trio.to_thread.run_sync(shard.release, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(partial(shard.release, is_over=is_over), abandon_on_cancel=True)
         except Unusable as trouble:
             log.warning("shard not released", shard=shard.number, reason=str(trouble))
             return

@@ -23,6 +23,9 @@ and names the shard with the highest hash of id and shard (rendezvous hashing). 
 therefore moves no conversation, and processes that disagree about it cannot count one twice. Rows of ended
 conversations stay for a day: they are the memory of ends.
 
+*Draining.* A shard that is too many takes no new conversations. It needs a holder until its last numbers were
+shown, which is later than the end of its last conversation: then the holder *closes* it.
+
 One statement at a time, no session state and no prepared statements, so that a connection pooler may stand in
 between. All functions block; callers run them in a thread. Messages of PostgreSQL can quote rows, so the reason of
 an error is its name.
@@ -375,12 +378,14 @@ class Shard:
             self._connection.execute(statements.FORGET_HISTORY, limits)
         return [Assigned(id_, workspace, Word(word)) for id_, workspace, word in _news(news)]
 
-    def release(self) -> None:
+    def release(self, *, is_over: bool = False) -> None:
         """Let another process take the shard at once. Call `hide` before, and show nothing afterwards.
 
+        ``is_over``: if it is drained, nobody needs to take it: all that it has counted was shown.
         Raises: Unusable.
         """
-        self._connection.execute(statements.RELEASE, {"shard": self.number, "epoch": self.epoch})
+        values = {"shard": self.number, "epoch": self.epoch, "is_over": is_over}
+        self._connection.execute(statements.RELEASE, values)
 
     def recall(self, conversation_id: str) -> bytes | None:
         rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", (conversation_id,))
@@ -414,12 +419,12 @@ class Shard:
 
 
 def _shard_row(
-    shard: int, epoch: int, holder: str, seconds: float, is_drained: bool, has_unfinished: bool, form: int
+    shard: int, epoch: int, holder: str, seconds: float, is_drained: bool, is_open: bool, form: int
 ) -> ShardRow:
     is_held = seconds > 0
     state = ShardState.HELD if is_held else ShardState.UNHELD
     if is_drained:
-        state = ShardState.DRAINING if has_unfinished or is_held else ShardState.DRAINED
+        state = ShardState.DRAINING if is_open or is_held else ShardState.DRAINED
     return ShardRow(
         shard=str(shard),
         state=state,
