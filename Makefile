@@ -84,6 +84,7 @@ MINUTES ?= 30
 SHARD_MINUTES ?= 10
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
+	$(BIN)/python -m pytest --hypothesis-profile=thorough tests/integration/test_storage_model.py
 	@if command -v prometheus >/dev/null; then \
 	  $(BIN)/python -m tests.soak --seeds 1 --mutations --prometheus "$$(command -v prometheus)" && \
 	  if ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1; then \

@@ -314,7 +314,7 @@ class Shard:
                 first_start=first_start,
                 series=[
                     SavedSeries(family, _words(labels), _bounds(layout), _integers(numbers))
-                    for family, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)
+                    for family, _, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)
                 ],
                 held=[HeldBack(*row) for row in _held_rows(held or "[]")],
                 conversations=[
@@ -350,14 +350,15 @@ class Shard:
         conversations = {each.id: each.blob for each in changes.conversations()}
         gone -= conversations.keys() - set(changes.finished)
         conversations = {id_: blob for id_, blob in conversations.items() if id_ not in gone}
+        held = () if everything and changes.held is None else changes.held
         remembered = list(changes.remembered()) if self._history.conversations else []
         values: dict[str, Any] = {
             "first_start": changes.first_start,
             "label_names": _text(self._label_names),
             "names": _text(tuple(changes.families)),
             "held": None
-            if changes.held is None
-            else _text([(each.family, each.labels, each.is_expected) for each in changes.held]),
+            if held is None
+            else _text([(each.family, each.labels, each.is_expected) for each in held]),
             "families": [each.family for each in series],
             "labels": [_text(each.labels) for each in series],
             "layouts": [_text(each.layout) for each in series],
@@ -388,11 +389,12 @@ class Shard:
         self._connection.execute(statements.RELEASE, values)
 
     def recall(self, conversation_id: str) -> bytes | None:
-        rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", (conversation_id,))
+        key = (_storable(conversation_id),)
+        rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", key)
         return bytes(rows[0][0]) if rows else None
 
     def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
-        values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", query) + "%", "limit": limit}
+        values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", _storable(query)) + "%", "limit": limit}
         ((count,),) = self._connection.execute(statements.COUNT_HISTORY, values)
         names = [attribute.name for attribute in attrs.fields(Remembered)]
         return [
@@ -436,8 +438,17 @@ def _shard_row(
 
 
 def _history_columns(remembered: Sequence[Remembered]) -> dict[str, list[Any]]:
-    columns = zip(*map(attrs.astuple, remembered), strict=True) if remembered else ((),) * len(_COLUMNS)
+    rows = [
+        [_storable(value) if isinstance(value, str) else value for value in attrs.astuple(each)]
+        for each in remembered
+    ]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
     return {f"h_{name}": list(column) for name, column in zip(_COLUMNS, columns, strict=True)}
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL has no U+0000 in a text, and would refuse the whole write for one in the name of an agent."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _text(values: object) -> str:

@@ -12,6 +12,8 @@ PAGE: Final = 20_000
 """Rows read between two renewals of the lease."""
 MOST_EXPIRED: Final = 20_000
 
+# Labels can have more bytes than an entry of an index, which is 2,700. So the key of a series has their hash. The
+# cast reads a backslash as the beginning of an escape.
 TABLES: Final[LiteralString] = """
 CREATE TABLE phonic_shard (
   shard smallint PRIMARY KEY,
@@ -33,7 +35,8 @@ CREATE TABLE phonic_series (
   labels text NOT NULL,
   layout text NOT NULL,
   numbers text NOT NULL,
-  PRIMARY KEY (shard, family, labels)
+  key bytea GENERATED ALWAYS AS (sha256(replace(labels, E'\\\\', E'\\\\\\\\')::bytea)) STORED,
+  PRIMARY KEY (shard, family, key)
 ) WITH (fillfactor = 70);
 CREATE TABLE phonic_conversation (
   id text PRIMARY KEY,
@@ -158,7 +161,7 @@ PUT: Final[LiteralString] = f"""{FENCE}, series AS (
   SELECT fence.shard, r.family, r.labels, r.layout, r.numbers
   FROM fence, unnest(%(families)s::text[], %(labels)s::text[], %(layouts)s::text[], %(numbers)s::text[])
     AS r (family, labels, layout, numbers)
-  ON CONFLICT (shard, family, labels) DO UPDATE SET layout = excluded.layout, numbers = excluded.numbers
+  ON CONFLICT (shard, family, key) DO UPDATE SET layout = excluded.layout, numbers = excluded.numbers
 ), gone AS (
   DELETE FROM phonic_conversation c USING fence
   WHERE c.id = ANY(%(gone)s::text[]) AND c.shard = fence.shard
@@ -202,8 +205,8 @@ SELECT s.is_drained, s.is_drained AND NOT {UNFINISHED},
 FROM fence s
 """
 READ_SERIES: Final[LiteralString] = (
-    "SELECT family, labels, layout, numbers FROM phonic_series"
-    f" WHERE shard = %s AND (family, labels) > (%s, %s) ORDER BY family, labels LIMIT {PAGE}"
+    "SELECT family, key, labels, layout, numbers FROM phonic_series"
+    f" WHERE shard = %s AND (family, key) > (%s, %s::bytea) ORDER BY family, key LIMIT {PAGE}"
 )
 READ_CONVERSATIONS: Final[LiteralString] = (
     f"SELECT id, progress FROM phonic_conversation WHERE shard = %s AND id > %s ORDER BY id LIMIT {PAGE}"

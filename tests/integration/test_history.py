@@ -1,8 +1,7 @@
-"""The memory of turns in a real state file: written with the end, found again, bounded, and forgotten."""
+"""The memory of turns in a real state file and in PostgreSQL: written with the end, found again, forgotten."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import attrs
 import pytest
@@ -13,6 +12,7 @@ from exporter.counting.turns import as_json
 from exporter.enums import Lost
 from exporter.state.keeper import StateKeeper
 from exporter.state.rows import HistoryLimits
+from tests.storages import Place, kept
 from tests.strategies import History, Turn, histories
 from tests.unit.counted import live, new_conversations, recorded
 
@@ -21,7 +21,7 @@ LIMITS = HistoryLimits(conversations=100, seconds=24 * HOUR)
 
 
 def fail() -> None:
-    raise AssertionError("the file could not be written")
+    raise AssertionError("nothing could be written")
 
 
 @attrs.define
@@ -33,22 +33,20 @@ class Clock:
 
 
 @asynccontextmanager
-async def kept(
-    path: Path, clock: Clock, limits: HistoryLimits = LIMITS
+async def remembering(
+    place: Place, clock: Clock, limits: HistoryLimits = LIMITS
 ) -> AsyncIterator[tuple[Conversations, StateKeeper, Callable[[], Awaitable[bool]]]]:
-    """Conversations with a state file, restored from it; and what writes it."""
+    """Conversations as a place had them; and what writes them."""
     conversations = new_conversations(now=clock)
-    opened = await StateKeeper.open(path, label_names=conversations.store.limits.names, now=clock, history=limits)
-    if opened.saved is not None:
-        conversations.restore(opened.saved)
+    names = conversations.store.limits.names
+    async with kept(place, names=names, history=limits, now=clock) as (keeper, saved):
+        if saved is not None:
+            conversations.restore(saved)
 
-    async def write() -> bool:
-        return await opened.keeper.write_now(conversations, on_error=fail)
+        async def write() -> bool:
+            return await keeper.write_now(conversations, on_error=fail)
 
-    try:
-        yield conversations, opened.keeper, write
-    finally:
-        await opened.keeper.close()
+        yield conversations, keeper, write
 
 
 def call(identity: str, *, agent: str = "support", slow_ms: int = 700) -> History:
@@ -71,9 +69,9 @@ def play(conversations: Conversations, history: History) -> None:
     conversations.finish(history.id, recorded(history.record()))
 
 
-async def test_ended_conversation_is_found_again_after_a_restart_as_it_was(tmp_path: Path) -> None:
+async def test_ended_conversation_is_found_again_after_a_restart_as_it_was(place: Place) -> None:
     clock = Clock()
-    async with kept(tmp_path / "x.db", clock) as (conversations, keeper, write):
+    async with remembering(place, clock) as (conversations, keeper, write):
         play(conversations, call("conv_1"))
         before = conversations.seen("conv_1")
         assert before is not None
@@ -83,29 +81,29 @@ async def test_ended_conversation_is_found_again_after_a_restart_as_it_was(tmp_p
         found = await keeper.recall("conv_1")
         assert found is not None
         assert as_json(found) == as_json(before)
-    async with kept(tmp_path / "x.db", clock) as (_, keeper, _write):
+    async with remembering(place, clock) as (_, keeper, _write):
         again = await keeper.recall("conv_1")
         assert again is not None
         assert as_json(again) == as_json(before)
         assert [turn.response for turn in again.turns] == [None, 0.7]
 
 
-async def test_unfinished_conversation_is_live_again_after_a_restart_turn_by_turn(tmp_path: Path) -> None:
+async def test_unfinished_conversation_is_live_again_after_a_restart_turn_by_turn(place: Place) -> None:
     clock = Clock()
-    async with kept(tmp_path / "x.db", clock) as (conversations, _, write):
+    async with remembering(place, clock) as (conversations, _, write):
         conversations.update("conv_1", live(call("conv_1").snapshots()[-1]))
         before = conversations.seen("conv_1")
         await write()
-    async with kept(tmp_path / "x.db", clock) as (conversations, _, _write):
+    async with remembering(place, clock) as (conversations, _, _write):
         after = conversations.seen("conv_1")
         assert before is not None
         assert after is not None
         assert as_json(after) == as_json(before)
 
 
-async def test_end_whose_write_fails_is_shown_and_in_the_next_write(tmp_path: Path) -> None:
+async def test_end_whose_write_fails_is_shown_and_in_the_next_write(place: Place) -> None:
     clock = Clock()
-    async with kept(tmp_path / "x.db", clock) as (conversations, keeper, write):
+    async with remembering(place, clock) as (conversations, keeper, write):
         play(conversations, call("conv_1"))
         conversations.put_back(conversations.changes())
         assert conversations.seen("conv_1") is not None
@@ -113,10 +111,10 @@ async def test_end_whose_write_fails_is_shown_and_in_the_next_write(tmp_path: Pa
         assert await keeper.recall("conv_1") is not None
 
 
-async def test_conversations_beyond_the_limits_are_forgotten_the_oldest_first(tmp_path: Path) -> None:
+async def test_conversations_beyond_the_limits_are_forgotten_the_oldest_first(place: Place) -> None:
     clock = Clock()
     limits = HistoryLimits(conversations=3, seconds=24 * HOUR)
-    async with kept(tmp_path / "x.db", clock, limits) as (conversations, keeper, write):
+    async with remembering(place, clock, limits) as (conversations, keeper, write):
         for number in range(6):
             play(conversations, call(f"conv_{number}"))
             clock.now += 61
@@ -126,10 +124,10 @@ async def test_conversations_beyond_the_limits_are_forgotten_the_oldest_first(tm
         assert await keeper.recall("conv_2") is None
 
 
-async def test_conversation_is_forgotten_after_so_many_hours(tmp_path: Path) -> None:
+async def test_conversation_is_forgotten_after_so_many_hours(place: Place) -> None:
     clock = Clock()
     limits = HistoryLimits(conversations=100, seconds=2 * HOUR)
-    async with kept(tmp_path / "x.db", clock, limits) as (conversations, keeper, write):
+    async with remembering(place, clock, limits) as (conversations, keeper, write):
         play(conversations, call("conv_1"))
         await write()
         clock.now += 2 * HOUR + 1
@@ -139,21 +137,21 @@ async def test_conversation_is_forgotten_after_so_many_hours(tmp_path: Path) -> 
         assert await keeper.recall("conv_2") is not None
 
 
-async def test_nothing_is_remembered_where_it_is_off_and_what_was_goes(tmp_path: Path) -> None:
+async def test_nothing_is_remembered_where_it_is_off_and_what_was_goes(place: Place) -> None:
     clock = Clock()
     off = HistoryLimits(conversations=0, seconds=24 * HOUR)
-    async with kept(tmp_path / "x.db", clock) as (conversations, _, write):
+    async with remembering(place, clock) as (conversations, _, write):
         play(conversations, call("conv_1"))
         await write()
-    async with kept(tmp_path / "x.db", clock, off) as (conversations, keeper, write):
+    async with remembering(place, clock, off) as (conversations, keeper, write):
         play(conversations, call("conv_2"))
         await write()
         assert await keeper.list_history("", limit=10) == ([], 0)
 
 
-async def test_list_has_failed_conversations_first_then_the_slowest(tmp_path: Path) -> None:
+async def test_list_has_failed_conversations_first_then_the_slowest(place: Place) -> None:
     clock = Clock()
-    async with kept(tmp_path / "x.db", clock) as (conversations, keeper, write):
+    async with remembering(place, clock) as (conversations, keeper, write):
         play(conversations, call("conv_quick", slow_ms=300))
         play(conversations, call("conv_slow", slow_ms=4000))
         play(conversations, attrs.evolve(call("conv_failed"), ended_by="error"))
@@ -176,9 +174,9 @@ async def test_list_has_failed_conversations_first_then_the_slowest(tmp_path: Pa
         ("' OR 1=1 --", []),
     ],
 )
-async def test_search_finds_text_and_never_a_pattern(tmp_path: Path, query: str, found: list[str]) -> None:
+async def test_search_finds_text_and_never_a_pattern(place: Place, query: str, found: list[str]) -> None:
     clock = Clock()
-    async with kept(tmp_path / "x.db", clock) as (conversations, keeper, write):
+    async with remembering(place, clock) as (conversations, keeper, write):
         play(conversations, call("conv_a"))
         play(conversations, call("conv_b", agent="sales"))
         play(conversations, attrs.evolve(call("conv_c"), ended_by="error"))
@@ -200,3 +198,14 @@ def test_what_is_remembered_is_what_the_page_of_the_live_call_showed_last(histor
     assert last is not None
     assert after is not None
     assert as_json(after)["turns"] == as_json(last)["turns"]
+
+
+async def test_zero_byte_in_a_name_does_not_stop_the_writes(place: Place) -> None:
+    async with remembering(place, Clock()) as (conversations, keeper, write):
+        play(conversations, call("conv_1", agent="a\0b"))
+        await write()
+        rows, _ = await keeper.list_history("\0b", limit=10)
+        assert [each.agent for each in rows] == [f"a{place.nul}b"]
+        found = await keeper.recall("conv_1")
+        assert found is not None
+        assert found.agent == "a\0b"
