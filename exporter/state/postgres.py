@@ -252,7 +252,7 @@ class Shard:
     """The shard that this process holds. Implements `exporter.state.storage.Storage`.
 
     ``is_drained``: it takes no new conversations; ``is_empty``: and has none left. ``first_start``: the
-    Unix time since which any shard counts, by Phonic's clock; None before the first write of all, and before `read`.
+    Unix time since which any shard counts, by Phonic's clock; None before `read`, and before any write.
     """
 
     size_bytes = None
