@@ -338,6 +338,10 @@ class Conversations(FeedCounters):
         self._in_flight = Unsaved()
         self._unsaved.put_back(unsaved)
 
+    def count_since(self, first_start: float) -> None:
+        """Count what has ended after this Unix time, by Phonic's clock, although nothing was saved: others do."""
+        self._first_start = first_start
+
     def restore(self, saved: Saved) -> bool:
         """Take over the contents of a state file, before anything else is done with this object.
 

@@ -196,6 +196,8 @@ class Shards:
         saved, assigned = await _read(shard)
         if saved is not None and not await self._restored(shard, conversations, saved):
             keeper.holds_all()
+        if saved is None and shard.first_start is not None:
+            conversations.count_since(shard.first_start)
         async with open_workspaces(
             settings,
             self._process.keys,

@@ -251,7 +251,8 @@ class Registry:
 class Shard:
     """The shard that this process holds. Implements `exporter.state.storage.Storage`.
 
-    ``is_drained``: it takes no new conversations; ``is_empty``: and has none left.
+    ``is_drained``: it takes no new conversations; ``is_empty``: and has none left. ``first_start``: the
+    Unix time since which any shard counts, by Phonic's clock; None before `read`, and before any write.
     """
 
     size_bytes = None
@@ -270,6 +271,7 @@ class Shard:
         self.lease = lease
         self.number, self.epoch = taken.shard, taken.epoch
         self.is_drained = self.is_empty = False
+        self.first_start: float | None = None
         self._connection = Connection(server, patience=lease)
         self._label_names = label_names
         self._history = history
@@ -297,7 +299,7 @@ class Shard:
         Returns what was written, None if nothing was; and its conversations that are not over.
         Raises: Unusable, Fenced; UnreadableRow.
         """
-        ((first_start, label_names, families, held),) = self._connection.execute(
+        ((self.first_start, label_names, families, held),) = self._connection.execute(
             "SELECT (SELECT min(first_start) FROM phonic_shard), label_names, families, held"
             " FROM phonic_shard WHERE shard = %s",
             (self.number,),
@@ -311,7 +313,7 @@ class Shard:
             saved = Saved(
                 label_names=_words(label_names),
                 families=_words(families),
-                first_start=first_start,
+                first_start=self.first_start or 0.0,
                 series=[
                     SavedSeries(family, _words(labels), _bounds(layout), _integers(numbers))
                     for family, _, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)

@@ -124,3 +124,37 @@ async def test_a_shard_of_a_later_release_is_left_to_it_and_named_once(database:
         await asking.close()
     [line] = [each for each in logged if "later release" in each["event"]]
     assert line["shards"] == ["0"]
+
+
+def test_a_shard_that_nobody_has_written_counts_since_the_others_do(database: Database) -> None:
+    server = Server(url=database.url)
+    registry = Registry(server, holder="host:1:a", patience=5.0)
+    registry.prepare(1)
+    shards = []
+    for number, since in enumerate((None, 1_800_000_000.0)):
+        registry.prepare(number + 1)
+        taken = registry.take(30.0)
+        assert taken is not None
+        shard = Shard(server, taken, lease=30.0, label_names=(), history=NO_HISTORY)
+        shards.append(shard)
+        assert shard.read() == (None, [])
+        assert shard.first_start == since
+        shard.put(written(1_800_000_000.0), everything=False, at=0.0)
+    for shard in shards:
+        shard.close()
+    registry.close()
+
+
+def written(first_start: float) -> Changes:
+    """What a holder writes that has counted nothing."""
+    return Changes(
+        series=tuple,
+        held=None,
+        conversations=tuple,
+        finished=(),
+        forgotten=(),
+        ends=tuple,
+        families=(),
+        first_start=first_start,
+        is_empty=True,
+    )

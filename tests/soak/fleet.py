@@ -136,7 +136,6 @@ class Launch:
 
     server: Postgres
     database: str
-    phone_url: str
     lease_s: float
     hold_s: float
     state_interval_s: float
@@ -161,8 +160,11 @@ class Launch:
 
 @asynccontextmanager
 async def fleet(count: int, launch: Launch, folder: Path) -> AsyncIterator[list[Member]]:
-    """Make ``count`` members, which are not started, and their links. Ends all processes at the end."""
-    phone_port = int(launch.phone_url.rpartition(":")[2])
+    """Make ``count`` members, which are not started, and their links. Ends all processes at the end.
+
+    The links to Phonic lead nowhere yet.
+    """
+    nowhere = free_port()
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=5, trust_env=False))
         members = [
@@ -170,7 +172,7 @@ async def fleet(count: int, launch: Launch, folder: Path) -> AsyncIterator[list[
                 number,
                 free_port(),
                 await stack.enter_async_context(link(launch.server.port)),
-                await stack.enter_async_context(link(phone_port)),
+                await stack.enter_async_context(link(nowhere)),
                 http,
                 launch.command,
                 folder,
