@@ -147,10 +147,13 @@ class Backfill:
     def _hand_over(self, conversation_id: str, record: Snapshot) -> bool:
         """Have a conversation without an end watched. Returns False if the watch limit prevents that.
 
-        One that began too long ago to be live was never closed by Phonic; it is dropped.
+        One that began too long ago to be live was never closed by Phonic. It is dropped, and dismissed unless its
+        progress is remembered: as long as it is assigned to a shard, that cannot be drained.
         """
         started = parse_time(record.conversation.started_at)
         if started is not None and started < (self._now() - retention.OLDEST_LIVE) * 1e6:
+            if not self._sink.has_seen(conversation_id):
+                self._sink.dismiss(conversation_id)
             return True
         return self._targets.start(conversation_id, Requester.DISCOVERY) is not Started.LIMIT_REACHED
 
