@@ -183,8 +183,8 @@ async def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome
             nursery.start_soon(watch.run)
             nursery.start_soon(story.ask)
             try:
+                # Calls begin after the first start of an exporter: what is over before is history, not counted.
                 await story.begin()
-                # Calls begin after the exporters: what is over before is history, which is not counted.
                 phone = await trio.to_thread.run_sync(enter, simulating(run.simulator(), directory, client))
                 for member in members:
                     member.api.lead(int(phone.url.rpartition(":")[2]))
@@ -240,14 +240,18 @@ class _Story:
     """Times in which the engine was down."""
 
     async def begin(self) -> None:
-        """Start all processes. Raises: Failed."""
+        """Have one process create the shards, and hold one of them for a moment. Raises: Failed."""
+        first = self._members[0]
+        await first.start()
+        await until(lambda: self._watch.history, "a shard is held", self._tell_all)
+        await first.stop()
+
+    async def tell(self, phone: Phone) -> None:
+        """Play everything, then compare. Raises: Failed if it cannot go on."""
         async with trio.open_nursery() as nursery:
             for member in self._members:
                 nursery.start_soon(member.start)
         await self._all_held("at the start")
-
-    async def tell(self, phone: Phone) -> None:
-        """Play everything, then compare. Raises: Failed if it cannot go on."""
         async with trio.open_nursery() as nursery:
             for trouble in self._run.troubles_of():
                 await trio.sleep(trouble.after_s)
