@@ -30,8 +30,8 @@ from .metrics.page import Page
 from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
-from .phonic.keys import Keys
 from .process import Process
+from .standby import StandbyPeople, StandbyPush
 from .state.keeper import StateKeeper
 from .state.postgres import Registry, Server, Shard, Taken
 from .state.registrar import Registrar
@@ -276,8 +276,8 @@ class Shards:
         return offered_by_standby(
             self._process.settings,
             page=page,
-            push=_StandbyPush(self._registrar, self._process.keys),
-            people=_StandbyPeople(objective=self._process.settings.metrics.slo_response),
+            push=StandbyPush(self._registrar, self._process.keys),
+            people=StandbyPeople(objective=self._process.settings.metrics.slo_response),
             is_reached=lambda: self._registrar.is_reached,
         )
 
@@ -372,58 +372,6 @@ class _Push:
     def stop(self, conversation_id: str) -> bool:
         push = self._current().push
         return push is not None and push.stop(conversation_id)
-
-
-@attrs.frozen
-class _StandbyPush:
-    """Offers what is pushed to the shards."""
-
-    _registrar: Registrar
-    _keys: Keys
-
-    def start(self, conversation_id: str, workspace: str | None) -> Started:
-        names = list(self._keys.current)
-        if workspace is None and len(names) > 1:
-            return Started.NOT_NAMED
-        name = workspace if workspace is not None else next(iter(names), None)
-        if name is None or name not in names:
-            return Started.NO_WORKSPACE
-        self._registrar.offer(Assigned(conversation_id, name, Word.LIVE))
-        return Started.STARTED
-
-    def stop(self, conversation_id: str) -> bool:
-        del conversation_id
-        return False
-
-
-@attrs.frozen(kw_only=True)
-class _StandbyPeople:
-    """What people see of a process that holds no shard. Implements `exporter.web.people.Shown`."""
-
-    objective: float
-    remembers: bool = False
-    _began: float = attrs.field(factory=trio.current_time)
-
-    def parts(self) -> list[Part]:
-        return [Part(name="Shard", is_well=None, text="none: this process stands by")]
-
-    def uptime(self) -> float:
-        return trio.current_time() - self._began
-
-    def latencies(self) -> list[Latency]:
-        return []
-
-    def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:
-        del query, most
-        return [], 0
-
-    async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
-        del query, most
-        return [], 0
-
-    async def call(self, conversation_id: str) -> SeenCall | None:
-        del conversation_id
-        return None
 
 
 @attrs.frozen
