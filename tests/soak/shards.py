@@ -96,7 +96,7 @@ class Run:
             calls_per_minute=self.calls_per_minute,
             turns=10,
             pace=self.pace,
-            warm_up=4.0,
+            warm_up=0,  # what ends between the first start and the first call would be counted, but not planned
             fault=("latency-spike=0.05", "error-wave=0.05", "slow-open=1", "unlisted-agents=1"),
             patient=True,
             refuse_ended=bool(self.seed % 2),
