@@ -48,7 +48,7 @@ from .troubles import FAULTS, RESHARDING, Kind, Trouble, troubles
 
 RULE: Final = 'source_labels: [shard], regex: "(.+)", target_label: instance, replacement: "shard-$1"'
 """The rule of the scrape that names the instance of a series after its shard."""
-_HOLD_S: Final = 4 * SCRAPE_S
+_HOLD_S: Final = 24 * SCRAPE_S  # a busy machine misses many scrapes in a row
 _TAKEN_AFTER_S: Final = 0.5  # a shard is taken so long after its lease has run out, or was released
 _BUSY: Final = 5  # a take-over has about so many steps, each of which a busy machine can delay as it delays a look
 _STATE_INTERVAL_S: Final = 1.5  # scrapes cause the writes; see `harness`
