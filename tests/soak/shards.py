@@ -48,7 +48,6 @@ from .troubles import FAULTS, RESHARDING, Kind, Trouble, troubles
 
 RULE: Final = 'source_labels: [shard], regex: "(.+)", target_label: instance, replacement: "shard-$1"'
 """The rule of the scrape that names the instance of a series after its shard."""
-_HOLD_S: Final = 4 * SCRAPE_S
 _TAKEN_AFTER_S: Final = 0.5  # a shard is taken so long after its lease has run out, or was released
 _BUSY: Final = 5  # a take-over has about so many steps, each of which a busy machine can delay as it delays a look
 _STATE_INTERVAL_S: Final = 1.5  # scrapes cause the writes; see `harness`
@@ -78,6 +77,7 @@ class Run:
     pace: float = 0.1
     agents: int = 8
     over_s: float = 100.0
+    hold_s: float = 24 * SCRAPE_S  # a busy machine misses many scrapes in a row
     has_rule: bool = True
     mutation: str = ""
 
@@ -96,7 +96,7 @@ class Run:
             calls_per_minute=self.calls_per_minute,
             turns=10,
             pace=self.pace,
-            warm_up=4.0,
+            warm_up=0,  # what ends between the first start and the first call would be counted, but not planned
             fault=("latency-spike=0.05", "error-wave=0.05", "slow-open=1", "unlisted-agents=1"),
             patient=True,
             refuse_ended=bool(self.seed % 2),
@@ -168,7 +168,7 @@ async def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome
             server=server,
             database=server.new_database(),
             lease_s=run.lease_s,
-            hold_s=_HOLD_S,
+            hold_s=run.hold_s,
             state_interval_s=_STATE_INTERVAL_S,
             shards=lambda: count.value,
             mutation=run.mutation,
@@ -662,6 +662,7 @@ def defects(prometheus: str) -> dict[str, Run]:
         members=3,
         shards=1,
         over_s=30.0,
+        hold_s=4 * SCRAPE_S,
     )
     return {
         # A long lease makes writes rare.
