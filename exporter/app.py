@@ -135,7 +135,7 @@ async def _run_alone(process: Process, task_status: trio.TaskStatus[Running]) ->
 
 
 async def _run_with_others(process: Process, task_status: trio.TaskStatus[Running]) -> None:
-    check_postgres()
+    check_postgres(process.settings.state.url, process.settings.state.password_file)
     from .shards import Shards
 
     async with AsyncExitStack() as while_serving:

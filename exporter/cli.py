@@ -640,7 +640,7 @@ def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credential
         lambda: _validate(ready[-1]),
         find_proxy,
         lambda: trust.trusting(given.phonic.ca_file),
-        *((check_postgres,) if given.state.url else ()),
+        *((partial(check_postgres, given.state.url, given.state.password_file),) if given.state.url else ()),
     )
     return ready[-1], found[0]
 

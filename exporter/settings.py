@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import attrs
 import platformdirs
@@ -532,7 +532,7 @@ def _wrong_state(settings: Settings) -> Iterator[ConfigError]:
         return
     if url.scheme not in ("postgresql", "postgres") or not (host or url.query) or re.search(r"\s", state.url):
         yield ConfigError("--state.url", "must be postgresql://USER@HOST:PORT/DATABASE")
-    if url.password is not None or "password=" in url.query:
+    if url.password is not None or any("password" in name.lower() for name, _ in parse_qsl(url.query)):
         yield ConfigError("--state.url", "must not hold a password; give it with --state.password-file")
     if state.file is not None:
         yield ConfigError("--state.url", "excludes --state.file")

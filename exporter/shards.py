@@ -33,10 +33,10 @@ from .metrics.store import LabelLimits, MetricStore
 from .process import Process
 from .standby import StandbyPeople, StandbyPush
 from .state.keeper import StateKeeper
-from .state.postgres import Registry, Server, Shard, Taken
+from .state.postgres import Newer, Registry, Server, Shard, Taken
 from .state.registrar import Registrar
 from .state.rows import HistoryLimits, Saved
-from .state.storage import Assigned, Fenced, Unusable
+from .state.storage import Assigned, Fenced, Outdated, Unusable
 from .web.endpoints import Exported
 from .web.pages import Latency, LiveRow, Part, PastRow
 from .web.people import Shown
@@ -140,7 +140,7 @@ class Shards:
     async def _listed(self) -> Sequence[Mapping[str, object]] | None:
         try:
             return await self._registrar.listed()
-        except Unusable:
+        except (Unusable, Newer):
             return None
 
     async def _unless_stopped(self, wait: Callable[[], Awaitable[T]]) -> T | None:
@@ -174,6 +174,8 @@ class Shards:
         keeper = StateKeeper(shard, now=time.time)
         try:
             await self._read_and_count(shard, keeper)
+        except* Outdated:
+            pass  # the registrar says so, because standbys find it out too
         except* Fenced:
             self._store.count(catalog.LEASE_LOSSES, LeaseLoss.TAKEN)
             log.error("another process has taken the shard", shard=taken.shard, epoch=taken.epoch)

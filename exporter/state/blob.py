@@ -19,7 +19,8 @@ import msgspec
 from ..counting.derive import CONVERSATION_INDEX, LiveState, Progress, Rejected
 from ..enums import EndedBy
 
-_VERSION: Final = 3
+VERSION: Final = 3
+"""Of what is written. Where it changes, so must `exporter.state.postgres.FORMAT`."""
 
 
 class UnreadableBlob(Exception):
@@ -42,7 +43,7 @@ class SavedEntry:
     progress: Progress
     has_ended: bool
     updated_at: float | None = None
-    version: int = _VERSION
+    version: int = VERSION
 
 
 _Turn2 = tuple[int, float | None, float | None, float | None, float | None]
@@ -142,7 +143,7 @@ def decode(blob: bytes) -> SavedEntry:
             return _from_1(_decode_1(blob))
         if version == 2:
             return _from_2(_decode_2(blob))
-        if version == _VERSION:
+        if version == VERSION:
             return _decode(blob)
     except (msgspec.MsgspecError, RecursionError, ValueError) as bad:
         raise UnreadableBlob(type(bad).__name__) from None

@@ -1,14 +1,20 @@
-"""Edge: whether the library for PostgreSQL is there, which only the extra ``postgres`` installs."""
+"""Edge: whether PostgreSQL can be used at all: its library is there, and the settings are well-formed."""
+
+from pathlib import Path
 
 from ..errors import ConfigError
 
 
-def check_postgres() -> None:
-    """Raises: ConfigError, if psycopg or the libpq that it needs cannot be imported."""
+def check_postgres(url: str, password_file: Path | None) -> None:
+    """Check the library, which only the extra ``postgres`` installs, the URL and the password file.
+
+    Connects to nothing. Raises: ConfigError, without a password in its text.
+    """
     try:
-        from . import postgres  # noqa: F401
+        from . import postgres
     except ImportError as missing:
         what = "psycopg" if isinstance(missing, ModuleNotFoundError) else "libpq"
         raise ConfigError(
             "--state.url", f'{what} is not installed: pip install "phonic-exporter[postgres]"'
         ) from None
+    postgres.check(postgres.Server(url=url, password_file=password_file))

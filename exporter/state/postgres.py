@@ -44,17 +44,18 @@ from typing import Any, Final, LiteralString
 import attrs
 import msgspec
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from ..counting import retention
 from ..enums import ShardState, Word
+from ..errors import ConfigError
 from . import statements
 from .history import Remembered
 from .rows import Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedSeries
-from .storage import Assigned, Fenced, Unusable
+from .storage import Assigned, Fenced, Outdated, Unusable
 
 FORMAT: Final = 1
 """Of what a holder writes. A process does not take a shard with a higher one, which a later release wrote."""
-_SCHEMA: Final = 1
 _LOCK: Final = 0x50684578  # "PhEx": of the advisory lock under which tables are created
 _EXPIRY_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 3
@@ -71,7 +72,7 @@ _news = msgspec.json.Decoder(list[tuple[str, str, int]]).decode
 
 
 class Newer(Exception):
-    """A later release has changed the tables, or wrote the only shards that are free."""
+    """A later release has changed the tables."""
 
 
 def boot_time() -> float:
@@ -106,6 +107,38 @@ class Taken:
     shard: int
     epoch: int
     until: float
+
+
+def check(server: Server) -> None:
+    """Check the URL and the password file, without connecting. Raises: ConfigError."""
+    try:
+        if server.url.startswith("postgres"):  # else it is no URL, which `settings.validate` says
+            conninfo_to_dict(server.url)
+    except psycopg.ProgrammingError as bad:
+        # What libpq quotes after this could be a password in the wrong place.
+        reason = re.split('[:"]', str(bad))[0].strip()
+        raise ConfigError("--state.url", f"is refused by libpq: {reason}") from None
+    try:
+        _password(server.password_file)
+    except Unusable as bad:
+        raise ConfigError("--state.password-file", str(bad)) from None
+
+
+def _password(file: Path | None) -> str | None:
+    """Raises: Unusable."""
+    if file is None:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as bad:
+        raise Unusable(f"{file} cannot be read: {bad.strerror}") from None
+    except UnicodeDecodeError:
+        raise Unusable(f"{file} is not UTF-8") from None
+    if not text:
+        raise Unusable(f"{file} is empty")
+    if "\0" in text:
+        raise Unusable(f"{file} holds a zero byte")
+    return text
 
 
 class Connection:
@@ -150,8 +183,6 @@ class Connection:
 
     def _connected(self) -> "psycopg.Connection[tuple[Any, ...]]":
         if self._open is None:
-            file = self._server.password_file
-            password = None if file is None else file.read_text().strip()
             self._open = psycopg.connect(
                 self._server.url,
                 autocommit=True,
@@ -162,7 +193,7 @@ class Connection:
                 keepalives_interval=1,
                 keepalives_count=2,
                 application_name="phonic-exporter",
-                password=password,
+                password=_password(self._server.password_file),
             )
         return self._open
 
@@ -196,9 +227,7 @@ class Registry:
             self._connection.transact(
                 [("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK}), (statements.CREATE, None)]
             )
-        ((version,),) = self._connection.execute("SELECT version FROM phonic_schema")
-        if version > _SCHEMA:
-            raise Newer(f"schema version {version} of a later release")
+        _refuse_newer(*self._connection.execute(statements.VERSION)[0])
         self._connection.execute(statements.ENSURE, {"count": count})
         self._connection.execute(statements.DRAIN, {"count": count})
 
@@ -232,8 +261,11 @@ class Registry:
         self._connection.execute(statements.RESIGN, {"holder": self._holder})
 
     def shards(self) -> list[ShardRow]:
-        """All shards. Raises: Unusable."""
-        return [_shard_row(*row) for row in self._connection.execute(statements.STATES)]
+        """All shards. Raises: Unusable, Newer."""
+        rows = self._connection.execute(statements.STATES)
+        for *_, version in rows:
+            _refuse_newer(version)
+        return [_shard_row(*row) for *row, _ in rows]
 
     def unfinished(self) -> dict[str, int]:
         """How many conversations each shard has that are not over. Raises: Unusable."""
@@ -417,9 +449,16 @@ class Shard:
         began = boot_time()
         rows: list[tuple[Any, ...]] = self._connection.execute(statement, {**values, **fence})
         if not rows:
+            if self._connection.execute(statements.VERSION)[0][0] > statements.SCHEMA:
+                raise Outdated("a later release has changed the tables")
             raise Fenced(f"{self.name} was taken by another process")
         self._until = began + self.lease
         return rows[0]
+
+
+def _refuse_newer(version: int) -> None:
+    if version > statements.SCHEMA:
+        raise Newer(f"schema version {version} of a later release")
 
 
 def _shard_row(

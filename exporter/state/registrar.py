@@ -33,8 +33,8 @@ MOST_OFFERS: Final = 300_000
 class Registrar:
     """What this process asks and tells of all shards.
 
-    ``is_reached``: whether PostgreSQL has answered, and the tables are there. ``rows``: all shards, as of the last
-    look.
+    ``is_reached``: whether PostgreSQL has answered, and the tables are there and not those of a later release.
+    ``rows``: all shards, as of the last look.
     """
 
     def __init__(self, registry: Registry, *, count: int, lease: float, on_error: Callable[[], None]) -> None:
@@ -51,7 +51,7 @@ class Registrar:
         self._left_alone: frozenset[str] = frozenset()
         self._offers: dict[str, Assigned] = {}
         self._has_offers = trio.Event()
-        self._is_failing = False
+        self._failing_with: type[Exception] | None = None
 
     @property
     def counts(self) -> Mapping[ShardState, int]:
@@ -113,7 +113,7 @@ class Registrar:
         return elected
 
     async def listed(self) -> list[dict[str, object]]:
-        """All shards as ``GET /api/v1/shards`` shows them. Raises: Unusable."""
+        """All shards as ``GET /api/v1/shards`` shows them. Raises: Unusable, Newer."""
         rows = await self._ask(self._registry.shards)
         unfinished = await self._ask(self._registry.unfinished)
         return [
@@ -166,17 +166,24 @@ class Registrar:
     async def _succeeds(self, step: Callable[[], Awaitable[object]]) -> bool:
         try:
             await step()
-        except (Unusable, Newer) as trouble:
-            # Only the first failure is an error; a metric shows the following ones.
-            say = log.debug if self._is_failing else log.error
-            say("PostgreSQL cannot be used, trying again", reason=str(trouble))
-            self._is_failing = True
-            self._on_error()
+        except Unusable as trouble:
+            self._failed("PostgreSQL cannot be used, trying again", trouble)
             return False
-        if self._is_failing:
+        except Newer as trouble:
+            self.is_reached = False  # until `prepare` finds tables that this release knows
+            self._failed("a later release has changed PostgreSQL's tables, standing aside", trouble)
+            return False
+        if self._failing_with is not None:
             log.info("PostgreSQL can be used again")
-            self._is_failing = False
+            self._failing_with = None
         return True
+
+    def _failed(self, event: str, trouble: Exception) -> None:
+        # Only the first failure is an error; a metric shows the following ones.
+        say = log.debug if self._failing_with is type(trouble) else log.error
+        say(event, reason=str(trouble))
+        self._failing_with = type(trouble)
+        self._on_error()
 
     async def _ask(self, call: Callable[[], T]) -> T:
         """Run a call in the thread. Raises: Unusable, also if there is no answer; Newer."""

@@ -6,6 +6,8 @@ holder.
 
 from typing import Final, LiteralString
 
+SCHEMA: Final = 1
+"""Version of the tables. Whoever finds a higher one, which a later release has made, writes nothing."""
 NEWS: Final = 1000
 """Conversations told in one write; more are told in the next."""
 PAGE: Final = 20_000
@@ -74,7 +76,6 @@ CREATE TABLE phonic_history (
 );
 CREATE INDEX phonic_history_ended_at ON phonic_history (ended_at);
 CREATE TABLE phonic_schema (version integer NOT NULL);
-INSERT INTO phonic_schema VALUES (1);
 """
 
 ENSURE: Final[LiteralString] = """
@@ -89,6 +90,8 @@ DRAIN: Final[LiteralString] = (
 )
 """A shard that nobody has ever held has nothing to show, so it is closed at once."""
 
+VERSION: Final[LiteralString] = "SELECT version FROM phonic_schema"
+NOT_NEWER: Final[LiteralString] = f"(SELECT version FROM phonic_schema) <= {SCHEMA}"
 UNFINISHED: Final[LiteralString] = (
     "EXISTS (SELECT FROM phonic_assignment a WHERE a.shard = s.shard AND a.ended_at IS NULL)"
 )
@@ -96,6 +99,7 @@ TAKE: Final[LiteralString] = f"""
 WITH free AS (
   SELECT s.shard FROM phonic_shard s
   WHERE s.lease_until <= clock_timestamp() AND s.format <= %(format)s AND (NOT s.is_closed OR {UNFINISHED})
+    AND {NOT_NEWER}
   ORDER BY s.is_drained, s.lease_until, s.shard
   FOR UPDATE SKIP LOCKED LIMIT 1
 )
@@ -108,7 +112,7 @@ RETURNING s.shard, s.epoch
 STATES: Final[LiteralString] = f"""
 SELECT s.shard, s.epoch, s.holder,
   extract(epoch FROM greatest(s.lease_until, to_timestamp(0)) - clock_timestamp())::float8, s.is_drained,
-  NOT s.is_closed OR {UNFINISHED}, s.format
+  NOT s.is_closed OR {UNFINISHED}, s.format, (SELECT version FROM phonic_schema)
 FROM phonic_shard s ORDER BY s.shard
 """
 COUNTS: Final[LiteralString] = (
@@ -142,13 +146,14 @@ RETURNING name
 """
 RESIGN: Final[LiteralString] = "DELETE FROM phonic_lease WHERE holder = %(holder)s"
 
-FENCE: Final[LiteralString] = """
+FENCE: Final[LiteralString] = f"""
 WITH fence AS (
   UPDATE phonic_shard
   SET write_number = %(number)s, lease_until = clock_timestamp() + make_interval(secs => %(lease)s),
     first_start = coalesce(%(first_start)s, first_start), label_names = coalesce(%(label_names)s, label_names),
     families = coalesce(%(names)s, families), held = coalesce(%(held)s, held)
   WHERE shard = %(shard)s AND epoch = %(epoch)s AND write_number < %(number)s
+    AND {NOT_NEWER}
   RETURNING shard, is_drained
 )"""
 RENEW: Final[LiteralString] = f"{FENCE} SELECT shard FROM fence"
@@ -232,5 +237,6 @@ LIST_HISTORY: Final[LiteralString] = (
 )
 
 CREATE: Final[LiteralString] = (
-    f"DO $do$ BEGIN IF to_regclass('phonic_schema') IS NULL THEN {TABLES} END IF; END $do$"
+    f"DO $do$ BEGIN IF to_regclass('phonic_schema') IS NULL THEN"
+    f" {TABLES} INSERT INTO phonic_schema VALUES ({SCHEMA}); END IF; END $do$"
 )

@@ -28,6 +28,10 @@ class Fenced(Exception):
     """Another process has taken the shard. Nothing was written, and nothing more can be."""
 
 
+class Outdated(Fenced):
+    """A later release has changed the tables. Nothing was written, and nothing more can be."""
+
+
 @attrs.frozen
 class Assigned:
     """A conversation of a shard. ``workspace`` is empty where there is only one."""
