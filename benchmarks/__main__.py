@@ -23,6 +23,7 @@ from .cases import (
     scraping,
     storing,
     updates,
+    workspaces,
 )
 from .options import Options
 from .processes import SERVER_CORE
@@ -52,6 +53,7 @@ CASES: dict[str, Callable[[Options], Report]] = {
     "discovering": idling.discovering,
     "storing": storing.storing,
     "failing-over": storing.failing_over,
+    "workspaces": workspaces.many_workspaces,
 }
 
 

@@ -45,6 +45,14 @@ class Process:
         pages = Path(f"/proc/{self._child.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def proportional_bytes(self) -> int:
+        """Its memory, pages that several processes share divided among them."""
+        rollup = Path(f"/proc/{self._child.pid}/smaps_rollup").read_text()
+        found = re.search(r"^Pss:\s*(\d+)", rollup, re.MULTILINE)
+        assert found is not None
+        return int(found[1]) * 1024
+
     def logged(self, pattern: str) -> "re.Match[str]":
         """Wait for the first match in its log. Raises: Failed if the process ends or takes too long."""
         deadline = time.monotonic() + START_SECONDS

@@ -21,8 +21,6 @@ from . import promql
 from .rules import Indicator, indicators
 from .slo import Burn, Delay, Lasting, Occurrence, Saturation, Share, Slo
 
-AGENT = ("project", "agent")
-
 PAGES_COMMITTED = c.PAGES_COMMITTED.name
 CREDENTIAL_REFUSED = c.CREDENTIAL_REFUSED.name
 REQUESTS_WAITING_SINCE = c.REQUESTS_WAITING_SINCE.name
@@ -32,12 +30,17 @@ CLOCK_OFFSET = c.CLOCK_OFFSET.name
 # Evaluation intervals. The usual default of one minute would delay alerts about seconds of waiting.
 GROUPS = {"phonic-waiting": "5s", "phonic-callers": "15s", "phonic-budgets": "15s", "phonic-exporter": "15s"}
 
-# Who is affected. --metrics.labels may omit either label.
+# Who is affected. --metrics.labels may omit project and agent, and one workspace has no name.
 _OF_AGENT = (
     "{{ if $labels.agent }} of agent {{ $labels.agent }}{{ end }}"
     "{{ if $labels.project }} in project {{ $labels.project }}{{ end }}"
+    "{{ if $labels.workspace }} of workspace {{ $labels.workspace }}{{ end }}"
 )
-_OF_PROJECT = "{{ if $labels.project }}project {{ $labels.project }}{{ else }}the workspace{{ end }}"
+_OF_PROJECT = (
+    "{{ if $labels.project }}project {{ $labels.project }}{{ else }}the workspace{{ end }}"
+    "{{ if $labels.workspace }} ({{ $labels.workspace }}){{ end }}"
+)
+_OF_JOB = "job {{ $labels.job }}{{ if $labels.workspace }}, workspace {{ $labels.workspace }}{{ end }}"
 
 
 @attrs.frozen(kw_only=True)
@@ -101,11 +104,11 @@ def alerting(slo: Slo) -> dict[str, Any]:
 
 
 def _waiting(slo: Slo) -> tuple[Alert, ...]:
-    of = slo.alerts.callers_waiting
+    of, agent = slo.alerts.callers_waiting, ", ".join(promql.AGENT)
     # Select before taking the largest value: two exporters may name the agent of a call differently. `and` instead
     # of a join: around a take-over a call may have two series of information for a moment, which a join refuses.
     calls = (
-        f"max by (job, project, agent, conversation_id) (\n"
+        f"max by (job, {agent}, conversation_id) (\n"
         f"      {c.LIVE_INFO.name}\n"
         f"    and on (job, instance, conversation_id)\n"
         f"      {promql.age(c.LIVE_WAITING_SINCE.name)} > {of.seconds:g}\n"
@@ -115,7 +118,7 @@ def _waiting(slo: Slo) -> tuple[Alert, ...]:
         Alert(
             name="PhonicCallersWaiting",
             group="phonic-waiting",
-            expr=f"count by (job, project, agent) (\n  {calls}\n) >= {of.callers}",
+            expr=f"count by (job, {agent}) (\n  {calls}\n) >= {of.callers}",
             severity=of.severity,
             lasting=of.lasting,
             keep_firing=of.keep_firing,
@@ -124,7 +127,7 @@ def _waiting(slo: Slo) -> tuple[Alert, ...]:
                 f"Callers{_OF_AGENT} who have waited more than {of.seconds:g} s for an answer: {{{{ $value }}}}."
             ),
             board="phonic-live",
-            labels=AGENT,
+            labels=promql.AGENT,
             about_calls=True,
         ),
     )
@@ -205,7 +208,7 @@ def _concurrency(*, name: str, of: Saturation, compared: str, summary: str) -> A
             "are in progress."
         ),
         board="phonic-overview",
-        labels=("project",),
+        labels=(promql.WORKSPACE, "project"),
     )
 
 
@@ -231,7 +234,7 @@ def _share(
         summary=summary,
         description=f"{{{{ $value | humanizePercentage }}}} of the {what}{_OF_AGENT} {did} within {of.window}.",
         board=board,
-        labels=AGENT,
+        labels=promql.AGENT,
         about_calls=True,
     )
 
@@ -262,7 +265,7 @@ def _budgets(slo: Slo) -> tuple[Alert, ...]:
                 + f"; the objective allows {100 * (1 - indicator.objective):.6g}%."
             ),
             board=f"phonic-{board}",
-            labels=AGENT,
+            labels=promql.AGENT,
             about_calls=True,
         )
         for indicator, name, events, trouble, board in texts
@@ -312,31 +315,31 @@ def _reaching(slo: Slo) -> tuple[Alert, ...]:
             "PhonicCredentialRefused",
             f"{promql.largest(CREDENTIAL_REFUSED)} == 1",
             of.credential_refused,
-            "Phonic refuses the credential of job {{ $labels.job }}: conversations are not observed.",
-            "Phonic's REST API refuses the credential of job {{ $labels.job }}, and all live feeds are held back.",
+            f"Phonic refuses the credential of {_OF_JOB}: conversations are not observed.",
+            f"Phonic's REST API refuses the credential of {_OF_JOB}, and all its live feeds are held back.",
         ),
         _state(
             "PhonicUpstreamUnreachable",
             f"{promql.largest(c.UP.name)} == 0",
             of.upstream_unreachable,
-            "Phonic's REST API does not answer job {{ $labels.job }}: new conversations are not found.",
-            "No exporter of job {{ $labels.job }} gets an answer from Phonic's REST API.",
+            f"Phonic's REST API does not answer {_OF_JOB}: new conversations are not found.",
+            f"No exporter of {_OF_JOB} gets an answer from Phonic's REST API.",
         ),
         _delay(
             "PhonicDiscoveryStale",
             # Of each project the freshest of the processes that search it; of the projects the stalest.
             f"(\n  max without (project) ({promql.smallest(searched)})\nor\n  {promql.smallest(looked)}\n)",
             of.discovery_stale,
-            "Discovery of job {{ $labels.job }} does not complete: new conversations are not found.",
-            "No exporter of job {{ $labels.job }} has looked through all live conversations for "
+            f"Discovery of {_OF_JOB} does not complete: new conversations are not found.",
+            f"No exporter of {_OF_JOB} has looked through all live conversations for "
             "{{ $value | humanizeDuration }}.",
         ),
         _delay(
             "PhonicRequestsWaiting",
             promql.largest(promql.age(REQUESTS_WAITING_SINCE)),
             of.requests_waiting,
-            "REST requests of job {{ $labels.job }} wait too long for their turn.",
-            "The REST request of job {{ $labels.job }} that has waited longest has waited "
+            f"REST requests of {_OF_JOB} wait too long for their turn.",
+            f"The REST request of {_OF_JOB} that has waited longest has waited "
             "{{ $value | humanizeDuration }}.",
         ),
     )
@@ -346,8 +349,9 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
     """Alerts: the exporter misses conversations or is too slow."""
     of = slo.alerts
     feed, lost, short = of.feed_errors, of.conversations_lost, of.watching_falls_short
-    active = f"max by (job, project) ({c.PROJECT_ACTIVE.name})"
-    live = _added_by(c.CONVERSATIONS_LIVE.name, "job", "project")
+    active = f"max by (job, workspace, project) ({c.PROJECT_ACTIVE.name})"
+    live = _added_by(c.CONVERSATIONS_LIVE.name, "job", promql.WORKSPACE, "project")
+    watchers = f"sum without (state, workspace) ({c.WATCHERS.name})"
     seen = _added_by(f"increase({c.CONVERSATIONS.sample_name}[{lost.window}])", "job")
     return (
         Alert(
@@ -357,7 +361,7 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
             expr=promql.largest(
                 f"\n    sum without (reason) (increase({c.FEED_ERRORS.sample_name}[{feed.window}]))\n"
                 f"  >=\n"
-                f"    clamp_min({feed.ratio:g} * sum without (state) ({c.WATCHERS.name}), {feed.minimum})\n"
+                f"    clamp_min({feed.ratio:g} * {watchers}, {feed.minimum})\n"
             ),
             severity=feed.severity,
             lasting=feed.lasting,
@@ -368,9 +372,9 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
             ),
             board="phonic-exporter",
         ),
-        # Aggregates by (job, project), not without labels, because the two families have different labels. Covers
-        # only the projects that discovery searches (--watch.project). Without the label project (--metrics.labels)
-        # nothing can be compared, so the alert cannot fire.
+        # Aggregates by (job, workspace, project), not without labels, because the two families have different
+        # labels. Covers only the projects that discovery searches (--watch.project). Without the label project
+        # (--metrics.labels) nothing can be compared, so the alert cannot fire.
         Alert(
             name="PhonicWatchingFallsShort",
             group="phonic-exporter",
@@ -383,7 +387,7 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
                 f")\n"
                 f">=\n"
                 f"  clamp_min({short.ratio:g} * {active}, {short.minimum})\n"
-                f"and on (job, project)\n"
+                f"and on (job, workspace, project)\n"
                 f"  {c.DISCOVERED.name}\n"
                 f"unless on (job)\n"
                 f'  {c.CONVERSATIONS_LIVE.name}{{project=""}}'
@@ -391,15 +395,13 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
             severity=short.severity,
             lasting=short.lasting,
             keep_firing=short.keep_firing,
-            summary=(
-                "Conversations of project {{ $labels.project }} are in progress that the exporter does not watch."
-            ),
+            summary=f"Conversations of {_OF_PROJECT} are in progress that the exporter does not watch.",
             description=(
-                "Active conversations of project {{ $labels.project }} that are not watched, and whose timings "
+                f"Active conversations of {_OF_PROJECT} that are not watched, and whose timings "
                 "cannot be fetched later: {{ $value }}."
             ),
             board="phonic-exporter",
-            labels=("project",),
+            labels=(promql.WORKSPACE, "project"),
         ),
         Alert(
             name="PhonicConversationsLost",
@@ -428,7 +430,7 @@ def _seeing(slo: Slo) -> tuple[Alert, ...]:
         ),
         _delay(
             "PhonicClockOff",
-            promql.largest(f"abs({CLOCK_OFFSET})"),
+            promql.largest(f"abs({CLOCK_OFFSET})", promql.WORKSPACE),
             of.clock_off,
             "The clocks of job {{ $labels.job }} and of Phonic differ: waits of live callers are wrong.",
             "The clock of the exporter of job {{ $labels.job }} is {{ $value | humanizeDuration }} from Phonic's.",

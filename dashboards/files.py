@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from . import alerts, classic, frame, rule_tests, rules, shard_tests, stack, v2
+from . import alerts, classic, frame, rule_tests, rules, shard_tests, stack, v2, workspace_tests
 from .boards import BOARDS
 from .slo import Slo
 
@@ -13,7 +13,9 @@ _HEADER = "# Generated from slo.yml by `make dashboards`; changes made here are 
 
 def render(slo: Slo) -> dict[str, str]:
     """Return all generated files."""
-    tests = rule_tests.rule_tests(slo, {"shards": shard_tests.cases(slo)})
+    tests = rule_tests.rule_tests(
+        slo, {"shards": shard_tests.cases(slo), "workspaces": workspace_tests.cases(slo)}
+    )
     return {
         **_everywhere(slo),
         **{f"prometheus/tests/{stem}.yml": to_yaml(each) for stem, each in tests.items()},

@@ -65,17 +65,27 @@ def _choices() -> tuple[Choice, ...]:
             query=f'label_values({{__name__=~"{c.BUILD_INFO.name}|{c.SHARD_EPOCH.name}",job=~"$job"}}, instance)',
             every=".+",
         ),
-        # `.*` also selects series without the label, because --metrics.labels may omit project or agent.
+        # `.*` also selects series without the label: one workspace has no name, and --metrics.labels may omit
+        # project or agent.
+        Choice(
+            name="workspace",
+            label="Workspace",
+            query=f"label_values({c.UP.name}{{{promql.SELECTED}}}, workspace)",
+            every=".*",
+        ),
         Choice(
             name="project",
             label="Project",
-            query=f"label_values({conversations}{{{promql.SELECTED}}}, project)",
+            query=f'label_values({conversations}{{{promql.SELECTED},workspace=~"$workspace"}}, project)',
             every=".*",
         ),
         Choice(
             name="agent",
             label="Agent",
-            query=f'label_values({conversations}{{{promql.SELECTED},project=~"$project"}}, agent)',
+            query=(
+                f"label_values({conversations}"
+                f'{{{promql.SELECTED},workspace=~"$workspace",project=~"$project"}}, agent)'
+            ),
             every=".*",
         ),
     )

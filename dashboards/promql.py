@@ -7,14 +7,20 @@ Several exporters may watch the same conversations. Each counts all of them, so 
 largest value counts. Shards divide the conversations, and their values are added. Series of a shard have the label
 ``shard`` and, by the scrape rule, one ``instance``, whichever process holds the shard; other series have no such
 label.
+
+Projects and agents of one name in two workspaces are two. The label ``workspace`` exists only where the settings
+name workspaces; aggregated ``by`` it, series without it give what they give without the word.
 """
 
-from exporter.metrics.catalog import Family, Kind, Scope
+from exporter.metrics.catalog import LIVE_INFO, Family, Kind, Scope
 
 SELECTED = 'job=~"$job",instance=~"$instance"'
 
 TARGET_LABELS = ("instance", "pod")
 SHARD = "shard"
+WORKSPACE = "workspace"
+AGENT = (WORKSPACE, "project", "agent")
+"""The labels of an agent, as far as there are."""
 
 
 def bound(value: float) -> str:
@@ -22,9 +28,9 @@ def bound(value: float) -> str:
     return repr(float(value))
 
 
-def largest(expr: str) -> str:
-    """Take the largest value of the instances."""
-    return f"max without ({', '.join(TARGET_LABELS)}) ({expr})"
+def largest(expr: str, *labels: str) -> str:
+    """Take the largest value of the instances, and over other labels."""
+    return f"max without ({', '.join((*TARGET_LABELS, *labels))}) ({expr})"
 
 
 def smallest(expr: str) -> str:
@@ -59,8 +65,8 @@ def age(selector: str) -> str:
 
 def variables(family: Family) -> str:
     """Return matchers for the dashboard variables that apply to the family's labels."""
-    labels = ("project", "agent") if family.scope is Scope.CONVERSATIONS else family.labels
-    followed = [f'{label}=~"${label}"' for label in ("project", "agent") if label in labels]
+    labels = AGENT if family.scope is Scope.CONVERSATIONS else family.label_names((WORKSPACE,))
+    followed = [f'{label}=~"${label}"' for label in AGENT if label in labels or family is LIVE_INFO]
     return ",".join((SELECTED, *followed))
 
 

@@ -10,6 +10,7 @@ import attrs
 EVERYTHING: Mapping[str, str] = {
     "job": ".+",
     "instance": ".+",
+    "workspace": ".*",
     "project": ".*",
     "agent": ".*",
     "conversation": "",

@@ -38,7 +38,7 @@ AGENT = 'project="main",agent="front desk"'
 WHO = {"job": JOB, "project": "main", "agent": "front desk"}
 _FLAT = 10_000
 # Test files whose alerts use recorded rates.
-_RECORDED = ("replicas", "shards", "budgets-fast", "budgets-slow", "pages")
+_RECORDED = ("replicas", "shards", "workspaces", "budgets-fast", "budgets-slow", "pages")
 # Minutes. Prometheus looks back five, Prometheus 3 a little less.
 _LONGEST_STEP = 4
 

@@ -39,11 +39,13 @@ _WITHOUT_REST = (
 _WITHOUT_SHARD = ("PhonicLeasesLost", "PhonicWatchingFallsShort", "PhonicConversationsLost")
 # Alerts that follow if PostgreSQL does not answer.
 _WITHOUT_WRITES = ("PhonicCheckpointFailing", "PhonicStateWritesSlow")
+# A missing label equals a missing label. What is not of one workspace, as feed errors are not, none silences.
+_OF_WORKSPACE = ("job", "workspace")
 # Inhibitions: a cause, its consequences, and the labels that must be equal. Only the cause notifies.
 _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("PhonicCredentialRefused", ("PhonicUpstreamUnreachable", *_WITHOUT_REST), ("job",)),
-    ("PhonicUpstreamUnreachable", _WITHOUT_REST, ("job",)),
-    ("PhonicDiscoveryStale", ("PhonicWatchingFallsShort", "PhonicConversationsLost"), ("job",)),
+    ("PhonicCredentialRefused", ("PhonicUpstreamUnreachable", *_WITHOUT_REST), _OF_WORKSPACE),
+    ("PhonicUpstreamUnreachable", _WITHOUT_REST, _OF_WORKSPACE),
+    ("PhonicDiscoveryStale", ("PhonicWatchingFallsShort", "PhonicConversationsLost"), _OF_WORKSPACE),
     ("PhonicPagesNotCommitted", ("PhonicCheckpointFailing",), ("job",)),
     (
         "PhonicStateUnreachable",
@@ -53,7 +55,7 @@ _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("PhonicShardUnheld", ("PhonicProcessDown", "PhonicStandbyMissing", *_WITHOUT_SHARD), ("job",)),
     ("PhonicProcessDown", ("PhonicStandbyMissing",), ("job",)),
     ("PhonicStateWritesSlow", ("PhonicLeasesLost",), ("job",)),
-    ("PhonicConcurrencyAtLimit", ("PhonicConcurrencyNearLimit",), ("job", "project")),
+    ("PhonicConcurrencyAtLimit", ("PhonicConcurrencyNearLimit",), (*_OF_WORKSPACE, "project")),
     (
         "PhonicCallersWaiting",
         (
@@ -63,17 +65,17 @@ _CONSEQUENCES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
             "PhonicErrorBudgetBurnSlow",
             "PhonicCallersGivingUp",
         ),
-        ("job", "project", "agent"),
+        (*_OF_WORKSPACE, "project", "agent"),
     ),
     (
         "PhonicResponseBudgetBurnFast",
         ("PhonicResponseBudgetBurnSlow", "PhonicCallersGivingUp"),
-        ("job", "project", "agent"),
+        (*_OF_WORKSPACE, "project", "agent"),
     ),
     (
         "PhonicErrorBudgetBurnFast",
         ("PhonicErrorBudgetBurnSlow", "PhonicErrorEndings"),
-        ("job", "project", "agent"),
+        (*_OF_WORKSPACE, "project", "agent"),
     ),
 )
 
@@ -88,7 +90,7 @@ def alertmanager() -> dict[str, Any]:
     return {
         "route": {
             "receiver": "tickets",
-            "group_by": ["alertname", "project", "agent"],
+            "group_by": ["alertname", "workspace", "project", "agent"],
             "group_wait": "10s",
             "group_interval": "1m",
             "repeat_interval": "4h",

@@ -102,8 +102,9 @@ _OWN_FLAGS = {
 }
 # Problems found while the settings are read. Unset: the first problem is raised at once.
 _wrong: ContextVar[list[ConfigError] | None] = ContextVar("wrong", default=None)
-# The tables ``[[workspace]]`` of the file.
+# The tables ``[[workspace]]`` of the file that are right, and whether all are.
 _workspaces: ContextVar[tuple[WorkspaceTable, ...]] = ContextVar("workspaces", default=())
+_are_all_tables_right: ContextVar[bool] = ContextVar("are_all_tables_right", default=True)
 
 
 def _is_wrong(problem: ConfigError) -> None:
@@ -188,7 +189,7 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         return
     path = Path(argument.tokens[-1].value)
     content = _read_toml(path)
-    _workspaces.set(_workspace_tables(content.pop("workspace", []), path))
+    _read_tables(content.pop("workspace", []), path)
     known = _rows(_SETTINGS_OF.values()).keys() - {"config.file"}
     unknown = [key for key in _leaves(content) if key not in known]
     for key in unknown:
@@ -208,12 +209,13 @@ def _is_of(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _workspace_tables(tables: Any, path: Path) -> tuple[WorkspaceTable, ...]:
-    """Convert the tables ``[[workspace]]``; record what is wrong with them."""
+def _read_tables(tables: Any, path: Path) -> None:
+    """Keep the tables ``[[workspace]]``; record what is wrong with them."""
     found = []
     if not isinstance(tables, list) or not all(isinstance(each, dict) for each in tables):
         _is_wrong(ConfigError("--config.file", f"{str(path)!r}: workspaces are tables [[workspace]]"))
-        return ()
+        _are_all_tables_right.set(False)
+        return
     for number, table in enumerate(tables, 1):
         where = f"[[workspace]] {number}"
         bad = False
@@ -239,7 +241,8 @@ def _workspace_tables(tables: Any, path: Path) -> tuple[WorkspaceTable, ...]:
                     projects=tuple(table.get("projects", ())),
                 )
             )
-    return tuple(found)
+    _workspaces.set(tuple(found))
+    _are_all_tables_right.set(len(found) == len(tables))
 
 
 def _refuse_values(_: App, __: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -476,7 +479,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(argv: Sequence[str]) -> int:
     logs.configure(LogSettings())
     reading = _wrong.set([])
-    tables = _workspaces.set(())
+    tables, are_right = _workspaces.set(()), _are_all_tables_right.set(True)
     try:
         if argv and argv[0] in _OWN_FLAGS:
             own = _with_own_flags(argv[0])
@@ -500,6 +503,7 @@ def _run(argv: Sequence[str]) -> int:
     finally:
         _wrong.reset(reading)
         _workspaces.reset(tables)
+        _are_all_tables_right.reset(are_right)
     for problem in problems:
         _complain(problem.flag, problem.reason)
     return max(problem.exit_code for problem in problems)
@@ -618,6 +622,8 @@ def _checked_settings(given: Settings) -> tuple[Settings, credentials.Credential
         if given.has_workspaces:
             found.append(_keys(given))
             has_api_key = True
+        elif not _are_all_tables_right.get():
+            return
         else:
             alone = _credentials(given.phonic)
             found.append(alone)
@@ -665,15 +671,21 @@ def _keys(given: Settings) -> Keys:
             )
         except ConfigError as bad:
             wrong.append(ConfigError(f"[[workspace]] {table.name!a} api-key-file", bad.reason))
+    owners: dict[credentials.Credential, str] = {}
+    for each in found:
+        owner = owners.setdefault(each.credentials.current(), each.name)
+        if owner != each.name:
+            wrong.append(
+                ConfigError(f"[[workspace]] {each.name!a} api-key-file", f"holds the key of {owner!r} too")
+            )
     raise_all(wrong)
     return Keys(found)
 
 
 def _credentials(given: PhonicSettings) -> credentials.Credentials:
-    if given.api_key_dir is not None and given.api_key_file is None:
-        raise ConfigError(
-            "--phonic.api-key-dir", "this command uses one key; name its file with --phonic.api-key-file"
-        )
+    if given.api_key_file is None and (given.api_key_dir is not None or _workspaces.get()):
+        flag = "[[workspace]]" if given.api_key_dir is None else "--phonic.api-key-dir"
+        raise ConfigError(flag, "this command uses one key; name its file with --phonic.api-key-file")
     return credentials.load(
         api_key_file=given.api_key_file, session_token_file=given.session_token_file, environ=os.environ
     )

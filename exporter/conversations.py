@@ -123,7 +123,7 @@ class Conversations(FeedCounters):
     def stopped(self, conversation_id: str) -> None:
         entry = self._entries.get(conversation_id)
         if entry is not None:
-            entry.is_live = False
+            entry.is_live = entry.is_current = False
 
     def finish(
         self,
@@ -191,13 +191,13 @@ class Conversations(FeedCounters):
     def unfinished(self, workspace: str = ONLY) -> Iterator[tuple[str, bool]]:
         """The conversations of a workspace to go on with after a restart, and whether each has ended already.
 
-        A conversation without a message for 24 h counts as ended.
+        A conversation without a message for 24 h counts as ended. One that is homeless is nobody's yet.
         """
         before = self._now() - retention.UNHEARD
         return (
             (each.conversation_id, each.has_ended or each.updated_at <= before)
             for each in list(self._entries.values())
-            if each.workspace == workspace
+            if each.workspace == workspace and not each.is_homeless
         )
 
     def _remember_end(self, entry: Entry, progress: Progress, record: Snapshot | None, lost: Lost | None) -> None:
@@ -244,9 +244,9 @@ class Conversations(FeedCounters):
         return self._agents.has_unlisted(label_value(project), workspace=workspace)
 
     def _entry_of(self, conversation_id: str, workspace: str) -> Entry | None:
-        """The entry of a conversation that a workspace reports on; it becomes one of that workspace if of none."""
+        """The entry of a conversation that a workspace reports on; one that is homeless becomes its own."""
         entry = self._entries.get(conversation_id)
-        if entry is not None and workspace and not entry.workspace:
+        if entry is not None and entry.is_homeless:
             entry.adopt(workspace, self.store)
         return entry
 
@@ -337,6 +337,10 @@ class Conversations(FeedCounters):
         self.store.put_back(frozen)
         self._in_flight = Unsaved()
         self._unsaved.put_back(unsaved)
+
+    def count_since(self, first_start: float) -> None:
+        """Count what has ended after this Unix time, by Phonic's clock, although nothing was saved: others do."""
+        self._first_start = first_start
 
     def restore(self, saved: Saved) -> bool:
         """Take over the contents of a state file, before anything else is done with this object.

@@ -21,9 +21,10 @@ from .state.history import Remembered
 class Entry:
     """A conversation between its first snapshot (or record) and its end. Its labels never change.
 
-    ``workspace``: whose key found it; empty where workspaces have no names, and as long as that is not known.
-    ``is_live``: it counts as live now. ``is_current``: this process had its latest snapshot, and its connection
-    was not lost since. ``updated_at``: Unix time of the latest snapshot.
+    ``workspace``: whose key found it; empty where workspaces have no names. ``is_homeless``: the state was written
+    where workspaces had names and now they have none, or the other way round, so it is nobody's before a workspace
+    reports on it. ``is_live``: it counts as live now. ``is_current``: this process had its latest snapshot, and
+    followed it since without a loss. ``updated_at``: Unix time of the latest snapshot.
     """
 
     conversation_id: str
@@ -33,6 +34,7 @@ class Entry:
     origin: str
     labels: dict[str, str]
     workspace: str = ONLY
+    is_homeless: bool = False
     progress: Progress = derive.NOTHING
     is_live: bool = False
     has_ended: bool = False
@@ -54,9 +56,10 @@ class Entry:
         self.info_text = with_shard(self.shard, [name for name, _ in labels], [value for _, value in labels])
 
     def adopt(self, workspace: str, store: MetricStore) -> None:
-        """Belong to this workspace from now on: the state was written where workspaces had no names."""
-        self.workspace = workspace
-        self.labels = {WORKSPACE: workspace, **self.labels}
+        """Belong to this workspace from now on."""
+        self.workspace, self.is_homeless = workspace, False
+        labels = {name: value for name, value in self.labels.items() if name != WORKSPACE}
+        self.labels = {WORKSPACE: workspace, **labels} if workspace else labels
         self.label_set = store.label_set([self.labels.get(name, UNKNOWN) for name in store.limits.names])
         self.set_info()
 
@@ -148,17 +151,18 @@ def decode(conversation_id: str, encoded: bytes, store: MetricStore, *, now: flo
     values = saved.label_values
     if is_relabelled:
         values = tuple(saved.labels.get(name, UNKNOWN) for name in store.limits.names)
-    workspace = saved.labels.get(WORKSPACE, ONLY) if store.limits.has_workspaces else ONLY
-    # One without a workspace has no label set in the store before `Entry.adopt`.
-    is_homeless = store.limits.has_workspaces and not workspace
+    named = saved.labels.get(WORKSPACE, ONLY)
+    is_homeless = store.limits.has_workspaces != bool(named)
     return Entry(
         conversation_id,
+        # That of the store comes with `Entry.adopt`.
         LabelSet(values) if is_homeless else store.label_set(values),
         saved.project,
         saved.agent,
         saved.origin,
         saved.labels,
-        workspace,
+        ONLY if is_homeless else named,
+        is_homeless,
         progress=saved.progress,
         has_ended=saved.has_ended,
         is_current=False,

@@ -302,7 +302,7 @@ class LeaseLoss(StrEnum):
 
 
 class ShardState(StrEnum):
-    """Who has a shard. ``DRAINED``: it takes no new conversations and has none left."""
+    """Who has a shard. ``DRAINED``: it takes no new conversations, and all that it has counted was shown."""
 
     HELD = "held"
     UNHELD = "unheld"

@@ -24,6 +24,8 @@ from .watching import Workspace
 from .web.pages import Bar, Latency, LiveRow, Part, PastRow
 from .workspaces import Workspaces
 
+MOST_TROUBLES: Final = 20
+"""Lines about workspaces in trouble on the landing page."""
 WRONG_CLOCK: Final = 2.0
 """Seconds between the clocks from which the time that callers have waited is wrong."""
 _LATENCIES: Final = (
@@ -55,10 +57,11 @@ class People:
         return trio.current_time() - self.began
 
     def parts(self) -> list[Part]:
-        parts = []
-        for each in self.workspaces:
-            parts += [_credential(each), _discovery(each, self.now())]
-        return [*parts, self._feeds(), self._state(), *map(_clock, self.workspaces)]
+        opened = list(self.workspaces)
+        if len(opened) == 1:
+            (alone,) = opened
+            return [_credential(alone), _discovery(alone, self.now()), self._feeds(), self._state(), _clock(alone)]
+        return [*_together(opened, self.now()), self._feeds(), self._state()]
 
     def _feeds(self) -> Part:
         states: dict[str, int] = {}
@@ -138,6 +141,15 @@ class People:
         if found is not None or self.state is None:
             return found
         return await self.state.recall(conversation_id)
+
+
+def _together(workspaces: Sequence[Workspace], now: float) -> list[Part]:
+    """What is wrong with any of several workspaces, which may be hundreds."""
+    of_each = [(_credential(each), _discovery(each, now), _clock(each)) for each in workspaces]
+    bad = [part for parts in of_each for part in parts if part.is_well is False]
+    well = sum(all(part.is_well is not False for part in parts) for parts in of_each)
+    text = f"{well} of {len(workspaces)} are well" if workspaces else "the folder of API keys holds none"
+    return [Part(name="Workspaces", is_well=bool(workspaces) and not bad, text=text), *bad[:MOST_TROUBLES]]
 
 
 def _part(name: str, workspace: Workspace) -> str:

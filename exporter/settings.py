@@ -656,12 +656,10 @@ def _walk(settings: Any, prefix: str) -> Iterator[tuple[str, "attrs.Attribute[An
     for field in attrs.fields(type(settings)):
         value = getattr(settings, field.name)
         name = _given_name(hints[field.name]) or field.name.replace("_", "-")
-        if field.name == "workspaces":  # no flag
-            continue
         key = name.removeprefix("--") if name.startswith("--") or not prefix else f"{prefix}.{name}"
         if attrs.has(type(value)):
             yield from _walk(value, key)
-        else:
+        elif "help" in field.metadata:  # else it has no flag
             yield key, field, hints[field.name], value
 
 

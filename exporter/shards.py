@@ -30,8 +30,8 @@ from .metrics.page import Page
 from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
-from .phonic.keys import Keys
 from .process import Process
+from .standby import StandbyPeople, StandbyPush
 from .state.keeper import StateKeeper
 from .state.postgres import Newer, Registry, Server, Shard, Taken
 from .state.registrar import Registrar
@@ -49,7 +49,7 @@ T = TypeVar("T")
 READ_SECONDS: Final = 60.0
 """Longest time in which a shard that was taken must be read."""
 LAST_SCRAPES: Final = 2
-"""Scrapes that still show a drained shard after its last conversation has ended."""
+"""Scrapes that still show a drained shard once pages show all that it has counted."""
 _EXPIRED_LOOK: Final = 0.1  # seconds between two looks at a lease that has run out
 _DRAINED_LOOK: Final = 0.5
 _RELEASE_SECONDS: Final = 2.0
@@ -198,6 +198,8 @@ class Shards:
         saved, assigned = await _read(shard)
         if saved is not None and not await self._restored(shard, conversations, saved):
             keeper.holds_all()
+        if saved is None and shard.first_start is not None:
+            conversations.count_since(shard.first_start)
         async with open_workspaces(
             settings,
             self._process.keys,
@@ -211,7 +213,7 @@ class Shards:
             if workspaces.watch_file is not None:
                 self._process.reloads["watch_file"] = workspaces.watch_file.reread
             publisher = Publisher(conversations.store, conversations, keeper)
-            tenure = _Tenure(shard=shard, conversations=conversations, publisher=publisher)
+            tenure = Tenure(shard=shard, conversations=conversations, publisher=publisher)
             exporter = Exporter(
                 settings=settings,
                 conversations=conversations,
@@ -232,13 +234,13 @@ class Shards:
                 self._shard = shard
                 self._current = attrs.evolve(exporter.offered(), whole_page=tenure.whole_page)
                 nursery.start_soon(self._note_expiry, shard)
-                await self._unless_stopped(tenure.wait_drained)
+                is_over = await self._unless_stopped(tenure.wait_drained)
                 nursery.cancel_scope.cancel()
             is_written = await keeper.write_now(conversations, on_error=on_error)
         shard.hide()
         self._current = self._standby
         if is_written:
-            await _release(shard)
+            await _release(shard, is_over=is_over is not None)
 
     async def _restored(self, shard: Shard, conversations: Conversations, saved: Saved) -> bool:
         """Take over what was saved, and renew the lease meanwhile. Returns as `Conversations.restore`."""
@@ -276,14 +278,14 @@ class Shards:
         return offered_by_standby(
             self._process.settings,
             page=page,
-            push=_StandbyPush(self._registrar, self._process.keys),
-            people=_StandbyPeople(objective=self._process.settings.metrics.slo_response),
+            push=StandbyPush(self._registrar, self._process.keys),
+            people=StandbyPeople(objective=self._process.settings.metrics.slo_response),
             is_reached=lambda: self._registrar.is_reached,
         )
 
 
 @attrs.define(kw_only=True, eq=False)
-class _Tenure:
+class Tenure:
     """What pages of a tenure show, and how often they did."""
 
     shard: Shard
@@ -305,17 +307,18 @@ class _Tenure:
 
         return sent
 
-    async def wait_drained(self) -> None:
-        """Wait until the shard is drained and empty, and has been scraped since."""
+    async def wait_drained(self) -> bool:
+        """Wait until the shard is drained and empty, and all that it has counted was scraped. Returns true."""
         empty_at: int | None = None
         while empty_at is None or self.scrapes < empty_at + LAST_SCRAPES:
             await trio.sleep(_DRAINED_LOOK)
             is_empty = self.shard.is_drained and self.shard.is_empty and not self.conversations.has_unfinished
-            if not is_empty:
+            if not (is_empty and self.conversations.store.shows_all):
                 empty_at = None
             elif empty_at is None:
                 empty_at = self.scrapes
         log.info("shard drained", shard=self.shard.number)
+        return True
 
 
 async def _read(shard: Shard) -> tuple[Saved | None, list[Assigned]]:
@@ -325,10 +328,10 @@ async def _read(shard: Shard) -> tuple[Saved | None, list[Assigned]]:
     raise Unusable("takes too long")
 
 
-async def _release(shard: Shard) -> None:
+async def _release(shard: Shard, *, is_over: bool) -> None:
     with trio.move_on_after(_RELEASE_SECONDS, shield=True):
         try:
-            await trio.to_thread.run_sync(shard.release, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(partial(shard.release, is_over=is_over), abandon_on_cancel=True)
         except Unusable as trouble:
             log.warning("shard not released", shard=shard.number, reason=str(trouble))
             return
@@ -371,58 +374,6 @@ class _Push:
     def stop(self, conversation_id: str) -> bool:
         push = self._current().push
         return push is not None and push.stop(conversation_id)
-
-
-@attrs.frozen
-class _StandbyPush:
-    """Offers what is pushed to the shards."""
-
-    _registrar: Registrar
-    _keys: Keys
-
-    def start(self, conversation_id: str, workspace: str | None) -> Started:
-        names = list(self._keys.current)
-        if workspace is None and len(names) > 1:
-            return Started.NOT_NAMED
-        name = workspace if workspace is not None else next(iter(names), None)
-        if name is None or name not in names:
-            return Started.NO_WORKSPACE
-        self._registrar.offer(Assigned(conversation_id, name, Word.LIVE))
-        return Started.STARTED
-
-    def stop(self, conversation_id: str) -> bool:
-        del conversation_id
-        return False
-
-
-@attrs.frozen(kw_only=True)
-class _StandbyPeople:
-    """What people see of a process that holds no shard. Implements `exporter.web.people.Shown`."""
-
-    objective: float
-    remembers: bool = False
-    _began: float = attrs.field(factory=trio.current_time)
-
-    def parts(self) -> list[Part]:
-        return [Part(name="Shard", is_well=None, text="none: this process stands by")]
-
-    def uptime(self) -> float:
-        return trio.current_time() - self._began
-
-    def latencies(self) -> list[Latency]:
-        return []
-
-    def live(self, query: str, most: int) -> tuple[list[LiveRow], int]:
-        del query, most
-        return [], 0
-
-    async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
-        del query, most
-        return [], 0
-
-    async def call(self, conversation_id: str) -> SeenCall | None:
-        del conversation_id
-        return None
 
 
 @attrs.frozen

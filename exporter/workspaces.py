@@ -17,6 +17,7 @@ import structlog
 import trio
 
 from .conversations import Conversations
+from .counting import retention
 from .enums import Started, Task, Word
 from .phonic.credentials import Credentials
 from .phonic.keys import Keys, WorkspaceKey, is_reference, split_reference
@@ -65,10 +66,12 @@ class Workspaces:
         self._first = frozenset[str]()  # those that there were at the start
         self._opening: _Opening | None = None
         self._watching: trio.Nursery | None = None
+        self._watched: set[str] = set()
         self._conversation_ids: tuple[str, ...] = ()
         self._looking = trio.Lock()
         self._unusable_logged: dict[str, str] = {}
         self._unopened: dict[str, dict[str, Word]] = {}  # received for workspaces that are not open
+        self._unopened_since: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[Workspace]:
         return iter(list(self._opened.values()))
@@ -96,6 +99,7 @@ class Workspaces:
         if found is not None and found.assigned is not None:
             found.assigned.receive(conversation_id, word)
         else:
+            self._unopened_since.setdefault(workspace, trio.current_time())
             words = self._unopened.setdefault(workspace, {})
             words[conversation_id] = max(word, words.get(conversation_id, word))
 
@@ -148,8 +152,9 @@ class Workspaces:
         async with trio.open_nursery() as nursery:
             self._watching = nursery
             try:
-                for each in self:
-                    await self._watch(each)
+                async with self._looking:  # SIGHUP may have the keys read now
+                    for each in self:
+                        await self._watch(each)
                 nursery.start_soon(self._expire)
                 if self.watch_file is not None:
                     nursery.start_soon(keep_running, Task.WATCH_FILE, self.watch_file.run, crashed)
@@ -188,6 +193,16 @@ class Workspaces:
         while True:
             await trio.sleep(EXPIRE_INTERVAL)
             self.conversations.expire(is_followed=self.is_watched)
+            self._dismiss_unopened()
+
+    def _dismiss_unopened(self) -> None:
+        """Give up what was received for a workspace that has not been open for so long: else it stays assigned."""
+        before = trio.current_time() - retention.UNHEARD
+        for name in [name for name, since in self._unopened_since.items() if since <= before]:
+            del self._unopened_since[name]
+            for conversation_id in self._unopened.pop(name, {}):
+                if not self.conversations.has_seen(conversation_id):
+                    self.conversations.dismiss(conversation_id)
 
     # --- the life of a workspace
 
@@ -214,6 +229,8 @@ class Workspaces:
         references = map(split_reference, self._conversation_ids)
         ids = [conversation_id for name, conversation_id in references if name == workspace.name]
         await self._watching.start(workspace.run, ids)
+        self._watched.add(workspace.name)
+        self._unopened_since.pop(workspace.name, None)
         for conversation_id, word in self._unopened.pop(workspace.name, {}).items():
             self.receive(workspace.name, conversation_id, word)
 
@@ -222,9 +239,12 @@ class Workspaces:
         del self._opened[workspace.name]
         self._share()
         log.info("workspace removed", workspace=workspace.name)
-        if workspace.assigned is not None:
-            self._unopened[workspace.name] = workspace.assigned.left_over()
-        await workspace.stop()
+        left_over = workspace.assigned.left_over() if workspace.assigned is not None else {}
+        for conversation_id, word in left_over.items():
+            self.receive(workspace.name, conversation_id, word)
+        if workspace.name in self._watched:
+            self._watched.discard(workspace.name)
+            await workspace.stop()
         self._opening.closing.pop(workspace.name).set()
 
     def _share(self) -> None:

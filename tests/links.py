@@ -55,6 +55,10 @@ class Link:
         """How many connections one side or both have not closed yet."""
         return self._served
 
+    def lead(self, to: int) -> None:
+        """Connect new connections with another port."""
+        self._to = to
+
     async def become(self, state: State) -> None:
         """Change what happens to connections from now on, those that are open included."""
         self._state = state

@@ -5,9 +5,10 @@ from exporter.metrics import catalog as c
 from ..frame import Row, board
 from ..model import Board, Panel, Query
 from ..panels import ORANGE, RED, Column, falling, heat, listing, number, rising, trend
-from ..promql import mean, quantile, rate, ratio, total
+from ..promql import AGENT, mean, quantile, rate, ratio, total
 from ..slo import Slo
 from .questions import (
+    AGENT_NAME,
     LATENCY_LINK,
     gave_up_ratio,
     in_time,
@@ -18,8 +19,8 @@ from .questions import (
     slow_window,
 )
 
-BY = ("project", "agent")
-NAME = "{{project}} / {{agent}}"
+BY = AGENT
+NAME = AGENT_NAME
 
 # The parts of a wait, in order of time; the last one contains the two before it.
 STAGES = (
@@ -161,6 +162,7 @@ def _agents(slo: Slo) -> list[Panel]:
             "Each agent over the dashboard's time range: what callers felt, and what Phonic reports "
             "of its stages.",
             [
+                Column(title="Workspace", label="workspace"),
                 Column(title="Project", label="project"),
                 Column(title="Agent", label="agent", link=LATENCY_LINK),
                 Column(title="Answers", expr=total(c.RESPONSE, *BY, part="count"), decimals=0),

@@ -6,9 +6,9 @@ from exporter.metrics.catalog import Family
 from ..frame import Row, board
 from ..model import Board, Panel, Query, Text
 from ..panels import Column, listing, number, rising, spread, trend
-from ..promql import age, gauge, quantile, series
+from ..promql import AGENT, age, gauge, quantile, series
 from ..slo import Slo
-from .questions import of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
+from .questions import AGENT_NAME, of_selected_agents, waiting, waiting_by_agent, waits, zero_while_scraped
 
 UID = "phonic-live"
 
@@ -85,7 +85,7 @@ def _now(slo: Slo) -> list[Panel]:
             "Callers waiting, by agent",
             f"Calls without an answer for more than {of.seconds:g} s, the ten worst agents.",
             "short",
-            Query(waiting_by_agent(slo), "{{project}} / {{agent}}"),
+            Query(waiting_by_agent(slo), AGENT_NAME),
             stacked=True,
             decimals=0,
         ),
@@ -93,7 +93,7 @@ def _now(slo: Slo) -> list[Panel]:
             "Live conversations, by agent",
             "The ten busiest agents.",
             "short",
-            Query(f"topk(10, {gauge(c.CONVERSATIONS_LIVE, 'project', 'agent')} > 0)", "{{project}} / {{agent}}"),
+            Query(f"topk(10, {gauge(c.CONVERSATIONS_LIVE, *AGENT)} > 0)", AGENT_NAME),
             stacked=True,
             decimals=0,
         ),
@@ -116,6 +116,7 @@ def _calls(slo: Slo) -> Panel:
                 page=f"{slo.links.exporter}/conversations/${{__value.raw}}",
                 width=365,
             ),
+            Column(title="Workspace", label="workspace"),
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent"),
             Column(title="Origin", label="origin", width=155),

@@ -15,10 +15,11 @@ from ..panels import (
     rising,
     trend,
 )
-from ..promql import beyond, gauge, occurring, part_of, quantile, rate, ratio, total
+from ..promql import AGENT, WORKSPACE, beyond, gauge, occurring, part_of, quantile, rate, ratio, total
 from ..rules import budget_left, indicators
 from ..slo import Slo
 from .questions import (
+    AGENT_NAME,
     LATENCY_LINK,
     RECORDED,
     error_ratio,
@@ -102,10 +103,10 @@ def _now(slo: Slo) -> list[Panel]:
             "Concurrent conversations in progress against the limit of project or workspace, "
             "whichever is closer "
             "to its own. Phonic refuses calls beyond it.",
-            f"max({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')} / "
-            f"{gauge(c.PROJECT_LIMIT, 'job', 'project', operation='max')} or "
-            f"{gauge(c.WORKSPACE_ACTIVE, 'job', operation='max')} / "
-            f"{gauge(c.WORKSPACE_LIMIT, 'job', operation='max')})",
+            f"max({gauge(c.PROJECT_ACTIVE, 'job', WORKSPACE, 'project', operation='max')} / "
+            f"{gauge(c.PROJECT_LIMIT, 'job', WORKSPACE, 'project', operation='max')} or "
+            f"{gauge(c.WORKSPACE_ACTIVE, 'job', WORKSPACE, operation='max')} / "
+            f"{gauge(c.WORKSPACE_LIMIT, 'job', WORKSPACE, operation='max')})",
             "percentunit",
             steps=rising(near, slo.alerts.concurrency_at_limit.ratio),
             empty="no limit known",
@@ -148,7 +149,7 @@ def _now(slo: Slo) -> list[Panel]:
             "agent; the ten "
             "worst.",
             "short",
-            Query(waiting_by_agent(slo), "{{project}} / {{agent}}"),
+            Query(waiting_by_agent(slo), AGENT_NAME),
             width=12,
             stacked=True,
             decimals=0,
@@ -248,7 +249,7 @@ def _calls(slo: Slo) -> list[Panel]:
 
 def _firing(slo: Slo) -> Panel:
     of = 'job=~"$job",alertname=~"Phonic.+",alertname!="PhonicWatchdog"'
-    by = "max by (severity, alertname, project, agent)"
+    by = "max by (severity, alertname, workspace, project, agent)"
     firing = f'{by} (ALERTS{{{of},alertstate="firing"}})'
     return listing(
         "Firing alerts",
@@ -262,6 +263,7 @@ def _firing(slo: Slo) -> Panel:
                 width=78,
                 names={"critical": ("critical", RED), "warning": ("warning", ORANGE), "info": ("info", BLUE)},
             ),
+            Column(title="Workspace", label="workspace", width=100),
             Column(title="Project", label="project", width=140),
             Column(title="Agent", label="agent", link=LATENCY_LINK),
             Column(
@@ -316,8 +318,8 @@ def _suffering(slo: Slo) -> list[Panel]:
             "agents with most of them.",
             "cpm",
             Query(
-                f"topk(10, {per_minute(gave_up(slo, 'project', 'agent', window='$__rate_interval'))})",
-                "{{project}} / {{agent}}",
+                f"topk(10, {per_minute(gave_up(slo, *AGENT, window='$__rate_interval'))})",
+                AGENT_NAME,
             ),
             stacked=True,
         ),
@@ -345,15 +347,18 @@ def _conversations(slo: Slo) -> list[Panel]:
             "short",
             Query(gauge(c.CONVERSATIONS_LIVE), "watched"),
             Query(in_progress(), "in progress"),
-            Query(f"sum({gauge(c.PROJECT_LIMIT, 'job', 'project', operation='max')})", "limit of the projects"),
-            Query(gauge(c.WORKSPACE_LIMIT, operation="max"), "limit of the workspace"),
+            Query(
+                f"sum({gauge(c.PROJECT_LIMIT, 'job', WORKSPACE, 'project', operation='max')})",
+                "limit of the projects",
+            ),
+            Query(f"sum({gauge(c.WORKSPACE_LIMIT, WORKSPACE, operation='max')})", "limit of the workspace"),
             width=12,
         ),
         trend(
             "Starts",
             "Conversations seen for the first time, each minute, by project.",
             "cpm",
-            Query(per_minute(rate(c.CONVERSATIONS, "project")), "{{project}}"),
+            Query(per_minute(rate(c.CONVERSATIONS, WORKSPACE, "project")), "{{project}} {{workspace}}"),
             width=12,
             stacked=True,
         ),
@@ -424,12 +429,13 @@ def _conversations(slo: Slo) -> list[Panel]:
 
 def _agents(slo: Slo) -> Panel:
     limit = slo.response.threshold_seconds
-    by = ("project", "agent")
+    by = AGENT
     errors = 1 - slo.conversations.objective
     return listing(
         "Agents, the slowest first",
         "Each agent over the dashboard's time range; an agent's name leads to its latencies.",
         [
+            Column(title="Workspace", label="workspace"),
             Column(title="Project", label="project"),
             Column(title="Agent", label="agent", link=LATENCY_LINK),
             Column(title="Live", expr=gauge(c.CONVERSATIONS_LIVE, *by)),

@@ -4,15 +4,17 @@ from collections.abc import Callable
 
 from exporter.metrics import catalog as c
 
-from ..promql import age, bound, gauge, largest, part_of, rate, ratio, series, total
+from ..promql import AGENT, WORKSPACE, age, bound, gauge, largest, part_of, rate, ratio, series, total
 from ..slo import Slo
 
-JOINED = "* on (job, instance, conversation_id) group_left (project, agent)"
-RECORDED = 'job=~"$job",project=~"$project",agent=~"$agent"'
+JOINED = f"* on (job, instance, conversation_id) group_left ({', '.join(AGENT)})"
+RECORDED = 'job=~"$job",workspace=~"$workspace",project=~"$project",agent=~"$agent"'
+# The name of the workspace at the end, where nothing is seen of it if there is none.
+AGENT_NAME = "{{project}} / {{agent}} {{workspace}}"
 
 LATENCY_LINK = (
     "/d/phonic-latency?${__url_time_range}&${datasource:queryparam}&${job:queryparam}&${instance:queryparam}"
-    "&var-project=${__data.fields.Project}&var-agent=${__data.fields.Agent}"
+    "&${workspace:queryparam}&var-project=${__data.fields.Project}&var-agent=${__data.fields.Agent}"
 )
 
 
@@ -39,8 +41,7 @@ def waiting(slo: Slo, *by: str) -> str:
 
 def waiting_by_agent(slo: Slo) -> str:
     """Return the ten agents with most waiting callers; 0, not absent, if none waits."""
-    by = ("project", "agent")
-    return f"topk(10, {waiting(slo, *by)} or 0 * {gauge(c.CONVERSATIONS_LIVE, *by)})"
+    return f"topk(10, {waiting(slo, *AGENT)} or 0 * {gauge(c.CONVERSATIONS_LIVE, *AGENT)})"
 
 
 def in_time(slo: Slo, *by: str, within_range: bool = False) -> str:
@@ -125,14 +126,14 @@ def share(value: float) -> str:
 
 def in_progress() -> str:
     """Sum Phonic's count of conversations in progress. Replicas share a job and report the same value."""
-    return f"sum({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')})"
+    return f"sum({gauge(c.PROJECT_ACTIVE, 'job', WORKSPACE, 'project', operation='max')})"
 
 
 def in_progress_where_searched() -> str:
     """Sum it for the projects that discovery searches, not for those that --watch.project excludes."""
     return (
-        f"sum({gauge(c.PROJECT_ACTIVE, 'job', 'project', operation='max')} "
-        f"and on (job, project) {gauge(c.DISCOVERED, 'job', 'project', operation='max')})"
+        f"sum({gauge(c.PROJECT_ACTIVE, 'job', WORKSPACE, 'project', operation='max')} and on "
+        f"(job, workspace, project) {gauge(c.DISCOVERED, 'job', WORKSPACE, 'project', operation='max')})"
     )
 
 

@@ -5,10 +5,10 @@ from exporter.metrics import catalog as c
 from ..frame import Row, board
 from ..model import Board, Panel, Query
 from ..panels import RED, Column, heat, listing, number, rising, trend
-from ..promql import beyond, occurring, part_of, quantile, rate, ratio, total
+from ..promql import AGENT, beyond, occurring, part_of, quantile, rate, ratio, total
 from ..slo import Slo
 from .latency import tools as with_and_without
-from .questions import increase_by_bucket, per_minute, share, slow
+from .questions import AGENT_NAME, increase_by_bucket, per_minute, share, slow
 
 TOOL = "tool"
 
@@ -167,11 +167,11 @@ def _waits(slo: Slo) -> list[Panel]:
             Query(
                 "topk(10, "
                 + ratio(
-                    slow(slo, c.TOOL_RESPONSE, "project", "agent", window=window),
-                    rate(c.RESPONSE, "project", "agent", part="count", window=window),
+                    slow(slo, c.TOOL_RESPONSE, *AGENT, window=window),
+                    rate(c.RESPONSE, *AGENT, part="count", window=window),
                 )
                 + ")",
-                "{{project}} / {{agent}}",
+                AGENT_NAME,
             ),
         ),
     ]

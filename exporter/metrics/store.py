@@ -426,6 +426,11 @@ class MetricStore:
 
     # --- what a page shows
 
+    @property
+    def shows_all(self) -> bool:
+        """Whether pages show all that was counted: nothing is held back, and nothing is still to be written."""
+        return not (self._groups or self._changed or self._in_flight)
+
     def freeze(self, *, everything: bool = False) -> Frozen:
         """Copy the counted numbers that changed since the previous copy, or all that a state file keeps.
 

@@ -3,7 +3,8 @@
 A folder is looked at again and again, because the file system does not tell of changes, and because a mounted
 secret of Kubernetes changes by swapping a symbolic link (``..data``) to another folder: what a path led to a
 moment ago may be gone. So a file that is listed but cannot be read changes nothing, and only one that two looks in
-a row do not find is gone. Names that begin with a dot are ignored.
+a row do not find is gone. Names that begin with a dot are ignored. A key that another file holds too would give
+the conversations of one workspace of Phonic either name: it is not used.
 """
 
 import os
@@ -16,7 +17,7 @@ from typing import Final
 import attrs
 
 from ..errors import ConfigError
-from .credentials import ApiKey, Credentials, read_key
+from .credentials import ApiKey, Credential, Credentials, read_key
 from .wire import is_conversation_id
 
 FLAG: Final = "--phonic.api-key-dir"
@@ -123,6 +124,7 @@ def _look(folder: Path, current: Mapping[str, WorkspaceKey]) -> Look:
     listed: list[str] = []
     keys: dict[str, Credentials] = {}
     unusable: dict[str, str] = {}
+    read: dict[str, ApiKey] = {}
     for name in names:
         file = folder / name
         try:
@@ -135,16 +137,20 @@ def _look(folder: Path, current: Mapping[str, WorkspaceKey]) -> Look:
             unusable[ascii(name)] = f"is not a name of a workspace: {NAME_RULE}"
             continue
         listed.append(name)
-        known = current.get(name)
         try:
-            key = ApiKey(read_key(file, flag=FLAG))
+            read[name] = ApiKey(read_key(file, flag=FLAG))
         except ConfigError as bad:
             unusable[name] = bad.reason
-            continue
-        if known is not None:
-            known.credentials.replace(key)
+    owners: dict[Credential, str] = {}
+    # Known workspaces first, so that a copy of a file does not take the key from the workspace that has it.
+    for name in sorted(read, key=lambda each: each not in current):
+        owner = owners.setdefault(read[name], name)
+        if owner != name:
+            unusable[name] = f"holds the key of {owner!r} too"
+        elif name in current:
+            current[name].credentials.replace(read[name])
         elif len(current.keys() | keys.keys()) >= MOST_WORKSPACES:
             unusable[name] = f"is one more than the {MOST_WORKSPACES} workspaces of one process"
         else:
-            keys[name] = Credentials(key, file=file)
+            keys[name] = Credentials(read[name], file=folder / name)
     return Look(listed=frozenset(listed), keys=keys, unusable=unusable)

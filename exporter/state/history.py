@@ -29,7 +29,8 @@ class UnreadableHistory(Exception):
 class Remembered:
     """A row of the memory: what a list shows of a conversation, and ``packed``, all of it.
 
-    ``ended_at``: Unix time; ``slowest``: the longest response in seconds.
+    ``ended_at``: Unix time; ``slowest``: the longest response in seconds. ``project`` is ``WORKSPACE/PROJECT``
+    where workspaces have names, so that a search finds both.
     """
 
     conversation_id: str
@@ -45,11 +46,11 @@ class Remembered:
 
     @classmethod
     def of(cls, call: SeenCall, *, ended_at: float, is_failed: bool) -> "Remembered":
-        slowest = call.slowest
+        slowest, project = call.slowest, call.project or ""
         return cls(
             conversation_id=call.conversation_id,
             ended_at=ended_at,
-            project=call.project or "",
+            project=project if call.workspace is None else f"{call.workspace}/{project}",
             agent=call.agent or "",
             ended_by=call.ended_by or "unknown",
             is_failed=is_failed,

@@ -23,6 +23,9 @@ and names the shard with the highest hash of id and shard (rendezvous hashing). 
 therefore moves no conversation, and processes that disagree about it cannot count one twice. Rows of ended
 conversations stay for a day: they are the memory of ends.
 
+*Draining.* A shard that is too many takes no new conversations. It needs a holder until its last numbers were
+shown, which is later than the end of its last conversation: then the holder *closes* it.
+
 One statement at a time, no session state and no prepared statements, so that a connection pooler may stand in
 between. All functions block; callers run them in a thread. Messages of PostgreSQL can quote rows, so the reason of
 an error is its name.
@@ -280,7 +283,8 @@ class Registry:
 class Shard:
     """The shard that this process holds. Implements `exporter.state.storage.Storage`.
 
-    ``is_drained``: it takes no new conversations; ``is_empty``: and has none left.
+    ``is_drained``: it takes no new conversations; ``is_empty``: and has none left. ``first_start``: the
+    Unix time since which any shard counts, by Phonic's clock; None before `read`, and before any write.
     """
 
     size_bytes = None
@@ -299,6 +303,7 @@ class Shard:
         self.lease = lease
         self.number, self.epoch = taken.shard, taken.epoch
         self.is_drained = self.is_empty = False
+        self.first_start: float | None = None
         self._connection = Connection(server, patience=lease)
         self._label_names = label_names
         self._history = history
@@ -326,7 +331,7 @@ class Shard:
         Returns what was written, None if nothing was; and its conversations that are not over.
         Raises: Unusable, Fenced; UnreadableRow.
         """
-        ((first_start, label_names, families, held),) = self._connection.execute(
+        ((self.first_start, label_names, families, held),) = self._connection.execute(
             "SELECT (SELECT min(first_start) FROM phonic_shard), label_names, families, held"
             " FROM phonic_shard WHERE shard = %s",
             (self.number,),
@@ -340,7 +345,7 @@ class Shard:
             saved = Saved(
                 label_names=_words(label_names),
                 families=_words(families),
-                first_start=first_start,
+                first_start=self.first_start or 0.0,
                 series=[
                     SavedSeries(family, _words(labels), _bounds(layout), _integers(numbers))
                     for family, _, labels, layout, numbers in self._pages(statements.READ_SERIES, 2)
@@ -408,12 +413,14 @@ class Shard:
             self._connection.execute(statements.FORGET_HISTORY, limits)
         return [Assigned(id_, workspace, Word(word)) for id_, workspace, word in _news(news)]
 
-    def release(self) -> None:
+    def release(self, *, is_over: bool = False) -> None:
         """Let another process take the shard at once. Call `hide` before, and show nothing afterwards.
 
+        ``is_over``: if it is drained, nobody needs to take it: all that it has counted was shown.
         Raises: Unusable.
         """
-        self._connection.execute(statements.RELEASE, {"shard": self.number, "epoch": self.epoch})
+        values = {"shard": self.number, "epoch": self.epoch, "is_over": is_over}
+        self._connection.execute(statements.RELEASE, values)
 
     def recall(self, conversation_id: str) -> bytes | None:
         key = (_storable(conversation_id),)
@@ -455,12 +462,12 @@ def _refuse_newer(version: int) -> None:
 
 
 def _shard_row(
-    shard: int, epoch: int, holder: str, seconds: float, is_drained: bool, has_unfinished: bool, form: int
+    shard: int, epoch: int, holder: str, seconds: float, is_drained: bool, is_open: bool, form: int
 ) -> ShardRow:
     is_held = seconds > 0
     state = ShardState.HELD if is_held else ShardState.UNHELD
     if is_drained:
-        state = ShardState.DRAINING if has_unfinished or is_held else ShardState.DRAINED
+        state = ShardState.DRAINING if is_open or is_held else ShardState.DRAINED
     return ShardRow(
         shard=str(shard),
         state=state,

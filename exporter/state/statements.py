@@ -24,6 +24,7 @@ CREATE TABLE phonic_shard (
   holder text NOT NULL DEFAULT '',
   lease_until timestamptz NOT NULL DEFAULT 'epoch',
   is_drained boolean NOT NULL DEFAULT false,
+  is_closed boolean NOT NULL DEFAULT false,
   format integer NOT NULL DEFAULT 0,
   first_start double precision,
   label_names text,
@@ -81,11 +82,13 @@ ENSURE: Final[LiteralString] = """
 WITH first AS (SELECT min(first_start) AS start FROM phonic_shard)
 INSERT INTO phonic_shard (shard, first_start)
 SELECT number, first.start FROM generate_series(0, %(count)s - 1) AS number, first
-ON CONFLICT (shard) DO UPDATE SET is_drained = false WHERE phonic_shard.is_drained
+ON CONFLICT (shard) DO UPDATE SET is_drained = false, is_closed = false WHERE phonic_shard.is_drained
 """
 DRAIN: Final[LiteralString] = (
-    "UPDATE phonic_shard SET is_drained = true WHERE shard >= %(count)s AND NOT is_drained"
+    "UPDATE phonic_shard SET is_drained = true, is_closed = (epoch = 0)"
+    " WHERE shard >= %(count)s AND NOT is_drained"
 )
+"""A shard that nobody has ever held has nothing to show, so it is closed at once."""
 
 VERSION: Final[LiteralString] = "SELECT version FROM phonic_schema"
 NOT_NEWER: Final[LiteralString] = f"(SELECT version FROM phonic_schema) <= {SCHEMA}"
@@ -95,13 +98,13 @@ UNFINISHED: Final[LiteralString] = (
 TAKE: Final[LiteralString] = f"""
 WITH free AS (
   SELECT s.shard FROM phonic_shard s
-  WHERE s.lease_until <= clock_timestamp() AND s.format <= %(format)s AND (NOT s.is_drained OR {UNFINISHED})
+  WHERE s.lease_until <= clock_timestamp() AND s.format <= %(format)s AND (NOT s.is_closed OR {UNFINISHED})
     AND {NOT_NEWER}
   ORDER BY s.is_drained, s.lease_until, s.shard
   FOR UPDATE SKIP LOCKED LIMIT 1
 )
 UPDATE phonic_shard s
-SET epoch = s.epoch + 1, write_number = 0, holder = %(holder)s, format = %(format)s,
+SET epoch = s.epoch + 1, write_number = 0, holder = %(holder)s, format = %(format)s, is_closed = false,
   lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
 FROM free WHERE s.shard = free.shard
 RETURNING s.shard, s.epoch
@@ -109,7 +112,7 @@ RETURNING s.shard, s.epoch
 STATES: Final[LiteralString] = f"""
 SELECT s.shard, s.epoch, s.holder,
   extract(epoch FROM greatest(s.lease_until, to_timestamp(0)) - clock_timestamp())::float8, s.is_drained,
-  CASE WHEN s.is_drained THEN {UNFINISHED} ELSE true END, s.format, (SELECT version FROM phonic_schema)
+  NOT s.is_closed OR {UNFINISHED}, s.format, (SELECT version FROM phonic_schema)
 FROM phonic_shard s ORDER BY s.shard
 """
 COUNTS: Final[LiteralString] = (
@@ -127,8 +130,11 @@ FROM offered o CROSS JOIN LATERAL (
   SELECT shard FROM phonic_shard WHERE NOT is_drained ORDER BY hashtextextended(o.id, shard) DESC, shard LIMIT 1
 ) s
 ORDER BY o.id
-ON CONFLICT (id) DO UPDATE SET word = excluded.word, is_taken = false
-WHERE phonic_assignment.ended_at IS NULL AND phonic_assignment.word < excluded.word
+ON CONFLICT (id) DO UPDATE SET word = greatest(phonic_assignment.word, excluded.word), is_taken = false,
+  workspace = CASE WHEN (phonic_assignment.workspace = '') = (excluded.workspace = '')
+    THEN phonic_assignment.workspace ELSE excluded.workspace END
+WHERE phonic_assignment.ended_at IS NULL AND (phonic_assignment.word < excluded.word
+  OR (phonic_assignment.workspace = '') <> (excluded.workspace = ''))
 """
 ELECT: Final[LiteralString] = """
 INSERT INTO phonic_lease (name, holder, lease_until)
@@ -152,7 +158,8 @@ WITH fence AS (
 )"""
 RENEW: Final[LiteralString] = f"{FENCE} SELECT shard FROM fence"
 RELEASE: Final[LiteralString] = (
-    "UPDATE phonic_shard SET lease_until = 'epoch', holder = '' WHERE shard = %(shard)s AND epoch = %(epoch)s"
+    "UPDATE phonic_shard SET lease_until = 'epoch', holder = '', is_closed = is_drained AND %(is_over)s"
+    " WHERE shard = %(shard)s AND epoch = %(epoch)s"
 )
 PUT: Final[LiteralString] = f"""{FENCE}, series AS (
   INSERT INTO phonic_series (shard, family, labels, layout, numbers)

@@ -29,7 +29,7 @@ from dashboards import files, slo
 from dashboards.slo import Slo, seconds
 from exporter.simulator.faults import parse_fault
 from tests.e2e.between import Inbox, inbox
-from tests.e2e.programs import ANY_PORT, Program, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, Program, program
 from tests.e2e.prometheus import Prometheus, alertmanager, prometheus
 
 DAY, SLOW, OUTAGE, ERRORS, STORM = "day", "slow", "outage", "errors", "storm"
@@ -261,7 +261,7 @@ async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
     objective = pace.objectives()
     rendered = files.render(objective)
     async with contextlib.AsyncExitStack() as running:
-        http = await running.enter_async_context(httpx.AsyncClient(timeout=30))
+        http = await running.enter_async_context(httpx.AsyncClient(timeout=STUCK_SECONDS))
         phones: dict[str, str] = {}
         exporters: dict[str, Program] = {}
 
@@ -413,7 +413,7 @@ async def healthy(folder: Path, scrapes: int) -> Day:
         (folder / name).write_text(rendered[f"prometheus/{name}"])
     del config["alerting"]
     async with (
-        httpx.AsyncClient(timeout=30) as http,
+        httpx.AsyncClient(timeout=STUCK_SECONDS) as http,
         program("demo", f"--web.listen-address={ANY_PORT}") as demo,
     ):
         target = _host(await demo.url())

@@ -146,7 +146,7 @@ FACTS = (
     Fact(panel="REST errors", job=OUTAGE, highest=(1, 10_000)),
     Fact(panel="Memory", job=DAY, lowest=(2e7, 3e8), highest=(2e7, 3e8)),
     Fact(panel="Discovery age", job=OUTAGE, highest=(10, 120)),
-    Fact(panel="Running since", job=DAY, highest=(40, 400)),
+    Fact(panel="Running since", job=DAY, highest=(40, 3600)),
     Fact(panel="Gave up waiting", job=DAY, highest=(0, 0.3)),
     Fact(panel="Gave up waiting", job=UNANSWERED, lowest=(0, 0.3), highest=(0.6, 1)),
     Fact(panel="Answered in time", job=UNANSWERED, lowest=(0, 0.5), highest=(0.85, 1)),

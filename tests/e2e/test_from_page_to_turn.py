@@ -20,7 +20,7 @@ from tests.e2e import scenario
 from tests.e2e.between import Inbox, inbox
 from tests.e2e.browser import browsing, page_of
 from tests.e2e.pages import scrape_until
-from tests.e2e.programs import ANY_PORT, program
+from tests.e2e.programs import ANY_PORT, STUCK_SECONDS, program
 from tests.e2e.prometheus import alertmanager, prometheus
 from tests.e2e.test_pages_in_browser import follow
 
@@ -39,7 +39,7 @@ CALLS = (
 async def test_alert_leads_to_the_slow_turn_and_its_cause_in_two_clicks_also_after_a_kill(tmp_path: Path) -> None:
     pace = attrs.evolve(scenario.QUICK, faults={"slow": ("slow-end-of-turn=8",)})
     async with contextlib.AsyncExitStack() as running:
-        http = await running.enter_async_context(httpx.AsyncClient(timeout=30))
+        http = await running.enter_async_context(httpx.AsyncClient(timeout=STUCK_SECONDS))
         simulator = await running.enter_async_context(
             program(
                 "simulate",

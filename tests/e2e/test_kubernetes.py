@@ -243,6 +243,23 @@ def test_helm_obeys_every_value(others: Path) -> None:
     assert [each["port"] for each in policy["egress"][1]["ports"]] == [443, 3128]
 
 
+def test_both_can_mount_a_key_for_each_workspace(tmp_path: Path) -> None:
+    """The overlay is the one of deploy/README.md."""
+    readme = (ROOT / "deploy/README.md").read_text(encoding="utf-8").partition("## Several workspaces")[2]
+    [overlay] = re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "kustomization.yaml").write_text(
+        overlay.replace("../deploy", os.path.relpath(ROOT, tmp_path) + "/deploy")
+    )
+    same = parsed(run(needs("kubectl", TOOLS), "kustomize", "--load-restrictor=LoadRestrictionsNone", tmp_path))
+    for manifests in (same, charted("--set", "apiKey.key=")):
+        assert_good(manifests)
+        pod = pod_of(manifests)
+        assert flags(pod)[0] == "--phonic.api-key-dir=/etc/phonic-exporter/secret"
+        assert not any("api-key-file" in flag for flag in flags(pod))
+        [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "secret"]
+        assert "subPath" not in mount, "what is mounted by subPath never changes"
+
+
 def test_helm_obeys_every_value_of_shards(others: Path, tmp_path: Path) -> None:
     path = tmp_path / "shared.yaml"
     path.write_text(yaml.safe_dump(SHARED_VALUES), encoding="utf-8")

@@ -95,7 +95,7 @@ async def _ask(folder: Callable[[str], Path]) -> dict[str, Row]:
 
     with trio.fail_after(240):
         async with AsyncExitStack() as running:
-            http = await running.enter_async_context(httpx.AsyncClient(timeout=30))
+            http = await running.enter_async_context(httpx.AsyncClient(timeout=STUCK_SECONDS))
             demo = await running.enter_async_context(program("demo", f"--web.listen-address={ANY_PORT}", *LIVELY))
             url = await demo.url()
             targets = {

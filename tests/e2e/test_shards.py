@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.prometheus import needs
-from tests.soak.shards import Outcome, Run, defects, play
+from tests.soak.shards import Outcome, Run, defect_signs, defects, play
 from tests.soak.troubles import FAULTS, RESHARDING
 
 pytestmark = pytest.mark.e2e
@@ -39,18 +39,8 @@ async def test_engine_prometheus_and_plan_agree_through_all_faults(tmp_path: Pat
     assert outcome.compared > 500
 
 
-async def test_the_comparison_detects_pages_with_uncommitted_numbers(tmp_path: Path) -> None:
-    outcome = await played(defects(needs("prometheus"))["show counted"], tmp_path)
-    assert any("falls of" in line for line in outcome.wrong)
-    assert any("engine and Prometheus" in line for line in outcome.wrong)
-
-
-async def test_the_comparison_detects_a_missing_relabel_rule(tmp_path: Path) -> None:
-    outcome = await played(defects(needs("prometheus"))["no relabel rule"], tmp_path)
-    assert any("has the instances" in line for line in outcome.wrong)
-    assert any("engine and Prometheus" in line for line in outcome.wrong)
-
-
 async def test_the_comparison_detects_writes_that_do_not_check_the_epoch(tmp_path: Path) -> None:
-    outcome = await played(defects(needs("prometheus"))["no epoch check"], tmp_path)
-    assert any("falls of" in line or "engine" in line for line in outcome.wrong)
+    """The other defects take another two minutes; ``make soak`` plays them all."""
+    name = "no epoch check"
+    outcome = await played(defects(needs("prometheus"))[name], tmp_path)
+    assert defect_signs(name, outcome)

@@ -82,5 +82,6 @@ def web_config(folder: Path, text: str) -> Path:
 
 
 async def status_of(url: str, **options: object) -> int:
-    async with httpx.AsyncClient(**options) as http:  # type: ignore[arg-type]
+    """Ask once, with more patience than the 5 seconds of httpx: `serving` has a deadline."""
+    async with httpx.AsyncClient(timeout=100, **options) as http:  # type: ignore[arg-type]
         return (await http.get(url)).status_code

@@ -5,13 +5,26 @@ from pathlib import Path
 import structlog
 import trio
 
-from exporter.enums import ShardState
+from exporter.enums import ShardState, Word
 from exporter.state.postgres import FORMAT, Registry, Server, Shard
 from exporter.state.registrar import Registrar
-from exporter.state.rows import NO_HISTORY
+from exporter.state.rows import NO_HISTORY, Changes
+from exporter.state.storage import Assigned
 from tests.postgres import Database, fresh_database, running
 
 LEASE = 0.5
+
+NOTHING = Changes(
+    series=tuple,
+    held=None,
+    conversations=tuple,
+    finished=(),
+    forgotten=(),
+    ends=tuple,
+    families=(),
+    first_start=1.0,
+    is_empty=True,
+)
 
 
 def test_a_shard_that_nobody_has_taken_or_that_was_released_is_unheld(database: Database) -> None:
@@ -29,6 +42,37 @@ def test_a_shard_that_nobody_has_taken_or_that_was_released_is_unheld(database: 
     shard.release()
     assert [(row.state, row.holder) for row in registry.shards()] == [(ShardState.UNHELD, None)] * 2
     assert all(row.lease_seconds < 0 for row in registry.shards())
+    shard.close()
+    registry.close()
+
+
+def test_an_offer_with_the_name_of_a_workspace_names_what_was_assigned_without_and_tells_it_anew(
+    database: Database,
+) -> None:
+    server = Server(url=database.url)
+    registry = Registry(server, holder="host:1:a", patience=5.0)
+    registry.prepare(1)
+    taken = registry.take(30.0)
+    assert taken is not None
+    shard = Shard(server, taken, lease=30.0, label_names=(), history=NO_HISTORY)
+
+    def told(*offered: Assigned) -> list[Assigned]:
+        """What the holder is told with its next write after these offers, until it has acknowledged it."""
+        registry.offer(offered)
+        news = list(shard.put(NOTHING, everything=False, at=1.0))
+        shard.put(NOTHING, everything=False, at=1.0, received=news)
+        assert not list(shard.put(NOTHING, everything=False, at=1.0))
+        return news
+
+    live = Assigned("conv_1", "", Word.LIVE)
+    assert told(live) == [live]
+    assert told(live) == []
+    of_acme = Assigned("conv_1", "acme", Word.LIVE)
+    assert told(of_acme) == [of_acme], "workspaces have names now"
+    assert told(Assigned("conv_1", "globex", Word.LIVE)) == [], "the first to have it keeps it"
+    assert told(Assigned("conv_1", "globex", Word.ENDED)) == [Assigned("conv_1", "acme", Word.ENDED)]
+    unnamed = Assigned("conv_1", "", Word.ENDED)
+    assert told(live) == [unnamed], "one key again; the higher word stays"
     shard.close()
     registry.close()
 
@@ -80,3 +124,37 @@ async def test_a_shard_of_a_later_release_is_left_to_it_and_named_once(database:
         await asking.close()
     [line] = [each for each in logged if "later release" in each["event"]]
     assert line["shards"] == ["0"]
+
+
+def test_a_shard_that_nobody_has_written_counts_since_the_others_do(database: Database) -> None:
+    server = Server(url=database.url)
+    registry = Registry(server, holder="host:1:a", patience=5.0)
+    registry.prepare(1)
+    shards = []
+    for number, since in enumerate((None, 1_800_000_000.0)):
+        registry.prepare(number + 1)
+        taken = registry.take(30.0)
+        assert taken is not None
+        shard = Shard(server, taken, lease=30.0, label_names=(), history=NO_HISTORY)
+        shards.append(shard)
+        assert shard.read() == (None, [])
+        assert shard.first_start == since
+        shard.put(written(1_800_000_000.0), everything=False, at=0.0)
+    for shard in shards:
+        shard.close()
+    registry.close()
+
+
+def written(first_start: float) -> Changes:
+    """What a holder writes that has counted nothing."""
+    return Changes(
+        series=tuple,
+        held=None,
+        conversations=tuple,
+        finished=(),
+        forgotten=(),
+        ends=tuple,
+        families=(),
+        first_start=first_start,
+        is_empty=True,
+    )

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -135,7 +136,6 @@ class Launch:
 
     server: Postgres
     database: str
-    phone_url: str
     lease_s: float
     hold_s: float
     state_interval_s: float
@@ -160,8 +160,11 @@ class Launch:
 
 @asynccontextmanager
 async def fleet(count: int, launch: Launch, folder: Path) -> AsyncIterator[list[Member]]:
-    """Make ``count`` members, which are not started, and their links. Ends all processes at the end."""
-    phone_port = int(launch.phone_url.rpartition(":")[2])
+    """Make ``count`` members, which are not started, and their links. Ends all processes at the end.
+
+    The links to Phonic lead nowhere yet.
+    """
+    nowhere = free_port()
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=5, trust_env=False))
         members = [
@@ -169,7 +172,7 @@ async def fleet(count: int, launch: Launch, folder: Path) -> AsyncIterator[list[
                 number,
                 free_port(),
                 await stack.enter_async_context(link(launch.server.port)),
-                await stack.enter_async_context(link(phone_port)),
+                await stack.enter_async_context(link(nowhere)),
                 http,
                 launch.command,
                 folder,
@@ -212,6 +215,8 @@ class Watch:
     _database: str
     rows: dict[str, Row] = attrs.field(factory=dict)
     history: list[TakeOver] = attrs.field(factory=list)
+    _looks: list[float] = attrs.field(factory=list)
+    """Unix times."""
 
     async def run(self) -> None:
         """Look until cancelled; also while the engine is down."""
@@ -223,6 +228,11 @@ class Watch:
         row = self.rows.get(shard)
         return 0 if row is None else row.pid
 
+    def delay(self, since: float, until: float) -> float:
+        """Return how many seconds, between these Unix times, a look took longer than it must at most."""
+        looks = [at for at in self._looks if since - 1 < at < until + 1]
+        return max((after - before - _LOOK_AGAIN_S for before, after in pairwise(looks)), default=0.0)
+
     def _look(self) -> None:
         """Look until the engine does not answer."""
         try:
@@ -230,6 +240,7 @@ class Watch:
                 while True:
                     for row in _rows(connection):
                         self._see(row)
+                    self._looks.append(time.time())
                     time.sleep(_LOOK_AGAIN_S)
         except psycopg.Error:
             return

@@ -446,6 +446,7 @@ def simulating(settings: SimulatorSettings, directory: Path, http: httpx.Client)
         f"--simulator.projects={settings.projects}",
         f"--simulator.agents={settings.agents}",
         f"--simulator.calls-per-minute={settings.calls_per_minute}",
+        f"--simulator.turns={settings.turns}",
         f"--simulator.pace={settings.pace}",
         f"--simulator.warm-up={settings.warm_up}",
         f"--simulator.total={settings.total}",

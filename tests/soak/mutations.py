@@ -12,7 +12,7 @@ exporter.metrics.publisher.Publisher.prepare = prepare
 HOLD_NOTHING = """
 import exporter.metrics.store
 made = exporter.metrics.store.MetricStore.__init__
-exporter.metrics.store.MetricStore.__init__ = lambda self, limits, hold=0.0: made(self, limits)
+exporter.metrics.store.MetricStore.__init__ = lambda self, limits, hold=0.0, **others: made(self, limits, **others)
 """
 ALL = {"show counted": SHOW_COUNTED, "hold nothing": HOLD_NOTHING}
 # Writes succeed whoever holds the shard.

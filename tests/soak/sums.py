@@ -20,8 +20,10 @@ from exporter.simulator.scenario import FIRST_AUDIO, Conversation
 from .oracle import TIMINGS, SampleKey, Totals, differences, is_history
 
 LOST: Final = "phonic_exporter_handover_timings_lost_total"
-# Samples that tell of processes or of luck, not of conversations.
-_UNPLANNED: Final = frozenset({LOST, "phonic_exporter_conversations_lost_total"})
+# Samples that depend on when a process followed a conversation, or that the plan does not tell.
+_UNPLANNED: Final = frozenset(
+    {LOST, "phonic_exporter_conversations_lost_total", "phonic_exporter_rejected_values_total"}
+)
 _SILENT: Final = "phonic_silent_turns_total"
 _SLOW: Final = "phonic_slow_turns_total"
 # Families to which each turn adds at most once, only if the feed told it.

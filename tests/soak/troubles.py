@@ -17,6 +17,8 @@ class Kind(Enum):
     """A fault, or a change of the number of shards."""
 
     KILL = "kill"
+    KILL_CUT_OFF = "kill while the API is down"
+    """No process reaches the API until the shard has its next holder, which can show only what was written."""
     STALL = "stall"
     """The process is stopped for longer than its lease, and goes on."""
     PARTITION_ENGINE = "partition from the engine"
@@ -26,14 +28,24 @@ class Kind(Enum):
     DRAIN = "shard drained"
 
 
-FAULTS: Final = (Kind.KILL, Kind.STALL, Kind.PARTITION_ENGINE, Kind.PARTITION_API, Kind.CRASH_ENGINE)
+FAULTS: Final = (
+    Kind.KILL,
+    Kind.KILL_CUT_OFF,
+    Kind.STALL,
+    Kind.PARTITION_ENGINE,
+    Kind.PARTITION_API,
+    Kind.CRASH_ENGINE,
+)
 RESHARDING: Final = (Kind.ADD, Kind.DRAIN)
-# How long a fault lasts, in leases. A partition may be shorter than a lease: then nothing is taken over.
+# How long a fault lasts, in leases. A partition may be shorter than a lease: then nothing is taken over. A holder
+# that does not reach the API in its first 5 s goes on without the names of projects (`FeedGate`), so faults of the
+# API are shorter.
 _LASTS: Final = {
     Kind.KILL: (0.1, 1.5),
+    Kind.KILL_CUT_OFF: (1.2, 1.5),
     Kind.STALL: (1.3, 2.2),
     Kind.PARTITION_ENGINE: (0.4, 2.2),
-    Kind.PARTITION_API: (0.5, 2.5),
+    Kind.PARTITION_API: (0.5, 1.6),
     Kind.CRASH_ENGINE: (0.1, 1.4),
 }
 _WAYS: Final = (State.CUT, State.HOLDS, State.HOLDS_REPLIES, State.HOLDS_OPEN)

@@ -8,8 +8,8 @@ import promql_parser
 
 from dashboards.rules import recording
 from dashboards.slo import Slo
-from exporter.counting.labels import LABEL_CHOICES
-from exporter.metrics.catalog import CATALOG, Family, Kind, Scope
+from exporter.counting.labels import LABEL_CHOICES, WORKSPACE
+from exporter.metrics.catalog import CATALOG, LIVE_INFO, Family, Kind, Scope
 
 TARGET_LABELS = {"job", "instance", "pod"}
 # Families of conversations have the label in a process that holds a shard.
@@ -79,17 +79,19 @@ def recorded(slo: Slo) -> set[str]:
 def problems(expr: str, slo: Slo) -> list[str]:
     """Metrics that no exporter exposes, labels their metric does not have, and labels that no metric has."""
     found = []
-    everywhere = TARGET_LABELS | set(LABEL_CHOICES) | {"le"}
+    chosen = (WORKSPACE, *LABEL_CHOICES)
+    everywhere = TARGET_LABELS | set(chosen) | {"le"}
     for each in CATALOG:
         everywhere |= set(each.labels)
     for selector in selectors(expr):
         family = family_of(selector.name)
         if family is not None:
-            allowed = TARGET_LABELS | set(family.label_names(LABEL_CHOICES))
+            allowed = TARGET_LABELS | set(family.label_names(chosen))
+            allowed |= {WORKSPACE} if family is LIVE_INFO else set()
             allowed |= {"shard"} if family.scope in OF_SHARDS else set()
             allowed |= {"le"} if selector.name.endswith("_bucket") else set()
         elif selector.name in recorded(slo):
-            allowed = {"job", *LABEL_CHOICES}
+            allowed = {"job", *chosen}
         elif selector.name in FOREIGN:
             allowed = {"job", "instance"} | OF_ALERTS.get(selector.name, set())
             everywhere |= OF_ALERTS.get(selector.name, set())

@@ -56,7 +56,7 @@ PARTS: dict[str, set[str]] = {
     "watching": {
         "conversations", "enums", "metrics.catalog", "phonic", "reports", "settings", "shares", "watch",
     },
-    "workspaces": {"conversations", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
+    "workspaces": {"conversations", "counting", "enums", "phonic", "phonic.wire", "settings", "watch", "watching"},
     "gauges": {
         "__init__", "conversations", "counting", "enums", "metrics", "metrics.catalog", "phonic", "shares",
         "state", "watch", "watching", "web", "workspaces",
@@ -74,9 +74,10 @@ PARTS: dict[str, set[str]] = {
         "api", "conversations", "gauges", "metrics", "metrics.catalog", "people", "settings", "state", "web",
         "workspaces",
     },
+    "standby": {"counting", "enums", "phonic", "state", "web"},
     "shards": {
         "__init__", "api", "assembly", "conversations", "counting", "enums", "gauges", "metrics",
-        "metrics.catalog", "phonic", "process", "state", "state.rows", "web", "workspaces",
+        "metrics.catalog", "process", "standby", "state", "state.rows", "web", "workspaces",
     },
     "app": {
         "__init__", "assembly", "conversations", "enums", "errors", "metrics", "metrics.catalog", "phonic",
@@ -145,6 +146,7 @@ LIBRARIES: dict[str, set[str]] = {
         "assembly",
         "process",
         "shards",
+        "standby",
         "state.registrar",
         "cli",
         "demo",

@@ -1,5 +1,6 @@
 """docs/configuration.md: it is what the generator writes, and its examples are accepted."""
 
+import json
 import os
 import re
 import subprocess
@@ -117,3 +118,11 @@ def test_the_example_of_a_web_configuration_file_has_every_section() -> None:
     assert parsed.tls is not None
     assert parsed.rate_limit == config_file.RateLimit(0.1, 40)
     assert list(parsed.users) == ["prometheus"]
+
+
+def test_the_cost_of_workspaces_is_as_measured() -> None:
+    result = json.loads((PAGE.parents[1] / "benchmarks/results/workspaces.json").read_text(encoding="utf-8"))
+    (one, one_share), (many, many_share) = result["data"].values()
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"took {one:.0f} MB and {one_share:.1f} % of a core in one process" in text
+    assert f"and {many:,.0f} MB and {many_share:.0f} % in a process for each" in text

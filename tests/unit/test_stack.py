@@ -167,7 +167,13 @@ def test_waiting_callers_hold_back_the_burn_alerts_of_their_agent_and_of_no_othe
     [rule] = [r for r in stack.alertmanager()["inhibit_rules"] if "CallersWaiting" in r["source_matchers"][0]]
     held = set(re.findall(r"Phonic\w+", rule["target_matchers"][0]))
     assert held == {alert.name for alert in alerts(SLO) if "BudgetBurn" in alert.name} | {"PhonicCallersGivingUp"}
-    assert rule["equal"] == ["job", "project", "agent"]
+    assert rule["equal"] == ["job", "workspace", "project", "agent"]
+
+
+@pytest.mark.parametrize("cause", ["PhonicCredentialRefused", "PhonicUpstreamUnreachable", "PhonicDiscoveryStale"])
+def test_what_happens_to_one_workspace_silences_no_other(cause: str) -> None:
+    [rule] = [r for r in stack.alertmanager()["inhibit_rules"] if f'alertname="{cause}"' in r["source_matchers"]]
+    assert rule["equal"] == ["job", "workspace"]
 
 
 def test_no_alert_holds_back_itself_or_what_holds_it_back() -> None:

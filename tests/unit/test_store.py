@@ -168,6 +168,22 @@ def test_series_of_a_new_tool_are_held_back_on_their_own() -> None:
     assert completed == 1
 
 
+def test_all_is_shown_once_nothing_is_held_back_and_every_copy_was_published() -> None:
+    store = MetricStore(LabelLimits(), hold=1.0)
+    apply(store, store.label_set(("p", "a")), ((Measure.TURN, "user"), 1))
+    store.seen(store.held_back(), 5.0, by_prometheus=True)
+    store.publish(store.freeze())
+    assert not store.shows_all  # at 0
+    store.release(6.0)
+    assert not store.shows_all
+    copy = store.freeze()
+    assert not store.shows_all
+    store.put_back(copy)
+    assert not store.shows_all
+    store.publish(store.freeze())
+    assert store.shows_all
+
+
 def test_an_agent_named_other_is_not_counted_as_folded() -> None:
     store = MetricStore(LabelLimits(values=1))
     assert store.label_set((OTHER, OTHER)).values == (OTHER, OTHER)

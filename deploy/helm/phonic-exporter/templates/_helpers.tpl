@@ -25,3 +25,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) -}}
 {{- end -}}
 {{- end -}}
+
+{{- define "phonic-exporter.keyFlag" -}}
+{{- if .Values.apiKey.key -}}
+--phonic.api-key-file=/etc/phonic-exporter/secret/{{ .Values.apiKey.key }}
+{{- else -}}
+--phonic.api-key-dir=/etc/phonic-exporter/secret
+{{- end -}}
+{{- end -}}

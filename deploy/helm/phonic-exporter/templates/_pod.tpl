@@ -57,7 +57,7 @@ spec:
       image: {{ include "phonic-exporter.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
-        - --phonic.api-key-file=/etc/phonic-exporter/secret/{{ .Values.apiKey.key }}
+        - {{ include "phonic-exporter.keyFlag" . }}
         - --log.format=json
         {{- if .Values.state.url }}
         - {{ printf "--state.url=%s" .Values.state.url | quote }}
