@@ -74,6 +74,8 @@ _TRAFFIC = {UNANSWERED: ("--simulator.agents=1", "--simulator.calls-per-minute=3
 _KEY = "ph_scenario"
 _TIMES_LONGER = 4  # costs time only when a test fails
 _LOOK_AGAIN_SECONDS = 0.5
+# Seconds of the faults' time. The longer the healthy time that rules see, the less of a fault is in their windows.
+_FIRST_SCRAPE = 8
 
 # Changes to the shipped objectives for a short test.
 _QUICK_SLO = """
@@ -282,6 +284,7 @@ async def stage(folder: Path, pace: Pace = QUICK) -> AsyncIterator[Stage]:
         routing = notifying(rendered["alertmanager/alertmanager.yml"], notified.url)
         alerts_at = await running.enter_async_context(alertmanager(folder, routing, http))
         config = configured(pace, folder, rendered, alerts_at, targets)
+        await trio.sleep(max(0, start + _FIRST_SCRAPE - time.time()))
         server = await running.enter_async_context(prometheus(folder, "", http, config=config))
         watch = Watch(patience=pace.patience())
         async with trio.open_nursery() as nursery:
@@ -315,7 +318,7 @@ def _delay(pace: Pace, first_pair: float) -> float:
     The other pairs of processes and the servers start at the same time: at worst they share one core.
     """
     needed = 1.5 * len(pace.faults) * first_pair
-    return max(0.0, needed - min(edge for edge in pace.edges() if edge > 0))
+    return max(0.0, needed - min(pace.edges()) / 2)
 
 
 def _later(fault: str, delay: float) -> str:
