@@ -32,6 +32,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates libpq5 python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/* \
  && rm -r /usr/lib/python3.*/test /usr/lib/python3.*/pydoc_data \
+ && find /usr/lib/python3.*/lib-dynload -name '*_test*.so' -delete \
  && find /usr/lib/python3* -type d -name __pycache__ -prune -exec rm -r {} + \
  && /opt/phonic-exporter/bin/python -c 'import pkgutil, exporter as package; \
       [__import__(module.name) for module in pkgutil.walk_packages(package.__path__, "exporter.")]' \
