@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
+from hashlib import sha256
 from typing import Final, TypeVar
 
 import attrs
@@ -23,6 +24,7 @@ from .assembly import Exporter, new_conversations, report_writes
 from .conversations import Conversations
 from .counting.turns import SeenCall
 from .enums import LeaseLoss, ShardState, Started, Word
+from .errors import ConfigError
 from .gauges import of_a_standby
 from .metrics import catalog
 from .metrics.catalog import Family
@@ -40,6 +42,7 @@ from .state.storage import Assigned, Fenced, Outdated, Unusable
 from .web.endpoints import Exported
 from .web.pages import Latency, LiveRow, Part, PastRow
 from .web.people import Shown
+from .web.push import BudgetedTargets, budget
 from .workspaces import LOOK_INTERVAL, Workspaces, open_workspaces
 
 log = structlog.get_logger("exporter.shards")
@@ -179,9 +182,11 @@ class Shards:
         except* Fenced:
             self._store.count(catalog.LEASE_LOSSES, LeaseLoss.TAKEN)
             log.error("another process has taken the shard", shard=taken.shard, epoch=taken.epoch)
-        except* Unusable as trouble:
-            log.error("shard cannot be read", shard=taken.shard, reason=str(trouble.exceptions[0]))
+        except* (Unusable, ConfigError) as trouble:
+            # The settings were right at the start: a file that they name may be there again in a moment.
+            log.error("shard cannot be held", shard=taken.shard, reason=_reason(trouble))
             self._store.count(catalog.CHECKPOINT_ERRORS)
+            await self._unless_stopped(partial(trio.sleep, self._lease))
         finally:
             shard.hide()
             self._shard = None
@@ -249,8 +254,12 @@ class Shards:
 
             async def renew() -> None:
                 while True:
+                    with trio.move_on_after(self._lease) as waiting:
+                        await trio.to_thread.run_sync(shard.renew, abandon_on_cancel=True)
+                    if waiting.cancelled_caught:
+                        shard.abort()
+                        raise Unusable("no answer")
                     await trio.sleep(self._lease / 3)
-                    await trio.to_thread.run_sync(shard.renew)
 
             nursery.start_soon(renew)
             must_write.append(await trio.to_thread.run_sync(conversations.restore, saved))
@@ -278,7 +287,16 @@ class Shards:
         return offered_by_standby(
             self._process.settings,
             page=page,
-            push=StandbyPush(self._registrar, self._process.keys),
+            push=BudgetedTargets(
+                StandbyPush(self._registrar, self._process.keys),
+                budget(
+                    requests_per_second=self._process.settings.phonic.requests_per_second,
+                    watch_limit=self._process.settings.watch.limit,
+                ),
+                is_watched=lambda _: False,
+                is_real=lambda _: False,
+                now=trio.current_time,
+            ),
             people=StandbyPeople(objective=self._process.settings.metrics.slo_response),
             is_reached=lambda: self._registrar.is_reached,
         )
@@ -321,6 +339,11 @@ class Tenure:
         return True
 
 
+def _reason(trouble: BaseExceptionGroup[Exception]) -> str:
+    first = trouble.exceptions[0]
+    return _reason(first) if isinstance(first, BaseExceptionGroup) else str(first)
+
+
 async def _read(shard: Shard) -> tuple[Saved | None, list[Assigned]]:
     with trio.move_on_after(READ_SECONDS):
         return await trio.to_thread.run_sync(shard.read, abandon_on_cancel=True)
@@ -356,7 +379,8 @@ class _Shared:
         self._registrar.offer(Assigned(conversation_id, self._workspace, word))
 
     async def elect(self, projects: Collection[str]) -> Collection[str]:
-        names = {f"{self._workspace}/{project}": project for project in projects}
+        # Hashed, because Phonic's names are of any length and may hold what PostgreSQL refuses in a text.
+        names = {sha256(f"{self._workspace}/{project}".encode()).hexdigest(): project for project in projects}
         return [names[name] for name in await self._registrar.elect(names, self._seconds)]
 
 

@@ -228,7 +228,13 @@ def _connected(
     assigned = None
     if sharing is not None:
         backfill = _backfill(rest, supervisor, reports, clock) if rest else None
-        assigned = AssignedTargets(supervisor, sharing, sink=reports, backfill=backfill)
+        assigned = AssignedTargets(
+            supervisor,
+            sharing,
+            sink=reports,
+            backfill=backfill,
+            is_up=lambda: rest is not None and rest.up is not False,
+        )
     return Workspace(
         name=key.name,
         conversations=conversations,

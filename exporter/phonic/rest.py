@@ -438,7 +438,7 @@ async def _body(response: httpx.Response) -> bytes:
             if failed is None:
                 try:
                     for _ in body.feed(chunk):
-                        await trio.lowlevel.checkpoint()
+                        await trio.lowlevel.cancel_shielded_checkpoint()  # as below; the next read is cancelled
                 except (TooLarge, Unreadable) as bad:
                     failed = RestError.TOO_LARGE if isinstance(bad, TooLarge) else RestError.NOT_JSON
                     reading.cancel()  # an exception here would leave httpx's nested generators unfinished

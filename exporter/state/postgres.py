@@ -408,9 +408,10 @@ class Shard:
         (self.is_drained, self.is_empty, news) = self._write(statement, values)
         if at >= self._expire_at:
             self._expire_at = at + _EXPIRY_SECONDS
-            self._connection.execute(statements.EXPIRE_ENDS, (retention.ENDED,))
             limits = (at - self._history.seconds, self._history.conversations)
-            self._connection.execute(statements.FORGET_HISTORY, limits)
+            with suppress(Unusable):  # the write is committed, and these are tried again in a minute
+                self._connection.execute(statements.EXPIRE_ENDS, (retention.ENDED,))
+                self._connection.execute(statements.FORGET_HISTORY, limits)
         return [Assigned(id_, workspace, Word(word)) for id_, workspace, word in _news(news)]
 
     def release(self, *, is_over: bool = False) -> None:
@@ -465,9 +466,12 @@ def _shard_row(
     shard: int, epoch: int, holder: str, seconds: float, is_drained: bool, is_open: bool, form: int
 ) -> ShardRow:
     is_held = seconds > 0
-    state = ShardState.HELD if is_held else ShardState.UNHELD
-    if is_drained:
-        state = ShardState.DRAINING if is_open or is_held else ShardState.DRAINED
+    if is_drained and not (is_open or is_held):
+        state = ShardState.DRAINED
+    elif not is_held:
+        state = ShardState.UNHELD
+    else:
+        state = ShardState.DRAINING if is_drained else ShardState.HELD
     return ShardRow(
         shard=str(shard),
         state=state,

@@ -122,6 +122,8 @@ OFFER: Final[LiteralString] = """
 WITH offered AS (
   SELECT DISTINCT ON (o.id) o.id, o.workspace, o.word
   FROM unnest(%(ids)s::text[], %(workspaces)s::text[], %(words)s::smallint[]) AS o (id, workspace, word)
+  LEFT JOIN phonic_assignment a ON a.id = o.id
+  WHERE a.id IS NULL OR a.ended_at IS NULL AND (a.word < o.word OR (a.workspace = '') <> (o.workspace = ''))
   ORDER BY o.id, o.word DESC
 )
 INSERT INTO phonic_assignment (id, shard, workspace, word)
@@ -136,6 +138,7 @@ ON CONFLICT (id) DO UPDATE SET word = greatest(phonic_assignment.word, excluded.
 WHERE phonic_assignment.ended_at IS NULL AND (phonic_assignment.word < excluded.word
   OR (phonic_assignment.workspace = '') <> (excluded.workspace = ''))
 """
+"""Rows that need no change are left out first: a conflict would lock them, but writes lock in another order."""
 ELECT: Final[LiteralString] = """
 INSERT INTO phonic_lease (name, holder, lease_until)
 SELECT name, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -214,17 +217,23 @@ READ_SERIES: Final[LiteralString] = (
     f" WHERE shard = %s AND (family, key) > (%s, %s::bytea) ORDER BY family, key LIMIT {PAGE}"
 )
 READ_CONVERSATIONS: Final[LiteralString] = (
-    f"SELECT id, progress FROM phonic_conversation WHERE shard = %s AND id > %s ORDER BY id LIMIT {PAGE}"
+    "SELECT c.id, c.progress FROM phonic_conversation c WHERE c.shard = %s AND c.id > %s"
+    " AND NOT EXISTS (SELECT FROM phonic_assignment a WHERE a.id = c.id AND a.ended_at IS NOT NULL)"
+    f" ORDER BY c.id LIMIT {PAGE}"
 )
+"""Without those that are over: a write does not see the rows of an earlier one that was given up and committed
+while it waited, so it may have left their progress."""
 READ_ASSIGNED: Final[LiteralString] = (
     "SELECT id, workspace, word FROM phonic_assignment"
     f" WHERE shard = %s AND ended_at IS NULL AND id > %s ORDER BY id LIMIT {PAGE}"
 )
 EXPIRE_ENDS: Final[LiteralString] = (
-    "DELETE FROM phonic_assignment WHERE id IN (SELECT id FROM phonic_assignment"
+    "WITH expired AS (DELETE FROM phonic_assignment WHERE id IN (SELECT id FROM phonic_assignment"
     " WHERE ended_at < clock_timestamp() - make_interval(secs => %s)"
-    f" ORDER BY ended_at LIMIT {MOST_EXPIRED})"
+    f" ORDER BY ended_at LIMIT {MOST_EXPIRED}) RETURNING id)"
+    " DELETE FROM phonic_conversation c USING expired WHERE c.id = expired.id"
 )
+"""Also progress that should have gone with the end, see `READ_CONVERSATIONS`."""
 FORGET_HISTORY: Final[LiteralString] = (
     "DELETE FROM phonic_history WHERE ended_at < %s"
     " OR id IN (SELECT id FROM phonic_history ORDER BY ended_at DESC OFFSET %s)"

@@ -15,9 +15,12 @@ each word. To the lists, a conversation that was offered is watched: somebody do
 offered too.
 """
 
+from collections.abc import Callable
+
 import trio
 
 from ..enums import Started, Word
+from ..phonic.wire import is_conversation_id
 from .backfill import Backfill
 from .interfaces import Requester, Sharing, Sink
 from .supervisor import Supervisor
@@ -32,12 +35,25 @@ _PASS_DELAY = 1.0  # seconds in which conversations to check are collected
 class AssignedTargets:
     """Offers conversations, and watches those received. Implements `Targets` and `EndedUnwatched`."""
 
-    def __init__(self, supervisor: Supervisor, sharing: Sharing, *, sink: Sink, backfill: Backfill | None) -> None:
-        """``backfill``: None without REST; then what is offered as over is taken for over."""
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        sharing: Sharing,
+        *,
+        sink: Sink,
+        backfill: Backfill | None,
+        is_up: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``backfill``: None without REST; then what is offered as over is taken for over.
+
+        ``is_up``: whether REST answers. While it does not, no record is read, or failures would pass for the
+        record's.
+        """
         self._supervisor = supervisor
         self._sharing = sharing
         self._sink = sink
         self._backfill = backfill
+        self._is_up = is_up
         self._offered: dict[str, Word] = {}
         self._waiting: dict[str, None] = {}  # received, and kept out by the watch limit
         self._has_work = trio.Event()
@@ -81,6 +97,8 @@ class AssignedTargets:
         """Do nothing: `run` counts what was received."""
 
     def _offer(self, conversation_id: str, word: Word) -> None:
+        if not is_conversation_id(conversation_id):
+            return
         if self._offered.get(conversation_id, -1) >= word:
             return
         self._offered.pop(conversation_id, None)
@@ -132,5 +150,5 @@ class AssignedTargets:
                     await self._has_work.wait()
                     await trio.sleep(_PASS_DELAY)
             self._has_work = trio.Event()
-            if self._backfill is not None:
+            if self._backfill is not None and self._is_up():
                 await self._backfill.run_pass()

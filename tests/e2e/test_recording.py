@@ -23,6 +23,7 @@ from tests.e2e.programs import KEY, exporting, settings_for
 from tests.e2e.upstream import EXAMPLE, live_object, updated, upstream
 from tests.e2e.upstream import record as rest_record
 
+PATIENCE_SECONDS = 110
 SECRET = "Quastenflosser"
 # Families that tell what was counted of conversations; labels differ, since names are replaced.
 COUNTED = ("phonic_turn", "phonic_conversation", "phonic_tool", "phonic_silent", "phonic_interruptions")
@@ -52,11 +53,17 @@ def counted(page: Page) -> dict[str, float]:
     return {key: value for key, value in totals.items() if value}
 
 
-async def numbers_of(url: str) -> dict[str, float]:
-    """What an exporter counts there by the end of its one conversation."""
-    async with exporting(settings_for(url)) as pages, httpx.AsyncClient() as http:
-        page = await scrape_until(http, pages, lambda page: page.total("phonic_conversations_ended_total") == 1)
-        return counted(page)
+async def numbers_of(
+    url: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> dict[str, float]:
+    """What an exporter counts there by the end of its one conversation. ``started`` once it watches."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with exporting(settings_for(url)) as pages, httpx.AsyncClient() as http:
+            task_status.started()
+            page = await scrape_until(
+                http, pages, lambda page: page.total("phonic_conversations_ended_total") == 1
+            )
+    return counted(page)
 
 
 async def test_replay_gives_the_numbers_of_the_conversation_that_was_recorded() -> None:
@@ -65,10 +72,11 @@ async def test_replay_gives_the_numbers_of_the_conversation_that_was_recorded() 
         url = await nursery.start(partial(simulator.serve, scenario, api_key=KEY, patient=True))
         real: list[dict[str, float]] = []
 
-        async def count() -> None:
-            real.append(await numbers_of(url))
+        async def count(*, task_status: trio.TaskStatus[None]) -> None:
+            real.append(await numbers_of(url, task_status=task_status))
 
-        nursery.start_soon(count)
+        # First, because a conversation that had ended before the exporter began would be history to it.
+        await nursery.start(count)
         identity = await _first_conversation(url)
         recording = await recorded(url, identity)
         while not real:  # noqa: ASYNC110  # the other task ends by itself

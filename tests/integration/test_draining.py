@@ -53,7 +53,7 @@ def test_a_drained_shard_is_taken_until_a_holder_has_shown_all(database: Databas
         first = shard_of(database, taken_by(shards))
         shards.prepare(0)
         first.release()
-        assert states(shards) == [ShardState.DRAINING]
+        assert states(shards) == [ShardState.UNHELD]
         second = shard_of(database, taken_by(shards))
         second.release(is_over=True)
         assert states(shards) == [ShardState.DRAINED]
@@ -75,12 +75,12 @@ def test_a_shard_that_was_never_held_but_has_conversations_drains(database: Data
         shards.prepare(1)
         shards.offer([Assigned("a", "", Word.LIVE)])
         shards.prepare(0)
-        assert states(shards) == [ShardState.DRAINING]
+        assert states(shards) == [ShardState.UNHELD]
         shard = shard_of(database, taken_by(shards))
         with database.connect() as connection:
             connection.execute("UPDATE phonic_assignment SET ended_at = clock_timestamp()")
         shard.release()
-        assert states(shards) == [ShardState.DRAINING]
+        assert states(shards) == [ShardState.UNHELD]
         shard.close()
 
 

@@ -117,3 +117,25 @@ def test_an_end_is_remembered_for_a_day(database: Database) -> None:
     assert shard.put(changes(), everything=False, at=1.0) == [Assigned("conv_25", "", Word.ENDED)]
     registry.close()
     shard.close()
+
+
+def test_progress_that_an_abandoned_write_leaves_after_the_end_is_not_read(database: Database) -> None:
+    """The write of the end cannot see the rows of a write that commits while it waits for that one."""
+    shard = held(database)
+    registry = Registry(Server(url=database.url), holder="host:1:b", patience=30.0)
+    registry.offer([Assigned("conv_1", "", Word.LIVE), Assigned("conv_2", "", Word.LIVE)])
+    both = [SavedConversation("conv_1", b"1"), SavedConversation("conv_2", b"2")]
+    shard.put(changes(conversations=both), everything=True, at=0.0, received=())
+    with database.connect() as connection:
+        connection.execute("UPDATE phonic_assignment SET ended_at = now(), is_taken = true WHERE id = 'conv_1'")
+    saved, assigned = shard.read()
+    assert saved is not None
+    assert [each.id for each in saved.conversations] == ["conv_2"]
+    assert [each.id for each in assigned] == ["conv_2"]
+    with database.connect() as connection:
+        connection.execute("UPDATE phonic_assignment SET ended_at = now() - interval '25 h' WHERE id = 'conv_1'")
+    shard.put(changes(), everything=False, at=100.0, received=())
+    with database.connect() as connection:
+        assert connection.execute("SELECT id FROM phonic_conversation").fetchall() == [("conv_2",)]
+    registry.close()
+    shard.close()

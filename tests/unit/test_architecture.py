@@ -76,7 +76,7 @@ PARTS: dict[str, set[str]] = {
     },
     "standby": {"counting", "enums", "phonic", "state", "web"},
     "shards": {
-        "__init__", "api", "assembly", "conversations", "counting", "enums", "gauges", "metrics",
+        "__init__", "api", "assembly", "conversations", "counting", "enums", "errors", "gauges", "metrics",
         "metrics.catalog", "process", "standby", "state", "state.rows", "web", "workspaces",
     },
     "app": {

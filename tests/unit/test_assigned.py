@@ -50,6 +50,7 @@ class Scene:
     others: Others
     records: dict[str, Snapshot]
     read: list[str]
+    is_up: bool = True
 
     def watched(self) -> set[str]:
         return {each.conversation_id for each in self.supervisor.watches()}
@@ -82,11 +83,14 @@ async def scene(
         now=lambda: NOW,
     )
     backfill = Backfill(read_record, targets=supervisor, sink=sink, rng=Random(3), now=lambda: NOW)
-    targets = AssignedTargets(supervisor, others, sink=sink, backfill=backfill if has_rest else None)
+    targets = AssignedTargets(
+        supervisor, others, sink=sink, backfill=backfill if has_rest else None, is_up=lambda: on.is_up
+    )
+    on = Scene(targets, supervisor, feeds, sink, others, records, read)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run)
         nursery.start_soon(targets.run)
-        yield Scene(targets, supervisor, feeds, sink, others, records, read)
+        yield on
         nursery.cancel_scope.cancel()
 
 
@@ -250,6 +254,20 @@ async def test_a_conversation_that_phonic_never_closed_is_dismissed() -> None:
         assert on.sink.calls(A) == ["dismiss"]
         assert on.watched() == set()
         assert on.targets.left_over() == {}
+
+
+@in_virtual_time
+async def test_no_record_is_read_while_rest_does_not_answer() -> None:
+    """Else its failures would count as the record's, and an end would be counted without it."""
+    async with scene() as on:
+        on.is_up = False
+        on.targets.receive(A, Word.ENDED)
+        await trio.sleep(20 * PASS_INTERVAL)
+        assert on.read == []
+        assert on.targets.left_over() == {A: Word.CHECK}
+        on.is_up = True
+        await trio.sleep(2 * PASS_INTERVAL)
+        assert on.read != []
 
 
 @in_virtual_time
