@@ -1,13 +1,14 @@
-"""Edge: replays a recording: its only conversation is live from the start until its recorded feed ends.
+"""Edge: replays a recording: its only conversation is live from the first request until its recorded feed ends.
 
-All times in it are shifted so that it begins now. An observer that connects late gets the newest snapshot at once,
-as from the real Phonic, and then every frame when it is due. REST shows the conversation without an end until it
-is over, and then returns the recorded replies, each from the time on at which it was recorded.
+It begins with the first request that has the key, and all times in it are shifted so that they begin then: to an
+exporter that started after its end, it would be history. An observer that connects late gets the newest snapshot
+at once, as from the real Phonic, and then every frame when it is due. REST shows the conversation without an end
+until it is over, and then returns the recorded replies, each from the time on at which it was recorded.
 """
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -30,19 +31,25 @@ _UPDATED: Final = "conversation-updated"
 class Replay:
     """The routes of a Phonic with one conversation."""
 
-    def __init__(self, recording: Recording, access: Access, *, now: float) -> None:
+    def __init__(self, recording: Recording, access: Access, *, now: Callable[[], float]) -> None:
         """Prepare a replay.
 
         Args:
             recording: what to replay.
             access: the accepted credentials.
-            now: Unix time in seconds at which the conversation begins.
+            now: gives Unix time in seconds.
         """
         self._id = recording.conversation_id
         self._access = access
+        self._now = now
+        self._has_begun = False
+        self._begin(recording.entries)
+
+    def _begin(self, entries: Sequence[Entry]) -> None:
+        """Have the conversation begin at this moment."""
         self._began = trio.current_time()
-        offset = datetime.fromtimestamp(now, UTC) - _first_time(recording.entries)
-        self._entries = [_moved(each, offset) for each in recording.entries]
+        offset = datetime.fromtimestamp(self._now(), UTC) - _first_time(entries)
+        self._entries = [_moved(each, offset) for each in entries]
         self._feed = [each for each in self._entries if each.kind is not Kind.RECORD]
         self._records = [each for each in self._entries if each.kind is Kind.RECORD]
         self._ends_at = self._feed[-1].at if self._feed else 0.0
@@ -59,6 +66,12 @@ class Replay:
             Route("/v1/conversations/{conversation_id}", self._guarded(self._conversation)),
             WebSocketRoute("/v1/conversations/{conversation_id}/live/ws", self._live),
         ]
+
+    def _asked(self) -> None:
+        """A request with the key has come; the first one begins the conversation."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._begin(self._entries)
 
     @property
     def _elapsed(self) -> float:
@@ -77,6 +90,7 @@ class Replay:
         async def guarded(request: Request) -> Response:
             if not self._access.is_api_key(bearer(request.headers.get("authorization"))):
                 return failure(401, "Invalid API key")
+            self._asked()
             return await handler(request)
 
         return guarded
@@ -130,6 +144,7 @@ class Replay:
     async def _live(self, websocket: WebSocket) -> None:
         if not self._access.is_api_key(bearer(websocket.headers.get("authorization"))):
             return await websocket.send_denial_response(failure(401, "Invalid API key"))
+        self._asked()
         if websocket.path_params["conversation_id"] != self._id:
             return await websocket.send_denial_response(failure(404, "Conversation not found"))
         refused = next((each for each in self._feed if each.kind is Kind.REFUSED), None)
@@ -164,7 +179,7 @@ def _conversation(entry: Entry) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _first_time(entries: tuple[Entry, ...]) -> datetime:
+def _first_time(entries: Sequence[Entry]) -> datetime:
     """Return the recorded time of the start: the newest time in the first snapshot, which is close to it."""
     for entry in entries:
         if _conversation(entry) is not None:

@@ -113,7 +113,7 @@ async def replay(
 
     Raises: ConfigError if the address cannot be used.
     """
-    played = Replay(recording, Access(api_key), now=time.time())
+    played = Replay(recording, Access(api_key), now=time.time)
     await _serve(Starlette(routes=played.routes()), listen, task_status)
 
 
