@@ -54,13 +54,17 @@ class Assumptions:
     tools: float = _assumed(4, "", "tools of each", "assumed")
     scrape: float = _assumed(15, "s", "between two scrapes", "assumed")
     write_cores: float = _assumed(
-        0.034, "cores", "PostgreSQL, for the writes of a shard", "prototype: 34 ms for 2,500 rows and 340 series"
+        0.058,
+        "cores",
+        "PostgreSQL, for the writes of a shard",
+        "[measured](../benchmarks/results/storing.md): 58 ms for 2,500 changed calls, each second",
     )
     wal_mb: tuple[float, float] = _assumed(  # type: ignore[assignment]
-        (1.4, 3.5),  # type: ignore[arg-type]
+        (1.4, 4.4),  # type: ignore[arg-type]
         "MB/s",
         "write-ahead log of a shard",
-        "prototype; the larger with many pages written whole",
+        "[measured](../benchmarks/results/storing.md): 4.4 with calls of 15 to 30 turns; a prototype with shorter "
+        "ones: 1.4",
     )
     ended_row: float = _assumed(
         225, "B", "ended call, kept for a day, with its indexes", "measured by hand: PostgreSQL 15, a million rows"
