@@ -82,8 +82,9 @@ async def run(
         proxies=proxies,
         files=Files.allowed_for(settings.watch.limit),
         web_config=web_config,
-        reloads={"web_config": web_config.reread},
+        reloads={},
     )
+    process.reloads.update(credential=process.reread_keys, web_config=web_config.reread)
     async with stopping_on_signals(process.stop, process.reloads):
         if settings.state.url:
             await _run_with_others(process, task_status)

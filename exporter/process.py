@@ -49,3 +49,7 @@ class Process:
     reloads: dict[str, Callable[[], Awaitable[object]]]
     loop_lag: LoopLag = attrs.field(factory=LoopLag)
     stop: trio.Event = attrs.field(factory=trio.Event)
+
+    async def reread_keys(self) -> None:
+        """Look at the API keys now. Cancellation: at any time."""
+        self.keys.take(await trio.to_thread.run_sync(self.keys.look, abandon_on_cancel=True))

@@ -80,7 +80,6 @@ class Shards:
         self._shard: Shard | None = None
         self._standby = self._offered_by_standby()
         self._current = self._standby
-        process.reloads["credential"] = self._look_at_keys
 
     @property
     def held(self) -> tuple[str, int] | None:
@@ -133,12 +132,8 @@ class Shards:
 
     async def _look_regularly(self) -> None:
         while True:
-            await self._look_at_keys()
+            await self._process.reread_keys()
             await trio.sleep(LOOK_INTERVAL)
-
-    async def _look_at_keys(self) -> None:
-        keys = self._process.keys
-        keys.take(await trio.to_thread.run_sync(keys.look, abandon_on_cancel=True))
 
     async def _listed(self) -> Sequence[Mapping[str, object]] | None:
         try:
@@ -192,7 +187,7 @@ class Shards:
             self._shard = None
             self._current = self._standby = self._offered_by_standby()
             self._process.reloads.pop("watch_file", None)
-            self._process.reloads["credential"] = self._look_at_keys
+            self._process.reloads["credential"] = self._process.reread_keys
             await keeper.close()
 
     async def _read_and_count(self, shard: Shard, keeper: StateKeeper) -> None:

@@ -73,11 +73,11 @@ def test_service_is_exposed_to_little(units: Path) -> None:
 
 
 async def test_example_of_a_configuration_file_loads_with_every_setting_in_force(tmp_path: Path) -> None:
-    """But those that name files, which would have to be there."""
+    """But those that name files and folders, which would have to be there."""
     path = tmp_path / "phonic-exporter.toml"
     example = (UNITS / "phonic-exporter.toml").read_text(encoding="utf-8")
     in_force = re.sub(r"^#(?=[a-z])", "", example, flags=re.MULTILINE)
-    without_files = re.sub(r'^[\w.-]*file = ".*"\n', "", in_force, flags=re.MULTILINE)
+    without_files = re.sub(r'^[\w.-]*(?:file|dir) = ".*"\n', "", in_force, flags=re.MULTILINE)
     path.write_text(without_files.replace("systemd-socket = false", "systemd-socket = true"), encoding="utf-8")
     code, text = await outcome("check-config", f"--config.file={path}", "--state.file=", PHONIC_API_KEY=KEY)
     assert code == 0, text
