@@ -61,6 +61,7 @@ NEVER: Final = ("phonic_exporter_watcher_crashes_total", "phonic_exporter_task_c
 LAG, SETS = "phonic_exporter_event_loop_lag_seconds", "phonic_exporter_label_sets"
 _LIVE = "phonic_conversations_live"
 _GOOD: Final = ("prometheus", "of fire")
+_CLOSED = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
 _SCRAPE_S, _ATTACK_S, _CALM_S, _REWRITE_S, _HANGUP_S = 1.0, 4.0, 4.0, 0.7, 6.0
 _OUTAGE_EVERY_S, _OUTAGE_S = 60.0, 5.0
 _PATIENCE_S = 30.0  # scrape timeout; longer than Prometheus' default, because the machine is busy
@@ -287,12 +288,22 @@ def _scrape(good: httpx.Client, url: str, outcome: Outcome) -> None:
 def _get(good: httpx.Client, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
     """Get the page.
 
-    As Prometheus does, retry on a new connection if the server has closed the old one to make room for others.
+    As Prometheus does, retry on a new connection if the server has closed the old one to make room for others; and
+    once more, because an attack may open a hundred connections before this client, on a busy machine, has sent its
+    request on the new one.
     """
     try:
         return good.get(f"{url}/metrics", headers=headers)
-    except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-        return httpx.get(f"{url}/metrics", headers=headers, auth=_GOOD, timeout=_PATIENCE_S, trust_env=False)
+    except _CLOSED:
+        pass
+    try:
+        return _get_anew(url, headers)
+    except _CLOSED:
+        return _get_anew(url, headers)
+
+
+def _get_anew(url: str, headers: dict[str, str] | None) -> httpx.Response:
+    return httpx.get(f"{url}/metrics", headers=headers, auth=_GOOD, timeout=_PATIENCE_S, trust_env=False)
 
 
 def _attack(url: str, outcome: Outcome) -> None:
