@@ -49,6 +49,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ..counting import retention
 from ..enums import ShardState, Word
 from ..errors import ConfigError
+from ..files import UnreadableFile, read_bounded
 from . import statements
 from .history import Remembered
 from .rows import Changes, HeldBack, HistoryLimits, Saved, SavedConversation, SavedSeries
@@ -57,6 +58,7 @@ from .storage import Assigned, Fenced, Outdated, Unusable
 FORMAT: Final = 1
 """Of what a holder writes. A process does not take a shard with a higher one, which a later release wrote."""
 _LOCK: Final = 0x50684578  # "PhEx": of the advisory lock under which tables are created
+_LONGEST_PASSWORD: Final = 65_536  # bytes of its file
 _EXPIRY_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 3
 _COLUMNS: Final[Sequence[LiteralString]] = (
@@ -129,9 +131,9 @@ def _password(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError as bad:
-        raise Unusable(f"{file} cannot be read: {bad.strerror}") from None
+        text = read_bounded(file, _LONGEST_PASSWORD).decode().strip()
+    except UnreadableFile as bad:
+        raise Unusable(f"{file} cannot be read: {bad}") from None
     except UnicodeDecodeError:
         raise Unusable(f"{file} is not UTF-8") from None
     if not text:

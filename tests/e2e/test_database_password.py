@@ -1,5 +1,6 @@
 """The password of PostgreSQL stays in its file; what is wrong with it, or with the URL, is said in one line."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -165,6 +166,15 @@ async def test_wrong_password_file_is_one_line_without_its_contents(
     assert f"phonic-exporter: error: --state.password-file: {file}" in text
     assert reason in text
     assert is_clean(text), text
+
+
+async def test_password_file_without_an_end_is_refused_at_once(tmp_path: Path) -> None:
+    """A FIFO without a writer, or a device: reading it would hold up the start for ever."""
+    os.mkfifo(tmp_path / "fifo")
+    for file in (tmp_path / "fifo", Path("/dev/zero")):
+        code, said = await outcome("check-config", *flags("postgresql://db/phonic", file), **KEY)
+        assert code == 2
+        assert f"--state.password-file: {file} cannot be read: not a regular file" in said
 
 
 async def test_checked_settings_are_printed_without_the_password(database: Database) -> None:

@@ -30,7 +30,7 @@ PARTS: dict[str, set[str]] = {
     "counting": {"enums", "phonic.schema", "phonic.wire"},
     "state.history": {"counting"},
     "state.rows": {"state.history"},
-    "state": {"counting", "enums", "errors", "state.history", "state.rows"},
+    "state": {"counting", "enums", "errors", "files", "state.history", "state.rows"},
     "metrics.formats": set(),
     "metrics.catalog": {"counting", "enums"},
     "metrics": {"metrics.catalog", "metrics.formats", "counting", "enums", "shares", "state.rows"},
@@ -71,8 +71,8 @@ PARTS: dict[str, set[str]] = {
     },
     "process": {"filelimit", "metrics", "phonic", "settings", "web"},
     "assembly": {
-        "api", "conversations", "gauges", "metrics", "metrics.catalog", "people", "settings", "state", "web",
-        "workspaces",
+        "api", "conversations", "gauges", "metrics", "metrics.catalog", "people", "settings", "state",
+        "state.rows", "web", "workspaces",
     },
     "standby": {"counting", "enums", "phonic", "state", "web"},
     "shards": {
@@ -81,7 +81,7 @@ PARTS: dict[str, set[str]] = {
     },
     "app": {
         "__init__", "assembly", "conversations", "enums", "errors", "metrics", "metrics.catalog", "phonic",
-        "process", "settings", "shards", "shutdown", "state", "state.rows", "web", "workspaces",
+        "process", "settings", "shards", "shutdown", "state", "web", "workspaces",
     },
     "demo": {"app", "phonic", "settings", "shutdown", "simulator"},
     "completion": set(),
@@ -147,6 +147,7 @@ LIBRARIES: dict[str, set[str]] = {
         "process",
         "shards",
         "standby",
+        "state.patience",
         "state.registrar",
         "cli",
         "demo",
