@@ -45,7 +45,12 @@ def exported(
         not_ready=not_ready,
         remarks=lambda: _refusals(workspaces),
         conversations=lambda: _listed(workspaces, conversations),
-        push=_push(settings, workspaces, conversations) if settings.web.enable_push_api else None,
+        push=_push(
+            settings,
+            _SupervisedTargets(workspaces),
+            is_watched=workspaces.is_watched,
+            is_real=lambda conversation_id: conversations.entry(conversation_id) is not None,
+        ),
         version=__version__,
         people=people,
     )
@@ -59,7 +64,8 @@ def offered_by_standby(
         page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
         not_ready=lambda: [] if is_reached() else ["PostgreSQL not reached"],
         conversations=list,
-        push=push if settings.web.enable_push_api else None,
+        # It does not learn what becomes of an id, so the rate alone limits them.
+        push=_push(settings, push, is_watched=lambda _: False, is_real=lambda _: False),
         version=__version__,
         people=people,
     )
@@ -130,12 +136,21 @@ class _SupervisedTargets:
         return self._workspaces.stop(conversation_id)
 
 
-def _push(settings: Settings, workspaces: Workspaces, conversations: Conversations) -> BudgetedTargets:
+def _push(
+    settings: Settings,
+    targets: PushTargets,
+    *,
+    is_watched: Callable[[str], bool],
+    is_real: Callable[[str], bool],
+) -> BudgetedTargets | None:
+    """``targets`` with a budget; None unless the push API is on."""
+    if not settings.web.enable_push_api:
+        return None
     return BudgetedTargets(
-        _SupervisedTargets(workspaces),
+        targets,
         budget(requests_per_second=settings.phonic.requests_per_second, watch_limit=settings.watch.limit),
-        is_watched=workspaces.is_watched,
-        is_real=lambda conversation_id: conversations.entry(conversation_id) is not None,
+        is_watched=is_watched,
+        is_real=is_real,
         now=trio.current_time,
     )
 

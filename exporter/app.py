@@ -18,7 +18,7 @@ import structlog
 import trio
 
 from . import __version__
-from .assembly import Exporter, new_conversations, report_writes
+from .assembly import Exporter, history_limits, new_conversations, report_writes
 from .conversations import Conversations
 from .enums import Reset
 from .metrics import catalog
@@ -38,7 +38,6 @@ from .settings import (
 from .shutdown import stopping_on_signals
 from .state.installed import check_postgres
 from .state.keeper import StateKeeper
-from .state.rows import HistoryLimits
 from .web import server as web_server
 from .web.connections import MOST_CONNECTIONS
 from .web.endpoints import Exported
@@ -210,7 +209,7 @@ async def _state(
         settings.file,
         label_names=conversations.store.limits.names,
         now=time.time,
-        history=HistoryLimits(conversations=history.conversations, seconds=history.hours * 3600),
+        history=history_limits(history),
     )
     if opened.problem is not None:
         conversations.store.count(catalog.CHECKPOINT_RESETS, Reset.CORRUPT)

@@ -19,8 +19,9 @@ from .metrics.process import process_metrics
 from .metrics.publisher import Publisher
 from .metrics.store import LabelLimits, MetricStore
 from .people import People
-from .settings import Settings
+from .settings import HistorySettings, Settings
 from .state.keeper import StateKeeper
+from .state.rows import HistoryLimits
 from .web.endpoints import Exported
 from .web.reload import ReloadedConfig
 from .workspaces import Workspaces
@@ -99,6 +100,10 @@ def new_conversations(given: Settings, *, shard: str = "", earlier: MetricStore 
         now=time.time,
         objective=settings.slo_response,
     )
+
+
+def history_limits(settings: HistorySettings) -> HistoryLimits:
+    return HistoryLimits(conversations=settings.conversations, seconds=settings.hours * 3600)
 
 
 def report_writes(keeper: StateKeeper, store: MetricStore) -> Callable[[], None]:

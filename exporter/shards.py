@@ -20,7 +20,7 @@ import trio
 
 from . import __version__
 from .api import offered_by_standby
-from .assembly import Exporter, new_conversations, report_writes
+from .assembly import Exporter, history_limits, new_conversations, report_writes
 from .conversations import Conversations
 from .counting.turns import SeenCall
 from .enums import LeaseLoss, ShardState, Started, Word
@@ -35,14 +35,14 @@ from .metrics.store import LabelLimits, MetricStore
 from .process import Process
 from .standby import StandbyPeople, StandbyPush
 from .state.keeper import StateKeeper
+from .state.patience import answered
 from .state.postgres import Newer, Registry, Server, Shard, Taken
 from .state.registrar import Registrar
-from .state.rows import HistoryLimits, Saved
+from .state.rows import Saved
 from .state.storage import Assigned, Fenced, Outdated, Unusable
 from .web.endpoints import Exported
 from .web.pages import Latency, LiveRow, Part, PastRow
 from .web.people import Shown
-from .web.push import BudgetedTargets, budget
 from .workspaces import LOOK_INTERVAL, Workspaces, open_workspaces
 
 log = structlog.get_logger("exporter.shards")
@@ -164,9 +164,7 @@ class Shards:
             taken,
             lease=self._lease,
             label_names=settings.label_names,
-            history=HistoryLimits(
-                conversations=settings.history.conversations, seconds=settings.history.hours * 3600
-            ),
+            history=history_limits(settings.history),
         )
         log.info("shard taken", shard=taken.shard, epoch=taken.epoch)
         keeper = StateKeeper(shard, now=time.time)
@@ -185,7 +183,7 @@ class Shards:
         finally:
             shard.hide()
             self._shard = None
-            self._current = self._standby = self._offered_by_standby()
+            self._current = self._standby
             self._process.reloads.pop("watch_file", None)
             self._process.reloads["credential"] = self._process.reread_keys
             await keeper.close()
@@ -195,7 +193,9 @@ class Shards:
         conversations = new_conversations(settings, shard=str(shard.number), earlier=self._store)
         self._store = conversations.store
         on_error = report_writes(keeper, conversations.store)
-        saved, assigned = await _read(shard)
+        saved, assigned = await answered(
+            shard.read, seconds=READ_SECONDS, abort=shard.abort, reason="takes too long"
+        )
         if saved is not None and not await self._restored(shard, conversations, saved):
             keeper.holds_all()
         if saved is None and shard.first_start is not None:
@@ -249,11 +249,7 @@ class Shards:
 
             async def renew() -> None:
                 while True:
-                    with trio.move_on_after(self._lease) as waiting:
-                        await trio.to_thread.run_sync(shard.renew, abandon_on_cancel=True)
-                    if waiting.cancelled_caught:
-                        shard.abort()
-                        raise Unusable("no answer")
+                    await answered(shard.renew, seconds=self._lease, abort=shard.abort)
                     await trio.sleep(self._lease / 3)
 
             nursery.start_soon(renew)
@@ -282,16 +278,7 @@ class Shards:
         return offered_by_standby(
             self._process.settings,
             page=page,
-            push=BudgetedTargets(
-                StandbyPush(self._registrar, self._process.keys),
-                budget(
-                    requests_per_second=self._process.settings.phonic.requests_per_second,
-                    watch_limit=self._process.settings.watch.limit,
-                ),
-                is_watched=lambda _: False,
-                is_real=lambda _: False,
-                now=trio.current_time,
-            ),
+            push=StandbyPush(self._registrar, self._process.keys),
             people=StandbyPeople(objective=self._process.settings.metrics.slo_response),
             is_reached=lambda: self._registrar.is_reached,
         )
@@ -337,13 +324,6 @@ class Tenure:
 def _reason(trouble: BaseExceptionGroup[Exception]) -> str:
     first = trouble.exceptions[0]
     return _reason(first) if isinstance(first, BaseExceptionGroup) else str(first)
-
-
-async def _read(shard: Shard) -> tuple[Saved | None, list[Assigned]]:
-    with trio.move_on_after(READ_SECONDS):
-        return await trio.to_thread.run_sync(shard.read, abandon_on_cancel=True)
-    shard.abort()
-    raise Unusable("takes too long")
 
 
 async def _release(shard: Shard, *, is_over: bool) -> None:

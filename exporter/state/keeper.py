@@ -35,6 +35,7 @@ from ..errors import ConfigError, StateUnavailable
 from .file import StateFile, is_missing
 from .history import Remembered, UnreadableHistory, unpack
 from .lockfile import InUse
+from .patience import answered
 from .rows import NO_HISTORY, Changes, HistoryLimits, Saved
 from .sqlite import NotOurs, Unreadable, is_readable_by_others
 from .storage import Assigned, Fenced, Lost, Storage, Unusable
@@ -319,10 +320,12 @@ class StateKeeper:
         put = partial(
             self._storage.put, changes, everything=self._needs_everything, at=at, received=self._received
         )
-        with trio.move_on_after(self._storage.lease or math.inf):
-            return await trio.to_thread.run_sync(put, abandon_on_cancel=True, limiter=self._one_thread)
-        self._storage.abort()
-        raise Unusable("no answer")
+        return await answered(
+            put,
+            seconds=self._storage.lease or math.inf,
+            abort=self._storage.abort,
+            limiter=self._one_thread,
+        )
 
     def _succeeded(self, at: float) -> None:
         self.last_success = at

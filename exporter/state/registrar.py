@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from ..enums import ShardState
+from .patience import answered
 from .postgres import Newer, Registry, ShardRow, Taken
 from .storage import Assigned, Unusable
 
@@ -188,7 +189,6 @@ class Registrar:
     async def _ask(self, call: Callable[[], T]) -> T:
         """Run a call in the thread. Raises: Unusable, also if there is no answer; Newer."""
         async with self._one_call:
-            with trio.move_on_after(max(self._lease, 1.0)):
-                return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._one_thread)
-            self._registry.abort()
-            raise Unusable("no answer")
+            return await answered(
+                call, seconds=max(self._lease, 1.0), abort=self._registry.abort, limiter=self._one_thread
+            )

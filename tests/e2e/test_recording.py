@@ -19,11 +19,10 @@ from exporter.settings import PhonicSettings
 from exporter.simulator import server as simulator
 from exporter.simulator.scenario import Scenario
 from tests.e2e.pages import Page, scrape_until
-from tests.e2e.programs import KEY, exporting, settings_for
+from tests.e2e.programs import KEY, STUCK_SECONDS, exporting, settings_for
 from tests.e2e.upstream import EXAMPLE, live_object, updated, upstream
 from tests.e2e.upstream import record as rest_record
 
-PATIENCE_SECONDS = 110
 SECRET = "Quastenflosser"
 # Families that tell what was counted of conversations; labels differ, since names are replaced.
 COUNTED = ("phonic_turn", "phonic_conversation", "phonic_tool", "phonic_silent", "phonic_interruptions")
@@ -57,7 +56,7 @@ async def numbers_of(
     url: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> dict[str, float]:
     """What an exporter counts there by the end of its one conversation. ``started`` once it watches."""
-    with trio.fail_after(PATIENCE_SECONDS):
+    with trio.fail_after(STUCK_SECONDS):
         async with exporting(settings_for(url)) as pages, httpx.AsyncClient() as http:
             task_status.started()
             page = await scrape_until(
