@@ -345,7 +345,7 @@ EXPORTER: Final = {
         "Label sets whose series still show 0.", "phonic_exporter_label_sets_held"
     ),
     "phonic_exporter_checkpoint_last_success_timestamp_seconds": Example(
-        "Seconds since the state file last held everything.",
+        "Seconds since the state file, or PostgreSQL, last held everything.",
         "time() - phonic_exporter_checkpoint_last_success_timestamp_seconds",
     ),
     "phonic_exporter_checkpoint_errors": Example(

@@ -687,16 +687,20 @@ RECONCILIATIONS = _counter(
 )
 CHECKPOINT_LAST_SUCCESS = _gauge(
     "phonic_exporter_checkpoint_last_success_timestamp_seconds",
-    "Unix time at which the state file last held everything that was to be saved; absent before the first write.",
+    "Unix time at which the state file, or PostgreSQL, last held everything that was to be saved; absent before "
+    "the first write.",
     "state file",
 )
 CHECKPOINT_ERRORS = _counter(
-    Scope.PROCESS, "checkpoint_errors", "Failed reads and writes of the state file.", "state file"
+    Scope.PROCESS,
+    "checkpoint_errors",
+    "Failed reads and writes of the state file, or of the state in PostgreSQL.",
+    "state file",
 )
 CHECKPOINT_RESETS = _counter(
     Scope.PROCESS,
     "checkpoint_resets",
-    "Parts of the state file that were not taken over at start, by reason.",
+    "Parts of the saved state that were not taken over at start, by reason.",
     "state file, at start",
     reason=_words(Reset),
 )
@@ -744,13 +748,13 @@ LEASE_LOSSES = _counter(
 CHECKPOINT_SIZE = _gauge("phonic_exporter_checkpoint_size_bytes", "Size of the state file in bytes.", "state file")
 PAGES_COMMITTED = _gauge(
     "phonic_exporter_pages_committed",
-    "1 while pages show what the state file holds, 0 after 30 s without a successful write, when pages "
-    "show numbers that a crash would lose; absent without a state file.",
+    "1 while pages show what the state file, or PostgreSQL, holds; 0 after 30 s without a successful write of the "
+    "file, when pages show numbers that a crash would lose; absent without saved state.",
     "state file",
 )
 COMMIT_WAIT = _gauge(
     "phonic_exporter_commit_wait_seconds",
-    "How long the previous scrape waited for a write of the state file, in seconds.",
+    "How long the previous scrape waited for a write of the state, in seconds.",
     "scrape",
 )
 LABEL_SETS_HELD = _gauge(
