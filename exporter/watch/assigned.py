@@ -134,9 +134,12 @@ class AssignedTargets:
 
     def start_waiting(self) -> None:
         """Watch those that the watch limit has kept out, as far as there is room."""
-        for conversation_id in list(self._waiting):
+        started = []
+        for conversation_id in self._waiting:
             if self._supervisor.start(conversation_id, Requester.DISCOVERY) is Started.LIMIT_REACHED:
-                return
+                break
+            started.append(conversation_id)
+        for conversation_id in started:
             del self._waiting[conversation_id]
 
     async def run(self) -> None:
