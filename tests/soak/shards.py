@@ -33,6 +33,7 @@ import trio
 
 from exporter.metrics.catalog import CATALOG, Family
 from exporter.metrics.catalog import Kind as FamilyKind
+from exporter.scrape_rule import RELABELINGS
 from exporter.simulator.plan import plan
 from exporter.simulator.settings import SimulatorSettings, scenario_of
 from tests.links import State
@@ -46,8 +47,6 @@ from .scraping import SCRAPE_S, Prometheus, scraping
 from .sums import LOST, compare_with_plan, turns_of, without
 from .troubles import FAULTS, RESHARDING, Kind, Trouble, troubles
 
-RULE: Final = 'source_labels: [shard], regex: "(.+)", target_label: instance, replacement: "shard-$1"'
-"""The rule of the scrape that names the instance of a series after its shard."""
 _TAKEN_AFTER_S: Final = 0.5  # a shard is taken so long after its lease has run out, or was released
 _BUSY: Final = 5  # a take-over has about so many steps, each of which a busy machine can delay as it delays a look
 _STATE_INTERVAL_S: Final = 1.5  # scrapes cause the writes; see `harness`
@@ -175,7 +174,7 @@ async def play(run: Run, directory: Path, say: Callable[[str], None]) -> Outcome
         )
         members = await stack.enter_async_context(fleet(run.members, launch, directory))
         targets = [f"127.0.0.1:{member.port}" for member in members]
-        rules = (f"{{{RULE}}}",) if run.has_rule else ()
+        rules = [json.dumps(each.in_prometheus) for each in RELABELINGS] if run.has_rule else ()
         prometheus = enter(scraping(run.prometheus, targets, directory, client, rules=rules))
         watch = Watch(server, launch.database)
         story = _Story(run, members, server, launch.database, prometheus, watch, count, outcome, say)
