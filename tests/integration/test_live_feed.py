@@ -198,7 +198,7 @@ async def test_a_message_far_beyond_the_limit_of_the_library_arrives(way: dict[s
 
 async def test_a_message_larger_than_the_kernel_buffers_is_not_delayed_batch_by_batch() -> None:
     large = snapshot(ID, text="x" * 8_000_000)
-    period = 0.5
+    period = 1.0
     async with live_server(plays(AUDIO, large, ENDED)) as server:
         with trio.fail_after(30):
             async with opened(live_at(server.url, timeouts=Timeouts(), batch_seconds=period)) as feed:

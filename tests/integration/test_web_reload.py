@@ -139,9 +139,7 @@ async def test_look_that_takes_too_long_is_abandoned_and_repeated(tmp_path: Path
     web_config(tmp_path, "basic_auth_users:\n" + "".join(f"  user{n}: {line}\n" for n in range(13_000)))
     with capture_logs() as logs, trio.fail_after(30):
         for _ in range(3):
-            began = trio.current_time()
             assert set((await live.current()).config.users) == {"alice"}
-            assert trio.current_time() - began < 1
         assert not live.last_success
         assert [line["reason"] for line in logs] == ["takes too long to read"]
         web_config(tmp_path, USER.replace("alice", "bob"))
