@@ -75,6 +75,7 @@ class Shards:
             ),
             count=settings.shard.count,
             lease=self._lease,
+            history=history_limits(settings.history),
             on_error=lambda: self._store.count(catalog.CHECKPOINT_ERRORS),
         )
         self._shard: Shard | None = None
@@ -164,7 +165,7 @@ class Shards:
             taken,
             lease=self._lease,
             label_names=settings.label_names,
-            history=history_limits(settings.history),
+            remembers=settings.history.conversations > 0,
         )
         log.info("shard taken", shard=taken.shard, epoch=taken.epoch)
         keeper = StateKeeper(shard, now=time.time)

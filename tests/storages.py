@@ -48,6 +48,9 @@ class Place(Protocol):
         """Open it, for the first time or after `leave` or `kill`; return what it holds."""
         ...
 
+    def expire(self, history: HistoryLimits, at: float) -> None:
+        """Delete old rows, if writes do not."""
+
     def leave(self) -> None:
         """Close it as a process does that ends in order."""
 
@@ -85,6 +88,9 @@ class FilePlace:
         saved, problem = self.storage.open()
         assert problem is None
         return saved
+
+    def expire(self, history: HistoryLimits, at: float) -> None:
+        del history, at
 
     def leave(self) -> None:
         self.storage.close()
@@ -152,6 +158,9 @@ class ShardPlace:
         self._opened.insert(0, self._opened.pop())
         return storage
 
+    def expire(self, history: HistoryLimits, at: float) -> None:
+        assert not self.registry.expire(history, at)
+
     def leave(self) -> None:
         self.storage.hide()
         self.storage.release()
@@ -188,7 +197,9 @@ class ShardPlace:
         return taken
 
     def _shard(self, taken: Taken, names: tuple[str, ...], history: HistoryLimits) -> Shard:
-        self._opened.append(Shard(self._server, taken, lease=LEASE_S, label_names=names, history=history))
+        self._opened.append(
+            Shard(self._server, taken, lease=LEASE_S, label_names=names, remembers=history.conversations > 0)
+        )
         return self.storage
 
 

@@ -11,7 +11,6 @@ from exporter.conversations import Conversations
 from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.state.keeper import StateKeeper
 from exporter.state.postgres import Registry, Shard
-from exporter.state.rows import NO_HISTORY
 
 from ..engine import Engine, engine
 from ..load import Load
@@ -95,7 +94,7 @@ def _taken(store: Engine) -> Shard:
     taken = registry.take(_LEASE)
     registry.close()
     assert taken is not None
-    return Shard(store.server, taken, lease=_LEASE, label_names=LabelLimits().names, history=NO_HISTORY)
+    return Shard(store.server, taken, lease=_LEASE, label_names=LabelLimits().names, remembers=False)
 
 
 def _fail() -> None:

@@ -94,6 +94,9 @@ class StateFile:
     def abort(self) -> None:
         pass
 
+    def abort_question(self) -> None:
+        pass
+
     def _reconnect(self) -> None:
         """Open the file again, or for the first time, unless it is a file that this process has not read."""
         if self._lock is not None and not lockfile.is_held(self._lock, self.path):

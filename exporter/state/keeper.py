@@ -50,6 +50,8 @@ COUNTED_AFTER: Final = 30.0  # seconds without a successful write after which pa
 # The limit for each of the last two steps (write, close). With the 3 s of the last scrape, shutting down takes at
 # most 9 s.
 _LAST_SECONDS: Final = 3.0
+QUESTION_SECONDS: Final = 10.0
+"""Longest time that a question about ended conversations may take in PostgreSQL."""
 _LONGEST_RETRY_SECONDS: Final = 10.0
 
 
@@ -98,6 +100,8 @@ class StateKeeper:
         self._received: Sequence[Assigned] = ()
         self._one_write = trio.Lock()
         self._one_thread = trio.CapacityLimiter(1)
+        # Where a write renews a lease, no question may delay it.
+        self._questions = self._one_thread if storage.lease is None else trio.CapacityLimiter(1)
         self._is_wanted = trio.Event()
         self._written = trio.Event()
         self._is_failing = False
@@ -246,7 +250,7 @@ class StateKeeper:
     async def recall(self, conversation_id: str) -> SeenCall | None:
         """Return a remembered conversation turn by turn; None if there is none, or the file cannot be read now.
 
-        Waits for the write under way. Cancellation: at any time.
+        Waits for the write under way to a file. Cancellation: at any time.
         """
 
         def recall() -> SeenCall | None:
@@ -262,13 +266,18 @@ class StateKeeper:
     async def list_history(self, query: str, *, limit: int) -> tuple[list[Remembered], int]:
         """Return remembered conversations that match, failed ones first, then the slowest; and how many match.
 
-        None if the file cannot be read now. Waits for the write under way. Cancellation: at any time.
+        None if the file cannot be read now. Waits for the write under way to a file. Cancellation: at any time.
         """
         return await self._ask(lambda: self._storage.list_history(query, limit)) or ([], 0)
 
     async def _ask(self, ask: Callable[[], T]) -> T | None:
         try:
-            return await trio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=self._one_thread)
+            return await answered(
+                ask,
+                seconds=math.inf if self._storage.lease is None else QUESTION_SECONDS,
+                abort=self._storage.abort_question,
+                limiter=self._questions,
+            )
         except Unusable as trouble:
             log.debug("state file cannot be read", file=self._storage.name, reason=str(trouble))
             return None

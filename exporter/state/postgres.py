@@ -34,6 +34,7 @@ an error is its name.
 import math
 import re
 import socket
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -59,7 +60,6 @@ FORMAT: Final = 1
 """Of what a holder writes. A process does not take a shard with a higher one, which a later release wrote."""
 _LOCK: Final = 0x50684578  # "PhEx": of the advisory lock under which tables are created
 _LONGEST_PASSWORD: Final = 65_536  # bytes of its file
-_EXPIRY_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 3
 _COLUMNS: Final[Sequence[LiteralString]] = (
     "id", "ended_at", "project", "agent", "ended_by", "is_failed", "duration", "turns", "slowest", "packed",
@@ -144,9 +144,9 @@ def _password(file: Path | None) -> str | None:
 
 
 class Connection:
-    """A connection that is made when it is needed, and again after an error. For one thread at a time.
+    """A connection that is made when it is needed, and again after an error. Threads wait for each other.
 
-    `abort` may be called from another thread.
+    `abort` does not wait.
     """
 
     def __init__(self, server: Server, *, patience: float) -> None:
@@ -154,16 +154,17 @@ class Connection:
         self._server = server
         self._patience = patience
         self._open: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._one_call = threading.Lock()
 
     def execute(self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any] = ()) -> list[Any]:
         """Run one statement in a transaction of its own; return its rows. Raises: Unusable."""
-        with self._translated():
+        with self._one_call, self._translated():
             cursor = self._connected().execute(statement, values or None)
             return cursor.fetchall() if cursor.description is not None else []
 
     def transact(self, statements: Sequence[tuple[LiteralString, Mapping[str, Any] | None]]) -> None:
         """Run statements in one transaction. Raises: Unusable."""
-        with self._translated():
+        with self._one_call, self._translated():
             connection = self._connected()
             with connection.transaction():
                 for statement, values in statements:
@@ -177,7 +178,11 @@ class Connection:
                 duplicate.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it. Raises nothing."""
+        """Close it, after the call under way. Raises nothing."""
+        with self._one_call:
+            self._drop()
+
+    def _drop(self) -> None:
         connection, self._open = self._open, None
         if connection is not None:
             with suppress(psycopg.Error):
@@ -204,10 +209,10 @@ class Connection:
         try:
             yield
         except (psycopg.Error, OSError, UnicodeDecodeError) as bad:
-            self.close()
+            self._drop()
             raise Unusable(_reason(bad)) from bad
         except BaseException:
-            self.close()
+            self._drop()
             raise
 
 
@@ -258,6 +263,16 @@ class Registry:
         values = {"names": sorted(set(names)), "holder": self._holder, "seconds": seconds}
         return {name for (name,) in self._connection.execute(statements.ELECT, values)}
 
+    def expire(self, history: HistoryLimits, at: float) -> bool:
+        """Delete what has been over for too long, at most `MOST_EXPIRED` rows of a kind. ``at`` is Unix time.
+
+        Returns whether there may be more. Raises: Unusable.
+        """
+        ((ends,),) = self._connection.execute(statements.EXPIRE_ENDS, {"seconds": retention.ENDED})
+        limits = {"before": at - history.seconds, "most": history.conversations}
+        ((remembered,),) = self._connection.execute(statements.FORGET_HISTORY, limits)
+        return bool(max(ends, remembered) >= statements.MOST_EXPIRED)
+
     def resign(self) -> None:
         """Leave all names of `elect` to others. Raises: Unusable."""
         self._connection.execute(statements.RESIGN, {"holder": self._holder})
@@ -298,21 +313,24 @@ class Shard:
         *,
         lease: float,
         label_names: tuple[str, ...],
-        history: HistoryLimits,
+        remembers: bool,
     ) -> None:
-        """``lease``: seconds. ``label_names`` are the current ``--metrics.labels``."""
+        """``lease``: seconds. ``label_names`` are the current ``--metrics.labels``.
+
+        ``remembers``: keep the history of ended conversations.
+        """
         self.name = f"shard {taken.shard}"
         self.lease = lease
         self.number, self.epoch = taken.shard, taken.epoch
         self.is_drained = self.is_empty = False
         self.first_start: float | None = None
         self._connection = Connection(server, patience=lease)
+        self._questions = Connection(server, patience=lease)
         self._label_names = label_names
-        self._history = history
+        self._remembers = remembers
         self._until = taken.until
         self._is_hidden = False
         self._write_number = 0
-        self._expire_at = 0.0
 
     @property
     def is_ours(self) -> bool:
@@ -380,6 +398,7 @@ class Shard:
     def put(
         self, changes: Changes, *, everything: bool, at: float, received: Sequence[Assigned] = ()
     ) -> Sequence[Assigned]:
+        del at
         series = list(changes.series())
         gone = {*changes.finished, *changes.forgotten}
         # What was forgotten may have been seen again afterwards; what has finished stays so.
@@ -387,7 +406,7 @@ class Shard:
         gone -= conversations.keys() - set(changes.finished)
         conversations = {id_: blob for id_, blob in conversations.items() if id_ not in gone}
         held = () if everything and changes.held is None else changes.held
-        remembered = list(changes.remembered()) if self._history.conversations else []
+        remembered = list(changes.remembered()) if self._remembers else []
         values: dict[str, Any] = {
             "first_start": changes.first_start,
             "label_names": _text(self._label_names),
@@ -408,12 +427,6 @@ class Shard:
         }
         statement: LiteralString = statements.PUT + (statements.REPLACE if everything else "") + statements.NEWS_OF
         (self.is_drained, self.is_empty, news) = self._write(statement, values)
-        if at >= self._expire_at:
-            self._expire_at = at + _EXPIRY_SECONDS
-            limits = (at - self._history.seconds, self._history.conversations)
-            with suppress(Unusable):  # the write is committed, and these are tried again in a minute
-                self._connection.execute(statements.EXPIRE_ENDS, (retention.ENDED,))
-                self._connection.execute(statements.FORGET_HISTORY, limits)
         return [Assigned(id_, workspace, Word(word)) for id_, workspace, word in _news(news)]
 
     def release(self, *, is_over: bool = False) -> None:
@@ -427,23 +440,28 @@ class Shard:
 
     def recall(self, conversation_id: str) -> bytes | None:
         key = (_storable(conversation_id),)
-        rows = self._connection.execute("SELECT packed FROM phonic_history WHERE id = %s", key)
+        rows = self._questions.execute("SELECT packed FROM phonic_history WHERE id = %s", key)
         return bytes(rows[0][0]) if rows else None
 
     def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
         values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", _storable(query)) + "%", "limit": limit}
-        ((count,),) = self._connection.execute(statements.COUNT_HISTORY, values)
+        ((count,),) = self._questions.execute(statements.COUNT_HISTORY, values)
         names = [attribute.name for attribute in attrs.fields(Remembered)]
         return [
             Remembered(**dict(zip(names, row, strict=False)))
-            for row in self._connection.execute(statements.LIST_HISTORY, values)
+            for row in self._questions.execute(statements.LIST_HISTORY, values)
         ], count
 
     def abort(self) -> None:
         self._connection.abort()
 
+    def abort_question(self) -> None:
+        self._questions.abort()
+
     def close(self) -> None:
         self._connection.close()
+        self._questions.abort()
+        self._questions.close()
 
     def _write(self, statement: LiteralString, values: Mapping[str, Any]) -> tuple[Any, ...]:
         """Run a statement that begins with the fence; return its row. Raises: Unusable, Fenced."""

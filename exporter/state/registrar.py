@@ -1,10 +1,11 @@
-"""Tasks: taking a shard, offering conversations to the shards, and sharing the search for them.
+"""Tasks: taking a shard, offering conversations to the shards, sharing the search for them, deleting old rows.
 
 Calls to PostgreSQL run one after the other in a thread. One that is not answered in the time of a lease is given
 up, and its connection closed: the server may never answer. Offers that could not be made are made again later.
 """
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
@@ -15,6 +16,7 @@ import trio
 from ..enums import ShardState
 from .patience import answered
 from .postgres import Newer, Registry, ShardRow, Taken
+from .rows import HistoryLimits
 from .storage import Assigned, Unusable
 
 log = structlog.get_logger("exporter.state.registrar")
@@ -25,6 +27,9 @@ POLL_INTERVAL: Final = 0.25
 """Seconds between two attempts to take a shard."""
 COUNT_INTERVAL: Final = 1.0
 """Seconds between two looks at all shards. Without one for twice as long, or a lease, nothing is known of them."""
+EXPIRE_INTERVAL: Final = 60.0
+"""Seconds between two deletions of old rows, by one process for all."""
+_EXPIRY: Final = "expiry"  # no digest, as names of projects are
 _LONGEST_RETRY: Final = 5.0
 _OFFERED_AT_ONCE: Final = 5000
 MOST_OFFERS: Final = 300_000
@@ -38,13 +43,22 @@ class Registrar:
     ``rows``: all shards, as of the last look.
     """
 
-    def __init__(self, registry: Registry, *, count: int, lease: float, on_error: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        count: int,
+        lease: float,
+        history: HistoryLimits,
+        on_error: Callable[[], None],
+    ) -> None:
         """``count``: shards that there are to be. ``lease``: seconds. ``on_error`` is called for each failure."""
         self.is_reached = False
         self.rows: Sequence[ShardRow] = ()
         self._registry = registry
         self._count = count
         self._lease = lease
+        self._history = history
         self._on_error = on_error
         self._one_call = trio.Lock()
         self._one_thread = trio.CapacityLimiter(1)
@@ -65,9 +79,10 @@ class Registrar:
         return counts
 
     async def run(self) -> None:
-        """Make the offers that come, and look at all shards every second. Never returns."""
+        """Make the offers that come, look at all shards every second, delete old rows. Never returns."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._make_offers)
+            nursery.start_soon(self._expire)
             while True:
                 if self.is_reached:
                     await self._succeeds(self._look)
@@ -154,6 +169,16 @@ class Registrar:
             for conversation_id, offered in batch.items():
                 if self._offers.get(conversation_id) is offered:
                     del self._offers[conversation_id]
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(EXPIRE_INTERVAL)
+            if self.is_reached and await self.elect([_EXPIRY], 2 * EXPIRE_INTERVAL):
+                await self._succeeds(self._expire_all)
+
+    async def _expire_all(self) -> None:
+        while await self._ask(lambda: self._registry.expire(self._history, time.time())):
+            pass  # others that wait have their turn in between
 
     async def _look(self) -> None:
         asked_at = trio.current_time()

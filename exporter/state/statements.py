@@ -227,17 +227,27 @@ READ_ASSIGNED: Final[LiteralString] = (
     "SELECT id, workspace, word FROM phonic_assignment"
     f" WHERE shard = %s AND ended_at IS NULL AND id > %s ORDER BY id LIMIT {PAGE}"
 )
-EXPIRE_ENDS: Final[LiteralString] = (
-    "WITH expired AS (DELETE FROM phonic_assignment WHERE id IN (SELECT id FROM phonic_assignment"
-    " WHERE ended_at < clock_timestamp() - make_interval(secs => %s)"
-    f" ORDER BY ended_at LIMIT {MOST_EXPIRED}) RETURNING id)"
-    " DELETE FROM phonic_conversation c USING expired WHERE c.id = expired.id"
+EXPIRE_ENDS: Final[LiteralString] = f"""
+WITH expired AS (
+  DELETE FROM phonic_assignment WHERE id IN (
+    SELECT id FROM phonic_assignment WHERE ended_at < clock_timestamp() - make_interval(secs => %(seconds)s)
+    ORDER BY ended_at LIMIT {MOST_EXPIRED})
+  RETURNING id
+), progress AS (
+  DELETE FROM phonic_conversation c USING expired WHERE c.id = expired.id
 )
+SELECT count(*) FROM expired
+"""
 """Also progress that should have gone with the end, see `READ_CONVERSATIONS`."""
-FORGET_HISTORY: Final[LiteralString] = (
-    "DELETE FROM phonic_history WHERE ended_at < %s"
-    " OR id IN (SELECT id FROM phonic_history ORDER BY ended_at DESC OFFSET %s)"
+FORGET_HISTORY: Final[LiteralString] = f"""
+WITH forgotten AS (
+  DELETE FROM phonic_history WHERE id IN (
+    (SELECT id FROM phonic_history WHERE ended_at < %(before)s ORDER BY ended_at LIMIT {MOST_EXPIRED})
+    UNION (SELECT id FROM phonic_history ORDER BY ended_at DESC OFFSET %(most)s LIMIT {MOST_EXPIRED}))
+  RETURNING id
 )
+SELECT count(*) FROM forgotten
+"""
 MATCHES: Final[LiteralString] = "concat_ws(E'\\n', id, project, agent, ended_by) ILIKE %(like)s"
 COUNT_HISTORY: Final[LiteralString] = f"SELECT count(*) FROM phonic_history WHERE {MATCHES}"
 LIST_HISTORY: Final[LiteralString] = (

@@ -1,6 +1,7 @@
 """Pure: what the keeper needs of a place that holds the state: a file, or a shard in PostgreSQL.
 
 All methods of a `Storage` block; the keeper calls them in one thread, but for `Storage.abort` and the properties.
+If there is a lease, it calls `Storage.recall` and `Storage.list_history` in a second thread.
 """
 
 from collections.abc import Sequence
@@ -85,7 +86,10 @@ class Storage(Protocol):
         ...
 
     def abort(self) -> None:
-        """Make a call in another thread fail soon, if that is possible."""
+        """Make a write in another thread fail soon, if that is possible."""
+
+    def abort_question(self) -> None:
+        """Make a question about ended conversations fail soon, if that is possible."""
 
     def close(self) -> None:
         """Release it. Raises nothing."""

@@ -16,7 +16,6 @@ from exporter.metrics.store import LabelLimits, MetricStore
 from exporter.shards import LAST_SCRAPES, Tenure
 from exporter.state.keeper import StateKeeper
 from exporter.state.postgres import Registry, Server, Shard, Taken
-from exporter.state.rows import NO_HISTORY
 from exporter.state.storage import Assigned
 from tests.postgres import Database
 
@@ -40,7 +39,7 @@ def taken_by(shards: Registry) -> Taken:
 
 
 def shard_of(database: Database, taken: Taken) -> Shard:
-    return Shard(Server(url=database.url), taken, lease=LEASE_S, label_names=(), history=NO_HISTORY)
+    return Shard(Server(url=database.url), taken, lease=LEASE_S, label_names=(), remembers=False)
 
 
 def states(shards: Registry) -> list[ShardState]:

@@ -13,7 +13,7 @@ import trio.testing
 from exporter.counting.increments import Measure
 from exporter.metrics.catalog import FAMILY_OF
 from exporter.state.postgres import Registry, Server, Shard
-from exporter.state.rows import NO_HISTORY, Changes, SavedSeries
+from exporter.state.rows import Changes, SavedSeries
 from exporter.state.storage import Fenced, Unusable
 from tests.links import Link, State, link
 from tests.postgres import Database, fresh_database, running
@@ -49,7 +49,7 @@ class Process:
     async def take(self) -> Shard:
         taken = await trio.to_thread.run_sync(self.registry.take, LEASE_S)
         assert taken is not None
-        self.shards.append(Shard(self.server, taken, lease=LEASE_S, label_names=(), history=NO_HISTORY))
+        self.shards.append(Shard(self.server, taken, lease=LEASE_S, label_names=(), remembers=False))
         return self.shards[-1]
 
 

@@ -44,7 +44,9 @@ async def remembering(
             conversations.restore(saved)
 
         async def write() -> bool:
-            return await keeper.write_now(conversations, on_error=fail)
+            is_written = await keeper.write_now(conversations, on_error=fail)
+            place.expire(limits, clock())
+            return is_written
 
         yield conversations, keeper, write
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 
 import attrs
 import pytest
@@ -10,9 +11,10 @@ import trio
 import trio.testing
 
 from exporter.enums import Word
+from exporter.state import keeper as keeper_module
 from exporter.state.keeper import StateKeeper
 from exporter.state.postgres import Registry, Server, Shard, boot_time
-from exporter.state.rows import NO_HISTORY, Changes, SavedSeries
+from exporter.state.rows import Changes, SavedSeries
 from exporter.state.storage import Assigned, Fenced
 from tests.links import Link, State, link
 from tests.postgres import Database
@@ -82,7 +84,7 @@ async def held(database: Database, *, lease: float = LEASE_S) -> AsyncIterator[H
         await trio.to_thread.run_sync(registry.prepare, 1)
         taken = await trio.to_thread.run_sync(registry.take, lease)
         assert taken is not None
-        shard = Shard(server, taken, lease=lease, label_names=(), history=NO_HISTORY)
+        shard = Shard(server, taken, lease=lease, label_names=(), remembers=False)
         keeper = StateKeeper(shard, now=lambda: 0.0)
         with trio.fail_after(60):
             try:
@@ -109,6 +111,51 @@ def taken_by_another(database: Database) -> None:
 async def becomes(shard: Shard, *, ours: bool) -> None:
     while shard.is_ours is not ours:  # noqa: ASYNC110  # the clock and a thread decide
         await trio.sleep(0.01)
+
+
+def make_history_slow(database: Database) -> None:
+    """Let each question about the history take a minute for each call remembered, and remember one."""
+    with database.connect() as connection:
+        connection.execute("ALTER TABLE phonic_history RENAME TO remembered")
+        connection.execute("INSERT INTO remembered VALUES ('conv_1', 0, '', '', 'user', false, 0, 1, 0, '')")
+        connection.execute("CREATE VIEW phonic_history AS SELECT * FROM remembered WHERE pg_sleep(60) IS NOT NULL")
+
+
+async def is_asked(database: Database) -> None:
+    """Wait until PostgreSQL is busy with a question about the history."""
+    with database.connect() as connection:
+        while not connection.execute(  # noqa: ASYNC110  # a thread asks
+            "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+        ).fetchall():
+            await trio.sleep(0.01)
+
+
+async def test_a_question_that_takes_long_delays_no_write(database: Database) -> None:
+    async with held(database) as process:
+        make_history_slow(database)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(process.keeper.list_history, "", limit=1))
+            await is_asked(database)
+            assert await process.write()
+            await process.keeper.close()  # ends the question
+
+
+async def test_a_question_that_takes_too_long_is_given_up_and_the_next_one_is_answered(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "QUESTION_SECONDS", 0.5)
+    async with held(database) as process:
+        make_history_slow(database)
+        assert await process.keeper.list_history("", limit=1) == ([], 0)
+        with database.connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            )
+            connection.execute("DROP VIEW phonic_history")
+            connection.execute("ALTER TABLE remembered RENAME TO phonic_history")
+        rows, count = await process.keeper.list_history("", limit=1)
+        assert ([each.conversation_id for each in rows], count) == (["conv_1"], 1)
 
 
 async def test_the_lease_counts_from_the_start_of_the_write_that_was_acknowledged(database: Database) -> None:

@@ -31,7 +31,7 @@ def held(database: Database) -> Shard:
     taken = taking.take(LEASE_S)
     assert taken is not None
     taking.close()
-    return Shard(Server(url=database.url), taken, lease=LEASE_S, label_names=(), history=NO_HISTORY)
+    return Shard(Server(url=database.url), taken, lease=LEASE_S, label_names=(), remembers=False)
 
 
 def test_what_a_holder_writes_is_named_by_one_number() -> None:
@@ -65,7 +65,9 @@ def test_free_shard_in_tables_of_a_later_release_is_not_taken(database: Database
 async def test_standby_says_once_that_it_stands_aside_and_takes_nothing(database: Database, when: str) -> None:
     holder = held(database)
     errors = []
-    asking = Registrar(registry(database), count=1, lease=LEASE_S, on_error=lambda: errors.append(1))
+    asking = Registrar(
+        registry(database), count=1, lease=LEASE_S, history=NO_HISTORY, on_error=lambda: errors.append(1)
+    )
     if when == "before the start":
         change_tables(database)
     taken = []

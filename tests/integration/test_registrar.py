@@ -1,6 +1,7 @@
 """What processes ask and tell of all shards, on a real PostgreSQL: taking, offers, assignments, elections."""
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import partial
@@ -15,7 +16,8 @@ from exporter.enums import ShardState, Word
 from exporter.state import registrar as registrar_module
 from exporter.state.postgres import Registry, Server, Shard, Taken
 from exporter.state.registrar import Registrar
-from exporter.state.rows import NO_HISTORY
+from exporter.state.rows import NO_HISTORY, HistoryLimits
+from exporter.state.statements import MOST_EXPIRED
 from exporter.state.storage import Assigned, Unusable
 from tests.links import State, link
 from tests.postgres import Database
@@ -43,11 +45,18 @@ def registries(database: Database, count: int) -> Iterator[list[Registry]]:
 
 @contextlib.asynccontextmanager
 async def registrar(
-    database: Database, *, count: int = 1, lease: float = LEASE_S, port: int | None = None, errors: list[None]
+    database: Database,
+    *,
+    count: int = 1,
+    lease: float = LEASE_S,
+    history: HistoryLimits = NO_HISTORY,
+    port: int | None = None,
+    errors: list[None],
+    name: str = "registrar",
 ) -> AsyncIterator[Registrar]:
     """A registrar that has prepared the tables and runs."""
-    with registry(database, "registrar", port=port) as asked, trio.fail_after(60):
-        made = Registrar(asked, count=count, lease=lease, on_error=lambda: errors.append(None))
+    with registry(database, name, port=port) as asked, trio.fail_after(60):
+        made = Registrar(asked, count=count, lease=lease, history=history, on_error=lambda: errors.append(None))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.run)
             yield made
@@ -62,7 +71,7 @@ def errors() -> list[None]:
 
 def shard(database: Database, taken: Taken | None) -> Shard:
     assert taken is not None
-    return Shard(Server(url=database.url), taken, lease=LEASE_S, label_names=(), history=NO_HISTORY)
+    return Shard(Server(url=database.url), taken, lease=LEASE_S, label_names=(), remembers=False)
 
 
 def assignments(database: Database) -> dict[str, tuple[int, int]]:
@@ -343,6 +352,48 @@ async def test_nobody_is_elected_while_the_server_does_not_answer(database: Data
         await between.become(State.PASSES)
         while "a" not in await asking.elect(["a"], 1.0):
             pass
+
+
+# --- deleting
+
+
+async def test_old_rows_are_deleted_and_the_youngest_history_stays(
+    database: Database, errors: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registrar_module, "EXPIRE_INTERVAL", 0.05)
+    limits = HistoryLimits(conversations=10, seconds=time.time() + 1.0)  # so only the number counts
+    old = MOST_EXPIRED + 5
+    with registries(database, 1) as (first,), database.connect() as connection:
+        first.prepare(1)
+        connection.execute(
+            "INSERT INTO phonic_assignment"
+            " SELECT 'old ' || n, 0, '', 0, true, now() - interval '25 h' FROM generate_series(1, %(old)s) n"
+            " UNION ALL SELECT 'young', 0, '', 0, true, now() - interval '23 h'"
+            " UNION ALL SELECT 'unfinished', 0, '', 0, true, NULL",
+            {"old": old},
+        )
+        connection.execute(
+            "INSERT INTO phonic_history"
+            " SELECT 'conv_' || n, n, '', '', 'user', false, 0, 1, 0, '' FROM generate_series(1, %s) n",
+            (old + 10,),
+        )
+        async with (
+            registrar(database, errors=errors, history=limits) as asking,
+            registrar(database, errors=errors, history=limits, name="other") as other,
+        ):
+            await asking.take()
+            with trio.move_on_after(0.1):
+                await other.take()
+            while len(assignments(database)) > 2:  # noqa: ASYNC110  # a thread deletes
+                await trio.sleep(0.02)
+            remembered: list[tuple[float]] = []
+            while len(remembered) != 10:
+                remembered = connection.execute("SELECT ended_at FROM phonic_history").fetchall()
+                await trio.sleep(0.02)
+            assert set(assignments(database)) == {"young", "unfinished"}
+            assert sorted(at for (at,) in remembered) == list(range(old + 1, old + 11))
+            assert len(connection.execute("SELECT FROM phonic_lease WHERE name = 'expiry'").fetchall()) == 1
+    assert errors == []
 
 
 # --- listing

@@ -23,7 +23,7 @@ def held(database: Database) -> Shard:
     taken = registry.take(30.0)
     assert taken is not None
     registry.close()
-    return Shard(Server(url=database.url), taken, lease=30.0, label_names=(), history=HISTORY)
+    return Shard(Server(url=database.url), taken, lease=30.0, label_names=(), remembers=True)
 
 
 def changes(
@@ -113,6 +113,7 @@ def test_an_end_is_remembered_for_a_day(database: Database) -> None:
             " ended_at = now() - make_interval(hours => split_part(id, '_', 2)::integer)"
         )
     assert shard.put(changes(), everything=True, at=0.0) == []
+    assert not registry.expire(HISTORY, at=0.0)
     registry.offer([Assigned(f"conv_{hours}", "", Word.ENDED) for hours in (23, 25)])
     assert shard.put(changes(), everything=False, at=1.0) == [Assigned("conv_25", "", Word.ENDED)]
     registry.close()
@@ -134,7 +135,7 @@ def test_progress_that_an_abandoned_write_leaves_after_the_end_is_not_read(datab
     assert [each.id for each in assigned] == ["conv_2"]
     with database.connect() as connection:
         connection.execute("UPDATE phonic_assignment SET ended_at = now() - interval '25 h' WHERE id = 'conv_1'")
-    shard.put(changes(), everything=False, at=100.0, received=())
+    registry.expire(HISTORY, at=100.0)
     with database.connect() as connection:
         assert connection.execute("SELECT id FROM phonic_conversation").fetchall() == [("conv_2",)]
     registry.close()

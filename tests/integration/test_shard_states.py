@@ -38,7 +38,7 @@ def test_a_shard_that_nobody_has_taken_or_that_was_released_is_unheld(database: 
         (ShardState.HELD, "host:1:a", 1),
         (ShardState.UNHELD, None, 0),
     ]
-    shard = Shard(server, taken, lease=30.0, label_names=(), history=NO_HISTORY)
+    shard = Shard(server, taken, lease=30.0, label_names=(), remembers=False)
     shard.release()
     assert [(row.state, row.holder) for row in registry.shards()] == [(ShardState.UNHELD, None)] * 2
     assert all(row.lease_seconds < 0 for row in registry.shards())
@@ -54,7 +54,7 @@ def test_an_offer_with_the_name_of_a_workspace_names_what_was_assigned_without_a
     registry.prepare(1)
     taken = registry.take(30.0)
     assert taken is not None
-    shard = Shard(server, taken, lease=30.0, label_names=(), history=NO_HISTORY)
+    shard = Shard(server, taken, lease=30.0, label_names=(), remembers=False)
 
     def told(*offered: Assigned) -> list[Assigned]:
         """What the holder is told with its next write after these offers, until it has acknowledged it."""
@@ -79,7 +79,7 @@ def test_an_offer_with_the_name_of_a_workspace_names_what_was_assigned_without_a
 
 def registrar(database: Database) -> Registrar:
     registry = Registry(Server(url=database.url), holder="host:1:a", patience=LEASE)
-    return Registrar(registry, count=2, lease=LEASE, on_error=lambda: None)
+    return Registrar(registry, count=2, lease=LEASE, history=NO_HISTORY, on_error=lambda: None)
 
 
 async def test_nothing_is_known_of_the_shards_while_postgresql_does_not_answer(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_shard_that_nobody_has_written_counts_since_the_others_do(database: Da
         registry.prepare(number + 1)
         taken = registry.take(30.0)
         assert taken is not None
-        shard = Shard(server, taken, lease=30.0, label_names=(), history=NO_HISTORY)
+        shard = Shard(server, taken, lease=30.0, label_names=(), remembers=False)
         shards.append(shard)
         assert shard.read() == (None, [])
         assert shard.first_start == since

@@ -35,7 +35,7 @@ def test_constants_are_those_of_the_code() -> None:
     assert ASSUMED.page_rows == LARGEST_PAGE
     assert ASSUMED.calls_of_shard == int(ROWS["watch.limit"].default)
     assert f"{sweep.MAX_PAGES * LARGEST_PAGE:,} rows" in PAGE
-    assert f"at most {MOST_EXPIRED:,} old rows" in PAGE
+    assert f"at most {MOST_EXPIRED:,} rows in a statement" in PAGE
     shards = ROWS["shard.count"].allowed
     assert shards is not None
     assert f"that can be set is {shards[1]:,}" in PAGE
