@@ -46,14 +46,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(RUNTIME)
 	@$(BIN)/python -m exporter demo --web.listen-address=127.0.0.1:10058 --log.level=warn
 
+# Two files of tests at a time, in their order: the first ones take longest, and most of them wait.
+PARALLEL := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 unit: $(STAMP)
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest $(PARALLEL) tests/unit
 
 integration: $(STAMP)
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest $(PARALLEL) tests/integration
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Part of `make test`. A missing program skips the tests, or fails them with CI=true.
 image-test: $(STAMP)

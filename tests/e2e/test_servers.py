@@ -199,6 +199,11 @@ def matrix(found: Mapping[str, Row]) -> str:
     return table(("what", *(server.name for server in SERVERS)), rows)
 
 
+@pytest.mark.parametrize(("server", "stem"), TRIED, ids=lambda each: getattr(each, "name", each))
+def test_alerts_pass_their_unit_tests(server: Server, stem: str) -> None:
+    assert verdict(server, stem) == ""
+
+
 @pytest.mark.parametrize("name", [server.name for server in SERVERS])
 @pytest.mark.parametrize("what", TITLES)
 def test_it_works_on_every_server(found: Mapping[str, Row], name: str, what: str) -> None:

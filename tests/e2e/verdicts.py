@@ -1,9 +1,7 @@
 """The servers under test, and the results of their tools with the generated rule tests."""
 
 import faulthandler
-import os
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -48,19 +46,12 @@ TRIED = [(server, stem) for server in SERVERS for stem in STEMS if (server.name,
 
 
 def verdict(server: Server, stem: str) -> str:
-    """Return the result of `Server.test`. The first call starts the tests of all files and servers in parallel."""
+    """Return the result of `Server.test`, which runs once."""
     needs(server.tool[0], server.release)
-    faulthandler.cancel_dump_traceback_later()  # minutes on a busy machine, each bounded by `Server.test`
-    return _running()[server.name, stem].result()
+    faulthandler.cancel_dump_traceback_later()  # minutes on a busy machine, bounded by `Server.test`
+    return _tested(server, stem)
 
 
 @cache
-def _running() -> dict[tuple[str, str], Future[str]]:
-    pool = ThreadPoolExecutor(os.cpu_count())
-    running = {
-        (server.name, stem): pool.submit(server.test, stem)
-        for server, stem in sorted(TRIED, key=lambda each: (each[0] is not VICTORIA, each[1]))
-        if server.release.find(server.tool[0])
-    }
-    pool.shutdown(wait=False)
-    return running
+def _tested(server: Server, stem: str) -> str:
+    return server.test(stem)

@@ -259,19 +259,19 @@ class Packed(httpx.AsyncByteStream):
 EMPTY = gzip.compress(b'{"projects": []}')
 BOMB = gzip.compress(b" " * (LARGEST_BODY + 1), compresslevel=1)
 ENCODED = [
-    ("gzip", EMPTY, None),
-    ("GZIP", EMPTY, None),
-    ("x-gzip", EMPTY, None),
-    ("identity", b'{"projects": []}', None),
-    ("gzip", BOMB, RestError.TOO_LARGE),
-    ("gzip, gzip", gzip.compress(BOMB), RestError.NOT_JSON),
-    ("gzip", EMPTY[:-4], RestError.NOT_JSON),
-    ("gzip", EMPTY + EMPTY, RestError.NOT_JSON),
-    ("gzip", b"x", RestError.NOT_JSON),
-    ("gzip", b"", RestError.NOT_JSON),
-    ("deflate", zlib.compress(b" " * LARGEST_BODY), RestError.NOT_JSON),
-    ("br", b"x", RestError.NOT_JSON),
-    ("zstd", b"x", RestError.NOT_JSON),
+    pytest.param("gzip", EMPTY, None, id="gzip"),
+    pytest.param("GZIP", EMPTY, None, id="in capitals"),
+    pytest.param("x-gzip", EMPTY, None, id="by its old name"),
+    pytest.param("identity", b'{"projects": []}', None, id="as it is"),
+    pytest.param("gzip", BOMB, RestError.TOO_LARGE, id="bomb"),
+    pytest.param("gzip, gzip", gzip.compress(BOMB), RestError.NOT_JSON, id="twice"),
+    pytest.param("gzip", EMPTY[:-4], RestError.NOT_JSON, id="cut off"),
+    pytest.param("gzip", EMPTY + EMPTY, RestError.NOT_JSON, id="two members"),
+    pytest.param("gzip", b"x", RestError.NOT_JSON, id="not gzip"),
+    pytest.param("gzip", b"", RestError.NOT_JSON, id="empty"),
+    pytest.param("deflate", zlib.compress(b" " * LARGEST_BODY), RestError.NOT_JSON, id="deflate"),
+    pytest.param("br", b"x", RestError.NOT_JSON, id="brotli"),
+    pytest.param("zstd", b"x", RestError.NOT_JSON, id="zstandard"),
 ]
 
 
