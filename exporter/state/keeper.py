@@ -279,7 +279,10 @@ class StateKeeper:
                 limiter=self._questions,
             )
         except Unusable as trouble:
-            log.debug("state file cannot be read", file=self._storage.name, reason=str(trouble))
+            if self._storage.lease is None:
+                log.debug("state file cannot be read", file=self._storage.name, reason=str(trouble))
+            else:
+                log.debug("history cannot be read", shard=self._storage.name, reason=str(trouble))
             return None
 
     async def close(self) -> None:
@@ -348,7 +351,10 @@ class StateKeeper:
     def _failed(self, reason: str, on_error: Callable[[], None]) -> None:
         # Log only the first failure as an error; a metric shows the following ones.
         say = log.debug if self._is_failing else log.error
-        say("state file not written", file=self._storage.name, reason=reason)
+        if self._storage.lease is None:
+            say("state file not written", file=self._storage.name, reason=reason)
+        else:
+            say("shard not written", shard=self._storage.name, reason=reason)
         self._is_failing = True
         on_error()
         self._tell_waiters()

@@ -319,7 +319,7 @@ class Shard:
 
         ``remembers``: keep the history of ended conversations.
         """
-        self.name = f"shard {taken.shard}"
+        self.name = str(taken.shard)
         self.lease = lease
         self.number, self.epoch = taken.shard, taken.epoch
         self.is_drained = self.is_empty = False
@@ -472,7 +472,7 @@ class Shard:
         if not rows:
             if self._connection.execute(statements.VERSION)[0][0] > statements.SCHEMA:
                 raise Outdated("a later release has changed the tables")
-            raise Fenced(f"{self.name} was taken by another process")
+            raise Fenced(f"shard {self.name} was taken by another process")
         self._until = began + self.lease
         return rows[0]
 

@@ -47,7 +47,7 @@ class Storage(Protocol):
 
     @property
     def name(self) -> str:
-        """What log lines call it: the path of a file, or the shard."""
+        """What log lines call it: the path of a file, or the number of a shard."""
         ...
 
     @property
