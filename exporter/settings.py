@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import attrs
 import platformdirs
@@ -519,22 +519,15 @@ def _wrong(settings: Settings) -> Iterator[ConfigError]:
 def _wrong_state(settings: Settings) -> Iterator[ConfigError]:
     state = settings.state
     if not state.url:
-        if settings.shard != ShardSettings():
+        unset = ShardSettings()
+        if settings.shard.count != unset.count:
             yield ConfigError("--shard.count", "shards need --state.url")
+        if settings.shard.lease != unset.lease:
+            yield ConfigError("--shard.lease", "shards need --state.url")
         if state.password_file is not None:
             yield ConfigError("--state.password-file", "is for --state.url, which is not set")
         return
-    try:
-        url = urlsplit(state.url)
-        host, _ = url.hostname, url.port
-    except ValueError:
-        yield ConfigError("--state.url", "is not a URL")
-        return
-    if url.scheme not in ("postgresql", "postgres") or not (host or url.query) or re.search(r"\s", state.url):
-        yield ConfigError("--state.url", "must be postgresql://USER@HOST:PORT/DATABASE")
-    if url.password is not None or any("password" in name.lower() for name, _ in parse_qsl(url.query)):
-        yield ConfigError("--state.url", "must not hold a password; give it with --state.password-file")
-    if state.file is not None:
+    if state.file not in (None, default_state_file()):
         yield ConfigError("--state.url", "excludes --state.file")
 
 

@@ -1,8 +1,12 @@
 """Edge: whether PostgreSQL can be used at all: its library is there, and the settings are well-formed."""
 
+import re
 from pathlib import Path
+from typing import Final
 
 from ..errors import ConfigError
+
+_FORM: Final = re.compile(r"postgres(ql)?://[^\s#]+")
 
 
 def check_postgres(url: str, password_file: Path | None) -> None:
@@ -10,6 +14,8 @@ def check_postgres(url: str, password_file: Path | None) -> None:
 
     Connects to nothing. Raises: ConfigError, without a password in its text.
     """
+    if not _FORM.fullmatch(url):  # a # would end the URL in log lines, which show no user, but not for libpq
+        raise ConfigError("--state.url", "must be postgresql://USER@HOST:PORT/DATABASE, with # written as %23")
     try:
         from . import postgres
     except ImportError as missing:
