@@ -52,6 +52,7 @@ COUNTED_AFTER: Final = 30.0  # seconds without a successful write after which pa
 _LAST_SECONDS: Final = 3.0
 QUESTION_SECONDS: Final = 10.0
 """Longest time that a question about ended conversations may take in PostgreSQL."""
+_MOST_REASONS: Final = 10  # logged until a write succeeds
 _LONGEST_RETRY_SECONDS: Final = 10.0
 
 
@@ -104,7 +105,7 @@ class StateKeeper:
         self._questions = self._one_thread if storage.lease is None else trio.CapacityLimiter(1)
         self._is_wanted = trio.Event()
         self._written = trio.Event()
-        self._is_failing = False
+        self._failing_with: set[str] = set()
         # trio time of the first attempt to write the oldest unwritten change
         self._behind_since: float | None = None
         self._is_behind_logged = False
@@ -172,6 +173,11 @@ class StateKeeper:
         return self._storage.size_bytes
 
     @property
+    def shard(self) -> str | None:
+        """Number of the shard; None for a file."""
+        return None if self._storage.lease is None else self._storage.name
+
+    @property
     def is_ours(self) -> bool:
         """Whether pages may show what the storage holds: no other process can have taken the shard."""
         return self._storage.is_ours
@@ -213,7 +219,7 @@ class StateKeeper:
         Waits at most ``patience`` seconds, and not at all while writes fail. Cancellation: stops waiting at once;
         the write goes on.
         """
-        if self._is_failing:
+        if self._failing_with:
             return
         if not self._one_write.locked():
             self._is_wanted.set()
@@ -341,7 +347,7 @@ class StateKeeper:
 
     def _succeeded(self, at: float) -> None:
         self.last_success = at
-        self._is_failing = False
+        self._failing_with = set()
         self._behind_since = None
         if self._is_behind_logged:
             self._is_behind_logged = False
@@ -349,13 +355,15 @@ class StateKeeper:
         self._tell_waiters()
 
     def _failed(self, reason: str, on_error: Callable[[], None]) -> None:
-        # Log only the first failure as an error; a metric shows the following ones.
-        say = log.debug if self._is_failing else log.error
+        # An error once for each reason; a metric shows the following ones.
+        is_known = reason in self._failing_with or len(self._failing_with) >= _MOST_REASONS
+        say = log.debug if is_known else log.error
         if self._storage.lease is None:
             say("state file not written", file=self._storage.name, reason=reason)
         else:
             say("shard not written", shard=self._storage.name, reason=reason)
-        self._is_failing = True
+        if not is_known:
+            self._failing_with.add(reason)
         on_error()
         self._tell_waiters()
 

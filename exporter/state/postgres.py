@@ -61,6 +61,7 @@ FORMAT: Final = 1
 _LOCK: Final = 0x50684578  # "PhEx": of the advisory lock under which tables are created
 _LONGEST_PASSWORD: Final = 65_536  # bytes of its file
 _CONNECT_SECONDS: Final = 3
+_ENCODINGS: Final = ("UTF8", "SQL_ASCII")  # the latter stores bytes as they are
 _COLUMNS: Final[Sequence[LiteralString]] = (
     "id", "ended_at", "project", "agent", "ended_by", "is_failed", "duration", "turns", "slowest", "packed",
 )  # fmt: skip
@@ -112,14 +113,16 @@ class Taken:
 
 
 def check(server: Server) -> None:
-    """Check the URL and the password file, without connecting. Raises: ConfigError."""
+    """Check what libpq reads in the URL, and the password file, without connecting. Raises: ConfigError."""
     try:
-        if server.url.startswith("postgres"):  # else it is no URL, which `settings.validate` says
-            conninfo_to_dict(server.url)
+        given = conninfo_to_dict(server.url)
     except psycopg.ProgrammingError as bad:
         # What libpq quotes after this could be a password in the wrong place.
         reason = re.split('[:"]', str(bad))[0].strip()
         raise ConfigError("--state.url", f"is refused by libpq: {reason}") from None
+    # libpq finds passwords that other readers of URLs do not, such as one that begins with a question mark.
+    if any("password" in name for name in given):
+        raise ConfigError("--state.url", "must not hold a password; give it with --state.password-file")
     try:
         _password(server.password_file)
     except Unusable as bad:
@@ -170,6 +173,11 @@ class Connection:
                 for statement, values in statements:
                     connection.execute(statement, values)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, which the server may have closed."""
+        return self._open is not None
+
     def abort(self) -> None:
         """Make the call under way in another thread fail, and the connection unusable."""
         connection = self._open
@@ -200,6 +208,7 @@ class Connection:
                 keepalives_interval=1,
                 keepalives_count=2,
                 application_name="phonic-exporter",
+                client_encoding="UTF8",
                 password=_password(self._server.password_file),
             )
         return self._open
@@ -208,7 +217,7 @@ class Connection:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (psycopg.Error, OSError, UnicodeDecodeError) as bad:
+        except (psycopg.Error, OSError, UnicodeError) as bad:
             self._drop()
             raise Unusable(_reason(bad)) from bad
         except BaseException:
@@ -227,8 +236,11 @@ class Registry:
     def prepare(self, count: int) -> None:
         """Create the tables if there are none, and have ``count`` shards that take conversations.
 
-        Raises: Unusable, Newer.
+        Raises: Unusable, also for a database whose encoding has not all characters; Newer.
         """
+        ((encoding,),) = self._connection.execute("SELECT current_setting('server_encoding')")
+        if encoding not in _ENCODINGS:
+            raise Unusable(f"the database has the encoding {encoding}, and must have UTF8")
         found = self._connection.execute("SELECT to_regclass('phonic_schema') IS NOT NULL")
         if not found[0][0]:
             self._connection.transact(
@@ -422,6 +434,7 @@ class Shard:
             "ids": list(conversations),
             "blobs": list(conversations.values()),
             "received": [each.id for each in received],
+            "workspaces": [each.workspace for each in received],
             "words": [int(each.word) for each in received],
             **_history_columns(remembered),
         }
@@ -440,17 +453,27 @@ class Shard:
 
     def recall(self, conversation_id: str) -> bytes | None:
         key = (_storable(conversation_id),)
-        rows = self._questions.execute("SELECT packed FROM phonic_history WHERE id = %s", key)
+        rows = self._asked("SELECT packed FROM phonic_history WHERE id = %s", key)
         return bytes(rows[0][0]) if rows else None
 
     def list_history(self, query: str, limit: int) -> tuple[list[Remembered], int]:
         values = {"like": "%" + re.sub(r"([%_\\])", r"\\\1", _storable(query)) + "%", "limit": limit}
-        ((count,),) = self._questions.execute(statements.COUNT_HISTORY, values)
+        ((count,),) = self._asked(statements.COUNT_HISTORY, values)
         names = [attribute.name for attribute in attrs.fields(Remembered)]
         return [
             Remembered(**dict(zip(names, row, strict=False)))
-            for row in self._questions.execute(statements.LIST_HISTORY, values)
+            for row in self._asked(statements.LIST_HISTORY, values)
         ], count
+
+    def _asked(self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
+        """Ask once more if the connection was open: nobody asks for hours, and the server may have restarted."""
+        was_open = self._questions.is_open
+        try:
+            return self._questions.execute(statement, values)
+        except Unusable:
+            if not was_open:
+                raise
+        return self._questions.execute(statement, values)
 
     def abort(self) -> None:
         self._connection.abort()

@@ -32,6 +32,7 @@ EXPIRE_INTERVAL: Final = 60.0
 _EXPIRY: Final = "expiry"  # no digest, as names of projects are
 _LONGEST_RETRY: Final = 5.0
 _OFFERED_AT_ONCE: Final = 5000
+_MOST_REASONS: Final = 10  # logged until PostgreSQL can be used again
 MOST_OFFERS: Final = 300_000
 """Offers that wait while PostgreSQL cannot be reached; sweeps find what is dropped."""
 
@@ -66,7 +67,7 @@ class Registrar:
         self._left_alone: frozenset[str] = frozenset()
         self._offers: dict[str, Assigned] = {}
         self._has_offers = trio.Event()
-        self._failing_with: type[Exception] | None = None
+        self._failing_with: set[str] = set()
 
     @property
     def counts(self) -> Mapping[ShardState, int]:
@@ -150,7 +151,8 @@ class Registrar:
         Cancellation: none, it is shielded.
         """
         with trio.move_on_after(1.0, shield=True):
-            await self._succeeds(self._offer_all)
+            if self._offers:
+                await self._succeeds(self._offer_all)
             await self._succeeds(lambda: self._ask(self._registry.resign))
             await trio.to_thread.run_sync(self._registry.close, abandon_on_cancel=True, limiter=self._one_thread)
 
@@ -199,16 +201,19 @@ class Registrar:
             self.is_reached = False  # until `prepare` finds tables that this release knows
             self._failed("a later release has changed PostgreSQL's tables, standing aside", trouble)
             return False
-        if self._failing_with is not None:
+        if self._failing_with:
             log.info("PostgreSQL can be used again")
-            self._failing_with = None
+            self._failing_with = set()
         return True
 
     def _failed(self, event: str, trouble: Exception) -> None:
-        # Only the first failure is an error; a metric shows the following ones.
-        say = log.debug if self._failing_with is type(trouble) else log.error
-        say(event, reason=str(trouble))
-        self._failing_with = type(trouble)
+        # An error once for each reason; a metric shows the following ones.
+        reason = str(trouble)
+        is_known = reason in self._failing_with or len(self._failing_with) >= _MOST_REASONS
+        say = log.debug if is_known else log.error
+        say(event, reason=reason)
+        if not is_known:
+            self._failing_with.add(reason)
         self._on_error()
 
     async def _ask(self, call: Callable[[], T]) -> T:

@@ -98,8 +98,8 @@ UNFINISHED: Final[LiteralString] = (
 TAKE: Final[LiteralString] = f"""
 WITH free AS (
   SELECT s.shard FROM phonic_shard s
-  WHERE s.lease_until <= clock_timestamp() AND s.format <= %(format)s AND (NOT s.is_closed OR {UNFINISHED})
-    AND {NOT_NEWER}
+  WHERE (s.lease_until <= clock_timestamp() OR s.holder = %(holder)s) AND s.format <= %(format)s
+    AND (NOT s.is_closed OR {UNFINISHED}) AND {NOT_NEWER}
   ORDER BY s.is_drained, s.lease_until, s.shard
   FOR UPDATE SKIP LOCKED LIMIT 1
 )
@@ -109,6 +109,7 @@ SET epoch = s.epoch + 1, write_number = 0, holder = %(holder)s, format = %(forma
 FROM free WHERE s.shard = free.shard
 RETURNING s.shard, s.epoch
 """
+"""Only a process without a shard takes one. A shard has its name if the answer to an earlier take did not come."""
 STATES: Final[LiteralString] = f"""
 SELECT s.shard, s.epoch, s.holder,
   extract(epoch FROM greatest(s.lease_until, to_timestamp(0)) - clock_timestamp())::float8, s.is_drained,
@@ -123,7 +124,7 @@ WITH offered AS (
   SELECT DISTINCT ON (o.id) o.id, o.workspace, o.word
   FROM unnest(%(ids)s::text[], %(workspaces)s::text[], %(words)s::smallint[]) AS o (id, workspace, word)
   LEFT JOIN phonic_assignment a ON a.id = o.id
-  WHERE a.id IS NULL OR a.ended_at IS NULL AND (a.word < o.word OR (a.workspace = '') <> (o.workspace = ''))
+  WHERE a.id IS NULL OR a.ended_at IS NULL AND (a.word < o.word OR a.workspace <> o.workspace)
   ORDER BY o.id, o.word DESC
 )
 INSERT INTO phonic_assignment (id, shard, workspace, word)
@@ -133,12 +134,14 @@ FROM offered o CROSS JOIN LATERAL (
 ) s
 ORDER BY o.id
 ON CONFLICT (id) DO UPDATE SET word = greatest(phonic_assignment.word, excluded.word), is_taken = false,
-  workspace = CASE WHEN (phonic_assignment.workspace = '') = (excluded.workspace = '')
-    THEN phonic_assignment.workspace ELSE excluded.workspace END
-WHERE phonic_assignment.ended_at IS NULL AND (phonic_assignment.word < excluded.word
-  OR (phonic_assignment.workspace = '') <> (excluded.workspace = ''))
+  workspace = excluded.workspace
+WHERE phonic_assignment.ended_at IS NULL
+  AND (phonic_assignment.word < excluded.word OR phonic_assignment.workspace <> excluded.workspace)
 """
-"""Rows that need no change are left out first: a conflict would lock them, but writes lock in another order."""
+"""The workspace is the one that reported it last: an earlier one may have lost its key, or its name.
+
+Rows that need no change are left out first: a conflict would lock them, but writes lock in another order.
+"""
 ELECT: Final[LiteralString] = """
 INSERT INTO phonic_lease (name, holder, lease_until)
 SELECT name, %(holder)s, clock_timestamp() + make_interval(secs => %(seconds)s)
@@ -183,9 +186,10 @@ PUT: Final[LiteralString] = f"""{FENCE}, series AS (
   FROM fence WHERE a.id = ANY(%(gone)s::text[]) AND a.shard = fence.shard AND a.ended_at IS NULL
 ), received AS (
   UPDATE phonic_assignment a SET is_taken = true
-  FROM fence, unnest(%(received)s::text[], %(words)s::smallint[]) AS r (id, word)
-  WHERE a.id = r.id AND a.word = r.word AND a.shard = fence.shard AND NOT a.is_taken
-    AND NOT a.id = ANY(%(gone)s::text[])
+  FROM fence, unnest(%(received)s::text[], %(workspaces)s::text[], %(words)s::smallint[])
+    AS r (id, workspace, word)
+  WHERE a.id = r.id AND a.workspace = r.workspace AND a.word = r.word AND a.shard = fence.shard
+    AND NOT a.is_taken AND NOT a.id = ANY(%(gone)s::text[])
 ), history AS (
   INSERT INTO phonic_history
   SELECT r.* FROM fence, unnest(%(h_id)s::text[], %(h_ended_at)s::float8[], %(h_project)s::text[],

@@ -140,6 +140,21 @@ async def test_a_question_that_takes_long_delays_no_write(database: Database) ->
             await process.keeper.close()  # ends the question
 
 
+async def test_the_first_question_after_a_restart_of_the_server_is_answered(database: Database) -> None:
+    async with held(database) as process:
+        with database.connect() as connection:
+            assert await process.keeper.list_history("", limit=1) == ([], 0)
+            connection.execute(
+                "INSERT INTO phonic_history VALUES ('conv_1', 0, '', '', 'user', false, 0, 1, 0, '')"
+            )
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+        _, count = await process.keeper.list_history("", limit=1)
+        assert count == 1
+
+
 async def test_a_question_that_takes_too_long_is_given_up_and_the_next_one_is_answered(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

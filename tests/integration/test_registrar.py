@@ -16,13 +16,24 @@ from exporter.enums import ShardState, Word
 from exporter.state import registrar as registrar_module
 from exporter.state.postgres import Registry, Server, Shard, Taken
 from exporter.state.registrar import Registrar
-from exporter.state.rows import NO_HISTORY, HistoryLimits
+from exporter.state.rows import NO_HISTORY, Changes, HistoryLimits
 from exporter.state.statements import MOST_EXPIRED
 from exporter.state.storage import Assigned, Unusable
 from tests.links import State, link
 from tests.postgres import Database
 
 LEASE_S = 30.0
+NOTHING = Changes(
+    series=tuple,
+    held=None,
+    conversations=tuple,
+    finished=(),
+    forgotten=(),
+    ends=tuple,
+    families=(),
+    first_start=0.0,
+    is_empty=True,
+)
 SOON_S = 0.5
 """In which a shard that was released is taken."""
 
@@ -100,9 +111,9 @@ async def test_a_shard_that_is_released_is_taken_soon(database: Database, errors
     waits: list[float] = []
     with registry(database, "holder") as first:
         first.prepare(1)
-        held = shard(database, first.take(LEASE_S))
         async with registrar(database, errors=errors) as asking:
             for _ in range(3):  # a busy machine may be late once
+                held = shard(database, first.take(LEASE_S))
                 async with trio.open_nursery() as nursery:
                     taken: list[Taken] = []
 
@@ -118,32 +129,45 @@ async def test_a_shard_that_is_released_is_taken_soon(database: Database, errors
                 waits.append(trio.current_time() - released_at)
                 assert taken[0].epoch == held.epoch + 1
                 held.close()
-                held = shard(database, taken[0])
-            held.close()
+                after = shard(database, taken[0])
+                after.release()
+                after.close()
     assert min(waits) < SOON_S
     assert errors == []
 
 
+async def test_a_shard_taken_by_an_answer_that_never_came_is_taken_again_at_once(database: Database) -> None:
+    """PostgreSQL was stopped: what it was asked before was given up, so the holder does not know that it holds."""
+    with registry(database, "standby") as asking, registry(database, "other") as other:
+        asking.prepare(1)
+        given_up = asking.take(LEASE_S)
+        assert given_up is not None
+        assert other.take(LEASE_S) is None
+        again = asking.take(LEASE_S)
+        assert again is not None
+        assert (again.shard, again.epoch) == (given_up.shard, given_up.epoch + 1)
+
+
 async def test_one_of_many_that_want_a_shard_gets_it(database: Database) -> None:
-    taken: list[Taken] = []
+    taken: dict[int, Taken] = {}
     with registries(database, 8) as all_of_them:
 
-        def take(each: Registry) -> None:
-            each.prepare(3)
-            if (found := each.take(LEASE_S)) is not None:
-                taken.append(found)
+        def take(number: int) -> None:
+            all_of_them[number].prepare(3)
+            if (found := all_of_them[number].take(LEASE_S)) is not None:
+                taken[number] = found
 
-        await all_at_once([partial(take, each) for each in all_of_them])
+        await all_at_once([partial(take, number) for number in range(8)])
         assert taken
-        for each in all_of_them[:3]:
-            take(each)  # one whose row is locked at that moment is passed over until the next attempt
-        assert sorted(each.shard for each in taken) == [0, 1, 2]
-        assert {each.epoch for each in taken} == {1}
+        for number in [number for number in range(8) if number not in taken][:3]:
+            take(number)  # a shard whose row is locked at that moment is passed over until the next attempt
+        assert sorted(each.shard for each in taken.values()) == [0, 1, 2]
+        assert {each.epoch for each in taken.values()} == {1}
         states = Counter(row.state for row in all_of_them[0].shards())
         assert states == {ShardState.HELD: 3}
 
 
-async def test_a_standby_waits_for_a_server_that_does_not_answer_and_logs_once(
+async def test_a_standby_waits_for_a_server_that_does_not_answer_and_logs_each_reason_once(
     database: Database, errors: list[None]
 ) -> None:
     async with link(database.server.port) as between:
@@ -165,9 +189,10 @@ async def test_a_standby_waits_for_a_server_that_does_not_answer_and_logs_once(
                 await between.become(State.PASSES)
             assert taken[0].shard == 0
             assert asking.is_reached
-    levels = [each["log_level"] for each in logs if "PostgreSQL" in each["event"]]
-    assert levels.count("error") == 1
-    assert levels[-1] == "info"
+    told = [each for each in logs if "PostgreSQL" in each["event"]]
+    reasons = [each["reason"] for each in told if each["log_level"] == "error"]
+    assert len(reasons) == len(set(reasons)) > 0
+    assert told[-1]["log_level"] == "info"
 
 
 # --- offers and assignments
@@ -352,6 +377,23 @@ async def test_nobody_is_elected_while_the_server_does_not_answer(database: Data
         await between.become(State.PASSES)
         while "a" not in await asking.elect(["a"], 1.0):
             pass
+
+
+async def test_a_conversation_goes_to_the_workspace_that_reports_it_last(database: Database) -> None:
+    with registry(database, "asking") as asking:
+        asking.prepare(1)
+        holder = shard(database, asking.take(LEASE_S))
+        for workspace, word in (("acme", Word.LIVE), ("acme-eu", Word.LIVE), ("acme-eu", Word.ENDED)):
+            asking.offer([Assigned("conv_1", workspace, word)])
+            received = holder.put(NOTHING, everything=False, at=0.0)
+            assert received == [Assigned("conv_1", workspace, word)]
+            holder.put(NOTHING, everything=False, at=0.0, received=received)
+            assert holder.put(NOTHING, everything=False, at=0.0) == []
+        asking.offer([Assigned("conv_1", "acme", Word.LIVE)])
+        now = [Assigned("conv_1", "acme", Word.ENDED)]
+        holder.put(NOTHING, everything=False, at=0.0, received=received)
+        assert holder.put(NOTHING, everything=False, at=0.0) == now, "what was received was of the other workspace"
+        holder.close()
 
 
 # --- deleting

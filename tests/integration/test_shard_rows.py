@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 import attrs
+import pytest
 
 from exporter.counting.labels import LABEL_LENGTH
 from exporter.enums import Word
@@ -11,8 +12,8 @@ from exporter.state.history import Remembered
 from exporter.state.postgres import Registry, Server, Shard
 from exporter.state.rows import Changes, HistoryLimits, SavedConversation, SavedSeries
 from exporter.state.statements import PAGE
-from exporter.state.storage import Assigned
-from tests.postgres import Database
+from exporter.state.storage import Assigned, Unusable
+from tests.postgres import Database, Postgres
 
 HISTORY = HistoryLimits(conversations=10, seconds=3600.0)
 
@@ -140,3 +141,38 @@ def test_progress_that_an_abandoned_write_leaves_after_the_end_is_not_read(datab
         assert connection.execute("SELECT id FROM phonic_conversation").fetchall() == [("conv_2",)]
     registry.close()
     shard.close()
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+@pytest.mark.parametrize("client", ["UTF8", "LATIN1", "SQL_ASCII"])
+def test_any_character_is_stored_in_any_encoding_that_has_it(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch, encoding: str, client: str
+) -> None:
+    """The encoding of the database has it, or the process says so before it takes a shard."""
+    monkeypatch.setenv("PGCLIENTENCODING", client)
+    name = f"of_{encoding}_{client}".lower()
+    with postgres.connect() as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+    server = Server(url=postgres.url(name))
+    registry = Registry(server, holder="host:1:a", patience=30.0)
+    try:
+        if encoding == "LATIN1":
+            with pytest.raises(Unusable, match="has the encoding LATIN1, and must have UTF8"):
+                registry.prepare(1)
+            return
+        registry.prepare(1)
+        taken = registry.take(30.0)
+        assert taken is not None
+        shard = Shard(server, taken, lease=30.0, label_names=(), remembers=True)
+        series = SavedSeries("family", ("Réservations ☎",), (), (1,))
+        shard.put(changes(series=[series]), everything=True, at=0.0)
+        saved, _ = shard.read()
+        assert saved is not None
+        assert saved.series == [series]
+        assert registry.elect(["a"], 1.0) == {"a"}
+        shard.close()
+    finally:
+        registry.close()
+        postgres.drop_database(name)
