@@ -20,6 +20,7 @@ from .web.people import Shown
 from .web.push import BudgetedTargets, budget
 from .workspaces import Workspaces
 
+_NO_KEY: Final = "no workspace: the folder of API keys holds none"
 # Shown even with --web.disable-exporter-metrics: rules and dashboards use them.
 KEPT_OWN: Final = ("phonic_exporter_build_info", "phonic_exporter_slo_response_seconds")
 
@@ -57,12 +58,28 @@ def exported(
 
 
 def offered_by_standby(
-    settings: Settings, *, page: Page, push: PushTargets, people: Shown, is_reached: Callable[[], bool]
+    settings: Settings,
+    *,
+    page: Page,
+    push: PushTargets,
+    people: Shown,
+    is_reached: Callable[[], bool],
+    has_keys: Callable[[], bool],
 ) -> Exported:
-    """What a process serves that holds no shard. ``is_reached``: whether it knows the shards."""
+    """What a process serves that holds no shard.
+
+    ``is_reached``: whether it knows the shards. ``has_keys``: whether it could watch anything.
+    """
+
+    def not_ready() -> list[str]:
+        return [
+            *([] if is_reached() else ["PostgreSQL not reached"]),
+            *([] if has_keys() else [_NO_KEY]),
+        ]
+
     return Exported(
         page=_without_own(page.parts) if settings.web.disable_exporter_metrics else page.parts,
-        not_ready=lambda: [] if is_reached() else ["PostgreSQL not reached"],
+        not_ready=not_ready,
         conversations=list,
         # It does not learn what becomes of an id, so the rate alone limits them.
         push=_push(settings, push, is_watched=lambda _: False, is_real=lambda _: False),
@@ -75,7 +92,7 @@ def _not_ready(workspaces: Workspaces, *, discovers: bool) -> list[str]:
     """Why the metrics are not complete yet. A refused key matters only if no workspace works."""
     opened = list(workspaces)
     if not opened:
-        return ["no workspace: the folder of API keys holds none"]
+        return [_NO_KEY]
     reasons = []
     if all(each.is_refused for each in opened):
         reasons += _refusals(workspaces)

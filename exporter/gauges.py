@@ -15,10 +15,12 @@ from .metrics.loop_lag import LoopLag
 from .metrics.page import GaugeReader, Rows, one, rows
 from .metrics.publisher import Publisher
 from .metrics.series import Column
+from .phonic.keys import Keys
 from .phonic.listing import Workspace as WorkspaceNumbers
 from .shares import Divided, Shares
 from .state.keeper import StateKeeper
 from .watch.discovery import Discovery
+from .watch.watch_file import WatchFile
 from .watching import Workspace
 from .web.reload import ReloadedConfig
 from .workspaces import Workspaces
@@ -68,7 +70,7 @@ def gauges(
             one(catalog.PAGES_COMMITTED, lambda: _float(publisher.is_committed)),
             one(catalog.COMMIT_WAIT, lambda: publisher.wait),
             one(catalog.LABEL_SETS_HELD, lambda: float(conversations.store.held_back_count)),
-            *_files(workspaces, web_config),
+            *_files(workspaces.keys, workspaces.watch_file, web_config),
         )
     )
 
@@ -76,10 +78,13 @@ def gauges(
 _Readers = list[tuple[Family, GaugeReader]]
 
 
-def of_a_standby(slo_response: float, loop_lag: LoopLag, shards: ShardView) -> Gauges:
+def of_a_standby(
+    slo_response: float, loop_lag: LoopLag, shards: ShardView, keys: Keys, web_config: ReloadedConfig
+) -> Gauges:
     """The readers of all gauges in a process that holds no shard: those of shards and conversations are absent."""
     absent: Gauges = {family: tuple for family in CATALOG if family.kind is Kind.GAUGE}
-    return {**absent, **dict(_process(slo_response, loop_lag, shards))}
+    own = _process(slo_response, loop_lag, shards)
+    return {**absent, **dict((*own, *_files(keys, None, web_config)))}
 
 
 def _process(slo_response: float, loop_lag: LoopLag, shards: ShardView | None) -> _Readers:
@@ -234,9 +239,7 @@ def _float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _files(workspaces: Workspaces, web_config: ReloadedConfig | None) -> _Readers:
-    watch_file, keys = workspaces.watch_file, workspaces.keys
-
+def _files(keys: Keys, watch_file: WatchFile | None, web_config: ReloadedConfig | None) -> _Readers:
     def usable() -> Rows:
         if keys.is_usable is not None:
             yield (ReloadedFile.API_KEY_DIR.value,), float(keys.is_usable)
@@ -246,8 +249,8 @@ def _files(workspaces: Workspaces, web_config: ReloadedConfig | None) -> _Reader
             yield (ReloadedFile.WEB_CONFIG.value,), float(web_config.last_success)
 
     def read_at() -> Rows:
-        if keys.is_usable is not None and workspaces.keys_read_at is not None:
-            yield (ReloadedFile.API_KEY_DIR.value,), workspaces.keys_read_at
+        if keys.is_usable is not None and keys.read_at is not None:
+            yield (ReloadedFile.API_KEY_DIR.value,), keys.read_at
         if watch_file is not None and watch_file.last_success is not None:
             yield (ReloadedFile.WATCH_FILE.value,), watch_file.last_success
         if web_config is not None:

@@ -76,9 +76,11 @@ class People:
         return Part(name="Live feeds", is_well=bad * 2 <= total, text=text)
 
     def _state(self) -> Part:
-        name = "State file"
         if self.state is None:
-            return Part(name=name, is_well=None, text="off: counters start at 0 with each process")
+            return Part(name="State file", is_well=None, text="off: counters start at 0 with each process")
+        name = "State file" if self.state.shard is None else f"Shard {self.state.shard}"
+        if not self.state.is_ours:
+            return Part(name=name, is_well=False, text="not written in time: /metrics hides it until it is")
         if self.publisher.is_committed is False:
             return Part(
                 name=name, is_well=False, text="cannot be written: pages show numbers that a crash would lose"

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
+import structlog
 import trio
 
 from .filelimit import allow_files, files_for_feeds
@@ -12,6 +13,8 @@ from .phonic.keys import Keys
 from .phonic.proxies import Proxies
 from .settings import Settings
 from .web.reload import ReloadedConfig
+
+log = structlog.get_logger("exporter")
 
 OTHER_FILES: Final = 500
 """Files open at once beside the feeds: scrapes and idle clients, REST, the state."""
@@ -53,3 +56,5 @@ class Process:
     async def reread_keys(self) -> None:
         """Look at the API keys now. Cancellation: at any time."""
         self.keys.take(await trio.to_thread.run_sync(self.keys.look, abandon_on_cancel=True))
+        for name, reason in self.keys.news().items():
+            log.error("API key unusable", file=name, reason=reason)

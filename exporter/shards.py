@@ -100,6 +100,7 @@ class Shards:
             page=lambda form, names: self._current.page(form, names),
             whole_page=lambda by_prometheus: self._current.whole_page(by_prometheus),
             not_ready=lambda: self._current.not_ready(),
+            remarks=lambda: self._current.remarks(),
             conversations=lambda: self._current.conversations(),
             push=_Push(lambda: self._current) if self._process.settings.web.enable_push_api else None,
             version=__version__,
@@ -272,7 +273,13 @@ class Shards:
     def _offered_by_standby(self) -> Exported:
         page = Page(
             MetricStore(LabelLimits(), earlier=self._store),
-            of_a_standby(self._process.settings.metrics.slo_response, self._process.loop_lag, self),
+            of_a_standby(
+                self._process.settings.metrics.slo_response,
+                self._process.loop_lag,
+                self,
+                self._process.keys,
+                self._process.web_config,
+            ),
             process_metrics(),
             hides=lambda family: family.is_of_shard,
         )
@@ -282,6 +289,7 @@ class Shards:
             push=StandbyPush(self._registrar, self._process.keys),
             people=StandbyPeople(objective=self._process.settings.metrics.slo_response),
             is_reached=lambda: self._registrar.is_reached,
+            has_keys=lambda: bool(self._process.keys.current),
         )
 
 

@@ -50,7 +50,6 @@ class _Opening:
 class Workspaces:
     """The workspaces that are watched; iterating gives those of the moment.
 
-    ``keys_read_at``: Unix time of the last look at a folder of keys that could use all of it; None before.
     ``watch_file`` is None without ``--watch.file``.
     """
 
@@ -60,7 +59,6 @@ class Workspaces:
         """``opened``: workspaces that the caller keeps open. ``keys``: of those that `open_workspaces` opens."""
         self.conversations = conversations
         self.keys = keys or Keys()
-        self.keys_read_at: float | None = None
         self.watch_file: WatchFile | None = None
         self._opened = {each.name: each for each in opened}
         self._first = frozenset[str]()  # those that there were at the start
@@ -69,9 +67,9 @@ class Workspaces:
         self._watched: set[str] = set()
         self._conversation_ids: tuple[str, ...] = ()
         self._looking = trio.Lock()
-        self._unusable_logged: dict[str, str] = {}
         self._unopened: dict[str, dict[str, Word]] = {}  # received for workspaces that are not open
         self._unopened_since: dict[str, float] = {}
+        self._heirs: dict[str, tuple[str, Word]] = {}  # received for a workspace while another one watches it
 
     def __iter__(self) -> Iterator[Workspace]:
         return iter(list(self._opened.values()))
@@ -94,9 +92,20 @@ class Workspaces:
         return any(each.supervisor.is_watched(conversation_id) for each in self._opened.values())
 
     def receive(self, workspace: str, conversation_id: str, word: Word) -> None:
-        """A conversation was assigned to the shard that this process holds."""
+        """A conversation was assigned to the shard that this process holds.
+
+        Where another workspace watches it already, that one goes on until it is closed: the key of one may be in a
+        file of another name for a moment.
+        """
         found = self._opened.get(workspace)
+        if found is not None and not found.supervisor.is_watched(conversation_id):
+            watching = (each for each in self if each.supervisor.is_watched(conversation_id))
+            if (other := next(watching, None)) is not None:
+                self._heirs[conversation_id] = workspace, word
+                found = other
         if found is not None and found.assigned is not None:
+            for words in self._unopened.values():
+                words.pop(conversation_id, None)
             found.assigned.receive(conversation_id, word)
         else:
             self._unopened_since.setdefault(workspace, trio.current_time())
@@ -173,9 +182,8 @@ class Workspaces:
         async with self._looking:
             look = await trio.to_thread.run_sync(self.keys.look, abandon_on_cancel=True)
             self.keys.take(look)
-            self._log_unusable()
-            if not self.keys.unusable:
-                self.keys_read_at = time.time()
+            for name, reason in self.keys.news().items():
+                log.error("API key unusable", file=name, reason=reason)
             for gone in [each for each in self if each.name not in self.keys.current]:
                 await self._close(gone)
             for key in [key for name, key in self.keys.current.items() if name not in self._opened]:
@@ -193,6 +201,7 @@ class Workspaces:
         while True:
             await trio.sleep(EXPIRE_INTERVAL)
             self.conversations.expire(is_followed=self.is_watched)
+            self._heirs = {id_: heir for id_, heir in self._heirs.items() if self.is_watched(id_)}
             self._dismiss_unopened()
 
     def _dismiss_unopened(self) -> None:
@@ -240,11 +249,12 @@ class Workspaces:
         self._share()
         log.info("workspace removed", workspace=workspace.name)
         left_over = workspace.assigned.left_over() if workspace.assigned is not None else {}
-        for conversation_id, word in left_over.items():
-            self.receive(workspace.name, conversation_id, word)
         if workspace.name in self._watched:
             self._watched.discard(workspace.name)
             await workspace.stop()
+        for conversation_id, word in left_over.items():
+            heir, told = self._heirs.pop(conversation_id, (workspace.name, word))
+            self.receive(heir, conversation_id, max(word, told))
         self._opening.closing.pop(workspace.name).set()
 
     def _share(self) -> None:
@@ -255,13 +265,6 @@ class Workspaces:
         """Whether the workspace may watch another conversation."""
         watched = {each.name: each.supervisor.watched_count for each in self._opened.values()}
         return self.conversations.store.shares.has_room(watched, name, limit)
-
-    def _log_unusable(self) -> None:
-        """Log each reason once, until it changes."""
-        for name, reason in self.keys.unusable.items():
-            if self._unusable_logged.get(name) != reason:
-                log.error("API key unusable", file=name, reason=reason)
-        self._unusable_logged = dict(self.keys.unusable)
 
 
 @asynccontextmanager

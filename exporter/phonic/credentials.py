@@ -7,7 +7,7 @@ all error texts are masked.
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import attrs
@@ -55,9 +55,13 @@ Credential = ApiKey | SessionToken
 
 
 class Credentials:
-    """The credential in use; one from a file can be read again after a 401."""
+    """The credential in use; one from a file can be read again after a 401.
+
+    ``is_taken``: whether somebody else uses a credential, which `reload` then does not.
+    """
 
     def __init__(self, credential: Credential, *, file: Path | None = None) -> None:
+        self.is_taken: Callable[[Credential], bool] = _never
         self._credential = credential
         self._file = file
 
@@ -69,19 +73,27 @@ class Credentials:
 
         While the file is missing or unusable, as in the middle of a rotation, the old credential stays in use.
         """
+        fresh = self.fresh()
+        return not self.is_taken(fresh) and self.replace(fresh)
+
+    def fresh(self) -> Credential:
+        """Return what the file holds now, the credential in use if that is none. Blocks on a small read."""
         if self._file is None:
-            return False
+            return self._credential
         try:
-            fresh = type(self._credential)(read_key(self._file, flag=""))
+            return type(self._credential)(read_key(self._file, flag=""))
         except ConfigError:
-            return False
-        return self.replace(fresh)
+            return self._credential
 
     def replace(self, fresh: Credential) -> bool:
         """Use this credential from now on; True if it is another one."""
         changed = fresh != self._credential
         self._credential = fresh
         return changed
+
+
+def _never(_: Credential) -> bool:
+    return False
 
 
 def load(*, api_key_file: Path | None, session_token_file: Path | None, environ: Mapping[str, str]) -> Credentials:
@@ -118,8 +130,9 @@ def read_key(file: Path, *, flag: str) -> str:
     try:
         with file.open("rb") as stream:
             content = stream.read(_MAX_BYTES + 1)
-    except OSError as exc:
-        raise ConfigError(flag, f"cannot read {str(file)!r}: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "no such path"
+        raise ConfigError(flag, f"cannot read {str(file)!r}: {reason}") from exc
     if len(content) > _MAX_BYTES:
         raise ConfigError(flag, f"{str(file)!r} is longer than {_MAX_BYTES} bytes, so it holds no credential")
     content = content.removeprefix(codecs.BOM_UTF8)

@@ -10,7 +10,9 @@ the conversations of one workspace of Phonic either name: it is not used.
 import os
 import re
 import stat
+import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -63,7 +65,8 @@ class Keys:
     """The keys of all workspaces, in the order in which they were found.
 
     ``current`` changes only in `take`. ``is_usable``: whether the last look at the folder could use all of it;
-    None without a folder. ``unusable``: the reason by file, empty while there is none.
+    None without a folder. ``unusable``: the reason by file, or by workspace where keys are fixed; empty while
+    there is none. ``read_at``: Unix time of the last look that could use everything; None before.
     """
 
     def __init__(self, keys: Iterable[WorkspaceKey] = (), *, folder: Path | None = None) -> None:
@@ -71,7 +74,11 @@ class Keys:
         self.current: dict[str, WorkspaceKey] = {each.name: each for each in keys}
         self.folder = folder
         self.unusable: Mapping[str, str] = {}
+        self.read_at: float | None = None
         self._missed: set[str] = set()
+        self._told: Mapping[str, str] = {}
+        for each in self.current.values():
+            each.credentials.is_taken = partial(self._is_of_another, each.name)
 
     @property
     def is_usable(self) -> bool | None:
@@ -83,14 +90,14 @@ class Keys:
         A key that has changed is used from then on.
         """
         if self.folder is None:
-            for key in self.current.values():
-                key.credentials.reload()
-            return Look(listed=frozenset(self.current), keys={}, unusable={})
+            return _look_at_fixed(self.current)
         return _look(self.folder, self.current)
 
     def take(self, look: "Look") -> None:
         """Make what was found the current keys."""
         self.unusable = look.unusable
+        if not look.unusable:
+            self.read_at = time.time()
         if look.listed is None:
             return
         missed = self.current.keys() - look.listed
@@ -99,7 +106,20 @@ class Keys:
             del self.current[name]
         for name, credentials in look.keys.items():
             if len(self.current) < MOST_WORKSPACES:
+                credentials.is_taken = partial(self._is_of_another, name)
                 self.current[name] = WorkspaceKey(name=name, credentials=credentials)
+
+    def news(self) -> dict[str, str]:
+        """Those of ``unusable`` that the last call did not return, for the log."""
+        new = {name: reason for name, reason in self.unusable.items() if self._told.get(name) != reason}
+        self._told = self.unusable
+        return new
+
+    def _is_of_another(self, name: str, credential: Credential) -> bool:
+        """Whether another workspace uses it. Also called in other threads."""
+        return any(
+            each.credentials.current() == credential for each in list(self.current.values()) if each.name != name
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -141,16 +161,40 @@ def _look(folder: Path, current: Mapping[str, WorkspaceKey]) -> Look:
             read[name] = ApiKey(read_key(file, flag=FLAG))
         except ConfigError as bad:
             unusable[name] = bad.reason
-    owners: dict[Credential, str] = {}
-    # Known workspaces first, so that a copy of a file does not take the key from the workspace that has it.
-    for name in sorted(read, key=lambda each: each not in current):
-        owner = owners.setdefault(read[name], name)
-        if owner != name:
-            unusable[name] = f"holds the key of {owner!r} too"
-        elif name in current:
+    copies = _copies(read, current)
+    for name in sorted(read.keys() - copies.keys()):
+        if name in current:
             current[name].credentials.replace(read[name])
         elif len(current.keys() | keys.keys()) >= MOST_WORKSPACES:
             unusable[name] = f"is one more than the {MOST_WORKSPACES} workspaces of one process"
         else:
             keys[name] = Credentials(read[name], file=folder / name)
-    return Look(listed=frozenset(listed), keys=keys, unusable=unusable)
+    return Look(listed=frozenset(listed), keys=keys, unusable=unusable | copies)
+
+
+def _look_at_fixed(current: Mapping[str, WorkspaceKey]) -> Look:
+    read = {name: key.credentials.fresh() for name, key in current.items()}
+    copies = _copies(read, current)
+    for name in read.keys() - copies.keys():
+        current[name].credentials.replace(read[name])
+    return Look(listed=frozenset(current), keys={}, unusable=copies)
+
+
+def _copies(read: Mapping[str, Credential], current: Mapping[str, WorkspaceKey]) -> dict[str, str]:
+    """What is wrong with those that hold the key of another one.
+
+    The key stays with the workspace that uses it, else with one that is known, not with a new file.
+    """
+
+    def order(name: str) -> tuple[bool, bool, str]:
+        known = current.get(name)
+        return known is None or known.credentials.current() != read[name], known is None, name
+
+    owners: dict[Credential, str] = {}
+    for name in sorted(read, key=order):
+        owners.setdefault(read[name], name)
+    return {
+        name: f"holds the key of {owner!r} too"
+        for name, owner in ((name, owners[read[name]]) for name in read)
+        if owner != name
+    }

@@ -393,3 +393,47 @@ async def test_pages_and_the_push_api_know_workspaces(tmp_path: Path, http: http
             over = (await http.get(f"{url}/conversations?q=globex/")).text
             assert live in over, "the workspace is part of what a list of the past shows and searches"
             assert (await http.get(f"{url}/api/v1/conversations/{live}")).json()["workspace"] == "globex"
+
+
+async def test_calls_of_a_key_file_that_is_renamed_are_finished_and_counted_once_among_shards(
+    tmp_path: Path, http: httpx.AsyncClient, database: Database
+) -> None:
+    keys = folder_of(tmp_path / "keys", "acme", "globex")
+    flags = (f"--state.url={database.url}", "--shard.lease=2", "--state.interval=0.2")
+    with trio.fail_after(SECONDS):
+        async with phonic(http, total=30) as phone, exporting(phone, keys, *flags) as (_, url):
+            await scrape_until(http, url, lambda page: ended(totals(page)) > 5)
+            (keys / "acme").rename(keys / "acme-eu")
+            wanted = ended(await phone.planned("acme", "globex"))
+            page = await scrape_until(http, url, lambda page: ended(totals(page)) >= wanted)
+            assert ended(totals(page)) == wanted
+            assert page.values_of("phonic_conversations_ended_total", "workspace") >= {"acme", "globex"}
+            with database.connect() as connection:
+                while connection.execute(  # noqa: ASYNC110  # the next write marks the last one
+                    "SELECT FROM phonic_assignment WHERE ended_at IS NULL"
+                ).fetchall():
+                    await trio.sleep(LOOK_AGAIN_SECONDS)
+
+
+async def test_a_process_that_stands_by_tells_what_is_wrong_with_its_keys_and_the_holder_which_are_refused(
+    tmp_path: Path, http: httpx.AsyncClient, database: Database
+) -> None:
+    keys = folder_of(tmp_path / "keys", "acme")
+    (keys / "revoked").write_text("ph_revoked")
+    broken = folder_of(tmp_path / "broken")
+    (broken / "acme").write_text("")
+    flags = (f"--state.url={database.url}",)
+    with trio.fail_after(SECONDS):
+        async with phonic(http) as phone, exporting(phone, keys, *flags) as (_, url):
+
+            async def says(url: str) -> str:
+                return (await http.get(f"{url}/-/ready")).text
+
+            while await says(url) != "ready\nrevoked: API key refused (401)\n":  # noqa: ASYNC110  # only a page tells
+                await trio.sleep(LOOK_AGAIN_SECONDS)
+            async with exporting(phone, broken, *flags) as (standby, other):
+                await standby.line("API key unusable", "file=acme", "the credential is empty")
+                assert "no workspace: the folder of API keys holds none" in await says(other)
+                name = "phonic_exporter_config_last_reload_successful"
+                await scrape_until(http, other, lambda page: page.samples(name) != [])
+                assert (await scrape(http, other)).total(name, file="api_key_dir") == 0

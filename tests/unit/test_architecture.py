@@ -129,6 +129,7 @@ LIBRARIES: dict[str, set[str]] = {
         "cli",
         "app",
         "demo",
+        "process",
         "shutdown",
         "shards",
         "state.file",

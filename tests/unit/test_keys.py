@@ -124,6 +124,39 @@ def test_no_two_workspaces_have_one_key_and_the_known_one_keeps_it(folder: Folde
     assert folder.current == {"acme": ApiKey("ph_acme"), "aaa": ApiKey("ph_globex")}
 
 
+@pytest.mark.parametrize("is_refused_first", [True, False])
+def test_a_copy_of_a_key_in_the_file_of_another_workspace_changes_neither(
+    folder: Folder, is_refused_first: bool
+) -> None:
+    folder.write("acme", "ph_globex")
+    if is_refused_first:  # Phonic has refused the old key, so the file is read again before the next look
+        assert not folder.keys.current["acme"].credentials.reload()
+    assert folder.look() == {"acme": "holds the key of 'globex' too"}
+    assert folder.current == BOTH
+
+
+def test_a_copy_of_a_fixed_key_changes_neither_and_is_told_once(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("acme", "globex")}
+    for name, file in files.items():
+        file.write_text(f"ph_{name}")
+    keys = Keys(
+        WorkspaceKey(name=name, credentials=Credentials(ApiKey(f"ph_{name}"), file=file))
+        for name, file in files.items()
+    )
+    files["acme"].write_text("ph_globex")
+    assert not keys.current["acme"].credentials.reload()
+    keys.take(keys.look())
+    assert {name: key.credentials.current() for name, key in keys.current.items()} == BOTH
+    assert keys.news() == {"acme": "holds the key of 'globex' too"}
+    assert keys.news() == {}
+    files["globex"].write_text("ph_acme")
+    keys.take(keys.look())
+    assert {name: key.credentials.current() for name, key in keys.current.items()} == {
+        "acme": ApiKey("ph_globex"),
+        "globex": ApiKey("ph_acme"),
+    }
+
+
 def test_two_keys_may_be_swapped(folder: Folder) -> None:
     folder.write("acme", "ph_globex")
     folder.write("globex", "ph_acme")

@@ -402,6 +402,26 @@ async def test_what_is_assigned_to_a_workspace_that_does_not_come_is_given_up_af
         nursery.cancel_scope.cancel()
 
 
+async def test_a_conversation_that_another_workspace_watches_stays_there_until_it_is_over(
+    autojump_clock: Clock,
+) -> None:
+    """A key file is renamed, so a workspace of another name reports its calls."""
+    del autojump_clock
+    conversations = new_conversations(NAMED)
+    both = [workspace(name, conversations, sharing=Offers()) for name in ("acme", "globex")]
+    workspaces = Workspaces(conversations, both)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(workspaces.run)
+        workspaces.receive("acme", "conv_1", Word.LIVE)
+        workspaces.receive("globex", "conv_1", Word.LIVE)
+        assert [each.supervisor.watched_count for each in both] == [1, 0]
+        workspaces.receive("gone", "conv_2", Word.LIVE)
+        workspaces.receive("globex", "conv_2", Word.LIVE)
+        assert [each.supervisor.watched_count for each in both] == [1, 1]
+        assert workspaces._unopened == {"gone": {}}
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_workspace_hands_over_all_that_it_has_not_finished(autojump_clock: Clock) -> None:
     del autojump_clock
     conversations = new_conversations(NAMED)
