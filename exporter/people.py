@@ -91,12 +91,15 @@ class People:
         return Part(name=name, is_well=ago < 60, text=text)
 
     def latencies(self) -> list[Latency]:
+        # Only a scrape releases new series otherwise, so after a single one they would be at 0 here for ever.
+        self.conversations.store.release(trio.current_time())
         return [self._latency(name, family) for name, family in _LATENCIES]
 
     def _latency(self, name: str, family: Family) -> Latency:
-        """Over all label sets, of the numbers that ``/metrics`` shows."""
+        """Over all label sets: the numbers that ``/metrics`` shows; before its first scrape, the counted ones."""
+        store = self.conversations.store
         counts = [0] * (len(family.buckets) + 1)
-        for series, numbers in self.conversations.store.shown(family):
+        for series, numbers in store.counted(family) if self.publisher.wait is None else store.shown(family):
             if isinstance(series, Histogram) and not isinstance(numbers, int):
                 counts = [total + each for total, each in zip(counts, numbers[1], strict=True)]
         fullest = max(counts) or 1

@@ -1,0 +1,85 @@
+"""What the pages for people say of a running exporter agrees with its metrics and with what it knows."""
+
+import pytest
+import trio
+from trio.abc import Clock
+
+from exporter.conversations import Conversations
+from exporter.metrics import catalog
+from exporter.metrics.publisher import Publisher
+from exporter.metrics.series import HistogramNumbers
+from exporter.people import People
+from exporter.workspaces import Workspaces
+from tests.unit.counted import live, new_conversations
+from tests.unit.test_workspaces import people, workspace
+
+pytestmark = pytest.mark.usefixtures("quiet_logs")
+
+HOLD = 30.0
+ANSWERED = {
+    "id": "conv_1",
+    "items": [
+        {"item_idx": 0, "role": "user", "started_at": "2025-07-31T00:00:00Z", "duration_ms": 1000},
+        {"item_idx": 1, "role": "assistant", "started_at": "2025-07-31T00:00:01.700Z"},
+    ],
+}
+
+
+def of_one(conversations: Conversations) -> tuple[People, Publisher]:
+    found = people(Workspaces(conversations, [workspace("", conversations)]))
+    return found, found.publisher
+
+
+def responses(found: People) -> int:
+    (count,) = (each.count for each in found.latencies() if each.name == "Response")
+    return count
+
+
+def on_page(conversations: Conversations) -> int:
+    """How many responses a page of metrics has at this moment."""
+    numbers: list[HistogramNumbers] = [each for _, each in conversations.store.shown(catalog.RESPONSE)]  # type: ignore[misc]
+    return sum(sum(counts) for _, counts, _ in numbers)
+
+
+# --- latencies
+
+
+@pytest.mark.parametrize("hold", [0.0, HOLD])
+async def test_latencies_are_shown_before_anybody_asks_for_metrics(hold: float) -> None:
+    conversations = new_conversations(hold=hold)
+    found, _ = of_one(conversations)
+    assert responses(found) == 0
+    conversations.update("conv_1", live(ANSWERED))
+    assert responses(found) == 1
+
+
+@pytest.mark.parametrize("hold", [0.0, HOLD])
+async def test_latencies_are_those_of_the_metrics_page_once_there_was_one(
+    hold: float, autojump_clock: Clock
+) -> None:
+    del autojump_clock
+    conversations = new_conversations(hold=hold)
+    found, publisher = of_one(conversations)
+    conversations.update("conv_1", live(ANSWERED))
+    for _ in range(3):
+        await publisher.prepare(None)
+        assert responses(found) == on_page(conversations)
+        conversations.update("conv_2", live({**ANSWERED, "id": "conv_2"}))
+        assert responses(found) == on_page(conversations)
+        publisher.whole_page(by_prometheus=True)()
+        await trio.sleep(HOLD)
+    assert responses(found) == 2
+
+
+async def test_one_page_of_metrics_does_not_leave_latencies_held_back(autojump_clock: Clock) -> None:
+    del autojump_clock
+    conversations = new_conversations(hold=HOLD)
+    found, publisher = of_one(conversations)
+    conversations.update("conv_1", live(ANSWERED))
+    await publisher.prepare(None)
+    publisher.whole_page(by_prometheus=False)()
+    assert responses(found) == 0
+    await trio.sleep(HOLD)
+    responses(found)
+    publisher.take_all()
+    assert responses(found) == 1
