@@ -121,6 +121,8 @@ class People:
         for workspace in self.workspaces:
             for watch in workspace.supervisor.watches():
                 entry = self.conversations.entry(watch.conversation_id)
+                if watch.has_ended or (entry is not None and entry.has_ended):
+                    continue  # only its record is still to be read
                 words = (
                     watch.conversation_id,
                     watch.state.value,
@@ -212,7 +214,7 @@ def _live_row(workspace: Workspace, watch: Watch, entry: Entry | None) -> LiveRo
 
 def _waiting_since(entry: Entry | None) -> float:
     """Unix time; infinity if the caller is not waiting, or if that is unknown."""
-    since = entry.progress.live.waiting_since if entry is not None and entry.is_current else None
+    since = None if entry is None else entry.waiting_since
     return inf if since is None else since
 
 

@@ -5,10 +5,12 @@ import trio
 from trio.abc import Clock
 
 from exporter.conversations import Conversations
+from exporter.counting.turns import CallState
 from exporter.metrics import catalog
 from exporter.metrics.publisher import Publisher
 from exporter.metrics.series import HistogramNumbers
 from exporter.people import People
+from exporter.watch.interfaces import Requester
 from exporter.workspaces import Workspaces
 from tests.unit.counted import live, new_conversations
 from tests.unit.test_workspaces import people, workspace
@@ -83,3 +85,33 @@ async def test_one_page_of_metrics_does_not_leave_latencies_held_back(autojump_c
     responses(found)
     publisher.take_all()
     assert responses(found) == 1
+
+
+# --- live conversations
+
+
+async def test_a_call_that_is_over_is_not_live_and_nobody_waits_in_it(autojump_clock: Clock) -> None:
+    del autojump_clock
+    conversations = new_conversations()
+    alone = workspace("", conversations)
+    found = people(Workspaces(conversations, [alone]))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(alone.supervisor.run)
+        for name in ("conv_1", "conv_2", "conv_3"):
+            alone.supervisor.start(name, Requester.FLAG)
+            conversations.update(name, live({**ANSWERED, "id": name, "items": ANSWERED["items"][:1]}))
+        assert [row.waiting is not None for row in found.live("", 10)[0]] == [True] * 3
+        conversations.ended("conv_1")
+        alone.supervisor.stop("conv_2")
+        conversations.ended("conv_2")
+        alone.supervisor.complete("conv_2")
+        rows, count = found.live("", 10)
+        assert [row.conversation_id for row in rows] == ["conv_3"]
+        assert sum(number for _, number in conversations.live_counts()) == count
+        for name in ("conv_1", "conv_2"):
+            call, entry = conversations.seen(name), conversations.entry(name)
+            assert call is not None
+            assert entry is not None
+            assert call.state is CallState.ENDED
+            assert call.waiting_since is None is entry.waiting_since
+        nursery.cancel_scope.cancel()
