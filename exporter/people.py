@@ -11,7 +11,7 @@ import trio
 
 from .conversations import Conversations
 from .counting.seen import last_response
-from .counting.turns import SeenCall
+from .counting.turns import CallState, SeenCall
 from .entry import Entry
 from .metrics import catalog
 from .metrics.catalog import Family
@@ -142,10 +142,18 @@ class People:
 
     async def call(self, conversation_id: str) -> SeenCall | None:
         """Of one that ended a moment ago, from memory: the state file may not have it yet."""
-        found = self.conversations.seen(conversation_id)
+        found = self.conversations.seen(conversation_id) or self._unheard(conversation_id)
         if found is not None or self.state is None:
             return found
         return await self.state.recall(conversation_id)
+
+    def _unheard(self, conversation_id: str) -> SeenCall | None:
+        """One that is watched, of which nothing was received yet."""
+        for workspace in self.workspaces:
+            if (watch := workspace.supervisor.watch_of(conversation_id)) is not None:
+                state = CallState.ENDED if watch.has_ended else CallState.LIVE
+                return SeenCall(conversation_id=conversation_id, state=state, workspace=workspace.name or None)
+        return None
 
 
 def _together(workspaces: Sequence[Workspace], now: float) -> list[Part]:

@@ -62,7 +62,8 @@ class SeenTurn:
 class SeenCall:
     """One conversation. ``started_at``: Unix time; ``lost``: why its timings were never seen, else None.
 
-    ``workspace`` is None where workspaces have no names.
+    ``workspace`` is None where workspaces have no names. Nothing but the state is known of a conversation that is
+    watched and of which nothing was received yet.
     """
 
     conversation_id: str
@@ -77,6 +78,11 @@ class SeenCall:
     lost: str | None = None
     waiting_since: float | None = None
     turns: tuple[SeenTurn, ...] = ()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anything was received of it: all that was has a project, if only an unknown one."""
+        return self.project is not None
 
     @property
     def slowest(self) -> SeenTurn | None:

@@ -54,7 +54,7 @@ class Shown(Protocol):
         ...
 
     async def call(self, conversation_id: str) -> SeenCall | None:
-        """One conversation, live or remembered; None if it is neither."""
+        """One conversation, watched or remembered; None if it is neither."""
         ...
 
 

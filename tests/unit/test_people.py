@@ -5,15 +5,16 @@ import trio
 from trio.abc import Clock
 
 from exporter.conversations import Conversations
-from exporter.counting.turns import CallState
+from exporter.counting.turns import CallState, as_json
 from exporter.metrics import catalog
 from exporter.metrics.publisher import Publisher
 from exporter.metrics.series import HistogramNumbers
 from exporter.people import People
 from exporter.watch.interfaces import Requester
+from exporter.web.pages import Pages
 from exporter.workspaces import Workspaces
-from tests.unit.counted import live, new_conversations
-from tests.unit.test_workspaces import people, workspace
+from tests.unit.counted import LIMITS, live, new_conversations
+from tests.unit.test_workspaces import NAMED, people, workspace
 
 pytestmark = pytest.mark.usefixtures("quiet_logs")
 
@@ -114,4 +115,38 @@ async def test_a_call_that_is_over_is_not_live_and_nobody_waits_in_it(autojump_c
             assert entry is not None
             assert call.state is CallState.ENDED
             assert call.waiting_since is None is entry.waiting_since
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+@pytest.mark.parametrize("name", ["", "acme"])
+async def test_a_watched_call_has_a_page_before_anything_was_received_of_it(
+    name: str, is_over: bool, autojump_clock: Clock
+) -> None:
+    del autojump_clock
+    conversations = new_conversations(NAMED if name else LIMITS)
+    alone = workspace(name, conversations)
+    found = people(Workspaces(conversations, [alone]))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(alone.supervisor.run)
+        assert await found.call("conv_1") is None
+        alone.supervisor.start("conv_1", Requester.FLAG)
+        if is_over:
+            alone.supervisor.stop("conv_1")
+            alone.supervisor.complete("conv_1")
+        call = await found.call("conv_1")
+        assert call is not None
+        told = as_json(call)
+        assert (told["state"], told.get("workspace"), told["turns"]) == (
+            "ended" if is_over else "live", name or None, []
+        )  # fmt: skip
+        page = Pages(telemetry_path="/metrics", version="1").conversation(call, objective=1.5)
+        assert ("going on" in page, "nothing was received of it yet" in page) == (False, not is_over)
+        conversations.update("conv_1", live(ANSWERED), name)
+        heard = await found.call("conv_1")
+        assert heard is not None
+        assert len(heard.turns) == 2
+        assert "nothing was received" not in Pages(telemetry_path="/metrics", version="1").conversation(
+            heard, objective=1.5
+        )
         nursery.cancel_scope.cancel()
