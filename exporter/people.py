@@ -11,7 +11,7 @@ import trio
 
 from .conversations import Conversations
 from .counting.seen import last_response
-from .counting.turns import CallState, SeenCall
+from .counting.turns import CallState, SeenCall, for_people
 from .entry import Entry
 from .metrics import catalog
 from .metrics.catalog import Family
@@ -246,7 +246,7 @@ def _past(row: Remembered) -> PastRow:
         conversation_id=row.conversation_id,
         project=row.project,
         agent=row.agent,
-        ended_at=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row.ended_at)),
+        ended_at=for_people(row.ended_at),
         ended_by=row.ended_by,
         duration=row.duration,
         turns=row.turns,

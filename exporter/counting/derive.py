@@ -160,6 +160,8 @@ _USER_RESPONSE: Key = (Measure.USER_RESPONSE,)
 _GREETING: Key = (Measure.GREETING,)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_EARLIEST = (datetime(2, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LATEST = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 # `LiveState` and `Progress` are values: no code changes one once it is made. attrs does not freeze them because
@@ -247,9 +249,10 @@ def settle(progress: Progress) -> list[Increment]:
 
 
 def parse_time(text: str | None) -> int | None:
-    """Parse an ISO 8601 time, in UTC if it has no zone. Returns Unix microseconds, None if it is no time.
+    """Parse an ISO 8601 time, in UTC if it has no zone. Returns Unix microseconds, None if it is no usable time.
 
-    Microseconds are whole numbers, so that differences are exact.
+    Microseconds are whole numbers, so that differences are exact. A time is usable in the years 2 to 9998, so that
+    it can be told in UTC, with any duration added.
     """
     if text is None:
         return None
@@ -257,7 +260,8 @@ def parse_time(text: str | None) -> int | None:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // _MICROSECOND
+        time = (moment - _EPOCH) // _MICROSECOND
+        return time if _EARLIEST <= time < _LATEST else None
     except (ValueError, OverflowError):
         return None
 

@@ -103,7 +103,7 @@ def as_json(call: SeenCall) -> dict[str, Any]:
         "project": call.project,
         "agent": call.agent,
         "origin": call.origin,
-        "started_at": None if call.started_at is None else rfc3339(call.started_at),
+        "started_at": rfc3339(call.started_at),
         "duration_seconds": _rounded(call.duration),
         "ended_by": call.ended_by,
         "lost": call.lost,
@@ -130,9 +130,23 @@ def as_json(call: SeenCall) -> dict[str, Any]:
     }
 
 
-def rfc3339(at: float) -> str:
-    """Unix time as text, in UTC, to the millisecond."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def rfc3339(at: float | None) -> str | None:
+    """Unix time as text, in UTC, to the millisecond; None if it is not known or not in the years 1 to 9999.
+
+    Earlier releases took such times from Phonic, and their state files hold them.
+    """
+    if at is None:
+        return None
+    try:
+        moment = datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def for_people(at: float | None) -> str:
+    """Unix time as text, in UTC, to the second."""
+    return (rfc3339(at) or "unknown")[:19].replace("T", " ")
 
 
 def _rounded(seconds: float | None) -> float | None:

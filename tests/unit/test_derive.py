@@ -304,7 +304,7 @@ def test_a_response_is_observed_when_its_missing_part_arrives() -> None:
     assert increments.count((RESPONSE, 0.7)) == 1
 
 
-@pytest.mark.parametrize("bad", ["yesterday", "2025-13-01T00:00:00Z", ""])
+@pytest.mark.parametrize("bad", ["yesterday", "2025-13-01T00:00:00Z", "9999-12-31T23:59:59-05:00", ""])
 @pytest.mark.parametrize("is_users", [True, False])
 def test_a_malformed_time_is_rejected_once_on_either_turn(bad: str, is_users: bool) -> None:
     both = snapshot(
@@ -325,6 +325,12 @@ def test_silence_counts_once_on_either_role() -> None:
         ("1970-01-01T01:00:00+01:00", 0),
         ("1970-01-01T00:00:00", 0),
         ("1969-12-31T23:59:59.5Z", -500_000),
+        ("0002-01-01T00:00:00Z", -62_104_060_800_000_000),
+        ("0001-12-31T23:59:59Z", None),
+        ("0001-01-01T00:00:00+01:00", None),
+        ("9998-12-31T23:59:59.999999Z", 253_370_764_799_999_999),
+        ("9998-12-31T23:59:59-05:00", None),
+        ("9999-12-31T23:59:59-05:00", None),
         ("now", None),
         (None, None),
     ],
