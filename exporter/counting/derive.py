@@ -620,7 +620,7 @@ def index_of(item: Item, position: int) -> int:
     if item.item_idx is not None and 0 <= item.item_idx <= LARGEST_INDEX:
         return item.item_idx
     tail = (item.id or "").rpartition("-")[2]
-    if tail.isascii() and tail.isdigit() and len(tail) <= 6:
+    if tail.isascii() and tail.isdigit() and len(tail) <= 6 and int(tail) <= LARGEST_INDEX:
         return int(tail)
     return position
 

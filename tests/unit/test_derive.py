@@ -7,8 +7,10 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from exporter.counting.derive import NOTHING, LiveState, Progress, derive, index_of, parse_time
+from exporter.counting.derive import LARGEST_INDEX, NOTHING, LiveState, Progress, derive, index_of, parse_time
 from exporter.counting.finish import End
 from exporter.counting.finish import finish as finish_
 from exporter.counting.increments import Increment, Measure, rejected
@@ -125,6 +127,11 @@ def test_elements_that_are_no_turns_are_counted_once() -> None:
         (Item(id="turn-٣"), 7),
         (Item(item_idx=-1, id="conv-2"), 2),
         (Item(item_idx=10**30), 7),
+        (Item(item_idx=100_000), 100_000),
+        (Item(id="conv_x-100000"), 100_000),
+        (Item(id="conv_x-100001"), 7),
+        (Item(item_idx=100_001, id="conv_x-100001"), 7),
+        (Item(item_idx=100_001, id="conv_x-3"), 3),
         (Item(), 7),
     ],
 )
@@ -132,9 +139,14 @@ def test_index_of_a_turn_is_item_idx_else_the_end_of_its_id_else_its_position(it
     assert index_of(item, 7) == index
 
 
-@pytest.mark.parametrize(("index", "reason"), [(-1, "negative"), (10**30, "too_large")])
+@given(st.integers() | st.integers(99_990, 100_010), st.text(max_size=9) | st.integers(0, 10**7).map(str))
+def test_index_of_a_turn_is_within_its_bound(index: int, tail: str) -> None:
+    assert 0 <= index_of(Item(item_idx=index, id=f"conv_x-{tail}"), 7) <= LARGEST_INDEX
+
+
+@pytest.mark.parametrize(("index", "reason"), [(-1, "negative"), (100_001, "too_large"), (10**30, "too_large")])
 def test_an_index_out_of_range_is_rejected_once_and_the_turn_still_counts(index: int, reason: str) -> None:
-    odd = snapshot(turn(index))
+    odd = snapshot(turn(index, id=f"conv_x-{index}"))
     _, increments = step(Progress(seen=True), odd, odd)
     assert increments == [((Measure.TURN, Role.ASSISTANT), 1), ((Measure.REJECTED, "item_idx", reason), 1)]
 
