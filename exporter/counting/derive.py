@@ -69,7 +69,7 @@ counts as revised, and if the conversation was never watched its response times 
 them (`finish.py`) instead of the turns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import inf
 
@@ -114,7 +114,7 @@ Turn = tuple[
   duration is remembered before it is observed as well;
 - its start, in Unix microseconds;
 - its response in ms;
-- how many tool calls it has, and how many of them failed, which only a record tells.
+- how many tool calls it has, each id once, and how many of them failed, which only a record tells.
 
 This is a plain tuple of numbers because the garbage collector does not track those.
 """
@@ -407,9 +407,12 @@ class _Step:
             self.increments.append(SILENT_TURN)
         if item.tool_call_ids or item.tool_calls:
             self._tool_calls(item.tool_call_ids, item.tool_calls)
-            calls = max(calls, len(item.tool_call_ids or item.tool_calls or ()))
+            called = item.tool_call_ids or item.tool_calls or ()
+            if len(called) > calls:  # as in few snapshots; and a list may have a call twice
+                calls = max(calls, len(set(item.tool_call_ids or _identities(item.tool_calls or ()))))
             if item.tool_calls and self.is_record:
-                failures = sum(failure_of(call) is not None for call in item.tool_calls)
+                failed = [call for call in item.tool_calls if failure_of(call) is not None]
+                failures = len(set(_identities(failed)))
         if rejections:
             self._reject(index, rejections)
         # A timing or duration that is observed changes the flags.
@@ -629,6 +632,11 @@ def ended_by(conversation: Conversation) -> EndedBy | None:
     """What ended a conversation, as its record (``ended_by``) or live object (``end_reason``) says (API 2.4)."""
     word = conversation.ended_by or conversation.end_reason
     return EndedBy(word) if word else None
+
+
+def _identities(calls: Iterable[ToolCall]) -> list[str | int]:
+    """What tells calls apart: the id of each; one without an id is like no other."""
+    return [call.id or at for at, call in enumerate(calls)]
 
 
 def _has_only_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:

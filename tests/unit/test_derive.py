@@ -7,13 +7,14 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.counting.derive import LARGEST_INDEX, NOTHING, LiveState, Progress, derive, index_of, parse_time
 from exporter.counting.finish import End
 from exporter.counting.finish import finish as finish_
 from exporter.counting.increments import Increment, Measure, rejected
+from exporter.counting.seen import seen_turns
 from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
 from exporter.phonic.schema import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
 
@@ -358,6 +359,29 @@ def test_tool_calls_count_once_by_id_on_both_roles_and_in_both_shapes() -> None:
     live = snapshot(turn(0, "user", tool_call_ids=["a"]), turn(1, tool_call_ids=["b", "a"]))
     rest = snapshot(turn(1, tool_calls=[ToolCall(id="b"), ToolCall(id="c"), ToolCall(id=None)]))
     assert added(live, live, rest) == [(TOOL_CALL, 1)] * 3
+
+
+called = st.lists(st.builds(ToolCall, id=st.sampled_from([None, "", "a", "b", "c"]), timed_out=st.booleans()))
+
+
+@given(called)
+@example([ToolCall(id="a", timed_out=True)] * 2)
+def test_a_turn_has_the_tool_calls_and_failures_that_are_counted_of_it(calls: list[ToolCall]) -> None:
+    progress, ended = finish_(NOTHING, End(record=snapshot(turn(0, tool_calls=calls))))
+    (seen,) = seen_turns(progress)
+    for number, measure in (
+        (seen.tool_calls, Measure.TOOL_COMPLETED),
+        (seen.tool_failures, Measure.TOOL_FAILURE),
+    ):
+        assert number == sum(value for key, value in ended if key[0] == measure)
+
+
+@given(st.lists(st.sampled_from("abc")))
+@example(["a", "a", "b"])
+def test_a_turn_has_each_live_tool_call_once(ids: list[str]) -> None:
+    progress, increments = step(NOTHING, snapshot(turn(0, tool_call_ids=ids)))
+    (seen,) = seen_turns(progress)
+    assert seen.tool_calls == increments.count((TOOL_CALL, 1))
 
 
 def test_cost_is_linear_in_tool_calls_and_in_turns_in_any_order() -> None:
