@@ -63,6 +63,14 @@ class Entry:
         self.label_set = store.label_set([self.labels.get(name, UNKNOWN) for name in store.limits.names])
         self.set_info()
 
+    @property
+    def waiting_since(self) -> float | None:
+        """Unix time since which the caller waits; None if not, or if that is unknown.
+
+        An answer may have begun while the connection is lost, and nobody waits once the call is over.
+        """
+        return self.progress.live.waiting_since if self.is_current and not self.has_ended else None
+
     def moment(self) -> "Moment":
         """The entry as it is now."""
         return self, self.progress, self.has_ended, self.updated_at
@@ -98,7 +106,7 @@ def seen_call(entry: Entry) -> SeenCall:
         origin=entry.origin,
         started_at=_seconds(progress.started),
         duration=live.duration if progress.duration_ms is None else progress.duration_ms / 1000,
-        waiting_since=live.waiting_since if entry.is_current and not entry.has_ended else None,
+        waiting_since=entry.waiting_since,
         turns=seen_turns(progress),
     )
 

@@ -113,8 +113,6 @@ def _live(conversations: Conversations) -> Mapping[Family, Column]:
     lives = [entry.progress.live for entry in entries]
     # Much faster than round(…, 3), and this is done for every live conversation.
     updated = [round(entry.updated_at * 1000) / 1000 for entry in entries]
-    # An answer may have begun while the connection is lost, so do not claim that the caller is waiting.
-    waiting = [entry.progress.live.waiting_since if entry.is_current else None for entry in entries]
     return {
         catalog.LIVE_INFO: Column([entry.info_text for entry in entries], [1.0] * len(entries)),
         catalog.LIVE_TURNS: Column(texts, [live.turns for live in lives]),
@@ -122,7 +120,7 @@ def _live(conversations: Conversations) -> Mapping[Family, Column]:
         catalog.LIVE_GENERATION: Column.present(texts, [live.model_generation for live in lives]),
         catalog.LIVE_FIRST_AUDIO: Column.present(texts, [live.first_audio for live in lives]),
         catalog.LIVE_LAST_UPDATE: Column(texts, updated),
-        catalog.LIVE_WAITING_SINCE: Column.present(texts, waiting),
+        catalog.LIVE_WAITING_SINCE: Column.present(texts, [entry.waiting_since for entry in entries]),
     }
 
 

@@ -11,7 +11,7 @@ import trio
 
 from .conversations import Conversations
 from .counting.seen import last_response
-from .counting.turns import SeenCall
+from .counting.turns import CallState, SeenCall, for_people
 from .entry import Entry
 from .metrics import catalog
 from .metrics.catalog import Family
@@ -93,12 +93,15 @@ class People:
         return Part(name=name, is_well=ago < 60, text=text)
 
     def latencies(self) -> list[Latency]:
+        # Only a scrape releases new series otherwise, so after a single one they would be at 0 here for ever.
+        self.conversations.store.release(trio.current_time())
         return [self._latency(name, family) for name, family in _LATENCIES]
 
     def _latency(self, name: str, family: Family) -> Latency:
-        """Over all label sets, of the numbers that ``/metrics`` shows."""
+        """Over all label sets: the numbers that ``/metrics`` shows; before its first scrape, the counted ones."""
+        store = self.conversations.store
         counts = [0] * (len(family.buckets) + 1)
-        for series, numbers in self.conversations.store.shown(family):
+        for series, numbers in store.counted(family) if self.publisher.wait is None else store.shown(family):
             if isinstance(series, Histogram) and not isinstance(numbers, int):
                 counts = [total + each for total, each in zip(counts, numbers[1], strict=True)]
         fullest = max(counts) or 1
@@ -120,6 +123,8 @@ class People:
         for workspace in self.workspaces:
             for watch in workspace.supervisor.watches():
                 entry = self.conversations.entry(watch.conversation_id)
+                if watch.has_ended or (entry is not None and entry.has_ended):
+                    continue  # only its record is still to be read
                 words = (
                     watch.conversation_id,
                     watch.state.value,
@@ -139,10 +144,18 @@ class People:
 
     async def call(self, conversation_id: str) -> SeenCall | None:
         """Of one that ended a moment ago, from memory: the state file may not have it yet."""
-        found = self.conversations.seen(conversation_id)
+        found = self.conversations.seen(conversation_id) or self._unheard(conversation_id)
         if found is not None or self.state is None:
             return found
         return await self.state.recall(conversation_id)
+
+    def _unheard(self, conversation_id: str) -> SeenCall | None:
+        """One that is watched, of which nothing was received yet."""
+        for workspace in self.workspaces:
+            if (watch := workspace.supervisor.watch_of(conversation_id)) is not None:
+                state = CallState.ENDED if watch.has_ended else CallState.LIVE
+                return SeenCall(conversation_id=conversation_id, state=state, workspace=workspace.name or None)
+        return None
 
 
 def _together(workspaces: Sequence[Workspace], now: float) -> list[Part]:
@@ -211,7 +224,7 @@ def _live_row(workspace: Workspace, watch: Watch, entry: Entry | None) -> LiveRo
 
 def _waiting_since(entry: Entry | None) -> float:
     """Unix time; infinity if the caller is not waiting, or if that is unknown."""
-    since = entry.progress.live.waiting_since if entry is not None and entry.is_current else None
+    since = None if entry is None else entry.waiting_since
     return inf if since is None else since
 
 
@@ -235,7 +248,7 @@ def _past(row: Remembered) -> PastRow:
         conversation_id=row.conversation_id,
         project=row.project,
         agent=row.agent,
-        ended_at=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(row.ended_at)),
+        ended_at=for_people(row.ended_at),
         ended_by=row.ended_by,
         duration=row.duration,
         turns=row.turns,

@@ -69,7 +69,7 @@ counts as revised, and if the conversation was never watched its response times 
 them (`finish.py`) instead of the turns.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import inf
 
@@ -114,7 +114,7 @@ Turn = tuple[
   duration is remembered before it is observed as well;
 - its start, in Unix microseconds;
 - its response in ms;
-- how many tool calls it has, and how many of them failed, which only a record tells.
+- how many tool calls it has, each id once, and how many of them failed, which only a record tells.
 
 This is a plain tuple of numbers because the garbage collector does not track those.
 """
@@ -160,6 +160,8 @@ _USER_RESPONSE: Key = (Measure.USER_RESPONSE,)
 _GREETING: Key = (Measure.GREETING,)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_EARLIEST = (datetime(2, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LATEST = (datetime(9999, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 # `LiveState` and `Progress` are values: no code changes one once it is made. attrs does not freeze them because
@@ -247,9 +249,10 @@ def settle(progress: Progress) -> list[Increment]:
 
 
 def parse_time(text: str | None) -> int | None:
-    """Parse an ISO 8601 time, in UTC if it has no zone. Returns Unix microseconds, None if it is no time.
+    """Parse an ISO 8601 time, in UTC if it has no zone. Returns Unix microseconds, None if it is no usable time.
 
-    Microseconds are whole numbers, so that differences are exact.
+    Microseconds are whole numbers, so that differences are exact. A time is usable in the years 2 to 9998, so that
+    it can be told in UTC, with any duration added.
     """
     if text is None:
         return None
@@ -257,7 +260,8 @@ def parse_time(text: str | None) -> int | None:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // _MICROSECOND
+        time = (moment - _EPOCH) // _MICROSECOND
+        return time if _EARLIEST <= time < _LATEST else None
     except (ValueError, OverflowError):
         return None
 
@@ -403,9 +407,12 @@ class _Step:
             self.increments.append(SILENT_TURN)
         if item.tool_call_ids or item.tool_calls:
             self._tool_calls(item.tool_call_ids, item.tool_calls)
-            calls = max(calls, len(item.tool_call_ids or item.tool_calls or ()))
+            called = item.tool_call_ids or item.tool_calls or ()
+            if len(called) > calls:  # as in few snapshots; and a list may have a call twice
+                calls = max(calls, len(set(item.tool_call_ids or _identities(item.tool_calls or ()))))
             if item.tool_calls and self.is_record:
-                failures = sum(failure_of(call) is not None for call in item.tool_calls)
+                failed = [call for call in item.tool_calls if failure_of(call) is not None]
+                failures = len(set(_identities(failed)))
         if rejections:
             self._reject(index, rejections)
         # A timing or duration that is observed changes the flags.
@@ -616,7 +623,7 @@ def index_of(item: Item, position: int) -> int:
     if item.item_idx is not None and 0 <= item.item_idx <= LARGEST_INDEX:
         return item.item_idx
     tail = (item.id or "").rpartition("-")[2]
-    if tail.isascii() and tail.isdigit() and len(tail) <= 6:
+    if tail.isascii() and tail.isdigit() and len(tail) <= 6 and int(tail) <= LARGEST_INDEX:
         return int(tail)
     return position
 
@@ -625,6 +632,11 @@ def ended_by(conversation: Conversation) -> EndedBy | None:
     """What ended a conversation, as its record (``ended_by``) or live object (``end_reason``) says (API 2.4)."""
     word = conversation.ended_by or conversation.end_reason
     return EndedBy(word) if word else None
+
+
+def _identities(calls: Iterable[ToolCall]) -> list[str | int]:
+    """What tells calls apart: the id of each; one without an id is like no other."""
+    return [call.id or at for at, call in enumerate(calls)]
 
 
 def _has_only_observed(timings: Mapping[str, float | None], turn: Turn) -> bool:

@@ -62,7 +62,8 @@ class SeenTurn:
 class SeenCall:
     """One conversation. ``started_at``: Unix time; ``lost``: why its timings were never seen, else None.
 
-    ``workspace`` is None where workspaces have no names.
+    ``workspace`` is None where workspaces have no names. Nothing but the state is known of a conversation that is
+    watched and of which nothing was received yet.
     """
 
     conversation_id: str
@@ -77,6 +78,11 @@ class SeenCall:
     lost: str | None = None
     waiting_since: float | None = None
     turns: tuple[SeenTurn, ...] = ()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether anything was received of it: all that was has a project, if only an unknown one."""
+        return self.project is not None
 
     @property
     def slowest(self) -> SeenTurn | None:
@@ -97,7 +103,7 @@ def as_json(call: SeenCall) -> dict[str, Any]:
         "project": call.project,
         "agent": call.agent,
         "origin": call.origin,
-        "started_at": None if call.started_at is None else rfc3339(call.started_at),
+        "started_at": rfc3339(call.started_at),
         "duration_seconds": _rounded(call.duration),
         "ended_by": call.ended_by,
         "lost": call.lost,
@@ -124,9 +130,23 @@ def as_json(call: SeenCall) -> dict[str, Any]:
     }
 
 
-def rfc3339(at: float) -> str:
-    """Unix time as text, in UTC, to the millisecond."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def rfc3339(at: float | None) -> str | None:
+    """Unix time as text, in UTC, to the millisecond; None if it is not known or not in the years 1 to 9999.
+
+    Earlier releases took such times from Phonic, and their state files hold them.
+    """
+    if at is None:
+        return None
+    try:
+        moment = datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def for_people(at: float | None) -> str:
+    """Unix time as text, in UTC, to the second."""
+    return (rfc3339(at) or "unknown")[:19].replace("T", " ")
 
 
 def _rounded(seconds: float | None) -> float | None:

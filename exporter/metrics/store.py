@@ -483,6 +483,10 @@ class MetricStore:
         """All series of a counter or histogram family, oldest first, with the numbers that a page shows now."""
         if _is_saved(family):
             return [(each, each.shown) for each in self._series[family.name].values()]
+        return self.counted(family)
+
+    def counted(self, family: Family) -> list[tuple[Series, Numbers]]:
+        """As `shown`, but with the counted numbers."""
         return [(each, each.freeze()) for each in self._series[family.name].values()]
 
     @property

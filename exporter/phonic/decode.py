@@ -23,7 +23,6 @@ Invariants:
 import json
 import re
 from collections.abc import Callable, Generator, Iterator
-from itertools import pairwise
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -405,9 +404,11 @@ def pieces(snapshot: Snapshot) -> Iterator[Snapshot]:
 
 
 def is_ascending(items: list[Item]) -> bool:
-    """Whether the indexes of the turns ascend by one."""
-    indexes = [each.item_idx for each in items]
-    return None not in indexes and all(b - a == 1 for a, b in pairwise(indexes))  # type: ignore[operator]
+    """Whether the indexes of the turns ascend by one, and are in the range of indexes (semantics 1)."""
+    first = items[0].item_idx if items else 0
+    if first is None or not 0 <= first <= MOST_ITEMS - len(items):
+        return False
+    return [each.item_idx for each in items] == list(range(first, first + len(items)))
 
 
 # --- value by value

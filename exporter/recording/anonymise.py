@@ -139,12 +139,12 @@ class Anonymiser:
     def _time(self, text: str) -> str:
         try:
             moment = datetime.fromisoformat(text)
-        except ValueError:
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            if self._offset is None:
+                self._offset = self._begins_at - moment
+            moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
+        except (ValueError, OverflowError):
             return self.word(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        if self._offset is None:
-            self._offset = self._begins_at - moment
-        moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
         found = _TIME.fullmatch(text)
         fraction, zone = (found[1] or "", found[2] or "") if found else ("", "")
         digits = moved[20:] + "0" * len(fraction)

@@ -246,6 +246,10 @@ class Supervisor:
     def watches(self) -> Iterable[Watch]:
         return self._watches.values()
 
+    def watch_of(self, conversation_id: str) -> Watch | None:
+        """The watch of a conversation; None if it is not watched."""
+        return self._watches.get(conversation_id)
+
     def states(self) -> Iterator[tuple[tuple[str, ...], float]]:
         """Label values and value of each row of `phonic_exporter_watchers`."""
         counts = dict.fromkeys(WatcherState, 0)

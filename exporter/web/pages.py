@@ -14,7 +14,7 @@ import attrs
 import jinja2
 from markupsafe import Markup
 
-from ..counting.turns import CallState, SeenCall, SeenTurn, rfc3339
+from ..counting.turns import CallState, SeenCall, SeenTurn, for_people
 from ..enums import Stage
 from .timeline import MOST_ROWS, timeline
 
@@ -175,8 +175,8 @@ class Pages:
             "conversation.html",
             refresh=REFRESH if call.state is CallState.LIVE and not first else None,
             call=call,
-            started_at=None if call.started_at is None else _time(call.started_at),
-            waiting_since=None if call.waiting_since is None else _time(call.waiting_since),
+            started_at=for_people(call.started_at),
+            waiting_since=for_people(call.waiting_since),
             slowest=slowest,
             slowest_page=slowest_page,
             drawing=drawing,
@@ -218,11 +218,6 @@ def _notes(turn: SeenTurn) -> str:
     if turn.tool_failures:
         notes.append(f"{turn.tool_failures} failed")
     return ", ".join(notes)
-
-
-def _time(at: float) -> str:
-    """Unix time for people, in UTC to the second."""
-    return rfc3339(at)[:19].replace("T", " ")
 
 
 def _cause(turn: SeenTurn) -> str:

@@ -46,7 +46,7 @@ class Shown(Protocol):
         ...
 
     def live(self, query: str, most: int) -> tuple[Sequence[LiveRow], int]:
-        """Watched conversations that match, those whose caller waits longest first; and how many match."""
+        """Watched conversations that match and are not over, and how many do; the longest waits first."""
         ...
 
     async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
@@ -54,7 +54,7 @@ class Shown(Protocol):
         ...
 
     async def call(self, conversation_id: str) -> SeenCall | None:
-        """One conversation, live or remembered; None if it is neither."""
+        """One conversation, watched or remembered; None if it is neither."""
         ...
 
 

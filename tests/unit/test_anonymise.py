@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.recording.anonymise import Anonymiser
@@ -47,6 +47,14 @@ def test_ids_still_match_each_other() -> None:
 
 def test_two_recordings_share_no_replacement() -> None:
     assert anonymiser(b"one").word(SECRET) != anonymiser(b"two").word(SECRET)
+
+
+@given(st.lists(st.datetimes().map(datetime.isoformat), min_size=2))
+@example(["2025-07-30T23:45:00", "0001-01-01T00:00:00"])
+@example(["0001-01-01T00:00:00", "9999-12-31T23:59:59"])
+def test_any_times_can_be_replaced(times: list[str]) -> None:
+    replaced = anonymised(times)
+    assert [len(each) for each in replaced] == [len(each) for each in times]
 
 
 def test_times_move_together_and_keep_their_form() -> None:

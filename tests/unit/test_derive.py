@@ -7,11 +7,14 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from exporter.counting.derive import NOTHING, LiveState, Progress, derive, index_of, parse_time
+from exporter.counting.derive import LARGEST_INDEX, NOTHING, LiveState, Progress, derive, index_of, parse_time
 from exporter.counting.finish import End
 from exporter.counting.finish import finish as finish_
 from exporter.counting.increments import Increment, Measure, rejected
+from exporter.counting.seen import seen_turns
 from exporter.enums import EndedBy, Field, Lost, Rejection, Role, ToolFailure
 from exporter.phonic.schema import Analysis, BadValue, Conversation, Item, Snapshot, ToolCall
 
@@ -125,6 +128,11 @@ def test_elements_that_are_no_turns_are_counted_once() -> None:
         (Item(id="turn-٣"), 7),
         (Item(item_idx=-1, id="conv-2"), 2),
         (Item(item_idx=10**30), 7),
+        (Item(item_idx=100_000), 100_000),
+        (Item(id="conv_x-100000"), 100_000),
+        (Item(id="conv_x-100001"), 7),
+        (Item(item_idx=100_001, id="conv_x-100001"), 7),
+        (Item(item_idx=100_001, id="conv_x-3"), 3),
         (Item(), 7),
     ],
 )
@@ -132,9 +140,14 @@ def test_index_of_a_turn_is_item_idx_else_the_end_of_its_id_else_its_position(it
     assert index_of(item, 7) == index
 
 
-@pytest.mark.parametrize(("index", "reason"), [(-1, "negative"), (10**30, "too_large")])
+@given(st.integers() | st.integers(99_990, 100_010), st.text(max_size=9) | st.integers(0, 10**7).map(str))
+def test_index_of_a_turn_is_within_its_bound(index: int, tail: str) -> None:
+    assert 0 <= index_of(Item(item_idx=index, id=f"conv_x-{tail}"), 7) <= LARGEST_INDEX
+
+
+@pytest.mark.parametrize(("index", "reason"), [(-1, "negative"), (100_001, "too_large"), (10**30, "too_large")])
 def test_an_index_out_of_range_is_rejected_once_and_the_turn_still_counts(index: int, reason: str) -> None:
-    odd = snapshot(turn(index))
+    odd = snapshot(turn(index, id=f"conv_x-{index}"))
     _, increments = step(Progress(seen=True), odd, odd)
     assert increments == [((Measure.TURN, Role.ASSISTANT), 1), ((Measure.REJECTED, "item_idx", reason), 1)]
 
@@ -304,7 +317,7 @@ def test_a_response_is_observed_when_its_missing_part_arrives() -> None:
     assert increments.count((RESPONSE, 0.7)) == 1
 
 
-@pytest.mark.parametrize("bad", ["yesterday", "2025-13-01T00:00:00Z", ""])
+@pytest.mark.parametrize("bad", ["yesterday", "2025-13-01T00:00:00Z", "9999-12-31T23:59:59-05:00", ""])
 @pytest.mark.parametrize("is_users", [True, False])
 def test_a_malformed_time_is_rejected_once_on_either_turn(bad: str, is_users: bool) -> None:
     both = snapshot(
@@ -325,6 +338,12 @@ def test_silence_counts_once_on_either_role() -> None:
         ("1970-01-01T01:00:00+01:00", 0),
         ("1970-01-01T00:00:00", 0),
         ("1969-12-31T23:59:59.5Z", -500_000),
+        ("0002-01-01T00:00:00Z", -62_104_060_800_000_000),
+        ("0001-12-31T23:59:59Z", None),
+        ("0001-01-01T00:00:00+01:00", None),
+        ("9998-12-31T23:59:59.999999Z", 253_370_764_799_999_999),
+        ("9998-12-31T23:59:59-05:00", None),
+        ("9999-12-31T23:59:59-05:00", None),
         ("now", None),
         (None, None),
     ],
@@ -340,6 +359,29 @@ def test_tool_calls_count_once_by_id_on_both_roles_and_in_both_shapes() -> None:
     live = snapshot(turn(0, "user", tool_call_ids=["a"]), turn(1, tool_call_ids=["b", "a"]))
     rest = snapshot(turn(1, tool_calls=[ToolCall(id="b"), ToolCall(id="c"), ToolCall(id=None)]))
     assert added(live, live, rest) == [(TOOL_CALL, 1)] * 3
+
+
+called = st.lists(st.builds(ToolCall, id=st.sampled_from([None, "", "a", "b", "c"]), timed_out=st.booleans()))
+
+
+@given(called)
+@example([ToolCall(id="a", timed_out=True)] * 2)
+def test_a_turn_has_the_tool_calls_and_failures_that_are_counted_of_it(calls: list[ToolCall]) -> None:
+    progress, ended = finish_(NOTHING, End(record=snapshot(turn(0, tool_calls=calls))))
+    (seen,) = seen_turns(progress)
+    for number, measure in (
+        (seen.tool_calls, Measure.TOOL_COMPLETED),
+        (seen.tool_failures, Measure.TOOL_FAILURE),
+    ):
+        assert number == sum(value for key, value in ended if key[0] == measure)
+
+
+@given(st.lists(st.sampled_from("abc")))
+@example(["a", "a", "b"])
+def test_a_turn_has_each_live_tool_call_once(ids: list[str]) -> None:
+    progress, increments = step(NOTHING, snapshot(turn(0, tool_call_ids=ids)))
+    (seen,) = seen_turns(progress)
+    assert seen.tool_calls == increments.count((TOOL_CALL, 1))
 
 
 def test_cost_is_linear_in_tool_calls_and_in_turns_in_any_order() -> None:

@@ -85,6 +85,12 @@ def test_a_growing_call_is_decoded_incrementally() -> None:
     assert paths == [DecodePath.FULL] * 3 + [DecodePath.INCREMENTAL] * 36
 
 
+@pytest.mark.parametrize("beginning", [-10, 99_990, 100_001, 10**9])
+def test_a_growing_call_with_indexes_out_of_bounds_counts_the_same(beginning: int) -> None:
+    moved = {f"t{number}": {"item_idx": beginning + number, "id": f"turn_{number}"} for number in range(30)}
+    read_both_ways([written(call(turns, **moved)) for turns in range(1, 30)])
+
+
 @given(st.data())
 def test_any_delivery_of_any_history_counts_the_same(data: st.DataObject) -> None:
     history = data.draw(histories(CONVERSATION))
