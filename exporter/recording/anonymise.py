@@ -8,16 +8,20 @@ is not parsed and written anew; it is walked token by token, and only the inside
 - Times move by one offset for the whole recording, and keep their form: differences stay exact.
 - In all other strings each run of letters and digits is replaced by another of the same length and kind, always
   the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does the
-  index behind a conversation's id.
+  index behind a conversation's id. A letter is what any script writes words with, combining marks too.
 - Keys stay, but those of maps that customers fill. Numbers with seven and more digits in a row become others,
   except lengths in milliseconds; in customers' maps all numbers do.
 
 What a string is, is decided by the key before it. In a text that is no JSON all letters and digits are replaced.
+
+Lengths are kept in characters of the JSON, where an escape is as many as it is written with, and so in those of
+the decoded text, in UTF-8 and in UTF-16.
 """
 
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -28,7 +32,8 @@ from ..diagnosis import words
 from ..enums import EndedBy, MessageType, Origin, Role
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+|\s+', re.DOTALL)
-_RUN: Final = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|[^\W_]+", re.DOTALL)
+# All that is not ASCII is taken for letters here; `_another` lets punctuation be.
+_RUN: Final = re.compile(r'\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[0-9A-Za-z\x80-\U0010ffff]+')
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
 _ID_PREFIXES: Final = frozenset("conv agent proj org tool call item phone session ws analysis".split())
 _ITEM_INDEX: Final = re.compile(r"-\d{1,6}")
@@ -151,8 +156,11 @@ class Anonymiser:
         return moved[:19] + (f".{digits[: len(fraction) - 1]}" if fraction else "") + zone
 
     def _run(self, run: str) -> str:
+        if run.startswith("\\u"):
+            character = chr(int(run.removeprefix("\\u"), base=16))
+            return rf"\u{ord(self._run(character)):04x}" if _is_letter(character) else run
         if run[0] == "\\":
-            return r"\u00e4" if run[1:2] == "u" and _is_letter_escape(run) else run
+            return run
         digest = hmac.new(self._key, run.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
         is_hex = any(each.isdigit() for each in run) and all(each in "0123456789abcdef" for each in run)
         choose = _chooser(digest)
@@ -173,13 +181,27 @@ def _chooser(digest: bytes) -> Callable[[int], int]:
 
 
 def _another(character: str, choose: Callable[[int], int], *, is_hex: bool) -> str:
-    """A character of the same kind, as long in UTF-8."""
+    """A character of the same kind, as long in UTF-8; one that is no letter and no digit stays."""
+    if not _is_letter(character):
+        return character
     if character.isascii():
         if character.isdigit():
             return str(choose(10))
         letter = (_HEX if is_hex else _LETTERS)[choose(len(_HEX if is_hex else _LETTERS))]
         return letter.upper() if character.isupper() else letter
-    return {2: "ä", 3: "語", 4: "𠮷"}[len(character.encode("utf-8", "surrogatepass"))]
+    if "\ud800" <= character <= "\udfff":  # one half of an escaped "𠮷", or a half that stands alone
+        return chr(0xD842 if character < "\udc00" else 0xDFB7)
+    return {2: "ä", 3: "語", 4: "𠮷"}[len(character.encode())]
+
+
+def _is_letter(character: str) -> bool:
+    """Whether words or numbers are written with it; a character that Python does not know yet may be a letter.
+
+    Symbols (So) are some letters in circles and emoji. Halves of surrogate pairs (Cs) are letters, because what
+    they stand for is not looked up; so what lies beyond the BMP, where little punctuation is, is all letters.
+    """
+    category = unicodedata.category(character)
+    return category[0] in "LMN" or category in ("So", "Cs", "Co", "Cn") or character > "\uffff"
 
 
 def _is_key(tokens: list[str], at: int) -> bool:
@@ -191,7 +213,3 @@ def _is_key(tokens: list[str], at: int) -> bool:
 
 def _is_closed_word(text: str) -> bool:
     return text in _KNOWN or words.enumerated(text) == text or _CLOSED_VALUES.fullmatch(text) is not None
-
-
-def _is_letter_escape(escape: str) -> bool:
-    return chr(int(escape.removeprefix(r"\u"), 16)).isalnum()

@@ -109,6 +109,53 @@ def test_text_that_is_no_json_keeps_its_length_and_loses_its_letters(text: str, 
     assert len(anonymiser(key).text(text)) == len(text)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\U0001d409\U0001d428\U0001d421\U0001d427",  # John in mathematical letters, beyond the BMP
+        "हिन्दी",  # vowel signs and a virama
+        "ทิฆัมพร",
+        "مُحَمَّد",
+        "Ⓙⓞⓗⓝ",
+        "e\u0301milie",
+        "\ud835",  # half of a pair
+    ],
+)
+@pytest.mark.parametrize("is_ascii", [False, True])
+def test_no_character_of_a_name_stays_in_any_script_or_escape(name: str, is_ascii: bool) -> None:
+    text = json.dumps({"text": name}, ensure_ascii=is_ascii)
+    other = anonymiser().text(text)
+    after = json.loads(other)["text"]
+    assert len(other) == len(text)
+    assert {*name}.isdisjoint(after)
+    assert [len(each.encode("utf-8", "surrogatepass")) for each in after] == [
+        len(each.encode("utf-8", "surrogatepass")) for each in name
+    ]
+
+
+@given(st.text(st.characters(categories=["L", "N", "M", "Cs"], min_codepoint=0x80)), st.booleans())
+def test_what_replaces_a_letter_beyond_ascii_does_not_depend_on_it(name: str, is_ascii: bool) -> None:
+    after = json.loads(anonymiser().text(json.dumps([name], ensure_ascii=is_ascii)))[0]
+    assert {*after} <= {*"ä語𠮷\ud842\udfb7"}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_lengths_stay_in_every_encoding_whether_escaped_or_not(text: str) -> None:
+    for is_ascii in (False, True):
+        after = json.loads(anonymiser().text(json.dumps([text], ensure_ascii=is_ascii)))[0]
+        for encoding in ("utf-8", "utf-16"):
+            assert len(after.encode(encoding)) == len(text.encode(encoding))
+
+
+@pytest.mark.parametrize("text", ["C:\\John", "\\u12", "half of { a pair \\ud835"])
+def test_a_backslash_that_escapes_nothing_hides_no_letter(text: str) -> None:
+    after = anonymiser().text(text)
+    assert len(after) == len(text)
+    assert "J" not in after
+    assert "u12" not in after
+    assert "ud835" not in after
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
