@@ -7,10 +7,11 @@ is not parsed and written anew; it is walked token by token, and only the inside
   data is replaced like any text.
 - Times move by one offset for the whole recording, and keep their form: differences stay exact.
 - In all other strings each run of letters and digits is replaced by another of the same length and kind, always
-  the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does the
-  index behind a conversation's id. A letter is what any script writes words with, combining marks too.
+  the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does a
+  turn's index behind the id of the conversation that is recorded. A letter is what any script writes words with,
+  combining marks too.
 - Keys stay, but those of maps that customers fill. Numbers with seven and more digits in a row become others,
-  except lengths in milliseconds; in customers' maps all numbers do.
+  except lengths in milliseconds; in customers' maps, and in what stands in their place, all numbers do.
 
 What a string is, is decided by the key before it. In a text that is no JSON all letters and digits are replaced.
 
@@ -36,7 +37,7 @@ _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+|\s+', 
 _RUN: Final = re.compile(r'\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[0-9A-Za-z\x80-\U0010ffff]+')
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
 _ID_PREFIXES: Final = frozenset("conv agent proj org tool call item phone session ws analysis".split())
-_ITEM_INDEX: Final = re.compile(r"-\d{1,6}")
+_ITEM_INDEX: Final = re.compile(r"[0-9]{1,6}")
 # Enumerated strings (API 2.4), by key.
 _CLOSED: Final = frozenset(
     """
@@ -48,13 +49,15 @@ _CLOSED_VALUES: Final = re.compile(
     r"[a-z]{2,3}|(pcm|mulaw)_\d{4,5}|phonic-\d(\.\d)?|merritt|coffee-shop|call-center|office|high|standard|initial"
 )
 _KNOWN: Final = frozenset({"", *(each.value for kind in (MessageType, Origin, Role, EndedBy) for each in kind)})
-# Maps whose keys are a customer's.
+# Maps whose keys are a customer's. What stands there instead of a map is the customer's, too.
 _CUSTOMERS_MAPS: Final = frozenset(
     """
-    template_variables metadata annotations task_results query_params request_body response_body endpoint_headers
+    template_variables system_variables metadata annotations task_results query_params request_body response_body
+    endpoint_headers
     """.split()
 )
 _LENGTHS: Final = frozenset("duration_ms latencies_ms".split())
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LONG_NUMBER: Final = re.compile(r"\d{7,}")
 _DIGITS: Final = re.compile(r"\d+")
 _LETTERS, _HEX = "abcdefghijklmnopqrstuvwxyz", "abcdef"
@@ -72,9 +75,16 @@ class _Open:
 class Anonymiser:
     """Replaces consistently within one recording. Another ``key`` gives other replacements."""
 
-    def __init__(self, key: bytes, *, begins_at: datetime) -> None:
-        """``key``: secret random bytes, to be forgotten. ``begins_at``: what the first time becomes, in UTC."""
+    def __init__(self, key: bytes, *, conversation_id: str, begins_at: datetime) -> None:
+        """Prepare for one recording.
+
+        Args:
+            key: secret random bytes, to be forgotten.
+            conversation_id: of the conversation that is recorded.
+            begins_at: what the first time becomes, in UTC.
+        """
         self._key = key
+        self._conversation_id = conversation_id
         self._begins_at = begins_at
         self._offset: timedelta | None = None
 
@@ -90,22 +100,18 @@ class Anonymiser:
         return _RUN.sub(lambda found: self._run(found[0]), text)
 
     def identity(self, text: str) -> str:
-        """An id: as `word`, but its prefix, and the index of an item, stay."""
+        """An id: as `word`, but its prefix stays."""
         prefix, underscore, rest = text.partition("_")
-        if not underscore or prefix not in _ID_PREFIXES:
-            return self.word(text)
-        index = _ITEM_INDEX.fullmatch(rest[rest.rfind("-") :]) if rest.count("-") in (1, 5) else None
-        stem = rest[: rest.rfind("-")] if index else rest
-        return f"{prefix}_{self.word(stem)}{index[0] if index else ''}"
+        return f"{prefix}_{self.word(rest)}" if underscore and prefix in _ID_PREFIXES else self.word(text)
 
     def _walk(self, tokens: list[str]) -> Iterator[str]:
         open_in: list[_Open] = []  # the objects and arrays around this place
         key = ""
         for at, found in enumerate(tokens):
             around = open_in[-1] if open_in else _Open("", "", is_customers=False)
+            is_customers = around.is_customers or key in _CUSTOMERS_MAPS
             match found[0]:
                 case "{" | "[":
-                    is_customers = around.is_customers or key in _CUSTOMERS_MAPS
                     open_in.append(_Open(found, key, is_customers=is_customers))
                     yield found
                 case "}" | "]":
@@ -115,9 +121,9 @@ class Anonymiser:
                     key = found[1:-1]
                     yield f'"{self._key_text(key, is_customers=around.is_customers)}"'
                 case '"':
-                    yield f'"{self._value(key, found[1:-1], is_customers=around.is_customers)}"'
-                case "-" | "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9":
-                    yield self._number(key, found, is_customers=around.is_customers)
+                    yield f'"{self._value(key, found[1:-1], is_customers=is_customers)}"'
+                case _ if _NUMBER.fullmatch(found):
+                    yield self._number(key, found, is_customers=is_customers)
                 case _:
                     is_meant = found in ("true", "false", "null", ",", ":") or found.isspace()
                     yield found if is_meant else self.word(found)
@@ -139,6 +145,9 @@ class Anonymiser:
             return text
         if _TIME.fullmatch(text):
             return self._time(text)
+        stem, _, index = text.rpartition("-")
+        if not is_customers and stem == self._conversation_id and _ITEM_INDEX.fullmatch(index):
+            return f"{self.identity(stem)}-{index}"
         return self.identity(text)
 
     def _time(self, text: str) -> str:

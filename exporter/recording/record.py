@@ -76,7 +76,7 @@ async def record(
     ``write`` gets one line at a time, each complete, so that an interrupted recording can be played, too.
     Raises: NotRecorded where no live feed can be opened. Cancellation: what was written stays.
     """
-    anonymiser = Anonymiser(secrets.token_bytes(32), begins_at=_BEGINS_AT)
+    anonymiser = Anonymiser(secrets.token_bytes(32), conversation_id=conversation_id, begins_at=_BEGINS_AT)
     recorder = Recorder(write=write, anonymiser=anonymiser, began=trio.current_time())
     write(header(anonymiser.identity(conversation_id), __version__))
     feeds = RawFeeds(

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.recording.anonymise import Anonymiser
-from tests.e2e.upstream import live_object, record, updated
+from tests.e2e.upstream import EXAMPLE, live_object, record, updated
 
 BEGINS_AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "Quastenflosser"
 
 
 def anonymiser(key: bytes = b"key") -> Anonymiser:
-    return Anonymiser(key, begins_at=BEGINS_AT)
+    return Anonymiser(key, conversation_id=EXAMPLE, begins_at=BEGINS_AT)
 
 
 def anonymised(content: Any) -> Any:
@@ -100,8 +100,32 @@ def test_numbers_that_are_measured_stay() -> None:
     assert anonymised(content) == content
 
 
-def test_numbers_in_a_customers_map_become_others() -> None:
-    assert anonymised({"template_variables": {"age": 42}})["template_variables"] != {"age": 42}
+@pytest.mark.parametrize("key", ["template_variables", "system_variables", "metadata", "request_body"])
+@pytest.mark.parametrize("value", [{"age": 4217}, [4217], 4217, {"deep": [{"x": 4217}]}])
+def test_numbers_of_a_customer_become_others_with_a_map_and_without(key: str, value: object) -> None:
+    assert "4217" not in json.dumps(anonymised({key: value}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["phone_555-1234", "call_John-123456", "conv_12cf6e88-123456", f"{EXAMPLE}x-123456", f"{EXAMPLE}-1234567"],
+)
+@pytest.mark.parametrize("key", ["external_id", "id", "x"])
+def test_digits_behind_an_id_are_replaced_unless_they_are_a_turns_index(key: str, text: str) -> None:
+    before, after = text.rpartition("-"), anonymised({key: text})[key].rpartition("-")
+    assert before[2] != after[2]
+    assert before[0] != after[0]
+    assert len(before[2]) == len(after[2])
+
+
+def test_the_id_of_the_conversation_is_followed_by_an_index_in_no_customers_map() -> None:
+    after = anonymised({"id": f"{EXAMPLE}-123456", "metadata": [f"{EXAMPLE}-123456"]})
+    assert after["id"].endswith("-123456")
+    assert not after["metadata"][0].endswith("-123456")
+
+
+def test_a_word_that_begins_with_a_digit_is_no_number() -> None:
+    assert "John" not in anonymiser().text('{"a": 12John}')
 
 
 @given(st.text(), st.binary())
