@@ -5,7 +5,8 @@ is not parsed and written anew; it is walked token by token, and only the inside
 
 - Strings whose values are closed words of Phonic (types, roles, formats, endings) stay. A word there that could be
   data is replaced like any text.
-- Times move by one offset for the whole recording, and keep their form: differences stay exact.
+- Times move by one offset for the whole recording, and keep their form: differences stay exact. A time that
+  stands for none, or that would leave the calendar, stays.
 - In all other strings each run of letters and digits is replaced by another of the same length and kind, always
   the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does a
   turn's index behind the id of the conversation that is recorded. A letter is what any script writes words with,
@@ -31,6 +32,7 @@ import attrs
 
 from ..diagnosis import words
 from ..enums import EndedBy, MessageType, Origin, Role
+from .file import YEARS_OF_NO_TIME
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+|\s+', re.DOTALL)
 # All that is not ASCII is taken for letters here; `_another` lets punctuation be.
@@ -155,10 +157,15 @@ class Anonymiser:
             moment = datetime.fromisoformat(text)
         except ValueError:
             return self.word(text)
+        if moment.year in YEARS_OF_NO_TIME:
+            return text
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         if self._offset is None:
             self._offset = self._begins_at - moment
-        moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
+        try:
+            moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
+        except OverflowError:
+            return text
         found = _TIME.fullmatch(text)
         fraction, zone = (found[1] or "", found[2] or "") if found else ("", "")
         digits = moved[20:] + "0" * len(fraction)

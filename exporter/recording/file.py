@@ -6,6 +6,7 @@ played in part would prove nothing.
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import MAXYEAR, MINYEAR
 from enum import StrEnum
 from typing import Any, Final
 
@@ -13,6 +14,8 @@ import attrs
 
 FORMAT: Final = "phonic-exporter recording"
 VERSION: Final = 1
+YEARS_OF_NO_TIME: Final = frozenset({MINYEAR, MAXYEAR})
+"""Programs write the first or the last moment of the calendar for no time; such a time is not moved."""
 
 
 class UnreadableRecording(Exception):
@@ -93,7 +96,7 @@ def _entries(numbered: Iterable[tuple[int, str]]) -> Iterator[Entry]:
             entry = Entry(
                 at=float(found["at"]), kind=Kind(found["kind"]), code=found.get("code"), body=found.get("body", "")
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UnreadableRecording(f"line {number}: no event that is known") from None
         if not latest <= entry.at < float("inf"):
             raise UnreadableRecording(f"line {number}: earlier than the line before")
@@ -106,7 +109,7 @@ def _entries(numbered: Iterable[tuple[int, str]]) -> Iterator[Entry]:
 def _object(number: int, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UnreadableRecording(f"line {number}: no JSON object")

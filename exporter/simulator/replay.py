@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from ..recording.file import Entry, Kind, Recording
+from ..recording.file import YEARS_OF_NO_TIME, Entry, Kind, Recording
 from .access import Access, bearer
 from .replies import failure, raw_reply, reply
 
@@ -171,7 +171,7 @@ def _conversation(entry: Entry) -> dict[str, Any] | None:
     """Return the conversation of a snapshot, or None for any other entry."""
     try:
         content = json.loads(entry.body) if entry.kind is Kind.FRAME else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("type") != _UPDATED:
         return None
@@ -183,7 +183,7 @@ def _first_time(entries: Sequence[Entry]) -> datetime:
     """Return the recorded time of the start: the newest time in the first snapshot, which is close to it."""
     for entry in entries:
         if _conversation(entry) is not None:
-            times = [_time(found) for found in _TIME.finditer(entry.body)]
+            times = [moment for found in _TIME.finditer(entry.body) if (moment := _time(found)) is not None]
             if times:
                 return max(times)
     return datetime.now(UTC)
@@ -194,18 +194,30 @@ def _moved(entry: Entry, offset: timedelta) -> Entry:
         at=entry.at,
         kind=entry.kind,
         code=entry.code,
-        body=_TIME.sub(lambda found: _written(_time(found) + offset, found), entry.body),
+        body=_TIME.sub(lambda found: _written(found, offset), entry.body),
     )
 
 
-def _time(found: re.Match[str]) -> datetime:
-    moment = datetime.fromisoformat(found[1] + (found[2] or "") + (found[3] or ""))
+def _time(found: re.Match[str]) -> datetime | None:
+    """Return the time, or None for an impossible one and for one that stands for none."""
+    try:
+        moment = datetime.fromisoformat(found[1] + (found[2] or "") + (found[3] or ""))
+    except ValueError:
+        return None
+    if moment.year in YEARS_OF_NO_TIME:
+        return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _written(moment: datetime, like: re.Match[str]) -> str:
-    """Format a time like the one that it replaces."""
-    text = moment.isoformat(timespec="microseconds")
-    digits = len(like[2] or "") - 1
+def _written(found: re.Match[str], offset: timedelta) -> str:
+    """Move a time and keep its form; one that cannot be moved stays as it is."""
+    moment = _time(found)
+    if moment is None:
+        return found[0]
+    try:
+        text = (moment + offset).isoformat(timespec="microseconds")
+    except OverflowError:
+        return found[0]
+    digits = len(found[2] or "") - 1
     fraction = f".{text[20:26].ljust(digits, '0')[:digits]}" if digits > 0 else ""
-    return f'"{text[:19]}{fraction}{like[3] or ""}"'
+    return f'"{text[:19]}{fraction}{found[3] or ""}"'

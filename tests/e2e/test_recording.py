@@ -162,6 +162,9 @@ async def test_no_server_is_one_error() -> None:
         ([HEAD, '{"at":2,"kind":"ping"}', "", '{"at":1,"kind":"ping"}'], "line 4: earlier"),
         ([HEAD, '{"at":NaN,"kind":"ping"}'], "line 2: earlier"),
         ([HEAD, '{"at":1,"kind":"frame","body":5}'], "line 2: no event"),
+        (["[" * 100_000], "line 1: no JSON object"),
+        ([HEAD, '{"a":' * 100_000], "line 2: no JSON object"),
+        ([HEAD, f'{{"at":1{"0" * 400},"kind":"ping"}}'], "line 2: no event"),
     ],
 )
 def test_file_that_is_no_recording_is_told_by_line(lines: list[str], words: str) -> None:

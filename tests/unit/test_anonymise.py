@@ -62,6 +62,25 @@ def test_times_move_together_and_keep_their_form() -> None:
     }
 
 
+NO_TIMES = ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999Z"]
+
+
+@pytest.mark.parametrize("none", NO_TIMES)
+def test_a_time_that_stands_for_none_stays_and_moves_no_other(none: str) -> None:
+    assert anonymised([none, "2025-07-30T23:45:00Z", none]) == [none, "2026-01-01T00:00:00Z", none]
+
+
+@given(st.lists(st.datetimes().map(lambda each: each.isoformat(timespec="microseconds") + "Z"), max_size=5))
+def test_any_times_move_together_or_stay(times: list[str]) -> None:
+    after = anonymised(times)
+    moved = {
+        datetime.fromisoformat(other) - datetime.fromisoformat(each)
+        for each, other in zip(times, after, strict=True)
+        if each != other
+    }
+    assert len(moved) <= 1
+
+
 @pytest.mark.parametrize(
     "content",
     [
