@@ -5,6 +5,7 @@ played in part would prove nothing.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from datetime import MAXYEAR, MINYEAR
 from enum import StrEnum
@@ -16,6 +17,9 @@ FORMAT: Final = "phonic-exporter recording"
 VERSION: Final = 1
 YEARS_OF_NO_TIME: Final = frozenset({MINYEAR, MAXYEAR})
 """Programs write the first or the last moment of the calendar for no time; such a time is not moved."""
+_STATUSES: Final = range(200, 1000)
+_CLOSE_CODES: Final = range(1000, 65_536)
+_HALF_A_CHARACTER: Final = re.compile("[\ud800-\udfff]")  # UTF-8 has none
 
 
 class UnreadableRecording(Exception):
@@ -100,10 +104,17 @@ def _entries(numbered: Iterable[tuple[int, str]]) -> Iterator[Entry]:
             raise UnreadableRecording(f"line {number}: no event that is known") from None
         if not latest <= entry.at < float("inf"):
             raise UnreadableRecording(f"line {number}: earlier than the line before")
-        if not isinstance(entry.body, str) or not isinstance(entry.code, int | None):
+        if not _is_playable(entry):
             raise UnreadableRecording(f"line {number}: no event that is known")
         latest = entry.at
         yield entry
+
+
+def _is_playable(entry: Entry) -> bool:
+    """Whether a server can send this."""
+    codes = _CLOSE_CODES if entry.kind is Kind.CLOSED else _STATUSES
+    is_code = entry.code is None or (isinstance(entry.code, int) and entry.code in codes)
+    return is_code and isinstance(entry.body, str) and not _HALF_A_CHARACTER.search(entry.body)
 
 
 def _object(number: int, text: str) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import ssl
 import subprocess
 import sys
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import httpx
 import pytest
 import trio
 
+from exporter.diagnosis.raw_feed import Event, RawFeeds, Refused
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.proxies import Proxies
 from exporter.recording.file import Kind, Recording, UnreadableRecording, read
@@ -100,6 +103,14 @@ async def _first_conversation(url: str) -> str:
             await trio.sleep(0.02)
 
 
+async def _events_of(url: str, conversation_id: str = "conv_1") -> list[Event]:
+    """What comes on a feed, until it ends."""
+    feeds = RawFeeds(base_url=url, tls=ssl.create_default_context(), proxy=None)
+    with trio.fail_after(STUCK_SECONDS):
+        async with aclosing(feeds.events(conversation_id, ApiKey(KEY))) as events:
+            return [each async for each in events]
+
+
 async def test_recording_holds_no_personal_data(tmp_path: Path) -> None:
     file = tmp_path / "call.jsonl"
     conversation = live_object(
@@ -142,6 +153,17 @@ async def test_refused_feed_is_recorded_and_refused_again() -> None:
     assert (recording.entries[0].kind, recording.entries[0].code) == (Kind.REFUSED, 403)
 
 
+@pytest.mark.parametrize("status", [200, 204, 304, 404, 999])
+async def test_any_status_that_refused_a_feed_refuses_it_again(status: int) -> None:
+    recording = read([HEAD, f'{{"at":0,"kind":"refused","code":{status}}}'])
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.replay, recording, api_key=KEY))
+        (refused,) = await _events_of(url)
+        nursery.cancel_scope.cancel()
+    assert isinstance(refused, Refused)
+    assert refused.status == status
+
+
 async def test_no_server_is_one_error() -> None:
     with pytest.raises(NotRecorded, match="doctor"):
         await recorded("http://127.0.0.1:1", EXAMPLE)
@@ -162,6 +184,12 @@ async def test_no_server_is_one_error() -> None:
         ([HEAD, '{"at":2,"kind":"ping"}', "", '{"at":1,"kind":"ping"}'], "line 4: earlier"),
         ([HEAD, '{"at":NaN,"kind":"ping"}'], "line 2: earlier"),
         ([HEAD, '{"at":1,"kind":"frame","body":5}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"frame","body":"\\ud835"}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"refused","code":99999}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"refused","code":101}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"refused","code":true}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"closed","code":99999}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"closed","code":-1}'], "line 2: no event"),
         (["[" * 100_000], "line 1: no JSON object"),
         ([HEAD, '{"a":' * 100_000], "line 2: no JSON object"),
         ([HEAD, f'{{"at":1{"0" * 400},"kind":"ping"}}'], "line 2: no event"),
