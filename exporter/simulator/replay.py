@@ -21,12 +21,14 @@ from starlette.websockets import WebSocket
 
 from ..recording.file import YEARS_OF_NO_TIME, Entry, Kind, Recording
 from .access import Access, bearer
+from .live import lose
 from .replies import failure, raw_reply
 
 _Dated = TypeVar("_Dated")
 Handler = Callable[[Request], Awaitable[Response]]
 
 _TIME: Final = re.compile(r'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?"')
+_UNSENT: Final = (None, 1005, 1006, 1015)  # say that no close code came (RFC 6455, 7.4.1)
 _UPDATED: Final = "conversation-updated"
 
 
@@ -158,7 +160,7 @@ class Replay:
             if entry.kind is Kind.FRAME:
                 await websocket.send_text(entry.body)
             elif entry.kind is Kind.CLOSED:
-                return await websocket.close(entry.code or 1006)
+                return await (lose(websocket) if entry.code in _UNSENT else websocket.close(entry.code))
         return await websocket.close(1000)
 
     def _due_from_now(self) -> Iterator[Entry]:

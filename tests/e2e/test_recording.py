@@ -13,10 +13,10 @@ import httpx
 import pytest
 import trio
 
-from exporter.diagnosis.raw_feed import Event, RawFeeds, Refused
+from exporter.diagnosis.raw_feed import Closed, Event, RawFeeds, Refused
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.proxies import Proxies
-from exporter.recording.file import Kind, Recording, UnreadableRecording, read
+from exporter.recording.file import Entry, Kind, Recording, UnreadableRecording, read
 from exporter.recording.record import NotRecorded, record
 from exporter.settings import PhonicSettings
 from exporter.simulator import server as simulator
@@ -151,6 +151,18 @@ async def test_refused_feed_is_recorded_and_refused_again() -> None:
         phonic.trouble["/live/ws"] = (403, "no")
         recording = await recorded(phonic.url, EXAMPLE)
     assert (recording.entries[0].kind, recording.entries[0].code) == (Kind.REFUSED, 403)
+
+
+@pytest.mark.parametrize(("code", "again"), [(None, 1006), (1005, 1006), (1006, 1006), (1000, 1000), (4999, 4999)])
+async def test_a_feed_ends_in_a_replay_as_it_ended(code: int | None, again: int) -> None:
+    entries = (Entry(at=0, kind=Kind.OPENED), Entry(at=0, kind=Kind.CLOSED, code=code))
+    recording = Recording(conversation_id="conv_1", entries=entries)
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.replay, recording, api_key=KEY))
+        closed = (await _events_of(url))[-1]
+        nursery.cancel_scope.cancel()
+    assert isinstance(closed, Closed)
+    assert closed.code == again
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 404, 999])
