@@ -447,7 +447,7 @@ def record(
         raise ConfigError("--output", f"cannot write {str(given.output)!r}: {exc.strerror}") from None
     with stream:
         try:
-            frames = trio.run(
+            snapshots = trio.run(
                 partial(
                     recording.record,
                     attrs.evolve(given.phonic, base_url=normalised(given.phonic.base_url)),
@@ -460,10 +460,11 @@ def record(
                 )
             )
         except recording.NotRecorded as bad:
+            given.output.unlink(missing_ok=True)
             _complain("record", str(bad))
             return 1
-    _say(f"{frames} frames recorded in {given.output}; names, texts, ids and numbers are replaced")
-    return 0 if frames else 1
+    _say(f"{snapshots} snapshots recorded in {given.output}; names, texts, ids and numbers are replaced")
+    return 0
 
 
 def _note(command: str, text: str) -> None:

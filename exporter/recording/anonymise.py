@@ -5,19 +5,25 @@ is not parsed and written anew; it is walked token by token, and only the inside
 
 - Strings whose values are closed words of Phonic (types, roles, formats, endings) stay. A word there that could be
   data is replaced like any text.
-- Times move by one offset for the whole recording, and keep their form: differences stay exact.
+- Times move by one offset for the whole recording, and keep their form: differences stay exact. A time that
+  stands for none, or that would leave the calendar, stays.
 - In all other strings each run of letters and digits is replaced by another of the same length and kind, always
-  the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does the
-  index behind a conversation's id.
+  the same for the same run, so that ids still match each other. Prefixes of ids (``conv_``) stay, and so does a
+  turn's index behind the id of the conversation that is recorded. A letter is what any script writes words with,
+  combining marks too.
 - Keys stay, but those of maps that customers fill. Numbers with seven and more digits in a row become others,
-  except lengths in milliseconds; in customers' maps all numbers do.
+  except lengths in milliseconds; in customers' maps, and in what stands in their place, all numbers do.
 
 What a string is, is decided by the key before it. In a text that is no JSON all letters and digits are replaced.
+
+Lengths are kept in characters of the JSON, where an escape is as many as it is written with, and so in those of
+the decoded text, in UTF-8 and in UTF-16.
 """
 
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -26,12 +32,14 @@ import attrs
 
 from ..diagnosis import words
 from ..enums import EndedBy, MessageType, Origin, Role
+from .file import YEARS_OF_NO_TIME
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s"{}\[\],:]+|\s+', re.DOTALL)
-_RUN: Final = re.compile(r"\\u[0-9a-fA-F]{4}|\\.|[^\W_]+", re.DOTALL)
+# All that is not ASCII is taken for letters here; `_another` lets punctuation be.
+_RUN: Final = re.compile(r'\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[0-9A-Za-z\x80-\U0010ffff]+')
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?")
 _ID_PREFIXES: Final = frozenset("conv agent proj org tool call item phone session ws analysis".split())
-_ITEM_INDEX: Final = re.compile(r"-\d{1,6}")
+_ITEM_INDEX: Final = re.compile(r"[0-9]{1,6}")
 # Enumerated strings (API 2.4), by key.
 _CLOSED: Final = frozenset(
     """
@@ -43,13 +51,15 @@ _CLOSED_VALUES: Final = re.compile(
     r"[a-z]{2,3}|(pcm|mulaw)_\d{4,5}|phonic-\d(\.\d)?|merritt|coffee-shop|call-center|office|high|standard|initial"
 )
 _KNOWN: Final = frozenset({"", *(each.value for kind in (MessageType, Origin, Role, EndedBy) for each in kind)})
-# Maps whose keys are a customer's.
+# Maps whose keys are a customer's. What stands there instead of a map is the customer's, too.
 _CUSTOMERS_MAPS: Final = frozenset(
     """
-    template_variables metadata annotations task_results query_params request_body response_body endpoint_headers
+    template_variables system_variables metadata annotations task_results query_params request_body response_body
+    endpoint_headers
     """.split()
 )
 _LENGTHS: Final = frozenset("duration_ms latencies_ms".split())
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LONG_NUMBER: Final = re.compile(r"\d{7,}")
 _DIGITS: Final = re.compile(r"\d+")
 _LETTERS, _HEX = "abcdefghijklmnopqrstuvwxyz", "abcdef"
@@ -67,9 +77,16 @@ class _Open:
 class Anonymiser:
     """Replaces consistently within one recording. Another ``key`` gives other replacements."""
 
-    def __init__(self, key: bytes, *, begins_at: datetime) -> None:
-        """``key``: secret random bytes, to be forgotten. ``begins_at``: what the first time becomes, in UTC."""
+    def __init__(self, key: bytes, *, conversation_id: str, begins_at: datetime) -> None:
+        """Prepare for one recording.
+
+        Args:
+            key: secret random bytes, to be forgotten.
+            conversation_id: of the conversation that is recorded.
+            begins_at: what the first time becomes, in UTC.
+        """
         self._key = key
+        self._conversation_id = conversation_id
         self._begins_at = begins_at
         self._offset: timedelta | None = None
 
@@ -85,22 +102,18 @@ class Anonymiser:
         return _RUN.sub(lambda found: self._run(found[0]), text)
 
     def identity(self, text: str) -> str:
-        """An id: as `word`, but its prefix, and the index of an item, stay."""
+        """An id: as `word`, but its prefix stays."""
         prefix, underscore, rest = text.partition("_")
-        if not underscore or prefix not in _ID_PREFIXES:
-            return self.word(text)
-        index = _ITEM_INDEX.fullmatch(rest[rest.rfind("-") :]) if rest.count("-") in (1, 5) else None
-        stem = rest[: rest.rfind("-")] if index else rest
-        return f"{prefix}_{self.word(stem)}{index[0] if index else ''}"
+        return f"{prefix}_{self.word(rest)}" if underscore and prefix in _ID_PREFIXES else self.word(text)
 
     def _walk(self, tokens: list[str]) -> Iterator[str]:
         open_in: list[_Open] = []  # the objects and arrays around this place
         key = ""
         for at, found in enumerate(tokens):
             around = open_in[-1] if open_in else _Open("", "", is_customers=False)
+            is_customers = around.is_customers or key in _CUSTOMERS_MAPS
             match found[0]:
                 case "{" | "[":
-                    is_customers = around.is_customers or key in _CUSTOMERS_MAPS
                     open_in.append(_Open(found, key, is_customers=is_customers))
                     yield found
                 case "}" | "]":
@@ -110,9 +123,9 @@ class Anonymiser:
                     key = found[1:-1]
                     yield f'"{self._key_text(key, is_customers=around.is_customers)}"'
                 case '"':
-                    yield f'"{self._value(key, found[1:-1], is_customers=around.is_customers)}"'
-                case "-" | "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7" | "8" | "9":
-                    yield self._number(key, found, is_customers=around.is_customers)
+                    yield f'"{self._value(key, found[1:-1], is_customers=is_customers)}"'
+                case _ if _NUMBER.fullmatch(found):
+                    yield self._number(key, found, is_customers=is_customers)
                 case _:
                     is_meant = found in ("true", "false", "null", ",", ":") or found.isspace()
                     yield found if is_meant else self.word(found)
@@ -134,25 +147,36 @@ class Anonymiser:
             return text
         if _TIME.fullmatch(text):
             return self._time(text)
+        stem, _, index = text.rpartition("-")
+        if not is_customers and stem == self._conversation_id and _ITEM_INDEX.fullmatch(index):
+            return f"{self.identity(stem)}-{index}"
         return self.identity(text)
 
     def _time(self, text: str) -> str:
         try:
             moment = datetime.fromisoformat(text)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            if self._offset is None:
-                self._offset = self._begins_at - moment
-            moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
-        except (ValueError, OverflowError):
+        except ValueError:
             return self.word(text)
+        if moment.year in YEARS_OF_NO_TIME:
+            return text
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        if self._offset is None:
+            self._offset = self._begins_at - moment
+        try:
+            moved = (moment + self._offset).isoformat(timespec="microseconds")[:26]
+        except OverflowError:
+            return text
         found = _TIME.fullmatch(text)
         fraction, zone = (found[1] or "", found[2] or "") if found else ("", "")
         digits = moved[20:] + "0" * len(fraction)
         return moved[:19] + (f".{digits[: len(fraction) - 1]}" if fraction else "") + zone
 
     def _run(self, run: str) -> str:
+        if run.startswith("\\u"):
+            character = chr(int(run.removeprefix("\\u"), base=16))
+            return rf"\u{ord(self._run(character)):04x}" if _is_letter(character) else run
         if run[0] == "\\":
-            return r"\u00e4" if run[1:2] == "u" and _is_letter_escape(run) else run
+            return run
         digest = hmac.new(self._key, run.encode("utf-8", "surrogatepass"), hashlib.sha256).digest()
         is_hex = any(each.isdigit() for each in run) and all(each in "0123456789abcdef" for each in run)
         choose = _chooser(digest)
@@ -173,13 +197,27 @@ def _chooser(digest: bytes) -> Callable[[int], int]:
 
 
 def _another(character: str, choose: Callable[[int], int], *, is_hex: bool) -> str:
-    """A character of the same kind, as long in UTF-8."""
+    """A character of the same kind, as long in UTF-8; one that is no letter and no digit stays."""
+    if not _is_letter(character):
+        return character
     if character.isascii():
         if character.isdigit():
             return str(choose(10))
         letter = (_HEX if is_hex else _LETTERS)[choose(len(_HEX if is_hex else _LETTERS))]
         return letter.upper() if character.isupper() else letter
-    return {2: "ä", 3: "語", 4: "𠮷"}[len(character.encode("utf-8", "surrogatepass"))]
+    if "\ud800" <= character <= "\udfff":  # one half of an escaped "𠮷", or a half that stands alone
+        return chr(0xD842 if character < "\udc00" else 0xDFB7)
+    return {2: "ä", 3: "語", 4: "𠮷"}[len(character.encode())]
+
+
+def _is_letter(character: str) -> bool:
+    """Whether words or numbers are written with it; a character that Python does not know yet may be a letter.
+
+    Symbols (So) are some letters in circles and emoji. Halves of surrogate pairs (Cs) are letters, because what
+    they stand for is not looked up; so what lies beyond the BMP, where little punctuation is, is all letters.
+    """
+    category = unicodedata.category(character)
+    return category[0] in "LMN" or category in ("So", "Cs", "Co", "Cn") or character > "\uffff"
 
 
 def _is_key(tokens: list[str], at: int) -> bool:
@@ -191,7 +229,3 @@ def _is_key(tokens: list[str], at: int) -> bool:
 
 def _is_closed_word(text: str) -> bool:
     return text in _KNOWN or words.enumerated(text) == text or _CLOSED_VALUES.fullmatch(text) is not None
-
-
-def _is_letter_escape(escape: str) -> bool:
-    return chr(int(escape.removeprefix(r"\u"), 16)).isalnum()

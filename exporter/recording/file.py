@@ -5,7 +5,9 @@ played in part would prove nothing.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from datetime import MAXYEAR, MINYEAR
 from enum import StrEnum
 from typing import Any, Final
 
@@ -13,6 +15,11 @@ import attrs
 
 FORMAT: Final = "phonic-exporter recording"
 VERSION: Final = 1
+YEARS_OF_NO_TIME: Final = frozenset({MINYEAR, MAXYEAR})
+"""Programs write the first or the last moment of the calendar for no time; such a time is not moved."""
+_STATUSES: Final = range(200, 1000)
+_CLOSE_CODES: Final = range(1000, 65_536)
+_HALF_A_CHARACTER: Final = re.compile("[\ud800-\udfff]")  # UTF-8 has none
 
 
 class UnreadableRecording(Exception):
@@ -46,10 +53,6 @@ class Recording:
 
     conversation_id: str
     entries: tuple[Entry, ...]
-
-    @property
-    def is_empty(self) -> bool:
-        return not any(each.kind is Kind.FRAME for each in self.entries)
 
 
 def header(conversation_id: str, version: str) -> str:
@@ -93,20 +96,27 @@ def _entries(numbered: Iterable[tuple[int, str]]) -> Iterator[Entry]:
             entry = Entry(
                 at=float(found["at"]), kind=Kind(found["kind"]), code=found.get("code"), body=found.get("body", "")
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UnreadableRecording(f"line {number}: no event that is known") from None
         if not latest <= entry.at < float("inf"):
             raise UnreadableRecording(f"line {number}: earlier than the line before")
-        if not isinstance(entry.body, str) or not isinstance(entry.code, int | None):
+        if not _is_playable(entry):
             raise UnreadableRecording(f"line {number}: no event that is known")
         latest = entry.at
         yield entry
 
 
+def _is_playable(entry: Entry) -> bool:
+    """Whether a server can send this."""
+    codes = _CLOSE_CODES if entry.kind is Kind.CLOSED else _STATUSES
+    is_code = entry.code is None or (isinstance(entry.code, int) and entry.code in codes)
+    return is_code and isinstance(entry.body, str) and not _HALF_A_CHARACTER.search(entry.body)
+
+
 def _object(number: int, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise UnreadableRecording(f"line {number}: no JSON object")

@@ -1,9 +1,11 @@
 """Tasks: records a conversation, its live feed and then its record in REST, anonymised before it is written."""
 
+import json
 import secrets
+import signal
 import time
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +14,7 @@ import trio
 
 from .. import __version__
 from ..diagnosis.raw_feed import Closed, Event, Opened, Pinged, RawFeeds, Received, Refused
-from ..enums import Request
+from ..enums import MessageType, Request
 from ..phonic.clock import PhonicClock
 from ..phonic.credentials import ApiKey, Credentials
 from ..phonic.live.errors import FeedLost
@@ -40,12 +42,12 @@ class Recorder:
     write: Callable[[str], object]
     anonymiser: Anonymiser
     began: float
-    frames: int = 0
+    snapshots: int = 0
 
     def entry(self, kind: Kind, *, code: int | None = None, body: str = "") -> None:
         text = self.anonymiser.text(body)
         self.write(line(Entry(at=trio.current_time() - self.began, kind=kind, code=code, body=text)))
-        self.frames += kind is Kind.FRAME
+        self.snapshots += kind is Kind.FRAME and _is_snapshot(body)
 
     def event(self, event: Event) -> None:
         match event:
@@ -71,33 +73,75 @@ async def record(
     write: Callable[[str], object],
     progress: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Record a conversation until it ends, for at most ``seconds``; returns the number of frames.
+    """Record a conversation until it ends, for at most ``seconds``; returns the number of snapshots.
 
-    ``write`` gets one line at a time, each complete, so that an interrupted recording can be played, too.
-    Raises: NotRecorded where no live feed can be opened. Cancellation: what was written stays.
+    ``write`` gets one line at a time, each complete, so that an interrupted recording can be played, too. SIGINT
+    and SIGTERM end the recording early. Raises: NotRecorded where no snapshot came, so that nothing written is
+    worth keeping. Cancellation: what was written stays.
     """
-    anonymiser = Anonymiser(secrets.token_bytes(32), begins_at=_BEGINS_AT)
+    anonymiser = Anonymiser(secrets.token_bytes(32), conversation_id=conversation_id, begins_at=_BEGINS_AT)
     recorder = Recorder(write=write, anonymiser=anonymiser, began=trio.current_time())
     write(header(anonymiser.identity(conversation_id), __version__))
     feeds = RawFeeds(
         base_url=settings.base_url, tls=trusting(settings.ca_file), proxy=proxies.for_url(settings.base_url)
     )
     progress(f"recording for up to {seconds:g} s, or until the conversation ends")
-    is_over = is_refused = False
+    end: Closed | Refused | None = None
+    with _cancelled_by_signals():
+        try:
+            with trio.move_on_after(seconds):
+                async with aclosing(feeds.events(conversation_id, credentials.current())) as events:
+                    async for event in events:
+                        recorder.event(event)
+                        end = event if isinstance(event, Closed | Refused) else None
+        except (FeedLost, OSError, trio.BrokenResourceError, trio.TooSlowError, UnicodeError):
+            if not recorder.snapshots:
+                raise NotRecorded("no connection to the live feed; `phonic-exporter doctor` says why") from None
+            recorder.event(end := Closed(trio.current_time() - recorder.began, None))
+        if recorder.snapshots and end is not None and isinstance(credentials.current(), ApiKey):
+            progress("the feed ended; reading the record from REST")
+            await _record(settings, credentials, proxies, conversation_id, recorder)
+    if not recorder.snapshots:
+        raise NotRecorded(_why_nothing_came(end))
+    return recorder.snapshots
+
+
+@contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Cancel the block at SIGINT and SIGTERM."""
+    token = trio.lowlevel.current_trio_token()
+    with trio.CancelScope() as scope:
+        before = {
+            number: signal.signal(number, lambda *_: token.run_sync_soon(scope.cancel))
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _is_snapshot(text: str) -> bool:
+    """Whether Phonic calls it one. Its content may be anything: what cannot be read is worth a recording."""
     try:
-        with trio.move_on_after(seconds):
-            async with aclosing(feeds.events(conversation_id, credentials.current())) as events:
-                async for event in events:
-                    recorder.event(event)
-                    is_over, is_refused = isinstance(event, Closed | Refused), isinstance(event, Refused)
-    except (FeedLost, OSError, trio.BrokenResourceError, trio.TooSlowError, UnicodeError):
-        raise NotRecorded("no connection to the live feed; `phonic-exporter doctor` says why") from None
-    if is_over and isinstance(credentials.current(), ApiKey):
-        progress("the feed ended; reading the record from REST")
-        # A refused feed is often that of a conversation that is not to be had: one look is enough.
-        patience = RECORD_EVERY if is_refused else RECORD_WAIT
-        await _record(settings, credentials, proxies, conversation_id, recorder, patience)
-    return recorder.frames
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(message, dict) and message.get("type") == MessageType.CONVERSATION_UPDATED
+
+
+def _why_nothing_came(end: Closed | Refused | None) -> str:
+    match end:
+        case Refused(status=404 | 410 as status):
+            return f"Phonic refuses the feed: HTTP {status}; the conversation is unknown or over"
+        case Refused(status=status):
+            return f"Phonic refuses the feed: HTTP {status}; `phonic-exporter doctor` says why"
+        case Closed(code=1008):
+            return "Phonic refuses the feed: close code 1008; the key is wrong, or the conversation is not live"
+        case Closed(code=code):
+            return f"the feed ended without a snapshot, close code {code or 'none'}; is the conversation live?"
+    return "no snapshot came; is the conversation live?"
 
 
 async def _record(
@@ -106,7 +150,6 @@ async def _record(
     proxies: Proxies,
     conversation_id: str,
     recorder: Recorder,
-    patience: float,
 ) -> None:
     """Read the record until it is complete, and write each reply."""
 
@@ -123,7 +166,7 @@ async def _record(
         proxy=proxies.for_url(settings.base_url),
         ca_file=settings.ca_file,
     ) as rest:
-        with trio.move_on_after(patience):
+        with trio.move_on_after(RECORD_WAIT):
             while True:
                 try:
                     found = await rest.record(conversation_id)

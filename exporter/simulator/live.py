@@ -133,15 +133,18 @@ class LiveEndpoint:
         code = socket.rng.choice(_CUTS)
         if code is not None:
             return await websocket.close(code)
-        # ASGI cannot express a lost connection. A close code that is not a number makes hypercorn close the
-        # connection without a close frame, as if the connection were lost.
-        with suppress(ValueError):
-            await websocket.send({"type": "websocket.close", "code": "none"})
-        return None
+        return await lose(websocket)
 
     async def _send(self, websocket: WebSocket, message: dict[str, Any]) -> None:
         self._playback.sent[message["type"]] += 1
         await websocket.send_text(msgspec.json.encode(message).decode())
+
+
+async def lose(websocket: WebSocket) -> None:
+    """Close the connection without a close frame, as if it were lost."""
+    # ASGI cannot express this, but a close code that is not a number makes hypercorn do so.
+    with suppress(ValueError):
+        await websocket.send({"type": "websocket.close", "code": "none"})
 
 
 async def _refuse(websocket: WebSocket, problem: dict[str, Any]) -> None:

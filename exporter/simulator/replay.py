@@ -3,14 +3,15 @@
 It begins with the first request that has the key, and all times in it are shifted so that they begin then: to an
 exporter that started after its end, it would be history. An observer that connects late gets the newest snapshot
 at once, as from the real Phonic, and then every frame when it is due. REST shows the conversation without an end
-until it is over, and then returns the recorded replies, each from the time on at which it was recorded.
+until it is over, and then returns the recorded replies, each from the time on at which it was recorded. A reply
+that is no record, cut off or a page of HTML, is played as it is, and lists and projects are made of the others.
 """
 
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 from starlette.requests import Request
@@ -18,13 +19,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from ..recording.file import Entry, Kind, Recording
+from ..recording.file import YEARS_OF_NO_TIME, Entry, Kind, Recording
 from .access import Access, bearer
-from .replies import failure, raw_reply, reply
+from .live import lose
+from .replies import failure, raw_reply
 
+_Dated = TypeVar("_Dated")
 Handler = Callable[[Request], Awaitable[Response]]
 
 _TIME: Final = re.compile(r'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)?"')
+_UNSENT: Final = (None, 1005, 1006, 1015)  # say that no close code came (RFC 6455, 7.4.1)
 _UPDATED: Final = "conversation-updated"
 
 
@@ -53,9 +57,8 @@ class Replay:
         self._feed = [each for each in self._entries if each.kind is not Kind.RECORD]
         self._records = [each for each in self._entries if each.kind is Kind.RECORD]
         self._ends_at = self._feed[-1].at if self._feed else 0.0
-        self._live_objects = [
-            (each.at, found) for each in self._feed if (found := _conversation(each)) is not None
-        ]
+        self._live_objects = _conversations(self._feed)
+        self._rest_objects = _conversations(self._records)
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -77,10 +80,9 @@ class Replay:
     def _elapsed(self) -> float:
         return trio.current_time() - self._began
 
-    def _record(self) -> str | None:
-        """The newest recorded reply that is due; None before the end, or without one."""
-        due = [each.body for each in self._records if each.at <= self._elapsed]
-        return due[-1] if due and self._is_over else None
+    def _newest_due(self, dated: Sequence[tuple[float, _Dated]]) -> _Dated | None:
+        due = [found for at, found in dated if at <= self._elapsed]
+        return due[-1] if due else None
 
     @property
     def _is_over(self) -> bool:
@@ -96,33 +98,35 @@ class Replay:
         return guarded
 
     async def _workspace(self, _: Request) -> Response:
-        return reply({"active_conversations": int(not self._is_over), "max_active_conversations": None})
+        return _reply({"active_conversations": int(not self._is_over), "max_active_conversations": None})
 
     async def _projects(self, _: Request) -> Response:
         project = {**self._project(), "default_agent": None, "max_active_conversations": None}
-        return reply({"projects": [{**project, "active_conversations": int(not self._is_over)}]})
+        return _reply({"projects": [{**project, "active_conversations": int(not self._is_over)}]})
 
     async def _agents(self, _: Request) -> Response:
         agent = self._newest().get("agent")
-        return reply({"agents": [agent] if isinstance(agent, dict) else []})
+        return _reply({"agents": [agent] if isinstance(agent, dict) else []})
 
     async def _conversations(self, _: Request) -> Response:
-        record = self._record()
-        row = self._row() if record is None else json.loads(record)["conversation"]
-        return reply({"conversations": [row], "pagination": {"prev_cursor": None, "next_cursor": None}})
+        record = self._newest_due(self._rest_objects) if self._is_over else None
+        row = self._row() if record is None else record
+        return _reply({"conversations": [row], "pagination": {"prev_cursor": None, "next_cursor": None}})
 
     async def _conversation(self, request: Request) -> Response:
         if request.path_params["conversation_id"] != self._id:
             return failure(404, "Conversation not found")
-        record = self._record()
-        if record is None:
-            return reply({"conversation": self._row()})
-        return raw_reply(record.encode(), "application/json")
+        bodies = [(each.at, each.body) for each in self._records]
+        body = self._newest_due(bodies) if self._is_over else None
+        if body is None:
+            return _reply({"conversation": self._row()})
+        return raw_reply(body.encode(), "application/json")
 
     def _newest(self) -> dict[str, Any]:
         """Return the live object of the newest frame that is due."""
-        due = [found for at, found in self._live_objects if at <= self._elapsed]
-        return due[-1] if due else (self._live_objects[0][1] if self._live_objects else {"id": self._id})
+        due = self._newest_due(self._live_objects)
+        first = self._live_objects[0][1] if self._live_objects else {"id": self._id}
+        return first if due is None else due
 
     def _row(self) -> dict[str, Any]:
         """Return the REST object of the conversation until a record of its end is due."""
@@ -134,8 +138,8 @@ class Replay:
         return {**{key: found.get(key) for key in kept}, "project": self._project(), "ended_at": ended_at}
 
     def _project(self) -> dict[str, Any]:
-        for record in self._records:
-            project = json.loads(record.body)["conversation"].get("project")
+        for _, record in self._rest_objects:
+            project = record.get("project")
             if isinstance(project, dict) and project.get("name"):
                 return {"id": project.get("id"), "name": project["name"]}
         found = self._live_objects[0][1].get("project_id") if self._live_objects else None
@@ -156,7 +160,7 @@ class Replay:
             if entry.kind is Kind.FRAME:
                 await websocket.send_text(entry.body)
             elif entry.kind is Kind.CLOSED:
-                return await websocket.close(entry.code or 1006)
+                return await (lose(websocket) if entry.code in _UNSENT else websocket.close(entry.code))
         return await websocket.close(1000)
 
     def _due_from_now(self) -> Iterator[Entry]:
@@ -167,13 +171,23 @@ class Replay:
         return iter(self._feed[snapshots[-1] if snapshots else 0 :])
 
 
+def _reply(content: object) -> Response:
+    """Reply as Python's JSON, which escapes what cannot be encoded: recorded texts may have half a character."""
+    return raw_reply(json.dumps(content).encode(), "application/json")
+
+
+def _conversations(entries: Sequence[Entry]) -> list[tuple[float, dict[str, Any]]]:
+    """Return the conversations of the entries that have one, each with its time."""
+    return [(each.at, found) for each in entries if (found := _conversation(each)) is not None]
+
+
 def _conversation(entry: Entry) -> dict[str, Any] | None:
-    """Return the conversation of a snapshot, or None for any other entry."""
+    """Return the conversation of a snapshot or of a record, or None for any other entry."""
     try:
-        content = json.loads(entry.body) if entry.kind is Kind.FRAME else None
-    except ValueError:
+        content = json.loads(entry.body) if entry.kind in (Kind.FRAME, Kind.RECORD) else None
+    except (ValueError, RecursionError):
         return None
-    if not isinstance(content, dict) or content.get("type") != _UPDATED:
+    if not isinstance(content, dict) or (entry.kind is Kind.FRAME and content.get("type") != _UPDATED):
         return None
     found = content.get("conversation")
     return found if isinstance(found, dict) else None
@@ -182,8 +196,8 @@ def _conversation(entry: Entry) -> dict[str, Any] | None:
 def _first_time(entries: Sequence[Entry]) -> datetime:
     """Return the recorded time of the start: the newest time in the first snapshot, which is close to it."""
     for entry in entries:
-        if _conversation(entry) is not None:
-            times = [_time(found) for found in _TIME.finditer(entry.body)]
+        if entry.kind is Kind.FRAME and _conversation(entry) is not None:
+            times = [moment for found in _TIME.finditer(entry.body) if (moment := _time(found)) is not None]
             if times:
                 return max(times)
     return datetime.now(UTC)
@@ -194,18 +208,30 @@ def _moved(entry: Entry, offset: timedelta) -> Entry:
         at=entry.at,
         kind=entry.kind,
         code=entry.code,
-        body=_TIME.sub(lambda found: _written(_time(found) + offset, found), entry.body),
+        body=_TIME.sub(lambda found: _written(found, offset), entry.body),
     )
 
 
-def _time(found: re.Match[str]) -> datetime:
-    moment = datetime.fromisoformat(found[1] + (found[2] or "") + (found[3] or ""))
+def _time(found: re.Match[str]) -> datetime | None:
+    """Return the time, or None for an impossible one and for one that stands for none."""
+    try:
+        moment = datetime.fromisoformat(found[1] + (found[2] or "") + (found[3] or ""))
+    except ValueError:
+        return None
+    if moment.year in YEARS_OF_NO_TIME:
+        return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _written(moment: datetime, like: re.Match[str]) -> str:
-    """Format a time like the one that it replaces."""
-    text = moment.isoformat(timespec="microseconds")
-    digits = len(like[2] or "") - 1
+def _written(found: re.Match[str], offset: timedelta) -> str:
+    """Move a time and keep its form; one that cannot be moved stays as it is."""
+    moment = _time(found)
+    if moment is None:
+        return found[0]
+    try:
+        text = (moment + offset).isoformat(timespec="microseconds")
+    except OverflowError:
+        return found[0]
+    digits = len(found[2] or "") - 1
     fraction = f".{text[20:26].ljust(digits, '0')[:digits]}" if digits > 0 else ""
-    return f'"{text[:19]}{fraction}{like[3] or ""}"'
+    return f'"{text[:19]}{fraction}{found[3] or ""}"'

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import ssl
 import subprocess
 import sys
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -11,19 +14,21 @@ import httpx
 import pytest
 import trio
 
+from exporter.diagnosis.raw_feed import Closed, Event, RawFeeds, Refused
 from exporter.phonic.credentials import ApiKey, Credentials
 from exporter.phonic.proxies import Proxies
-from exporter.recording.file import Kind, Recording, UnreadableRecording, read
+from exporter.recording.file import Entry, Kind, Recording, UnreadableRecording, read
 from exporter.recording.record import NotRecorded, record
 from exporter.settings import PhonicSettings
 from exporter.simulator import server as simulator
 from exporter.simulator.scenario import Scenario
 from tests.e2e.pages import Page, scrape_until
 from tests.e2e.programs import KEY, STUCK_SECONDS, exporting, settings_for
-from tests.e2e.upstream import EXAMPLE, live_object, updated, upstream
+from tests.e2e.upstream import AUDIO, EXAMPLE, live_object, updated, upstream
 from tests.e2e.upstream import record as rest_record
 
 SECRET = "Quastenflosser"
+WITH_KEY = {**os.environ, "PHONIC_API_KEY": KEY}
 # Families that tell what was counted of conversations; labels differ, since names are replaced.
 COUNTED = ("phonic_turn", "phonic_conversation", "phonic_tool", "phonic_silent", "phonic_interruptions")
 
@@ -100,6 +105,19 @@ async def _first_conversation(url: str) -> str:
             await trio.sleep(0.02)
 
 
+def _recording(url: str, file: Path) -> list[str]:
+    command = [sys.executable, "-m", "exporter", "record", "--phonic.base-url", url]
+    return [*command, "--conversation", EXAMPLE, "--output", str(file)]
+
+
+async def _events_of(url: str, conversation_id: str = "conv_1") -> list[Event]:
+    """What comes on a feed, until it ends."""
+    feeds = RawFeeds(base_url=url, tls=ssl.create_default_context(), proxy=None)
+    with trio.fail_after(STUCK_SECONDS):
+        async with aclosing(feeds.events(conversation_id, ApiKey(KEY))) as events:
+            return [each async for each in events]
+
+
 async def test_recording_holds_no_personal_data(tmp_path: Path) -> None:
     file = tmp_path / "call.jsonl"
     conversation = live_object(
@@ -112,12 +130,8 @@ async def test_recording_holds_no_personal_data(tmp_path: Path) -> None:
     async with upstream() as phonic:
         phonic.records[EXAMPLE] = rest_record(call_info={"from_phone_number": "+14155550123"}, summary=SECRET)
         phonic.say(EXAMPLE, updated(conversation), f"not json {SECRET}", '{"type":"conversation-ended"}')
-        command = [sys.executable, "-m", "exporter", "record", "--phonic.base-url", phonic.url, "--seconds", "2"]
         done = await trio.run_process(
-            [*command, "--conversation", EXAMPLE, "--output", str(file)],
-            env={**os.environ, "PHONIC_API_KEY": KEY},
-            capture_stdout=True,
-            check=False,
+            [*_recording(phonic.url, file), "--seconds", "2"], env=WITH_KEY, capture_stdout=True, check=False
         )
     assert done.returncode == 0
     text = file.read_text()
@@ -135,11 +149,90 @@ async def test_recording_holds_no_personal_data(tmp_path: Path) -> None:
     assert len(json.loads(read(text.splitlines()).entries[1].body)["conversation"]["items"]) == 3
 
 
-async def test_refused_feed_is_recorded_and_refused_again() -> None:
+@pytest.mark.parametrize("status", [401, 403, 404, 503])
+async def test_refused_feed_is_told_with_its_status(status: int) -> None:
     async with upstream() as phonic:
-        phonic.trouble["/live/ws"] = (403, "no")
-        recording = await recorded(phonic.url, EXAMPLE)
-    assert (recording.entries[0].kind, recording.entries[0].code) == (Kind.REFUSED, 403)
+        phonic.trouble["/live/ws"] = (status, "no")
+        with pytest.raises(NotRecorded, match=f"^Phonic refuses the feed: HTTP {status}"):
+            await recorded(phonic.url, EXAMPLE)
+
+
+async def test_feed_without_a_snapshot_is_not_recorded() -> None:
+    async with upstream() as phonic:
+        phonic.say(EXAMPLE, AUDIO, "not json", "[" * 100_000, '"conversation-updated"')
+        with pytest.raises(NotRecorded, match="no snapshot"):
+            await recorded(phonic.url, EXAMPLE, seconds=1)
+
+
+async def test_snapshot_that_the_exporter_cannot_read_is_recorded() -> None:
+    async with upstream() as phonic:
+        phonic.say(EXAMPLE, '{"type":"conversation-updated","conversation":[]}')
+        recording = await recorded(phonic.url, EXAMPLE, seconds=1)
+    assert [each.kind for each in recording.entries] == [Kind.OPENED, Kind.FRAME]
+
+
+async def test_wrong_key_is_one_line_at_once_and_leaves_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "call.jsonl"
+    scenario = Scenario(calls_per_minute=600, total=1, warm_up_s=0)
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.serve, scenario, api_key="ph_other"))
+        with trio.fail_after(20):
+            done = await trio.run_process(
+                _recording(url, file), env=WITH_KEY, capture_stdout=True, capture_stderr=True, check=False
+            )
+        nursery.cancel_scope.cancel()
+    assert (done.returncode, done.stdout, file.exists()) == (1, b"", False)
+    errors = [line for line in done.stderr.decode().splitlines() if "error" in line]
+    assert len(errors) == 1
+    assert "Phonic refuses the feed: close code 1008" in errors[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signal_ends_a_recording_which_is_kept_if_a_snapshot_came(number: int, tmp_path: Path) -> None:
+    file = tmp_path / "call.jsonl"
+    async with upstream() as phonic, trio.open_nursery() as nursery:
+
+        async def stopped_after(kind: Kind) -> tuple[int | None, str]:
+            with (tmp_path / "said").open("w+") as said:
+                run = partial(trio.run_process, check=False, env=WITH_KEY, stdout=said)
+                process = await nursery.start(run, _recording(phonic.url, file))
+                while not file.exists() or f'"{kind}"' not in file.read_text():  # noqa: ASYNC110  # its own process
+                    await trio.sleep(0.02)
+                process.send_signal(number)
+                code = await process.wait()
+                said.seek(0)
+                return code, said.read()
+
+        with trio.fail_after(STUCK_SECONDS):
+            assert await stopped_after(Kind.OPENED) == (1, "")
+            assert not file.exists()
+            phonic.say(EXAMPLE, updated(live_object()))
+            code, said = await stopped_after(Kind.FRAME)
+    assert (code, said.split(";")[0]) == (0, f"1 snapshots recorded in {file}")
+    assert [each.kind for each in read(file.read_text().splitlines()).entries] == [Kind.OPENED, Kind.FRAME]
+
+
+@pytest.mark.parametrize(("code", "again"), [(None, 1006), (1005, 1006), (1006, 1006), (1000, 1000), (4999, 4999)])
+async def test_a_feed_ends_in_a_replay_as_it_ended(code: int | None, again: int) -> None:
+    entries = (Entry(at=0, kind=Kind.OPENED), Entry(at=0, kind=Kind.CLOSED, code=code))
+    recording = Recording(conversation_id="conv_1", entries=entries)
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.replay, recording, api_key=KEY))
+        closed = (await _events_of(url))[-1]
+        nursery.cancel_scope.cancel()
+    assert isinstance(closed, Closed)
+    assert closed.code == again
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 404, 999])
+async def test_any_status_that_refused_a_feed_refuses_it_again(status: int) -> None:
+    recording = read([HEAD, f'{{"at":0,"kind":"refused","code":{status}}}'])
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(partial(simulator.replay, recording, api_key=KEY))
+        (refused,) = await _events_of(url)
+        nursery.cancel_scope.cancel()
+    assert isinstance(refused, Refused)
+    assert refused.status == status
 
 
 async def test_no_server_is_one_error() -> None:
@@ -162,6 +255,15 @@ async def test_no_server_is_one_error() -> None:
         ([HEAD, '{"at":2,"kind":"ping"}', "", '{"at":1,"kind":"ping"}'], "line 4: earlier"),
         ([HEAD, '{"at":NaN,"kind":"ping"}'], "line 2: earlier"),
         ([HEAD, '{"at":1,"kind":"frame","body":5}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"frame","body":"\\ud835"}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"refused","code":99999}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"refused","code":101}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"refused","code":true}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"closed","code":99999}'], "line 2: no event"),
+        ([HEAD, '{"at":1,"kind":"closed","code":-1}'], "line 2: no event"),
+        (["[" * 100_000], "line 1: no JSON object"),
+        ([HEAD, '{"a":' * 100_000], "line 2: no JSON object"),
+        ([HEAD, f'{{"at":1{"0" * 400},"kind":"ping"}}'], "line 2: no event"),
     ],
 )
 def test_file_that_is_no_recording_is_told_by_line(lines: list[str], words: str) -> None:
@@ -189,7 +291,7 @@ def test_recording_never_overwrites_a_file(tmp_path: Path) -> None:
 def _run(*arguments: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "exporter", *arguments],
-        env={**os.environ, "PHONIC_API_KEY": KEY},
+        env=WITH_KEY,
         capture_output=True,
         text=True,
         timeout=30,

@@ -10,14 +10,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporter.recording.anonymise import Anonymiser
-from tests.e2e.upstream import live_object, record, updated
+from tests.e2e.upstream import EXAMPLE, live_object, record, updated
 
 BEGINS_AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "Quastenflosser"
 
 
 def anonymiser(key: bytes = b"key") -> Anonymiser:
-    return Anonymiser(key, begins_at=BEGINS_AT)
+    return Anonymiser(key, conversation_id=EXAMPLE, begins_at=BEGINS_AT)
 
 
 def anonymised(content: Any) -> Any:
@@ -70,6 +70,25 @@ def test_times_move_together_and_keep_their_form() -> None:
     }
 
 
+NO_TIMES = ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999Z"]
+
+
+@pytest.mark.parametrize("none", NO_TIMES)
+def test_a_time_that_stands_for_none_stays_and_moves_no_other(none: str) -> None:
+    assert anonymised([none, "2025-07-30T23:45:00Z", none]) == [none, "2026-01-01T00:00:00Z", none]
+
+
+@given(st.lists(st.datetimes().map(lambda each: each.isoformat(timespec="microseconds") + "Z"), max_size=5))
+def test_any_times_move_together_or_stay(times: list[str]) -> None:
+    after = anonymised(times)
+    moved = {
+        datetime.fromisoformat(other) - datetime.fromisoformat(each)
+        for each, other in zip(times, after, strict=True)
+        if each != other
+    }
+    assert len(moved) <= 1
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -108,13 +127,84 @@ def test_numbers_that_are_measured_stay() -> None:
     assert anonymised(content) == content
 
 
-def test_numbers_in_a_customers_map_become_others() -> None:
-    assert anonymised({"template_variables": {"age": 42}})["template_variables"] != {"age": 42}
+@pytest.mark.parametrize("key", ["template_variables", "system_variables", "metadata", "request_body"])
+@pytest.mark.parametrize("value", [{"age": 4217}, [4217], 4217, {"deep": [{"x": 4217}]}])
+def test_numbers_of_a_customer_become_others_with_a_map_and_without(key: str, value: object) -> None:
+    assert "4217" not in json.dumps(anonymised({key: value}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["phone_555-1234", "call_John-123456", "conv_12cf6e88-123456", f"{EXAMPLE}x-123456", f"{EXAMPLE}-1234567"],
+)
+@pytest.mark.parametrize("key", ["external_id", "id", "x"])
+def test_digits_behind_an_id_are_replaced_unless_they_are_a_turns_index(key: str, text: str) -> None:
+    before, after = text.rpartition("-"), anonymised({key: text})[key].rpartition("-")
+    assert before[2] != after[2]
+    assert before[0] != after[0]
+    assert len(before[2]) == len(after[2])
+
+
+def test_the_id_of_the_conversation_is_followed_by_an_index_in_no_customers_map() -> None:
+    after = anonymised({"id": f"{EXAMPLE}-123456", "metadata": [f"{EXAMPLE}-123456"]})
+    assert after["id"].endswith("-123456")
+    assert not after["metadata"][0].endswith("-123456")
+
+
+def test_a_word_that_begins_with_a_digit_is_no_number() -> None:
+    assert "John" not in anonymiser().text('{"a": 12John}')
 
 
 @given(st.text(), st.binary())
 def test_text_that_is_no_json_keeps_its_length_and_loses_its_letters(text: str, key: bytes) -> None:
     assert len(anonymiser(key).text(text)) == len(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\U0001d409\U0001d428\U0001d421\U0001d427",  # John in mathematical letters, beyond the BMP
+        "हिन्दी",  # vowel signs and a virama
+        "ทิฆัมพร",
+        "مُحَمَّد",
+        "Ⓙⓞⓗⓝ",
+        "e\u0301milie",
+        "\ud835",  # half of a pair
+    ],
+)
+@pytest.mark.parametrize("is_ascii", [False, True])
+def test_no_character_of_a_name_stays_in_any_script_or_escape(name: str, is_ascii: bool) -> None:
+    text = json.dumps({"text": name}, ensure_ascii=is_ascii)
+    other = anonymiser().text(text)
+    after = json.loads(other)["text"]
+    assert len(other) == len(text)
+    assert {*name}.isdisjoint(after)
+    assert [len(each.encode("utf-8", "surrogatepass")) for each in after] == [
+        len(each.encode("utf-8", "surrogatepass")) for each in name
+    ]
+
+
+@given(st.text(st.characters(categories=["L", "N", "M", "Cs"], min_codepoint=0x80)), st.booleans())
+def test_what_replaces_a_letter_beyond_ascii_does_not_depend_on_it(name: str, is_ascii: bool) -> None:
+    after = json.loads(anonymiser().text(json.dumps([name], ensure_ascii=is_ascii)))[0]
+    assert {*after} <= {*"ä語𠮷\ud842\udfb7"}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_lengths_stay_in_every_encoding_whether_escaped_or_not(text: str) -> None:
+    for is_ascii in (False, True):
+        after = json.loads(anonymiser().text(json.dumps([text], ensure_ascii=is_ascii)))[0]
+        for encoding in ("utf-8", "utf-16"):
+            assert len(after.encode(encoding)) == len(text.encode(encoding))
+
+
+@pytest.mark.parametrize("text", ["C:\\John", "\\u12", "half of { a pair \\ud835"])
+def test_a_backslash_that_escapes_nothing_hides_no_letter(text: str) -> None:
+    after = anonymiser().text(text)
+    assert len(after) == len(text)
+    assert "J" not in after
+    assert "u12" not in after
+    assert "ud835" not in after
 
 
 json_values = st.recursive(

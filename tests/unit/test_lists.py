@@ -1,7 +1,5 @@
 """Lists of conversations: reading any list ends, and other tasks run meanwhile."""
 
-import time
-
 import attrs
 import pytest
 import trio
@@ -87,18 +85,16 @@ async def test_other_tasks_run_while_a_huge_page_is_handled(autojump_clock: Cloc
 
     rest = Huge(inflated=50_000)
     exporter = FakeExporter(rest, limit=10)
-    others, longest = 0, 0.0
+    others = 0
 
     async def other() -> None:
-        nonlocal others, longest
+        nonlocal others
         while True:
-            began = time.perf_counter()
             await trio.lowlevel.checkpoint()
-            others, longest = others + 1, max(longest, time.perf_counter() - began)
+            others += 1
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
         await nursery.start(discovery(rest, exporter).run)
         nursery.cancel_scope.cancel()
     assert others >= 50_000 / 200
-    assert longest < 1
