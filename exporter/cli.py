@@ -388,7 +388,7 @@ def doctor(
     given: Annotated[DoctorSettings, Parameter(name="*")] = DoctorSettings(),  # noqa: B008  # frozen
 ) -> int:
     """Try Phonic with your key, read-only, and say what is right, what is wrong and what to do; exit 0 or 1."""
-    logs.configure(LogSettings(level="error", format=given.log.format))
+    logs.configure(given.log)
     from .phonic import trust
     from .phonic.address import normalised
 
@@ -426,7 +426,7 @@ def record(
     given: Annotated[RecordSettings, Parameter(name="*")] = RecordSettings(),  # noqa: B008  # frozen
 ) -> int:
     """Record a live conversation, all data replaced, for a bug report or for `simulate --replay`; exit 0 or 1."""
-    logs.configure(LogSettings(level="error", format=given.log.format))
+    logs.configure(given.log)
     from .phonic import trust
     from .phonic.address import normalised
 
