@@ -63,6 +63,7 @@ from .web.listen import parse_address
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO))?)?)")
 
 _NUMBER_OF_HELP_COLUMNS = 80
+_INTERRUPTED = 130  # as shells say of a program that SIGINT ended
 _DEFAULTS = Settings()
 _SIMULATOR = SimulatorSettings()
 
@@ -472,7 +473,7 @@ def _note(command: str, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 after a clean stop, 2 if the settings are wrong, 1 after any other error."""
+    """Run one command and exit: 0 after a clean stop, 2 if the settings are wrong, 130 after Ctrl-C, else 1."""
     sys.exit(_run(sys.argv[1:] if argv is None else argv))
 
 
@@ -491,8 +492,6 @@ def _run(argv: Sequence[str]) -> int:
         return app(_without_unknown_flags(command, argv), exit_on_error=False, print_error=False) or 0
     except CycloptsError as exc:
         problems = [*_found(), ConfigError(*_usage_error(exc))]
-    except KeyboardInterrupt:  # before trio handles signals
-        return 1
     except Exception as exc:
         problems = blamed_settings(exc)
         if not problems:
@@ -500,6 +499,8 @@ def _run(argv: Sequence[str]) -> int:
             _complain(type(exc).__name__, reason or "unexpected; --log.level=debug shows where")
             structlog.get_logger().debug("stopped by an error", exc_info=exc)
             return 1
+    except (KeyboardInterrupt, BaseExceptionGroup):  # such a group, with no Exception for a base, holds it
+        return _INTERRUPTED
     finally:
         _wrong.reset(reading)
         _workspaces.reset(tables)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from exporter.phonic.proxies import Proxies
 from exporter.settings import PhonicSettings
 from exporter.simulator import server as simulator
 from exporter.simulator.scenario import Scenario
+from tests.e2e.programs import STUCK_SECONDS
 from tests.e2e.upstream import EXAMPLE, PROJECT, Json, Upstream, live_object, record, updated, upstream
 
 KEY = "ph_test"
@@ -238,3 +241,26 @@ def test_settings_that_cannot_work_are_a_line_and_exit_2(flags: list[str], words
     )
     assert done.returncode == 2
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("record", "--conversation", EXAMPLE)], ids=lambda argv: argv[0])
+async def test_interrupt_while_a_feed_is_observed_is_quiet_and_exit_130(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    output = ("--output", str(tmp_path / "recorded")) if command[0] == "record" else ()
+    async with upstream(projects=[ACTIVE]) as phonic:
+        await with_calls(phonic, updated(live_object()))
+        argv = [sys.executable, "-m", "exporter", *command, *output, "--phonic.base-url", phonic.url]
+        with trio.fail_after(STUCK_SECONDS):
+            process = await trio.lowlevel.open_process(
+                argv, env={**os.environ, "PHONIC_API_KEY": KEY}, stderr=subprocess.PIPE
+            )
+            assert process.stderr is not None
+            said = b""
+            while b"for up to" not in said:
+                said += await process.stderr.receive_some()
+            await trio.sleep(0.5)  # until the feed is open
+            process.send_signal(signal.SIGINT)
+            said += b"".join([each async for each in process.stderr])
+            assert await process.wait() == 130
+    assert all(line.startswith(f"{command[0]}: ") for line in said.decode().splitlines())
