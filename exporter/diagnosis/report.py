@@ -15,6 +15,8 @@ from .words import UNQUOTED
 
 WRONG_CLOCK: Final = 2.0
 """Seconds between the two clocks from which waiting times are wrong."""
+SHORTEST_FOR_A_RATE: Final = 1.0
+"""Seconds of observation."""
 
 
 class Verdict(StrEnum):
@@ -217,16 +219,30 @@ def _feed(found: Examined) -> Iterator[Finding]:
             "no conversation is going on; start a call and run this again, or name one with --conversation",
         )
         return
-    if found.feed_trouble:
+    if found.feeds_silent:
+        which = f"{found.feeds_silent} of {found.feeds_tried} tried"
         yield Finding(
             Verdict.WRONG,
             "live feed",
-            f"no connection for WebSockets ({found.feed_trouble})",
+            f"{which} accepted, and sent no snapshot in {found.seconds:g} s",
+            "Phonic sends one at once, so a proxy may hold it back; if there is none, send this report to the "
+            "maintainers",
+        )
+    trouble = found.feed_trouble
+    if feed.opened_after is None and feed.refused_with is None:
+        trouble = trouble or feed.broke_by or RestError.TIMEOUT.value
+    if trouble:
+        yield Finding(
+            Verdict.WRONG,
+            "live feed",
+            f"no connection for WebSockets ({trouble})",
             "REST and the feed take the same way; a proxy or firewall may refuse WebSockets only",
         )
     elif feed.refused_with is not None:
         yield _handshake(feed.refused_with, was_named=found.was_named)
-    elif not feed.updates:
+    elif feed.updates:
+        yield from _messages(found, feed)
+    elif not feed.is_silent and not feed.broke:
         said = _ending(feed)
         yield Finding(
             Verdict.WRONG if found.was_named else Verdict.UNSEEN,
@@ -234,8 +250,13 @@ def _feed(found: Examined) -> Iterator[Finding]:
             f"{found.feeds_tried} tried, none sent a snapshot; the last one: {said}",
             "the conversation is over or not yours" if found.was_named else "",
         )
-    else:
-        yield from _messages(found, feed)
+    if feed.broke:
+        yield Finding(
+            Verdict.WRONG,
+            "live feed",
+            f"broken off after {_observed(found, feed):.1f} s and {feed.updates} snapshots: {_ending(feed)}",
+            _advice_for_broken(feed),
+        )
 
 
 def _handshake(status: int, *, was_named: bool) -> Finding:
@@ -252,9 +273,24 @@ def _handshake(status: int, *, was_named: bool) -> Finding:
     return Finding(Verdict.WRONG, "live feed", text, advice)
 
 
+def _advice_for_broken(feed: FeedSeen) -> str:
+    if feed.close_code == 1008:
+        return "the conversation is not yours, or the credential may not observe live conversations: ask Phonic"
+    if feed.close_code is not None:
+        return "Phonic or a proxy closes it early: run this again, then look at https://status.phonic.ai"
+    if feed.broke_by == "cut off":
+        return "a proxy, a firewall or the network cuts connections that live long: run this again"
+    return "a proxy may change what passes; if there is none, send this report to the maintainers"
+
+
+def _observed(found: Examined, feed: FeedSeen) -> float:
+    """Seconds from the handshake to the end of the feed, or of the observation."""
+    return (found.seconds if feed.ended_after is None else feed.ended_after) - (feed.opened_after or 0.0)
+
+
 def _messages(found: Examined, feed: FeedSeen) -> Iterator[Finding]:
     text = (
-        f"{feed.updates} snapshots in {feed.last_event_at:.0f} s, the first after "
+        f"{feed.updates} snapshots in {_observed(found, feed):.0f} s, the first after "
         f"{feed.first_update_after or 0:.2f} s, {len(feed.turns)} turns, "
         f"the largest message {feed.largest} characters"
     )
@@ -300,7 +336,9 @@ def _vocabulary(found: Examined) -> Iterator[Finding]:
         yield Finding(Verdict.DIFFERS, "words that Phonic's documents do not name", ", ".join(values))
     if types:
         yield Finding(Verdict.DIFFERS, "messages that Phonic's documents do not name", ", ".join(sorted(types)))
-    if not (fields or values or types) and (found.feed or found.rest.running or found.rest.ended):
+    if not (fields or values or types) and (
+        (found.feed and found.feed.types) or found.rest.running or found.rest.ended
+    ):
         yield Finding(Verdict.RIGHT, "fields and words", "all are known")
     if any(UNQUOTED in each for each in (*fields, *values, *types)):
         text = f"{UNQUOTED} stands for what could be a customer's data"
@@ -338,7 +376,7 @@ def _answers(found: Examined) -> Iterator[tuple[str, str]]:
         "Is conversation-audio sent to this credential?",
         ("yes" if audio else "not in this time") if feed and feed.updates else _NOT_SEEN,
     )
-    yield "Does the server ping, and how often are snapshots sent?", _rhythm(feed)
+    yield "Does the server ping, and how often are snapshots sent?", _rhythm(found)
     yield (
         "How are messages framed?",
         f"{feed.fragmented} in several frames, the largest {feed.largest} characters"
@@ -356,10 +394,13 @@ def _answers(found: Examined) -> Iterator[tuple[str, str]]:
     )
 
 
-def _rhythm(feed: FeedSeen | None) -> str:
+def _rhythm(found: Examined) -> str:
+    feed = found.feed
     if feed is None or not feed.updates:
         return _NOT_SEEN
-    lasted = max(feed.last_event_at - (feed.opened_after or 0.0), 0.001)
+    lasted = _observed(found, feed)
+    if lasted < SHORTEST_FOR_A_RATE:
+        return f"{feed.pings} pings and {feed.updates} snapshots, in too short a time for a rate"
     return f"{feed.pings} pings, {feed.updates / lasted:.2f} snapshots a second"
 
 
@@ -378,7 +419,7 @@ def _ending(feed: FeedSeen | None) -> str:
 def _close(feed: FeedSeen) -> str:
     if feed.ended_after is None:
         return "still open"
-    return f"close {feed.close_code}" if feed.close_code is not None else "cut off"
+    return feed.broke_by or f"close {feed.close_code}"
 
 
 def _counted(when: dict[str, int]) -> str:

@@ -99,9 +99,9 @@ class FeedSeen:
     opened_after: float | None = None
     refused_with: int | None = None
     close_code: int | None = None
+    broke_by: str = ""  # why it ended, where the server closed it with no code
     ended_after: float | None = None  # None: still open when the observation ended
     first_update_after: float | None = None
-    last_event_at: float = 0.0
     types: Counter[str] = attrs.field(factory=Counter)
     terminal: list[str] = attrs.field(factory=list)  # in the order in which they came
     updates: int = 0
@@ -121,7 +121,6 @@ class FeedSeen:
 
     def add(self, event: Event) -> None:
         """Take the next event of the feed."""
-        self.last_event_at = event.at
         match event:
             case Opened():
                 self.opened_after = event.at
@@ -132,6 +131,7 @@ class FeedSeen:
                 self.pings += 1
             case Closed():
                 self.close_code = event.code
+                self.broke_by = event.why if event.code is None else ""
                 self.ended_after = event.at
             case Received():
                 self._message(event)
@@ -140,6 +140,17 @@ class FeedSeen:
     def ended_normally(self) -> bool:
         """Whether Phonic said that the conversation is over (API 1.3, 1.4)."""
         return bool(self.terminal) or self.close_code == 1000
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was accepted, and told neither a snapshot nor the end for as long as it was observed."""
+        is_open = self.opened_after is not None and self.ended_after is None
+        return is_open and not self.updates and not self.terminal
+
+    @property
+    def broke(self) -> bool:
+        """Whether it ended after it was accepted, and the conversation did not."""
+        return self.opened_after is not None and self.ended_after is not None and not self.ended_normally
 
     def _message(self, message: Received) -> None:
         self.largest = max(self.largest, message.size)
