@@ -347,7 +347,7 @@ class DoctorSettings:
 
     phonic: PhonicSettings = PhonicSettings()
     conversation: str = _setting(
-        "", "Id of the conversation whose live feed is observed; by default any live one."
+        "", "Id of the conversation whose live feed is observed; by default any live one, which takes an API key."
     )
     seconds: float = _setting(60.0, "Longest time to observe the live feed.")
     json: bool = _setting(False, "Write the report as one JSON object.")

@@ -124,10 +124,10 @@ _ASKED: Final = {
 def _rest(found: Examined) -> Iterator[Finding]:
     if not found.has_api_key:
         yield Finding(
-            Verdict.WRONG,
+            Verdict.UNSEEN,
             "credential",
-            "a session token reads single conversations only: no discovery, no names, no records of ended calls",
-            "use an API key with the exporter",
+            "a session token reads single conversations only: no discovery, no names, no records of ended calls; "
+            "an API key gives all of them",
         )
         return
     refused = found.failures.get(Request.PROJECTS)
@@ -213,11 +213,12 @@ def _feed(found: Examined) -> Iterator[Finding]:
     if feed is None:
         if found.has_api_key and Request.PROJECTS in found.failures:
             return
-        yield Finding(
-            Verdict.UNSEEN,
-            "live feed",
-            "no conversation is going on; start a call and run this again, or name one with --conversation",
+        why = (
+            "no conversation is going on; start a call and run this again, or name one with --conversation"
+            if found.has_api_key
+            else "a session token cannot list conversations; name one with --conversation"
         )
+        yield Finding(Verdict.UNSEEN, "live feed", why)
         return
     if found.feeds_silent:
         which = f"{found.feeds_silent} of {found.feeds_tried} tried"
@@ -236,10 +237,12 @@ def _feed(found: Examined) -> Iterator[Finding]:
             Verdict.WRONG,
             "live feed",
             f"no connection for WebSockets ({trouble})",
-            "REST and the feed take the same way; a proxy or firewall may refuse WebSockets only",
+            "REST and the feed take the same way; a proxy or firewall may refuse WebSockets only"
+            if found.has_api_key
+            else "check --phonic.base-url; a proxy or firewall may be in the way, or refuse WebSockets",
         )
     elif feed.refused_with is not None:
-        yield _handshake(feed.refused_with, was_named=found.was_named)
+        yield _handshake(found, feed.refused_with)
     elif feed.updates:
         yield from _messages(found, feed)
     elif not feed.is_silent and not feed.broke:
@@ -259,14 +262,17 @@ def _feed(found: Examined) -> Iterator[Finding]:
         )
 
 
-def _handshake(status: int, *, was_named: bool) -> Finding:
+def _handshake(found: Examined, status: int) -> Finding:
     text = f"Phonic refuses the WebSocket with HTTP {status}"
     if status in (404, 410):
         text += ": the conversation is unknown or over"
-        return Finding(Verdict.WRONG if was_named else Verdict.UNSEEN, "live feed", text)
+        return Finding(Verdict.WRONG if found.was_named else Verdict.UNSEEN, "live feed", text)
     advice = {
-        401: "REST accepts the key and the feed does not: send this report to the maintainers",
-        403: "the key may not observe live conversations: ask Phonic for access to the live WebSocket (preview)",
+        401: "REST accepts the key and the feed does not: send this report to the maintainers"
+        if found.has_api_key
+        else "Phonic does not accept the session token: it lives for an hour at most, so get a new one",
+        403: "the key or token may not observe live conversations: ask Phonic for access to the live WebSocket "
+        "(preview)",
         426: "a proxy on the way does not pass WebSockets on",
         429: "too many feeds are being opened: run this again later",
     }.get(status, "a proxy may be in the way, or Phonic has trouble: look at https://status.phonic.ai")

@@ -252,12 +252,30 @@ async def test_rate_of_snapshots_is_that_of_the_whole_time_and_at_least_a_second
     assert ("a second" in told) == has_rate
 
 
-async def test_session_token_is_told_what_it_cannot_do() -> None:
+async def test_session_token_is_told_what_it_cannot_do_and_that_is_not_wrong() -> None:
     async with upstream(tokens={"ph_session_x"}) as phonic:
         phonic.say(EXAMPLE, updated(live_object()))
         written = await examined(phonic.url, seconds=0.5, token="ph_session_x", conversation_id=EXAMPLE)
-    assert [verdict for verdict, _ in said(written, "credential")] == [Verdict.WRONG]
+    assert [verdict for verdict, _ in said(written, "credential")] == [Verdict.UNSEEN]
     assert said(written, "live feed")[0][0] is Verdict.RIGHT
+    assert written.is_well
+
+
+async def test_session_token_without_a_conversation_is_told_to_name_one() -> None:
+    async with upstream(projects=[ACTIVE], records=running_records(EXAMPLE), tokens={"ph_session_x"}) as phonic:
+        written = await examined(phonic.url, token="ph_session_x")
+    assert said(written, "live feed") == [
+        (Verdict.UNSEEN, "a session token cannot list conversations; name one with --conversation")
+    ]
+    assert written.is_well
+
+
+async def test_refused_session_token_is_wrong_without_a_word_about_rest() -> None:
+    async with upstream() as phonic:
+        written = await examined(phonic.url, token="ph_session_old", conversation_id=EXAMPLE)
+    [wrong] = [each for each in written.findings if each.verdict is Verdict.WRONG]
+    assert wrong.text == "Phonic refuses the WebSocket with HTTP 401"
+    assert "session token" in wrong.advice
 
 
 async def test_phonic_that_differs_from_its_documents_is_described_by_name() -> None:
