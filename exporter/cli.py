@@ -14,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -192,12 +192,10 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     content = _read_toml(path)
     _read_tables(content.pop("workspace", []), path)
     known = _rows(_SETTINGS_OF.values()).keys() - {"config.file"}
-    unknown = [key for key in _leaves(content) if key not in known]
-    for key in unknown:
+    for key in _remove_unknown(content, known):
         hint = _did_you_mean(key, known) if key != "config.file" else ""
         _is_wrong(ConfigError("--config.file", f"{str(path)!r} has an unknown key {key!r}{hint}"))
-    if not unknown:
-        Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+    Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
 
 
 _TABLE_KEYS: dict[str, type] = {"name": str, "api-key-file": str, "base-url": str, "projects": list}
@@ -741,12 +739,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("--config.file", f"{str(path)!r} is not UTF-8") from exc
 
 
-def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all values in nested tables."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
+def _remove_unknown(table: dict[str, Any], known: Container[str], prefix: str = "") -> Iterator[str]:
+    """Remove the values that are not known from nested tables; yield their dotted keys."""
+    for key, value in list(table.items()):
+        if isinstance(value, dict) and value:
+            yield from _remove_unknown(value, known, f"{prefix}{key}.")
+            if not table[key]:  # under the name of a setting it would be one more problem
+                del table[key]
+        elif not isinstance(value, dict) and prefix + key not in known:
+            del table[key]
             yield prefix + key
 
 

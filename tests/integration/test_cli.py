@@ -331,7 +331,16 @@ def test_every_wrong_setting_has_a_line_of_its_own(
     monkeypatch.setenv("PHONIC_EXPORTER_WACH_INTERVAL", "1")
     monkeypatch.setenv("PHONIC_EXPORTER_LOG_LEVEL", "loud")
     monkeypatch.setenv("HTTPS_PROXY", "socks5://me:planted@proxy")
-    file = toml(tmp_path, "[web]\nmax-request = 1\n[wach]\nlimit = 1\n")
+    file = toml(
+        tmp_path,
+        """
+        web.max-request = 1
+        wach.limit = 1
+        log.format.x = 1
+        watch.interval = "x"
+        phonic.requests-per-second = 0
+        """,
+    )
     argv = [
         "--config.file",
         file,
@@ -352,6 +361,7 @@ def test_every_wrong_setting_has_a_line_of_its_own(
             [
                 *("PHONIC_EXPORTER_WACH_INTERVAL", "--log.level", "HTTPS_PROXY", "--config.file", "--config.file"),
                 *("--watch.limit", "--bogus", "--state.interval", "--web.max-requests", "--phonic.api-key-file"),
+                *("--watch.interval", "--phonic.requests-per-second", "--config.file"),
             ]
         )
         assert "did you mean PHONIC_EXPORTER_WATCH_INTERVAL?" in err
