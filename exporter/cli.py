@@ -14,7 +14,7 @@ import shutil
 import sys
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
@@ -63,6 +63,7 @@ from .web.listen import parse_address
 _OF_A_SERVICE = re.compile(r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_[A-Z]+(_(ADDR|PORT|PROTO))?)?)")
 
 _NUMBER_OF_HELP_COLUMNS = 80
+_INTERRUPTED = 130  # as shells say of a program that SIGINT ended
 _DEFAULTS = Settings()
 _SIMULATOR = SimulatorSettings()
 
@@ -191,12 +192,10 @@ def _from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     content = _read_toml(path)
     _read_tables(content.pop("workspace", []), path)
     known = _rows(_SETTINGS_OF.values()).keys() - {"config.file"}
-    unknown = [key for key in _leaves(content) if key not in known]
-    for key in unknown:
+    for key in _remove_unknown(content, known):
         hint = _did_you_mean(key, known) if key != "config.file" else ""
         _is_wrong(ConfigError("--config.file", f"{str(path)!r} has an unknown key {key!r}{hint}"))
-    if not unknown:
-        Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+    Dict(content, allow_unknown=True, use_commands_as_keys=False, source=str(path))(app, commands, arguments)
 
 
 _TABLE_KEYS: dict[str, type] = {"name": str, "api-key-file": str, "base-url": str, "projects": list}
@@ -388,7 +387,7 @@ def doctor(
     given: Annotated[DoctorSettings, Parameter(name="*")] = DoctorSettings(),  # noqa: B008  # frozen
 ) -> int:
     """Try Phonic with your key, read-only, and say what is right, what is wrong and what to do; exit 0 or 1."""
-    logs.configure(LogSettings(level="error", format=given.log.format))
+    logs.configure(given.log)
     from .phonic import trust
     from .phonic.address import normalised
 
@@ -426,7 +425,7 @@ def record(
     given: Annotated[RecordSettings, Parameter(name="*")] = RecordSettings(),  # noqa: B008  # frozen
 ) -> int:
     """Record a live conversation, all data replaced, for a bug report or for `simulate --replay`; exit 0 or 1."""
-    logs.configure(LogSettings(level="error", format=given.log.format))
+    logs.configure(given.log)
     from .phonic import trust
     from .phonic.address import normalised
 
@@ -473,7 +472,7 @@ def _note(command: str, text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit: 0 after a clean stop, 2 if the settings are wrong, 1 after any other error."""
+    """Run one command and exit: 0 after a clean stop, 2 if the settings are wrong, 130 after Ctrl-C, else 1."""
     sys.exit(_run(sys.argv[1:] if argv is None else argv))
 
 
@@ -492,8 +491,6 @@ def _run(argv: Sequence[str]) -> int:
         return app(_without_unknown_flags(command, argv), exit_on_error=False, print_error=False) or 0
     except CycloptsError as exc:
         problems = [*_found(), ConfigError(*_usage_error(exc))]
-    except KeyboardInterrupt:  # before trio handles signals
-        return 1
     except Exception as exc:
         problems = blamed_settings(exc)
         if not problems:
@@ -501,6 +498,8 @@ def _run(argv: Sequence[str]) -> int:
             _complain(type(exc).__name__, reason or "unexpected; --log.level=debug shows where")
             structlog.get_logger().debug("stopped by an error", exc_info=exc)
             return 1
+    except (KeyboardInterrupt, BaseExceptionGroup):  # such a group, with no Exception for a base, holds it
+        return _INTERRUPTED
     finally:
         _wrong.reset(reading)
         _workspaces.reset(tables)
@@ -741,12 +740,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError("--config.file", f"{str(path)!r} is not UTF-8") from exc
 
 
-def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the dotted keys of all values in nested tables."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
+def _remove_unknown(table: dict[str, Any], known: Container[str], prefix: str = "") -> Iterator[str]:
+    """Remove the values that are not known from nested tables; yield their dotted keys."""
+    for key, value in list(table.items()):
+        if isinstance(value, dict) and value:
+            yield from _remove_unknown(value, known, f"{prefix}{key}.")
+            if not table[key]:  # under the name of a setting it would be one more problem
+                del table[key]
+        elif not isinstance(value, dict) and prefix + key not in known:
+            del table[key]
             yield prefix + key
 
 

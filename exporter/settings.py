@@ -248,10 +248,21 @@ class WebSettings:
     )
 
 
+_LogLevel = Literal["debug", "info", "warn", "error"]
+_LOG_LEVEL_MEANING = "Lowest severity to log."
+
+
 @attrs.frozen
 class LogSettings:
-    level: Literal["debug", "info", "warn", "error"] = _setting("info", "Lowest severity to log.")
+    level: _LogLevel = _setting("info", _LOG_LEVEL_MEANING)
     format: Literal["logfmt", "json"] = _setting("logfmt", "Write each event as a logfmt line or a JSON object.")
+
+
+@attrs.frozen(kw_only=True)
+class QuietLogSettings(LogSettings):
+    """Of commands that say in a report what went wrong."""
+
+    level: _LogLevel = _setting("error", _LOG_LEVEL_MEANING)
 
 
 @attrs.frozen(kw_only=True)
@@ -336,11 +347,11 @@ class DoctorSettings:
 
     phonic: PhonicSettings = PhonicSettings()
     conversation: str = _setting(
-        "", "Id of the conversation whose live feed is observed; by default any live one."
+        "", "Id of the conversation whose live feed is observed; by default any live one, which takes an API key."
     )
     seconds: float = _setting(60.0, "Longest time to observe the live feed.")
     json: bool = _setting(False, "Write the report as one JSON object.")
-    log: LogSettings = LogSettings()
+    log: QuietLogSettings = QuietLogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
 
 
@@ -352,7 +363,7 @@ class RecordSettings:
     conversation: str = _setting("", "Id of the live conversation to record.")
     output: OptionalPath = _setting(None, "File to write; it must not exist yet.")
     seconds: float = _setting(3600.0, "Longest time to record.")
-    log: LogSettings = LogSettings()
+    log: QuietLogSettings = QuietLogSettings()
     config_file: Annotated[OptionalPath, Parameter(name="--config.file")] = _setting(None, CONFIG_FILE_MEANING)
 
 

@@ -54,6 +54,7 @@ class Examined:
     feed: FeedSeen | None = None  # of a conversation that goes on
     feed_trouble: str = ""  # why there was no connection
     feeds_tried: int = 0
+    feeds_silent: int = 0
     unknown: FeedSeen | None = None
     over: FeedSeen | None = None
     record_failure: RestError | None = None
@@ -188,6 +189,7 @@ async def _watch(
         await _observe(feeds, credentials, candidate, seen, seconds, found)
         if seen.updates:
             return candidate if seen.ended_normally else None
+        found.feeds_silent += seen.is_silent
     return None
 
 

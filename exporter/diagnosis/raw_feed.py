@@ -70,10 +70,11 @@ class Pinged:
 
 @attrs.frozen
 class Closed:
-    """The connection ended: with the server's close code, or None where it broke off or broke the protocol."""
+    """The connection ended: with the server's close code, or with None and why in a few words."""
 
     at: float
     code: int | None
+    why: str = "cut off"
 
 
 Event = Opened | Refused | Received | Pinged | Closed
@@ -140,35 +141,49 @@ async def _events(protocol: WSConnection, stream: trio.abc.Stream, began: float)
             patience = CONNECT_TIMEOUT if protocol.state is ConnectionState.CONNECTING else float("inf")
             with trio.fail_after(patience):
                 data = await stream.receive_some(_RECEIVE)
+            at = trio.current_time() - began
             protocol.receive_data(bytes(data) or None)
-            found = list(protocol.events())
-        except (trio.BrokenResourceError, ProtocolError):
+            # One by one: what came before an error counts, and no ping can be answered once a close was read.
+            for event in protocol.events():
+                if isinstance(event, AcceptConnection):
+                    yield Opened(at)
+                elif isinstance(event, RejectConnection):
+                    yield Refused(at, event.status_code)
+                    return
+                elif isinstance(event, Ping):
+                    await stream.send_all(protocol.send(event.response()))
+                    yield Pinged(at)
+                elif isinstance(event, CloseConnection):
+                    yield _closed(at, event, protocol)
+                    return
+                elif isinstance(event, TextMessage | BytesMessage):
+                    message.add(event)
+                    if message.size > LARGEST_MESSAGE:
+                        yield Closed(at, None, "message too large")
+                        return
+                    if event.message_finished:
+                        yield message.received(at)
+                        message = _Message()
+        except trio.BrokenResourceError:
             yield Closed(trio.current_time() - began, None)
             return
-        at = trio.current_time() - began
-        for event in found:
-            if isinstance(event, AcceptConnection):
-                yield Opened(at)
-            elif isinstance(event, RejectConnection):
-                yield Refused(at, event.status_code)
-                return
-            elif isinstance(event, Ping):
-                await stream.send_all(protocol.send(event.response()))
-                yield Pinged(at)
-            elif isinstance(event, CloseConnection):
-                yield Closed(at, event.code)
-                return
-            elif isinstance(event, TextMessage | BytesMessage):
-                message.add(event)
-                if message.size > LARGEST_MESSAGE:
-                    yield Closed(at, None)
-                    return
-                if event.message_finished:
-                    yield message.received(at)
-                    message = _Message()
+        except ProtocolError:
+            yield Closed(at, None, "protocol error")
+            return
         if not data:
             yield Closed(at, None)
             return
+
+
+def _closed(at: float, event: CloseConnection, protocol: WSConnection) -> Closed:
+    """The end that wsproto tells as a close, also where the server sent none."""
+    match protocol.state:
+        case ConnectionState.REMOTE_CLOSING:
+            return Closed(at, event.code)
+        case ConnectionState.CLOSED:
+            return Closed(at, None)
+        case _:
+            return Closed(at, None, "protocol error")
 
 
 class _Message:

@@ -15,6 +15,8 @@ from .words import UNQUOTED
 
 WRONG_CLOCK: Final = 2.0
 """Seconds between the two clocks from which waiting times are wrong."""
+SHORTEST_FOR_A_RATE: Final = 1.0
+"""Seconds of observation."""
 
 
 class Verdict(StrEnum):
@@ -122,10 +124,10 @@ _ASKED: Final = {
 def _rest(found: Examined) -> Iterator[Finding]:
     if not found.has_api_key:
         yield Finding(
-            Verdict.WRONG,
+            Verdict.UNSEEN,
             "credential",
-            "a session token reads single conversations only: no discovery, no names, no records of ended calls",
-            "use an API key with the exporter",
+            "a session token reads single conversations only: no discovery, no names, no records of ended calls; "
+            "an API key gives all of them",
         )
         return
     refused = found.failures.get(Request.PROJECTS)
@@ -211,22 +213,39 @@ def _feed(found: Examined) -> Iterator[Finding]:
     if feed is None:
         if found.has_api_key and Request.PROJECTS in found.failures:
             return
-        yield Finding(
-            Verdict.UNSEEN,
-            "live feed",
-            "no conversation is going on; start a call and run this again, or name one with --conversation",
+        why = (
+            "no conversation is going on; start a call and run this again, or name one with --conversation"
+            if found.has_api_key
+            else "a session token cannot list conversations; name one with --conversation"
         )
+        yield Finding(Verdict.UNSEEN, "live feed", why)
         return
-    if found.feed_trouble:
+    if found.feeds_silent:
+        which = f"{found.feeds_silent} of {found.feeds_tried} tried"
         yield Finding(
             Verdict.WRONG,
             "live feed",
-            f"no connection for WebSockets ({found.feed_trouble})",
-            "REST and the feed take the same way; a proxy or firewall may refuse WebSockets only",
+            f"{which} accepted, and sent no snapshot in {found.seconds:g} s",
+            "Phonic sends one at once, so a proxy may hold it back; if there is none, send this report to the "
+            "maintainers",
+        )
+    trouble = found.feed_trouble
+    if feed.opened_after is None and feed.refused_with is None:
+        trouble = trouble or feed.broke_by or RestError.TIMEOUT.value
+    if trouble:
+        yield Finding(
+            Verdict.WRONG,
+            "live feed",
+            f"no connection for WebSockets ({trouble})",
+            "REST and the feed take the same way; a proxy or firewall may refuse WebSockets only"
+            if found.has_api_key
+            else "check --phonic.base-url; a proxy or firewall may be in the way, or refuse WebSockets",
         )
     elif feed.refused_with is not None:
-        yield _handshake(feed.refused_with, was_named=found.was_named)
-    elif not feed.updates:
+        yield _handshake(found, feed.refused_with)
+    elif feed.updates:
+        yield from _messages(found, feed)
+    elif not feed.is_silent and not feed.broke:
         said = _ending(feed)
         yield Finding(
             Verdict.WRONG if found.was_named else Verdict.UNSEEN,
@@ -234,27 +253,50 @@ def _feed(found: Examined) -> Iterator[Finding]:
             f"{found.feeds_tried} tried, none sent a snapshot; the last one: {said}",
             "the conversation is over or not yours" if found.was_named else "",
         )
-    else:
-        yield from _messages(found, feed)
+    if feed.broke:
+        yield Finding(
+            Verdict.WRONG,
+            "live feed",
+            f"broken off after {_observed(found, feed):.1f} s and {feed.updates} snapshots: {_ending(feed)}",
+            _advice_for_broken(feed),
+        )
 
 
-def _handshake(status: int, *, was_named: bool) -> Finding:
+def _handshake(found: Examined, status: int) -> Finding:
     text = f"Phonic refuses the WebSocket with HTTP {status}"
     if status in (404, 410):
         text += ": the conversation is unknown or over"
-        return Finding(Verdict.WRONG if was_named else Verdict.UNSEEN, "live feed", text)
+        return Finding(Verdict.WRONG if found.was_named else Verdict.UNSEEN, "live feed", text)
     advice = {
-        401: "REST accepts the key and the feed does not: send this report to the maintainers",
-        403: "the key may not observe live conversations: ask Phonic for access to the live WebSocket (preview)",
+        401: "REST accepts the key and the feed does not: send this report to the maintainers"
+        if found.has_api_key
+        else "Phonic does not accept the session token: it lives for an hour at most, so get a new one",
+        403: "the key or token may not observe live conversations: ask Phonic for access to the live WebSocket "
+        "(preview)",
         426: "a proxy on the way does not pass WebSockets on",
         429: "too many feeds are being opened: run this again later",
     }.get(status, "a proxy may be in the way, or Phonic has trouble: look at https://status.phonic.ai")
     return Finding(Verdict.WRONG, "live feed", text, advice)
 
 
+def _advice_for_broken(feed: FeedSeen) -> str:
+    if feed.close_code == 1008:
+        return "the conversation is not yours, or the credential may not observe live conversations: ask Phonic"
+    if feed.close_code is not None:
+        return "Phonic or a proxy closes it early: run this again, then look at https://status.phonic.ai"
+    if feed.broke_by == "cut off":
+        return "a proxy, a firewall or the network cuts connections that live long: run this again"
+    return "a proxy may change what passes; if there is none, send this report to the maintainers"
+
+
+def _observed(found: Examined, feed: FeedSeen) -> float:
+    """Seconds from the handshake to the end of the feed, or of the observation."""
+    return (found.seconds if feed.ended_after is None else feed.ended_after) - (feed.opened_after or 0.0)
+
+
 def _messages(found: Examined, feed: FeedSeen) -> Iterator[Finding]:
     text = (
-        f"{feed.updates} snapshots in {feed.last_event_at:.0f} s, the first after "
+        f"{feed.updates} snapshots in {_observed(found, feed):.0f} s, the first after "
         f"{feed.first_update_after or 0:.2f} s, {len(feed.turns)} turns, "
         f"the largest message {feed.largest} characters"
     )
@@ -300,7 +342,9 @@ def _vocabulary(found: Examined) -> Iterator[Finding]:
         yield Finding(Verdict.DIFFERS, "words that Phonic's documents do not name", ", ".join(values))
     if types:
         yield Finding(Verdict.DIFFERS, "messages that Phonic's documents do not name", ", ".join(sorted(types)))
-    if not (fields or values or types) and (found.feed or found.rest.running or found.rest.ended):
+    if not (fields or values or types) and (
+        (found.feed and found.feed.types) or found.rest.running or found.rest.ended
+    ):
         yield Finding(Verdict.RIGHT, "fields and words", "all are known")
     if any(UNQUOTED in each for each in (*fields, *values, *types)):
         text = f"{UNQUOTED} stands for what could be a customer's data"
@@ -338,7 +382,7 @@ def _answers(found: Examined) -> Iterator[tuple[str, str]]:
         "Is conversation-audio sent to this credential?",
         ("yes" if audio else "not in this time") if feed and feed.updates else _NOT_SEEN,
     )
-    yield "Does the server ping, and how often are snapshots sent?", _rhythm(feed)
+    yield "Does the server ping, and how often are snapshots sent?", _rhythm(found)
     yield (
         "How are messages framed?",
         f"{feed.fragmented} in several frames, the largest {feed.largest} characters"
@@ -356,10 +400,13 @@ def _answers(found: Examined) -> Iterator[tuple[str, str]]:
     )
 
 
-def _rhythm(feed: FeedSeen | None) -> str:
+def _rhythm(found: Examined) -> str:
+    feed = found.feed
     if feed is None or not feed.updates:
         return _NOT_SEEN
-    lasted = max(feed.last_event_at - (feed.opened_after or 0.0), 0.001)
+    lasted = _observed(found, feed)
+    if lasted < SHORTEST_FOR_A_RATE:
+        return f"{feed.pings} pings and {feed.updates} snapshots, in too short a time for a rate"
     return f"{feed.pings} pings, {feed.updates / lasted:.2f} snapshots a second"
 
 
@@ -378,7 +425,7 @@ def _ending(feed: FeedSeen | None) -> str:
 def _close(feed: FeedSeen) -> str:
     if feed.ended_after is None:
         return "still open"
-    return f"close {feed.close_code}" if feed.close_code is not None else "cut off"
+    return feed.broke_by or f"close {feed.close_code}"
 
 
 def _counted(when: dict[str, int]) -> str:

@@ -39,6 +39,8 @@ class Vocabulary:
 
     def look_at(self, conversation: Mapping[str, Any]) -> None:
         """Note what is new in a conversation of either shape (API 2.1 to 2.4)."""
+        self._kind("conversation.id", conversation.get("id"), str, "no text")
+        self._kind("conversation.items", conversation.get("items"), list, "no list")
         self._fields("conversation", conversation, CONVERSATION_FIELDS)
         self._fields("agent", conversation.get("agent"), _AGENT_FIELDS)
         self._fields("analysis", conversation.get("analysis"), _ANALYSIS_FIELDS)
@@ -47,6 +49,8 @@ class Vocabulary:
         self._value("end_reason", conversation.get("end_reason"), words.ENDED_BY)
         self._value("call_provider", conversation.get("call_provider"), words.CALL_PROVIDERS)
         for item in _objects(conversation.get("items")):
+            self._kind("item.id", item.get("id"), str, "no text")
+            self._kind("item.item_idx", item.get("item_idx"), int, "no whole number")
             self._fields("item", item, ITEM_FIELDS)
             self._fields("timings", item.get("timings"), _TIMINGS)
             self._value("role", item.get("role"), {Role.ASSISTANT.value, Role.USER.value})
@@ -64,6 +68,10 @@ class Vocabulary:
         if isinstance(found, dict):
             for name in found.keys() - known:
                 self.fields[f"{of}.{words.field_name(name)}"] += 1
+
+    def _kind(self, field: str, found: object, kind: type, otherwise: str) -> None:
+        if found is not None and not isinstance(found, kind):
+            self.fields[f"{field}: {otherwise}"] += 1
 
     def _value(self, field: str, found: object, known: Iterable[str]) -> None:
         if found is not None and str(found) not in known:
@@ -91,9 +99,9 @@ class FeedSeen:
     opened_after: float | None = None
     refused_with: int | None = None
     close_code: int | None = None
+    broke_by: str = ""  # why it ended, where the server closed it with no code
     ended_after: float | None = None  # None: still open when the observation ended
     first_update_after: float | None = None
-    last_event_at: float = 0.0
     types: Counter[str] = attrs.field(factory=Counter)
     terminal: list[str] = attrs.field(factory=list)  # in the order in which they came
     updates: int = 0
@@ -109,11 +117,10 @@ class FeedSeen:
     vocabulary: Vocabulary = attrs.field(factory=Vocabulary)
     turns: dict[int, _Turn] = attrs.field(factory=dict)
     conversation: int | None = None  # hash of its id
-    item_ids: dict[int, int] = attrs.field(factory=dict)  # hashes, by index
+    item_ids: dict[int, int | None] = attrs.field(factory=dict)  # hashes, by index
 
     def add(self, event: Event) -> None:
         """Take the next event of the feed."""
-        self.last_event_at = event.at
         match event:
             case Opened():
                 self.opened_after = event.at
@@ -124,6 +131,7 @@ class FeedSeen:
                 self.pings += 1
             case Closed():
                 self.close_code = event.code
+                self.broke_by = event.why if event.code is None else ""
                 self.ended_after = event.at
             case Received():
                 self._message(event)
@@ -132,6 +140,17 @@ class FeedSeen:
     def ended_normally(self) -> bool:
         """Whether Phonic said that the conversation is over (API 1.3, 1.4)."""
         return bool(self.terminal) or self.close_code == 1000
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it was accepted, and told neither a snapshot nor the end for as long as it was observed."""
+        is_open = self.opened_after is not None and self.ended_after is None
+        return is_open and not self.updates and not self.terminal
+
+    @property
+    def broke(self) -> bool:
+        """Whether it ended after it was accepted, and the conversation did not."""
+        return self.opened_after is not None and self.ended_after is not None and not self.ended_normally
 
     def _message(self, message: Received) -> None:
         self.largest = max(self.largest, message.size)
@@ -165,7 +184,7 @@ class FeedSeen:
     def _update(self, conversation: dict[str, Any]) -> None:
         number, self.updates = self.updates, self.updates + 1
         self.vocabulary.look_at(conversation)
-        self.conversation = hash(conversation.get("id"))
+        self.conversation = _hash(conversation.get("id"))
         self.last_update_says = {
             field: conversation.get(field) is not None for field in ("ended_at", "end_reason", "ended_by")
         }
@@ -184,7 +203,7 @@ class FeedSeen:
         if turn is None:
             turn = self.turns[index] = _Turn(Role(str(item.get("role"))).value, update)
             self.odd_ids += item.get("id") != f"{conversation_id}-{index}"
-            self.item_ids[index] = hash(item.get("id"))
+            self.item_ids[index] = _hash(item.get("id"))
         if item.get("timings") and turn.timed_update is None:
             turn.timed_update = update
         turn.is_silent = turn.is_silent or item.get("assistant_chose_not_to_respond") is True
@@ -258,8 +277,8 @@ class RestSeen:
         self.vocabulary.look_at(conversation)
         for field in ("ended_by", "analysis", "ended_at", "started_at", "duration_ms", "items"):
             self.records_without[field] += conversation.get(field) is None
-        live_ids: Mapping[int, int] = {}
-        if feed is not None and feed.conversation == hash(conversation.get("id")):
+        live_ids: Mapping[int, int | None] = {}
+        if feed is not None and feed.conversation == _hash(conversation.get("id")):
             live_ids = feed.item_ids
         for item in _objects(conversation.get("items")):
             self.items += 1
@@ -267,11 +286,16 @@ class RestSeen:
             self.items_without_id += item.get("id") is None
             index = item.get("item_idx")
             if isinstance(index, int) and index in live_ids:
-                self.same_ids[live_ids[index] == hash(item.get("id"))] += 1
+                self.same_ids[live_ids[index] == _hash(item.get("id"))] += 1
 
 
 def _objects(found: object) -> Iterable[dict[str, Any]]:
     return (each for each in found if isinstance(each, dict)) if isinstance(found, list) else ()
+
+
+def _hash(found: object) -> int | None:
+    """Hash of an id; None for other JSON, of which lists and objects have none."""
+    return hash(found) if isinstance(found, str) else None
 
 
 def _parsed(body: bytes) -> dict[str, Any]:

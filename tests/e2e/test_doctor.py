@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,9 @@ from exporter.phonic.proxies import Proxies
 from exporter.settings import PhonicSettings
 from exporter.simulator import server as simulator
 from exporter.simulator.scenario import Scenario
+from tests.e2e.programs import STUCK_SECONDS
 from tests.e2e.upstream import EXAMPLE, PROJECT, Json, Upstream, live_object, record, updated, upstream
+from tests.servers import frame, request, reset, rude_server, upgrade
 
 KEY = "ph_test"
 ACTIVE = {**PROJECT, "active_conversations": 1}
@@ -138,12 +142,140 @@ async def test_named_conversation_that_is_over_is_wrong() -> None:
     assert not written.is_well
 
 
-async def test_session_token_is_told_what_it_cannot_do() -> None:
+def running_records(*conversation_ids: str) -> dict[str, Json]:
+    """Running conversations, the first the newest."""
+    return {
+        each: running(id=each, started_at=f"2026-01-01T00:00:{59 - number}Z")
+        for number, each in enumerate(conversation_ids)
+    }
+
+
+@pytest.mark.parametrize("named", [None, EXAMPLE])
+async def test_feed_of_a_running_call_that_stays_silent_is_wrong(named: str | None) -> None:
+    async with upstream(projects=[ACTIVE], records=running_records(EXAMPLE)) as phonic:
+        written = await examined(phonic.url, seconds=0.5, conversation_id=named)
+    assert not written.is_well
+    assert said(written, "live feed") == [(Verdict.WRONG, "1 of 1 tried accepted, and sent no snapshot in 0.5 s")]
+    assert all(each.advice for each in written.findings if each.verdict is Verdict.WRONG)
+
+
+async def test_silent_feed_is_wrong_although_that_of_another_call_works() -> None:
+    async with upstream(projects=[ACTIVE], records=running_records("conv_silent", EXAMPLE)) as phonic:
+        phonic.say(EXAMPLE, updated(live_object()))
+        written = await examined(phonic.url, seconds=0.5)
+    silent, works = said(written, "live feed")
+    assert silent == (Verdict.WRONG, "1 of 2 tried accepted, and sent no snapshot in 0.5 s")
+    assert works[0] is Verdict.RIGHT
+
+
+async def test_feed_that_only_tells_the_end_of_the_call_is_not_wrong() -> None:
+    async with upstream(projects=[ACTIVE], records=running_records(EXAMPLE)) as phonic:
+        phonic.say(EXAMPLE, '{"type":"conversation-saved"}')
+        written = await examined(phonic.url, seconds=0.5)
+    assert [verdict for verdict, _ in said(written, "live feed")] == [Verdict.UNSEEN]
+
+
+@pytest.mark.parametrize(("answer", "why"), [(None, "cut off"), (b"HTTP/1.1 1\r\n\r\n", "protocol error")])
+async def test_handshake_that_is_not_completed_is_wrong(answer: bytes | None, why: str) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await request(stream)
+        if answer is None:
+            await reset(stream)
+        else:
+            await stream.send_all(answer)
+
+    async with rude_server(talk) as url:
+        written = await examined(url, token="ph_session_x", conversation_id=EXAMPLE)
+    assert said(written, "live feed") == [(Verdict.WRONG, f"no connection for WebSockets ({why})")]
+
+
+def closing(code: int) -> bytes:
+    return frame(code.to_bytes(2), 8)
+
+
+async def seen_on_the_wire(*sent: bytes) -> Report:
+    """What is said of a feed on which the bytes come one after the other, and then the end of the connection."""
+
+    async def talk(stream: trio.SocketStream) -> None:
+        await upgrade(stream)
+        for each in sent:
+            await stream.send_all(each)
+            await trio.sleep(0.05)
+
+    async with rude_server(talk) as url:
+        return await examined(url, token="ph_session_x", conversation_id=EXAMPLE)
+
+
+SNAPSHOT = frame(updated(live_object()).encode())
+
+
+@pytest.mark.parametrize("snapshots", [0, 1])
+@pytest.mark.parametrize(
+    ("sent", "cause", "advice"),
+    [
+        (b"", "cut off", "firewall"),
+        (SNAPSHOT[:-1], "cut off", "firewall"),
+        (closing(1001), "close 1001", "status.phonic.ai"),
+        (closing(1011), "close 1011", "status.phonic.ai"),
+        (closing(1008), "close 1008", "not yours"),
+        (frame(b"", 3), "protocol error", "maintainers"),
+        (frame(b"\xff"), "protocol error", "maintainers"),
+        (closing(999), "protocol error", "maintainers"),
+    ],
+)
+async def test_feed_that_breaks_off_is_wrong_with_its_cause(
+    snapshots: int, sent: bytes, cause: str, advice: str
+) -> None:
+    written = await seen_on_the_wire(*[SNAPSHOT] * snapshots, sent)
+    wrong = [each for each in written.findings if each.about == "live feed" and each.verdict is Verdict.WRONG]
+    assert [each.text.endswith(f", {cause}") for each in wrong] == [True]
+    assert f" and {snapshots} snapshots: accepted, " in wrong[0].text
+    assert advice in wrong[0].advice
+    assert answer(written, "unknown conversation").endswith(f", {cause}")
+
+
+async def test_what_comes_together_with_the_end_of_a_feed_is_seen() -> None:
+    written = await seen_on_the_wire(SNAPSHOT + frame(b"", 9) + closing(1000))
+    assert [verdict for verdict, _ in said(written, "live feed")] == [Verdict.RIGHT]
+    assert answer(written, "Does the server ping").startswith("1 pings and 1 snapshots")
+
+
+@pytest.mark.parametrize(("seconds", "has_rate"), [(0.5, False), (1.5, True)])
+async def test_rate_of_snapshots_is_that_of_the_whole_time_and_at_least_a_second(
+    seconds: float, has_rate: bool
+) -> None:
+    async with upstream(projects=[ACTIVE]) as phonic:
+        await with_calls(phonic, updated(live_object()))
+        written = await examined(phonic.url, seconds=seconds)
+    told = answer(written, "Does the server ping")
+    assert ("0.67 snapshots a second" in told or "0.68 snapshots a second" in told) == has_rate
+    assert ("a second" in told) == has_rate
+
+
+async def test_session_token_is_told_what_it_cannot_do_and_that_is_not_wrong() -> None:
     async with upstream(tokens={"ph_session_x"}) as phonic:
         phonic.say(EXAMPLE, updated(live_object()))
         written = await examined(phonic.url, seconds=0.5, token="ph_session_x", conversation_id=EXAMPLE)
-    assert [verdict for verdict, _ in said(written, "credential")] == [Verdict.WRONG]
+    assert [verdict for verdict, _ in said(written, "credential")] == [Verdict.UNSEEN]
     assert said(written, "live feed")[0][0] is Verdict.RIGHT
+    assert written.is_well
+
+
+async def test_session_token_without_a_conversation_is_told_to_name_one() -> None:
+    async with upstream(projects=[ACTIVE], records=running_records(EXAMPLE), tokens={"ph_session_x"}) as phonic:
+        written = await examined(phonic.url, token="ph_session_x")
+    assert said(written, "live feed") == [
+        (Verdict.UNSEEN, "a session token cannot list conversations; name one with --conversation")
+    ]
+    assert written.is_well
+
+
+async def test_refused_session_token_is_wrong_without_a_word_about_rest() -> None:
+    async with upstream() as phonic:
+        written = await examined(phonic.url, token="ph_session_old", conversation_id=EXAMPLE)
+    [wrong] = [each for each in written.findings if each.verdict is Verdict.WRONG]
+    assert wrong.text == "Phonic refuses the WebSocket with HTTP 401"
+    assert "session token" in wrong.advice
 
 
 async def test_phonic_that_differs_from_its_documents_is_described_by_name() -> None:
@@ -238,3 +370,26 @@ def test_settings_that_cannot_work_are_a_line_and_exit_2(flags: list[str], words
     )
     assert done.returncode == 2
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("command", [("doctor",), ("record", "--conversation", EXAMPLE)], ids=lambda argv: argv[0])
+async def test_interrupt_while_a_feed_is_observed_is_quiet_and_exit_130(
+    command: tuple[str, ...], tmp_path: Path
+) -> None:
+    output = ("--output", str(tmp_path / "recorded")) if command[0] == "record" else ()
+    async with upstream(projects=[ACTIVE]) as phonic:
+        await with_calls(phonic, updated(live_object()))
+        argv = [sys.executable, "-m", "exporter", *command, *output, "--phonic.base-url", phonic.url]
+        with trio.fail_after(STUCK_SECONDS):
+            process = await trio.lowlevel.open_process(
+                argv, env={**os.environ, "PHONIC_API_KEY": KEY}, stderr=subprocess.PIPE
+            )
+            assert process.stderr is not None
+            said = b""
+            while b"for up to" not in said:
+                said += await process.stderr.receive_some()
+            await trio.sleep(0.5)  # until the feed is open
+            process.send_signal(signal.SIGINT)
+            said += b"".join([each async for each in process.stderr])
+            assert await process.wait() == 130
+    assert all(line.startswith(f"{command[0]}: ") for line in said.decode().splitlines())

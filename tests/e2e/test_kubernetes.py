@@ -284,6 +284,31 @@ def test_helm_obeys_every_value_of_shards(others: Path, tmp_path: Path) -> None:
     assert of_kind(trusted, "NetworkPolicy")["spec"]["egress"][2]["ports"] == [{"protocol": "TCP", "port": 5432}]
 
 
+@pytest.mark.parametrize(
+    ("url", "ports"),
+    [
+        ("postgresql://u@db/p", [5432]),
+        ("postgresql://u@db:6432/p?application_name=a:7@b", [6432]),
+        ("postgres://u@[fd00::1]:6432/p", [6432]),
+        ("postgresql://u@db1:6432,db2:6433/p?target_session_attrs=read-write", [6432, 6433]),
+        ("postgresql://u@db1:6432,db2,db3:6432/p", [6432, 5432]),
+        ("postgresql://u@/p?host=db1&port=6432", [6432]),
+        ("postgresql://u@/p?host=db1,db2&port=6432,6433&connect_timeout=3", [6432, 6433]),
+        ("postgresql://u@/p?port=6432%2C6433", [6432, 6433]),
+        ("postgresql://db1/p?host=db2", [5432]),
+    ],
+)
+def test_helm_opens_each_port_that_the_url_of_the_database_names(
+    url: str, ports: list[int], tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump({"state": {"url": url}}), encoding="utf-8")
+    manifests = charted("--values", path)
+    assert_good(manifests)
+    egress = of_kind(manifests, "NetworkPolicy")["spec"]["egress"]
+    assert egress[2]["ports"] == [{"protocol": "TCP", "port": port} for port in ports]
+
+
 def test_helm_refuses_numbers_of_replicas_that_would_count_twice_or_not_at_all() -> None:
     helm = needs("helm", TOOLS)
     assert "needs state.url" in run(helm, "template", "x", CHART, "--set", "replicaCount=2", expected=1)

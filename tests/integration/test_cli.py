@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 from exporter import cli
 from exporter.errors import ConfigError
@@ -330,7 +331,16 @@ def test_every_wrong_setting_has_a_line_of_its_own(
     monkeypatch.setenv("PHONIC_EXPORTER_WACH_INTERVAL", "1")
     monkeypatch.setenv("PHONIC_EXPORTER_LOG_LEVEL", "loud")
     monkeypatch.setenv("HTTPS_PROXY", "socks5://me:planted@proxy")
-    file = toml(tmp_path, "[web]\nmax-request = 1\n[wach]\nlimit = 1\n")
+    file = toml(
+        tmp_path,
+        """
+        web.max-request = 1
+        wach.limit = 1
+        log.format.x = 1
+        watch.interval = "x"
+        phonic.requests-per-second = 0
+        """,
+    )
     argv = [
         "--config.file",
         file,
@@ -351,6 +361,7 @@ def test_every_wrong_setting_has_a_line_of_its_own(
             [
                 *("PHONIC_EXPORTER_WACH_INTERVAL", "--log.level", "HTTPS_PROXY", "--config.file", "--config.file"),
                 *("--watch.limit", "--bogus", "--state.interval", "--web.max-requests", "--phonic.api-key-file"),
+                *("--watch.interval", "--phonic.requests-per-second", "--config.file"),
             ]
         )
         assert "did you mean PHONIC_EXPORTER_WATCH_INTERVAL?" in err
@@ -613,3 +624,26 @@ def test_failure_is_one_line_and_exit_1_with_frames_only_at_debug() -> None:
     first, second = failed("--log.level=debug")
     assert first == line
     assert 'error=OSError at="exporter/cli.py:' in second
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["record", "--conversation=conv_1"]], ids=lambda argv: argv[0])
+def test_commands_with_a_report_log_what_the_given_level_asks_for_and_else_only_errors(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    monkeypatch.setenv("PHONIC_API_KEY", "ph_test")
+    monkeypatch.setattr(trio, "run", fail)
+
+    def failed(*argv: str, output: str) -> list[str]:
+        outputs = [f"--output={tmp_path / output}"] if command[0] == "record" else []
+        with pytest.raises(SystemExit, check=lambda stop: stop.code == 1):
+            cli.main([*command, *outputs, *argv])
+        return capsys.readouterr().err.splitlines()
+
+    line = "phonic-exporter: error: RuntimeError: unexpected; --log.level=debug shows where"
+    assert failed(output="a") == failed("--log.format=json", output="b") == [line]
+    first, second = failed("--log.level=debug", output="c")
+    assert first == line
+    assert 'event="stopped by an error" error=RuntimeError at="exporter/cli.py:' in second

@@ -33,3 +33,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 --phonic.api-key-dir=/etc/phonic-exporter/secret
 {{- end -}}
 {{- end -}}
+
+{{- /* As libpq reads a URL of several hosts: ?port= overrides the ports of the hosts, and a host without one has 5432. */ -}}
+{{- define "phonic-exporter.databasePorts" -}}
+{{- $hosts := regexReplaceAll "^.*[/@]" (regexFind "//[^/?#]*" .Values.state.url) "" -}}
+{{- $given := regexFind "[?&]port=[0-9][^&#]*" .Values.state.url -}}
+{{- $ends := regexReplaceAll ".port=|,|%2[Cc]" $given ",:" | trimPrefix "," | default $hosts -}}
+{{- $ports := list -}}
+{{- range splitList "," $ends -}}
+{{- $ports = append $ports (regexFind ":[0-9]+$" . | trimPrefix ":" | default "5432") -}}
+{{- end -}}
+{{- $ports | uniq | join "," -}}
+{{- end -}}
