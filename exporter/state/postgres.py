@@ -232,6 +232,7 @@ class Registry:
         """``holder`` names this process."""
         self._connection = Connection(server, patience=patience)
         self._holder = holder
+        self._attempts = 0
 
     def prepare(self, count: int) -> None:
         """Create the tables if there are none, and have ``count`` shards that take conversations.
@@ -252,9 +253,11 @@ class Registry:
 
     def take(self, lease: float) -> Taken | None:
         """Take a shard that nobody holds, for ``lease`` seconds; None if there is none. Raises: Unusable."""
+        self._attempts += 1
         began = boot_time()
         rows = self._connection.execute(
-            statements.TAKE, {"holder": self._holder, "lease": lease, "format": FORMAT}
+            statements.TAKE,
+            {"holder": self._holder, "attempt": self._attempts, "lease": lease, "format": FORMAT},
         )
         return Taken(shard=rows[0][0], epoch=rows[0][1], until=began + lease) if rows else None
 

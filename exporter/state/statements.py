@@ -21,6 +21,7 @@ CREATE TABLE phonic_shard (
   shard smallint PRIMARY KEY,
   epoch bigint NOT NULL DEFAULT 0,
   write_number bigint NOT NULL DEFAULT 0,
+  attempt bigint NOT NULL DEFAULT 0,
   holder text NOT NULL DEFAULT '',
   lease_until timestamptz NOT NULL DEFAULT 'epoch',
   is_drained boolean NOT NULL DEFAULT false,
@@ -98,18 +99,22 @@ UNFINISHED: Final[LiteralString] = (
 TAKE: Final[LiteralString] = f"""
 WITH free AS (
   SELECT s.shard FROM phonic_shard s
-  WHERE (s.lease_until <= clock_timestamp() OR s.holder = %(holder)s) AND s.format <= %(format)s
-    AND (NOT s.is_closed OR {UNFINISHED}) AND {NOT_NEWER}
+  WHERE s.format <= %(format)s AND (NOT s.is_closed OR {UNFINISHED}) AND {NOT_NEWER}
+    AND (s.lease_until <= clock_timestamp()
+      OR s.holder = %(holder)s AND s.attempt < %(attempt)s AND s.write_number = 0)
   ORDER BY s.is_drained, s.lease_until, s.shard
   FOR UPDATE SKIP LOCKED LIMIT 1
 )
 UPDATE phonic_shard s
-SET epoch = s.epoch + 1, write_number = 0, holder = %(holder)s, format = %(format)s, is_closed = false,
-  lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
+SET epoch = s.epoch + 1, write_number = 0, attempt = %(attempt)s, holder = %(holder)s, format = %(format)s,
+  is_closed = false, lease_until = clock_timestamp() + make_interval(secs => %(lease)s)
 FROM free WHERE s.shard = free.shard
 RETURNING s.shard, s.epoch
 """
-"""Only a process without a shard takes one. A shard has its name if the answer to an earlier take did not come."""
+"""Only a process without a shard takes one. A shard has its name if the answer to an earlier attempt did not come.
+
+An earlier attempt may also arrive later. Its number is then lower, and it takes nothing of this process.
+"""
 STATES: Final[LiteralString] = f"""
 SELECT s.shard, s.epoch, s.holder,
   extract(epoch FROM greatest(s.lease_until, to_timestamp(0)) - clock_timestamp())::float8, s.is_drained,

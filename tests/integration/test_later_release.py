@@ -21,8 +21,8 @@ def change_tables(database: Database, version: int = SCHEMA + 1) -> None:
         connection.execute("UPDATE phonic_schema SET version = %s", (version,))
 
 
-def registry(database: Database) -> Registry:
-    return Registry(Server(url=database.url), holder="host:1:a", patience=LEASE_S)
+def registry(database: Database, holder: str = "host:1:a") -> Registry:
+    return Registry(Server(url=database.url), holder=holder, patience=LEASE_S)
 
 
 def held(database: Database) -> Shard:
@@ -66,7 +66,11 @@ async def test_standby_says_once_that_it_stands_aside_and_takes_nothing(database
     holder = held(database)
     errors = []
     asking = Registrar(
-        registry(database), count=1, lease=LEASE_S, history=NO_HISTORY, on_error=lambda: errors.append(1)
+        registry(database, "host:2:b"),
+        count=1,
+        lease=LEASE_S,
+        history=NO_HISTORY,
+        on_error=lambda: errors.append(1),
     )
     if when == "before the start":
         change_tables(database)

@@ -148,6 +148,19 @@ async def test_a_shard_taken_by_an_answer_that_never_came_is_taken_again_at_once
         assert (again.shard, again.epoch) == (given_up.shard, given_up.epoch + 1)
 
 
+async def test_an_attempt_that_arrives_late_takes_nothing_from_its_own_process(database: Database) -> None:
+    with registry(database, "standby") as asking, registry(database, "standby") as late:
+        asking.prepare(1)
+        asking.take(LEASE_S)
+        holder = shard(database, asking.take(LEASE_S))
+        assert late.take(LEASE_S) is None
+        holder.renew()
+        for _ in range(3):
+            assert late.take(LEASE_S) is None
+        holder.renew()
+        holder.close()
+
+
 async def test_one_of_many_that_want_a_shard_gets_it(database: Database) -> None:
     taken: dict[int, Taken] = {}
     with registries(database, 8) as all_of_them:
