@@ -1,4 +1,4 @@
-"""Pure: errors that a user can fix, each shown as one line without a traceback."""
+"""Pure: errors that a user can fix, each shown as one line without a traceback, and one that passes by itself."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar
@@ -23,6 +23,10 @@ class StateUnavailable(ConfigError):
     """A state file that exists but cannot be read now; a later start may succeed."""
 
     exit_code: ClassVar[int] = 1
+
+
+class HistoryUnavailable(Exception):
+    """What is remembered of ended conversations cannot be read now; a later try may succeed."""
 
 
 def out_of_bounds(

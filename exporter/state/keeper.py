@@ -31,7 +31,7 @@ import structlog
 import trio
 
 from ..counting.turns import SeenCall
-from ..errors import ConfigError, StateUnavailable
+from ..errors import ConfigError, HistoryUnavailable, StateUnavailable
 from .file import StateFile, is_missing
 from .history import Remembered, UnreadableHistory, unpack
 from .lockfile import InUse
@@ -254,9 +254,9 @@ class StateKeeper:
         return False
 
     async def recall(self, conversation_id: str) -> SeenCall | None:
-        """Return a remembered conversation turn by turn; None if there is none, or the file cannot be read now.
+        """Return a remembered conversation turn by turn; None if there is none.
 
-        Waits for the write under way to a file. Cancellation: at any time.
+        Waits for the write under way to a file. Raises: HistoryUnavailable. Cancellation: at any time.
         """
 
         def recall() -> SeenCall | None:
@@ -272,11 +272,11 @@ class StateKeeper:
     async def list_history(self, query: str, *, limit: int) -> tuple[list[Remembered], int]:
         """Return remembered conversations that match, failed ones first, then the slowest; and how many match.
 
-        None if the file cannot be read now. Waits for the write under way to a file. Cancellation: at any time.
+        Waits for the write under way to a file. Raises: HistoryUnavailable. Cancellation: at any time.
         """
-        return await self._ask(lambda: self._storage.list_history(query, limit)) or ([], 0)
+        return await self._ask(lambda: self._storage.list_history(query, limit))
 
-    async def _ask(self, ask: Callable[[], T]) -> T | None:
+    async def _ask(self, ask: Callable[[], T]) -> T:
         try:
             return await answered(
                 ask,
@@ -289,7 +289,7 @@ class StateKeeper:
                 log.debug("state file cannot be read", file=self._storage.name, reason=str(trouble))
             else:
                 log.debug("history cannot be read", shard=self._storage.name, reason=str(trouble))
-            return None
+            raise HistoryUnavailable from trouble
 
     async def close(self) -> None:
         """Close and unlock the file. Takes at most 3 s. Cancellation: none, it is shielded."""

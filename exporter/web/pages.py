@@ -141,14 +141,14 @@ class Pages:
         *,
         live: Sequence[LiveRow],
         live_count: int,
-        past: Sequence[PastRow],
+        past: Sequence[PastRow] | None,
         remembered: int,
         remembers: bool,
         query: str,
     ) -> str:
         """The list. ``live`` are shown of ``live_count``, ``past`` of ``remembered`` that match ``query``.
 
-        ``remembers``: whether any conversation is remembered.
+        ``remembers``: whether any conversation is remembered. ``past`` is None if that cannot be read now.
         """
         return self._page(
             "conversations.html",
@@ -186,9 +186,9 @@ class Pages:
             cause=_cause,
         )
 
-    def missing(self, conversation_id: str) -> str:
-        """What is said of a conversation that is not known."""
-        return self._page("missing.html", refresh=None, conversation_id=conversation_id)
+    def missing(self, conversation_id: str, *, is_readable: bool) -> str:
+        """What is said of a conversation that is not known. ``is_readable``: whether what is remembered is."""
+        return self._page("missing.html", refresh=None, conversation_id=conversation_id, is_readable=is_readable)
 
     def _page(self, template: str, **values: Any) -> str:
         return _environment.get_template(template).render(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -12,10 +13,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from ..counting.turns import SeenCall, as_json
+from ..errors import HistoryUnavailable
 from ..phonic.wire import is_conversation_id
 from .pages import MOST_LISTED, POLICY, Latency, LiveRow, Pages, Part, PastRow
 
 UNKNOWN: Final = "unknown or forgotten"
+UNREADABLE: Final = "what is remembered cannot be read now"
 _LONGEST_QUERY: Final = 200
 _LONG_CALL: Final = 1000  # turns
 
@@ -50,11 +53,14 @@ class Shown(Protocol):
         ...
 
     async def past(self, query: str, most: int) -> tuple[Sequence[PastRow], int]:
-        """Remembered conversations that match, failed ones first, then the slowest; and how many do."""
+        """Remembered conversations that match, failed ones first, then the slowest; and how many do.
+
+        Raises: HistoryUnavailable.
+        """
         ...
 
     async def call(self, conversation_id: str) -> SeenCall | None:
-        """One conversation, watched or remembered; None if it is neither."""
+        """One conversation, watched or remembered; None if it is neither. Raises: HistoryUnavailable."""
         ...
 
 
@@ -80,7 +86,10 @@ class _Endpoints:
 
     async def conversations(self, request: Request) -> Response:
         query = request.query_params.get("q", "").strip()[:_LONGEST_QUERY]
-        past, remembered = await self.shown.past(query, MOST_LISTED)
+        past: Sequence[PastRow] | None = None
+        remembered = 0
+        with suppress(HistoryUnavailable):  # the live ones are worth a page, which says so
+            past, remembered = await self.shown.past(query, MOST_LISTED)
         live, count = self.shown.live(query, MOST_LISTED)
         return _page(
             self.pages.conversations(
@@ -95,9 +104,12 @@ class _Endpoints:
 
     async def conversation(self, request: Request) -> Response:
         conversation_id = request.path_params["conversation_id"]
-        call = await self.shown.call(conversation_id) if is_conversation_id(conversation_id) else None
+        try:
+            call = await self.shown.call(conversation_id) if is_conversation_id(conversation_id) else None
+        except HistoryUnavailable:
+            return _page(self.pages.missing(conversation_id, is_readable=False), 503)
         if call is None:
-            return _page(self.pages.missing(conversation_id[:_LONGEST_QUERY]), 404)
+            return _page(self.pages.missing(conversation_id[:_LONGEST_QUERY], is_readable=True), 404)
         first = request.query_params.get("from", "0")
         number = int(first) if first.isdecimal() and len(first) < 10 else 0
         draw = partial(self.pages.conversation, call, objective=self.shown.objective, first=number)
@@ -106,8 +118,11 @@ class _Endpoints:
 
 async def conversation_json(shown: Shown, conversation_id: str) -> Response:
     """``GET /api/v1/conversations/{id}``: one conversation turn by turn (`exporter.counting.turns.as_json`)."""
-    call = await shown.call(conversation_id) if is_conversation_id(conversation_id) else None
     headers = {"Cache-Control": "no-store"}
+    try:
+        call = await shown.call(conversation_id) if is_conversation_id(conversation_id) else None
+    except HistoryUnavailable:
+        return JSONResponse({"error": UNREADABLE}, 503, headers)
     if call is None:
         return JSONResponse({"error": UNKNOWN}, 404, headers)
     content = await _in_turn(call, lambda: json.dumps(as_json(call), separators=(",", ":")))

@@ -138,8 +138,12 @@ async def test_without_postgresql_nothing_of_a_shard_is_shown_and_it_comes_back_
             assert (await http.get(f"{url}/api/v1/shards")).status_code == 503
             assert (await http.get(f"{url}/-/healthy")).status_code == 200
             assert (await http.get(f"{url}/-/ready")).status_code == 200
-            for path in ("", "/conversations"):
-                assert (await http.get(url + path)).status_code == 200
+            landing, calls = await http.get(url), await http.get(f"{url}/conversations")
+            assert (landing.status_code, calls.status_code) == (200, 200)
+            assert "not written in time: /metrics hides it until it is" in landing.text
+            assert "What is remembered cannot be read now" in calls.text
+            for path in ("/conversations/conv_other", "/api/v1/conversations/conv_other"):
+                assert (await http.get(url + path)).status_code == 503
             newer = live_object()
             newer["items"].append({"item_idx": 3, "role": "user", "started_at": "2025-07-30T23:45:10.000Z"})
             phonic.say(EXAMPLE, updated(newer))

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 
 import attrs
 import pytest
@@ -11,6 +10,7 @@ import trio
 import trio.testing
 
 from exporter.enums import Word
+from exporter.errors import HistoryUnavailable
 from exporter.state import keeper as keeper_module
 from exporter.state.keeper import StateKeeper
 from exporter.state.postgres import Registry, Server, Shard, boot_time
@@ -133,8 +133,13 @@ async def is_asked(database: Database) -> None:
 async def test_a_question_that_takes_long_delays_no_write(database: Database) -> None:
     async with held(database) as process:
         make_history_slow(database)
+
+        async def ask() -> None:
+            with pytest.raises(HistoryUnavailable):
+                await process.keeper.list_history("", limit=1)
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(process.keeper.list_history, "", limit=1))
+            nursery.start_soon(ask)
             await is_asked(database)
             assert await process.write()
             await process.keeper.close()  # ends the question
@@ -161,7 +166,8 @@ async def test_a_question_that_takes_too_long_is_given_up_and_the_next_one_is_an
     monkeypatch.setattr(keeper_module, "QUESTION_SECONDS", 0.5)
     async with held(database) as process:
         make_history_slow(database)
-        assert await process.keeper.list_history("", limit=1) == ([], 0)
+        with pytest.raises(HistoryUnavailable):
+            await process.keeper.list_history("", limit=1)
         with database.connect() as connection:
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

@@ -97,7 +97,8 @@ def every_page(text: str) -> list[str]:
         ),
         PAGES.conversations(live=[row], live_count=1, past=[past], remembered=1, remembers=True, query=text),
         PAGES.conversation(seen, objective=1.5),
-        PAGES.missing(text),
+        PAGES.missing(text, is_readable=True),
+        PAGES.missing(text, is_readable=False),
     ]
 
 
