@@ -148,7 +148,7 @@ def build_app(
     async def shards(_: Request) -> Response:
         listed = await exported.shards() if exported.shards is not None else None
         if listed is None:
-            return PlainTextResponse("PostgreSQL does not answer\n", 503)
+            return PlainTextResponse("PostgreSQL cannot be used now, and the log says why\n", 503)
         return _json({"shards": listed})
 
     # Health and readiness are served without the prefix too, so that container probes need not know it.
