@@ -117,8 +117,8 @@ BEYOND_ONE = {
 class Fact:
     """Ranges for the ``lowest``, the ``middle`` and the ``highest`` value that a panel showed for a job.
 
-    The middle one is for quantiles of a normal day: of the few turns of the first seconds, the slowest one is the
-    quantile, and every normal day has slow turns.
+    The middle one is for quantiles and shares of a normal day: of the few turns of the first seconds, the slowest
+    one is the quantile, and one is a large share.
     """
 
     panel: str
@@ -153,16 +153,16 @@ FACTS = (
     Fact(panel="Memory", job=DAY, lowest=(2e7, 3e8), highest=(2e7, 3e8)),
     Fact(panel="Discovery age", job=OUTAGE, highest=(10, 120)),
     Fact(panel="Running since", job=DAY, highest=(40, 3600)),
-    Fact(panel="Gave up waiting", job=DAY, highest=(0, 0.3)),
+    Fact(panel="Gave up waiting", job=DAY, middle=(0, 0.3)),
     Fact(panel="Gave up waiting", job=UNANSWERED, lowest=(0, 0.3), highest=(0.6, 1)),
     Fact(panel="Answered in time", job=UNANSWERED, lowest=(0, 0.5), highest=(0.85, 1)),
     Fact(panel="Callers who gave up", job=UNANSWERED, lowest=(0, 1), highest=(5, 300)),
     Fact(panel="First word p95", job=DAY, middle=(0.4, 3)),
     Fact(panel="Assistant talks", job=DAY, lowest=(0.1, 0.9), highest=(0.4, 1)),
-    Fact(panel="Dead air", job=DAY, lowest=(0, 0.5), highest=(0.02, 0.9)),
+    Fact(panel="Dead air", job=DAY, lowest=(0, 0.5), middle=(0, 0.9), highest=(0.02, 1)),
     Fact(panel="Engaged", job=DAY, lowest=(0, 0.9), highest=(0.5, 1)),
-    Fact(panel="Barge-ins", job=DAY, lowest=(0, 0.2), highest=(0.01, 0.6)),
-    Fact(panel="Barge-ins", job=STAGES, highest=(0.3, 0.9)),
+    Fact(panel="Barge-ins", job=DAY, lowest=(0, 0.2), middle=(0, 0.5), highest=(0.01, 1)),
+    Fact(panel="Barge-ins", job=STAGES, middle=(0.05, 0.9), highest=(0.3, 1)),
     Fact(panel="Cost an hour", job=DAY, highest=(50, 1000)),
     Fact(panel="Response with tools p95", job=STAGES, highest=(2.5, 12)),
     Fact(panel="Failure share by tool", job=STAGES, highest=(0.99, 1)),
