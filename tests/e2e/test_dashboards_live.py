@@ -174,7 +174,7 @@ FACTS = (
 PICTURES = {
     "overview": (SLOW, 61),
     "latency": (STAGES, 71),
-    "tools": (STAGES, 55),
+    "tools": (STAGES, 90),
     "live": (SLOW, 53),
     "exporter": (OUTAGE, 75),
 }
