@@ -20,6 +20,20 @@ LEASE_S: Final = 300.0
 """Longer than a test takes; `ShardPlace.end_lease` ends one."""
 
 
+NOTHING: Final = Changes(
+    series=tuple,
+    held=None,
+    conversations=tuple,
+    finished=(),
+    forgotten=(),
+    ends=tuple,
+    families=(),
+    first_start=1.0,
+    is_empty=True,
+)
+"""Changes of a holder that has counted nothing."""
+
+
 class Place(Protocol):
     """A place that one process after the other opens. Every method blocks.
 

@@ -36,6 +36,7 @@ from .file import StateFile, is_missing
 from .history import Remembered, UnreadableHistory, unpack
 from .lockfile import InUse
 from .patience import answered
+from .reasons import Reasons
 from .rows import NO_HISTORY, Changes, HistoryLimits, Saved
 from .sqlite import NotOurs, Unreadable, is_readable_by_others
 from .storage import Assigned, Fenced, Lost, Storage, Unusable
@@ -52,7 +53,6 @@ COUNTED_AFTER: Final = 30.0  # seconds without a successful write after which pa
 _LAST_SECONDS: Final = 3.0
 QUESTION_SECONDS: Final = 10.0
 """Longest time that a question about ended conversations may take in PostgreSQL."""
-_MOST_REASONS: Final = 10  # logged until a write succeeds
 _LONGEST_RETRY_SECONDS: Final = 10.0
 
 
@@ -105,7 +105,7 @@ class StateKeeper:
         self._questions = self._one_thread if storage.lease is None else trio.CapacityLimiter(1)
         self._is_wanted = trio.Event()
         self._written = trio.Event()
-        self._failing_with: set[str] = set()
+        self._failing_with = Reasons()
         # trio time of the first attempt to write the oldest unwritten change
         self._behind_since: float | None = None
         self._is_behind_logged = False
@@ -347,7 +347,7 @@ class StateKeeper:
 
     def _succeeded(self, at: float) -> None:
         self.last_success = at
-        self._failing_with = set()
+        self._failing_with.clear()
         self._behind_since = None
         if self._is_behind_logged:
             self._is_behind_logged = False
@@ -355,15 +355,12 @@ class StateKeeper:
         self._tell_waiters()
 
     def _failed(self, reason: str, on_error: Callable[[], None]) -> None:
-        # An error once for each reason; a metric shows the following ones.
-        is_known = reason in self._failing_with or len(self._failing_with) >= _MOST_REASONS
-        say = log.debug if is_known else log.error
+        # A metric shows the failures that follow.
+        say = log.error if self._failing_with.add(reason) else log.debug
         if self._storage.lease is None:
             say("state file not written", file=self._storage.name, reason=reason)
         else:
             say("shard not written", shard=self._storage.name, reason=reason)
-        if not is_known:
-            self._failing_with.add(reason)
         on_error()
         self._tell_waiters()
 

@@ -16,6 +16,7 @@ import trio
 from ..enums import ShardState
 from .patience import answered
 from .postgres import Newer, Registry, ShardRow, Taken
+from .reasons import Reasons
 from .rows import HistoryLimits
 from .storage import Assigned, Unusable
 
@@ -32,7 +33,6 @@ EXPIRE_INTERVAL: Final = 60.0
 _EXPIRY: Final = "expiry"  # no digest, as names of projects are
 _LONGEST_RETRY: Final = 5.0
 _OFFERED_AT_ONCE: Final = 5000
-_MOST_REASONS: Final = 10  # logged until PostgreSQL can be used again
 MOST_OFFERS: Final = 300_000
 """Offers that wait while PostgreSQL cannot be reached; sweeps find what is dropped."""
 
@@ -67,7 +67,7 @@ class Registrar:
         self._left_alone: frozenset[str] = frozenset()
         self._offers: dict[str, Assigned] = {}
         self._has_offers = trio.Event()
-        self._failing_with: set[str] = set()
+        self._failing_with = Reasons()
 
     @property
     def counts(self) -> Mapping[ShardState, int]:
@@ -203,17 +203,13 @@ class Registrar:
             return False
         if self._failing_with:
             log.info("PostgreSQL can be used again")
-            self._failing_with = set()
+            self._failing_with.clear()
         return True
 
     def _failed(self, event: str, trouble: Exception) -> None:
-        # An error once for each reason; a metric shows the following ones.
-        reason = str(trouble)
-        is_known = reason in self._failing_with or len(self._failing_with) >= _MOST_REASONS
-        say = log.debug if is_known else log.error
-        say(event, reason=reason)
-        if not is_known:
-            self._failing_with.add(reason)
+        # A metric shows the failures that follow.
+        say = log.error if self._failing_with.add(str(trouble)) else log.debug
+        say(event, reason=str(trouble))
         self._on_error()
 
     async def _ask(self, call: Callable[[], T]) -> T:

@@ -16,24 +16,14 @@ from exporter.enums import ShardState, Word
 from exporter.state import registrar as registrar_module
 from exporter.state.postgres import Registry, Server, Shard, Taken
 from exporter.state.registrar import Registrar
-from exporter.state.rows import NO_HISTORY, Changes, HistoryLimits
+from exporter.state.rows import NO_HISTORY, HistoryLimits
 from exporter.state.statements import MOST_EXPIRED
 from exporter.state.storage import Assigned, Unusable
 from tests.links import State, link
 from tests.postgres import Database
+from tests.storages import NOTHING
 
 LEASE_S = 30.0
-NOTHING = Changes(
-    series=tuple,
-    held=None,
-    conversations=tuple,
-    finished=(),
-    forgotten=(),
-    ends=tuple,
-    families=(),
-    first_start=0.0,
-    is_empty=True,
-)
 SOON_S = 0.5
 """In which a shard that was released is taken."""
 

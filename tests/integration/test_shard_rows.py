@@ -14,6 +14,7 @@ from exporter.state.rows import Changes, HistoryLimits, SavedConversation, Saved
 from exporter.state.statements import PAGE
 from exporter.state.storage import Assigned, Unusable
 from tests.postgres import Database, Postgres
+from tests.storages import NOTHING
 
 HISTORY = HistoryLimits(conversations=10, seconds=3600.0)
 
@@ -33,14 +34,10 @@ def changes(
     conversations: Sequence[SavedConversation] = (),
     remembered: Sequence[Remembered] = (),
 ) -> Changes:
-    return Changes(
+    return attrs.evolve(
+        NOTHING,
         series=lambda: series,
-        held=None,
         conversations=lambda: conversations,
-        finished=(),
-        forgotten=(),
-        ends=tuple,
-        families=(),
         first_start=0.0,
         is_empty=False,
         remembered=lambda: remembered,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import attrs
 import structlog
 import trio
 
@@ -11,20 +12,9 @@ from exporter.state.registrar import Registrar
 from exporter.state.rows import NO_HISTORY, Changes
 from exporter.state.storage import Assigned
 from tests.postgres import Database, fresh_database, running
+from tests.storages import NOTHING
 
 LEASE = 0.5
-
-NOTHING = Changes(
-    series=tuple,
-    held=None,
-    conversations=tuple,
-    finished=(),
-    forgotten=(),
-    ends=tuple,
-    families=(),
-    first_start=1.0,
-    is_empty=True,
-)
 
 
 def test_a_shard_that_nobody_has_taken_or_that_was_released_is_unheld(database: Database) -> None:
@@ -149,14 +139,4 @@ def test_a_shard_that_nobody_has_written_counts_since_the_others_do(database: Da
 
 def written(first_start: float) -> Changes:
     """What a holder writes that has counted nothing."""
-    return Changes(
-        series=tuple,
-        held=None,
-        conversations=tuple,
-        finished=(),
-        forgotten=(),
-        ends=tuple,
-        families=(),
-        first_start=first_start,
-        is_empty=True,
-    )
+    return attrs.evolve(NOTHING, first_start=first_start)
