@@ -43,7 +43,7 @@ from .web.connections import MOST_CONNECTIONS
 from .web.endpoints import Exported
 from .web.reload import ReloadedConfig
 from .web.running import announced
-from .workspaces import open_workspaces
+from .workspaces import look_again, open_workspaces
 
 log = structlog.get_logger("exporter")
 
@@ -83,7 +83,7 @@ async def run(
         web_config=web_config,
         reloads={},
     )
-    process.reloads.update(credential=process.reread_keys, web_config=web_config.reread)
+    process.reloads.update(credential=partial(look_again, process.keys), web_config=web_config.reread)
     async with stopping_on_signals(process.stop, process.reloads):
         if settings.state.url:
             await _run_with_others(process, task_status)

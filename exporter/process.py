@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import attrs
-import structlog
 import trio
 
 from .filelimit import allow_files, files_for_feeds
@@ -13,8 +12,6 @@ from .phonic.keys import Keys
 from .phonic.proxies import Proxies
 from .settings import Settings
 from .web.reload import ReloadedConfig
-
-log = structlog.get_logger("exporter")
 
 OTHER_FILES: Final = 500
 """Files open at once beside the feeds: scrapes and idle clients, REST, the state."""
@@ -52,9 +49,3 @@ class Process:
     reloads: dict[str, Callable[[], Awaitable[object]]]
     loop_lag: LoopLag = attrs.field(factory=LoopLag)
     stop: trio.Event = attrs.field(factory=trio.Event)
-
-    async def reread_keys(self) -> None:
-        """Look at the API keys now. Cancellation: at any time."""
-        self.keys.take(await trio.to_thread.run_sync(self.keys.look, abandon_on_cancel=True))
-        for name, reason in self.keys.news().items():
-            log.error("API key unusable", file=name, reason=reason)

@@ -43,7 +43,7 @@ from .state.storage import Assigned, Fenced, Outdated, Unusable
 from .web.endpoints import Exported
 from .web.pages import Latency, LiveRow, Part, PastRow
 from .web.people import Shown
-from .workspaces import LOOK_INTERVAL, Workspaces, open_workspaces
+from .workspaces import LOOK_INTERVAL, Workspaces, look_again, open_workspaces
 
 log = structlog.get_logger("exporter.shards")
 
@@ -134,7 +134,7 @@ class Shards:
 
     async def _look_regularly(self) -> None:
         while True:
-            await self._process.reread_keys()
+            await look_again(self._process.keys)
             await trio.sleep(LOOK_INTERVAL)
 
     async def _listed(self) -> Sequence[Mapping[str, object]] | None:
@@ -187,7 +187,7 @@ class Shards:
             self._shard = None
             self._current = self._standby
             self._process.reloads.pop("watch_file", None)
-            self._process.reloads["credential"] = self._process.reread_keys
+            self._process.reloads["credential"] = partial(look_again, self._process.keys)
             await keeper.close()
 
     async def _read_and_count(self, shard: Shard, keeper: StateKeeper) -> None:

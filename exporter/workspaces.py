@@ -180,10 +180,7 @@ class Workspaces:
         Cancellation: at any time; what is left to do is done by the next look.
         """
         async with self._looking:
-            look = await trio.to_thread.run_sync(self.keys.look, abandon_on_cancel=True)
-            self.keys.take(look)
-            for name, reason in self.keys.news().items():
-                log.error("API key unusable", file=name, reason=reason)
+            await look_again(self.keys)
             for gone in [each for each in self if each.name not in self.keys.current]:
                 await self._close(gone)
             for key in [key for name, key in self.keys.current.items() if name not in self._opened]:
@@ -265,6 +262,13 @@ class Workspaces:
         """Whether the workspace may watch another conversation."""
         watched = {each.name: each.supervisor.watched_count for each in self._opened.values()}
         return self.conversations.store.shares.has_room(watched, name, limit)
+
+
+async def look_again(keys: Keys) -> None:
+    """Look at the API keys now, and log what is wrong with them once. Cancellation: at any time."""
+    keys.take(await trio.to_thread.run_sync(keys.look, abandon_on_cancel=True))
+    for name, reason in keys.news().items():
+        log.error("API key unusable", file=name, reason=reason)
 
 
 @asynccontextmanager

@@ -129,7 +129,6 @@ LIBRARIES: dict[str, set[str]] = {
         "cli",
         "app",
         "demo",
-        "process",
         "shutdown",
         "shards",
         "state.file",
