@@ -341,6 +341,7 @@ class Shard:
         self.first_start: float | None = None
         self._connection = Connection(server, patience=lease)
         self._questions = Connection(server, patience=lease)
+        self._is_given_up = False  # the question under way
         self._label_names = label_names
         self._remembers = remembers
         self._until = taken.until
@@ -470,11 +471,11 @@ class Shard:
 
     def _asked(self, statement: LiteralString, values: Mapping[str, Any] | Sequence[Any]) -> list[Any]:
         """Ask once more if the connection was open: nobody asks for hours, and the server may have restarted."""
-        was_open = self._questions.is_open
+        was_open, self._is_given_up = self._questions.is_open, False
         try:
             return self._questions.execute(statement, values)
         except Unusable:
-            if not was_open:
+            if self._is_given_up or not was_open:
                 raise
         return self._questions.execute(statement, values)
 
@@ -482,11 +483,12 @@ class Shard:
         self._connection.abort()
 
     def abort_question(self) -> None:
+        self._is_given_up = True
         self._questions.abort()
 
     def close(self) -> None:
         self._connection.close()
-        self._questions.abort()
+        self.abort_question()
         self._questions.close()
 
     def _write(self, statement: LiteralString, values: Mapping[str, Any]) -> tuple[Any, ...]:

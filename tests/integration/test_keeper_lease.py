@@ -165,10 +165,19 @@ async def test_a_question_that_takes_too_long_is_given_up_and_the_next_one_is_an
 ) -> None:
     monkeypatch.setattr(keeper_module, "QUESTION_SECONDS", 0.5)
     async with held(database) as process:
+        assert await process.keeper.list_history("", limit=1) == ([], 0)
         make_history_slow(database)
         with pytest.raises(HistoryUnavailable):
             await process.keeper.list_history("", limit=1)
         with database.connect() as connection:
+            asked = (
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            )
+            with trio.move_on_after(0.3):
+                while connection.execute(asked).fetchone() == (1,):  # noqa: ASYNC110  # it is not asked again
+                    await trio.sleep(0.02)
+            assert connection.execute(asked).fetchone() == (1,)
             connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE wait_event = 'PgSleep' AND datname = current_database()"
